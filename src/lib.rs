@@ -1,0 +1,39 @@
+//! pg_custodian: makes a PostgreSQL database keep what its privacy policy promises.
+//!
+//! `_PG_init` is the table of contents: each module installs its own settings and hooks in `init()`.
+
+use pgrx::prelude::*;
+
+::pgrx::pg_module_magic!(name, version);
+
+/// Tells the SQL generator that the schema exists; `sql/bootstrap.sql` creates it.
+#[pg_schema]
+mod custodian {}
+
+extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    #[pg_test]
+    fn extension_is_installed() -> Result<(), pgrx::spi::Error> {
+        let version = Spi::get_one::<String>(
+            "SELECT extversion FROM pg_extension WHERE extname = 'pg_custodian'",
+        )?;
+        assert_eq!(version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+        Ok(())
+    }
+}
+
+/// What `cargo pgrx test` needs at the root of the crate.
+#[cfg(test)]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'pg_custodian'"]
+    }
+}
