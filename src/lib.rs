@@ -2,7 +2,16 @@
 //!
 //! `_PG_init` is the table of contents: each module installs its own settings and hooks in `init()`.
 
+#![allow(dead_code)] // until every layer uses what lies below it
+
 use pgrx::prelude::*;
+
+mod anonymize;
+mod error;
+mod guc;
+mod pg;
+mod policy;
+mod tag;
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -11,6 +20,14 @@ use pgrx::prelude::*;
 mod custodian {}
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
+
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::init();
+    pg::utility::init();
+}
 
 #[cfg(any(test, feature = "pg_test"))]
 #[pg_schema]

@@ -1,0 +1,4 @@
+-- Privileges. Nothing is for PUBLIC unless it is granted here, by name.
+REVOKE ALL ON ALL TABLES IN SCHEMA custodian FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA custodian FROM PUBLIC;
+REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA custodian FROM PUBLIC;

@@ -1,0 +1,3 @@
+//! How a cell is disposed.
+
+pub mod method;

@@ -1,0 +1,1 @@
+//! Every difference between PostgreSQL versions that the extension must bridge.

@@ -1,0 +1,295 @@
+//! The extension's settings. Each is validated when it is set, not when it is used.
+
+use std::ffi::CString;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::pg_sys;
+
+/// What a gate does with a flow it would refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Enforce {
+    #[name = c"off"]
+    Off,
+    #[name = c"warn"]
+    Warn,
+    #[name = c"on"]
+    On,
+}
+
+/// The same for one gate; `default` follows `custodian.enforce`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum GateEnforce {
+    #[name = c"default"]
+    Default,
+    #[name = c"off"]
+    Off,
+    #[name = c"warn"]
+    Warn,
+    #[name = c"on"]
+    On,
+}
+
+/// What the worker does with what is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, PostgresGucEnum)]
+pub enum Disposal {
+    #[name = c"off"]
+    Off,
+    #[name = c"observe"]
+    Observe,
+    #[name = c"on"]
+    On,
+}
+
+/// What a user's DELETE of a row under a statutory minimum meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum MinimumGuard {
+    #[name = c"warn"]
+    Warn,
+    #[name = c"on"]
+    On,
+}
+
+static ENFORCE: GucSetting<Enforce> = GucSetting::<Enforce>::new(Enforce::Warn);
+static ENFORCE_LOGIN: GucSetting<GateEnforce> =
+    GucSetting::<GateEnforce>::new(GateEnforce::Default);
+static ENFORCE_REPLICATION: GucSetting<GateEnforce> =
+    GucSetting::<GateEnforce>::new(GateEnforce::Default);
+static ENFORCE_DDL: GucSetting<GateEnforce> = GucSetting::<GateEnforce>::new(GateEnforce::Default);
+static ENFORCE_ACCESS: GucSetting<GateEnforce> =
+    GucSetting::<GateEnforce>::new(GateEnforce::Default);
+static DISPOSAL: GucSetting<Disposal> = GucSetting::<Disposal>::new(Disposal::Observe);
+static MINIMUM_GUARD: GucSetting<MinimumGuard> = GucSetting::<MinimumGuard>::new(MinimumGuard::On);
+static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60);
+static AUDIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(86_400);
+static BATCH_TARGET: GucSetting<i32> = GucSetting::<i32>::new(75);
+static MAX_DISPOSAL_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(0.05);
+static CLOCK_OFFSET: GucSetting<i32> = GucSetting::<i32>::new(0);
+static STEWARD_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static REGION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static REGION_RULES_FILE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"custodian_regions.conf"));
+
+/// A gate of the region guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Login,
+    Replication,
+    Ddl,
+    Access,
+}
+
+impl Gate {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Gate::Login => "login",
+            Gate::Replication => "replication",
+            Gate::Ddl => "ddl",
+            Gate::Access => "access",
+        }
+    }
+}
+
+/// The mode a gate is in: its own setting, or `custodian.enforce`.
+pub fn enforce(gate: Gate) -> Enforce {
+    let own = match gate {
+        Gate::Login => ENFORCE_LOGIN.get(),
+        Gate::Replication => ENFORCE_REPLICATION.get(),
+        Gate::Ddl => ENFORCE_DDL.get(),
+        Gate::Access => ENFORCE_ACCESS.get(),
+    };
+    match own {
+        GateEnforce::Default => ENFORCE.get(),
+        GateEnforce::Off => Enforce::Off,
+        GateEnforce::Warn => Enforce::Warn,
+        GateEnforce::On => Enforce::On,
+    }
+}
+
+pub fn disposal() -> Disposal {
+    DISPOSAL.get()
+}
+
+pub fn minimum_guard() -> MinimumGuard {
+    MINIMUM_GUARD.get()
+}
+
+/// Seconds between two rounds of a scheduler.
+pub fn naptime() -> i32 {
+    NAPTIME.get()
+}
+
+/// Seconds between two passes over a table that disregard its watermarks.
+pub fn audit_interval() -> i32 {
+    AUDIT_INTERVAL.get()
+}
+
+/// Milliseconds that a batch of a sweep aims at.
+pub fn batch_target() -> i32 {
+    BATCH_TARGET.get()
+}
+
+/// The largest part of a table that may be disposed in 24 hours without approval.
+pub fn max_disposal_fraction() -> f64 {
+    MAX_DISPOSAL_FRACTION.get()
+}
+
+/// Seconds that the extension's clock is ahead of the server's.
+pub fn clock_offset() -> i32 {
+    CLOCK_OFFSET.get()
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
+    let value = setting.get()?.into_string().ok()?;
+    if value.is_empty() { None } else { Some(value) }
+}
+
+/// The role whose members are stewards; `None` leaves stewardship to superusers.
+pub fn steward_role() -> Option<String> {
+    text(&STEWARD_ROLE)
+}
+
+/// The region this node was started with, if the start said one.
+pub fn region() -> Option<String> {
+    text(&REGION)
+}
+
+/// The rules file, relative to the data directory unless absolute.
+pub fn region_rules_file() -> Option<String> {
+    text(&REGION_RULES_FILE)
+}
+
+/// Defines every setting and reserves the prefix.
+pub fn init() {
+    GucRegistry::define_enum_guc(
+        c"custodian.enforce",
+        c"What the region guard does with a flow that its rules do not allow.",
+        c"off: nothing is checked. warn: the flow passes, and is recorded as refused by 'on'. on: it is refused.",
+        &ENFORCE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    let gates: [(&std::ffi::CStr, &std::ffi::CStr, &'static GucSetting<GateEnforce>); 4] = [
+        (
+            c"custodian.enforce_login",
+            c"Overrides custodian.enforce for the login of walsenders.",
+            &ENFORCE_LOGIN,
+        ),
+        (
+            c"custodian.enforce_replication",
+            c"Overrides custodian.enforce for replication commands.",
+            &ENFORCE_REPLICATION,
+        ),
+        (
+            c"custodian.enforce_ddl",
+            c"Overrides custodian.enforce for publications, subscriptions and other DDL that opens a way out.",
+            &ENFORCE_DDL,
+        ),
+        (
+            c"custodian.enforce_access",
+            c"Overrides custodian.enforce for reads by sessions from outside the node's region.",
+            &ENFORCE_ACCESS,
+        ),
+    ];
+    for (name, short, setting) in gates {
+        GucRegistry::define_enum_guc(
+            name,
+            short,
+            c"default follows custodian.enforce.",
+            setting,
+            GucContext::Sighup,
+            GucFlags::default(),
+        );
+    }
+    GucRegistry::define_enum_guc(
+        c"custodian.disposal",
+        c"What the worker does with cells and rows that are due.",
+        c"off: no planning. observe: due rows are planned and counted, nothing is touched. on: they are disposed. A table's tag can only lower this.",
+        &DISPOSAL,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"custodian.minimum_guard",
+        c"What a user's DELETE meets while a statutory minimum keeps the row.",
+        c"on refuses the statement, warn lets it pass with a WARNING. Legal holds always refuse.",
+        &MINIMUM_GUARD,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.naptime",
+        c"Time between two rounds of the retention scheduler in each database.",
+        c"A cell that becomes due is disposed within about this time, unless a run waits for approval.",
+        &NAPTIME,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.audit_interval",
+        c"Time between two passes over a table that disregard its watermarks.",
+        c"Rows that became due behind a watermark, such as those inserted with an old clock, wait at most this long.",
+        &AUDIT_INTERVAL,
+        1,
+        31_536_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.batch_target",
+        c"Duration that one batch of a sweep aims at.",
+        c"Each batch is a transaction of its own. Its size adapts to this duration.",
+        &BATCH_TARGET,
+        1,
+        60_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_float_guc(
+        c"custodian.max_disposal_fraction",
+        c"Largest part of a table that may be disposed in 24 hours without approval.",
+        c"A run that would exceed it stops before its first row and waits for custodian.approve_run().",
+        &MAX_DISPOSAL_FRACTION,
+        0.0,
+        1.0,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.clock_offset",
+        c"Moves the extension's clock ahead of the server's, for tests.",
+        c"Every decision about retention uses the moved clock. Disposal under a moved clock is real.",
+        &CLOCK_OFFSET,
+        i32::MIN,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_string_guc(
+        c"custodian.steward_role",
+        c"Role whose members may define purposes, loosen tags, place holds and approve runs.",
+        c"When empty, only superusers may.",
+        &STEWARD_ROLE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"custodian.region",
+        c"Region of this node.",
+        c"When empty, the region follows from the node's own addresses and the rules file. Set it outside the data directory, since a base backup copies that.",
+        &REGION,
+        GucContext::Postmaster,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"custodian.region_rules_file",
+        c"File that maps networks, certificates and addresses to regions and organisations.",
+        c"A relative path is taken from the data directory.",
+        &REGION_RULES_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    // SAFETY: called once from _PG_init with a NUL-terminated constant, after the last definition.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"custodian".as_ptr()) };
+}

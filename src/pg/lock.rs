@@ -1,0 +1,36 @@
+//! The epoch lock: what keeps a batch, or a guarded statement, and a change of policy apart.
+//!
+//! Batches and guarded statements share it per table; a hold or policy change takes it exclusively. Both keep
+//! it until their transaction ends, so a hold is in force once the call that placed it has returned.
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::relation;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batches and guarded statements.
+    Share,
+    /// Holds and policy changes.
+    Exclusive,
+}
+
+/// Takes the epoch lock of a table (its root, for partitions), waiting as long as `lock_timeout` allows.
+/// It is released at the end of the transaction.
+pub fn epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
+    let class = relation::own_relation(c"epoch").ok_or_else(|| {
+        Error::new(
+            Kind::NotInPrerequisiteState,
+            "extension \"pg_custodian\" is not installed in this database",
+        )
+        .hint("Run CREATE EXTENSION pg_custodian as a superuser.")
+    })?;
+    let mode = match mode {
+        Mode::Share => pg_sys::ShareLock,
+        Mode::Exclusive => pg_sys::ExclusiveLock,
+    };
+    // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
+    unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode as i32) };
+    Ok(())
+}

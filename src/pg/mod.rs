@@ -1,0 +1,12 @@
+//! Safe wrappers over the server's C interface: most of the extension's `unsafe` lives here.
+
+pub mod clock;
+pub mod label;
+pub mod lock;
+pub mod relation;
+pub mod report;
+pub mod sandbox;
+pub mod spi;
+pub mod subxact;
+pub mod time;
+pub mod utility;

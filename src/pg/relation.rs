@@ -1,0 +1,176 @@
+//! Names, owners and kinds of relations, and what a role may do with them.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::guc;
+use crate::policy::model::Ident;
+
+/// The schema of the extension.
+const SCHEMA: &CStr = c"custodian";
+const EXTENSION: &CStr = c"pg_custodian";
+
+/// OID of the extension in this database, if it is installed. Reads a catalog: not for hot paths.
+pub fn extension_oid() -> Option<pg_sys::Oid> {
+    // SAFETY: a catalog lookup inside a transaction with a NUL-terminated constant.
+    let oid = unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) };
+    (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
+/// OID of the extension's schema, from the catalog cache.
+pub fn schema_oid() -> Option<pg_sys::Oid> {
+    // SAFETY: a cached catalog lookup inside a transaction with a NUL-terminated constant.
+    let oid = unsafe { pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true) };
+    (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
+/// The role that owns the extension, with whose rights its own tables are read and written.
+pub fn extension_owner() -> Result<pg_sys::Oid> {
+    let missing = || {
+        Error::new(
+            Kind::NotInPrerequisiteState,
+            "extension \"pg_custodian\" is not installed in this database",
+        )
+        .hint("Run CREATE EXTENSION pg_custodian as a superuser.")
+    };
+    extension_oid().ok_or_else(missing)?;
+    let schema = schema_oid().ok_or_else(missing)?;
+    // SAFETY: the tuple is released before its memory could go; the attribute number is a constant of the
+    // catalog, and nspowner is never NULL.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+            pg_sys::Datum::from(schema),
+        );
+        if tuple.is_null() {
+            return Err(missing());
+        }
+        let form = pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_namespace>(tuple);
+        let owner = (*form).nspowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Ok(owner)
+    }
+}
+
+/// OID of a relation of the extension's own schema.
+pub fn own_relation(name: &CStr) -> Option<pg_sys::Oid> {
+    let schema = schema_oid()?;
+    // SAFETY: a cached catalog lookup with a NUL-terminated name.
+    let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+    (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
+fn copy(pointer: *const std::ffi::c_char) -> Option<String> {
+    if pointer.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, and the server's names are NUL-terminated.
+    Some(
+        unsafe { CStr::from_ptr(pointer) }
+            .to_string_lossy()
+            .into_owned(),
+    )
+}
+
+/// An identifier as the server quotes it.
+pub fn quote_identifier(name: &str) -> Result<String> {
+    let name = CString::new(name)
+        .map_err(|_| Error::new(Kind::InvalidParameter, "a name may not contain a null byte"))?;
+    // SAFETY: NUL-terminated; the result is the argument or palloc'd, and is copied at once.
+    copy(unsafe { pg_sys::quote_identifier(name.as_ptr()) })
+        .ok_or_else(|| Error::internal("quote_identifier returned nothing"))
+}
+
+/// The column or relation name with its quoted form.
+pub fn ident(name: &str) -> Result<Ident> {
+    Ok(Ident {
+        name: name.to_owned(),
+        quoted: quote_identifier(name)?,
+    })
+}
+
+/// The schema-qualified name of a relation, plain and quoted; `None` when it does not exist.
+pub fn qualified(relation: pg_sys::Oid) -> Result<Option<Ident>> {
+    // SAFETY: cached catalog lookups by OID; results are NULL or palloc'd strings.
+    let (name, schema) = unsafe {
+        (
+            copy(pg_sys::get_rel_name(relation)),
+            copy(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(
+                relation,
+            ))),
+        )
+    };
+    match (schema, name) {
+        (Some(schema), Some(name)) => Ok(Some(Ident {
+            quoted: format!(
+                "{}.{}",
+                quote_identifier(&schema)?,
+                quote_identifier(&name)?
+            ),
+            name: format!("{schema}.{name}"),
+        })),
+        _ => Ok(None),
+    }
+}
+
+/// The qualified name, or the OID in words for a relation that is gone.
+pub fn describe(relation: pg_sys::Oid) -> String {
+    match qualified(relation) {
+        Ok(Some(ident)) => ident.name,
+        _ => format!("relation {}", relation.to_u32()),
+    }
+}
+
+/// The name of a role; `None` when it does not exist.
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a cached catalog lookup by OID that may return NULL.
+    copy(unsafe { pg_sys::GetUserNameFromId(role, true) })
+}
+
+/// The current user's OID.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether the current user owns the relation (membership counts, superusers always).
+pub fn is_owner(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe { pg_sys::pg_class_ownercheck(relation, current_user()) }
+}
+
+/// Whether the current user is a steward: a superuser, or a member of `custodian.steward_role`.
+pub fn is_steward() -> bool {
+    let user = current_user();
+    // SAFETY: catalog lookups inside a transaction; the role name is NUL-terminated.
+    unsafe {
+        if pg_sys::superuser_arg(user) {
+            return true;
+        }
+        let Some(role) = guc::steward_role().and_then(|role| CString::new(role).ok()) else {
+            return false;
+        };
+        let role = pg_sys::get_role_oid(role.as_ptr(), true);
+        role != pg_sys::Oid::INVALID && pg_sys::is_member_of_role(user, role)
+    }
+}
+
+/// Fails unless the current user is a steward. `action` completes "must be a data steward to …".
+pub fn require_steward(action: &str) -> Result<()> {
+    if is_steward() {
+        return Ok(());
+    }
+    let hint = match guc::steward_role() {
+        Some(role) => {
+            format!("Ask a member of role \"{role}\" (custodian.steward_role), or a superuser.")
+        }
+        None => "Ask a superuser, or have one set custodian.steward_role.".to_owned(),
+    };
+    Err(Error::new(
+        Kind::InsufficientPrivilege,
+        format!("must be a data steward to {action}"),
+    )
+    .hint(hint))
+}

@@ -1,0 +1,112 @@
+//! Whose rights code runs with, and under which settings.
+//!
+//! Two changes of identity exist. [`as_extension_owner`] reads and writes the extension's own tables for a
+//! caller who may not. [`as_table_owner`] touches somebody's table with that owner's rights only, in a
+//! security-restricted operation, so that triggers, generated columns, index expressions and operators of
+//! that owner gain nothing.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::pg::relation;
+
+/// Settings that both identities run under: names and operators resolve in pg_catalog alone, and text forms
+/// of values do not depend on the session.
+const PINNED: [(&str, &str); 7] = [
+    ("search_path", "pg_catalog, pg_temp"),
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO"),
+    ("IntervalStyle", "iso_8601"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("default_text_search_config", "pg_catalog.simple"),
+];
+
+/// Settings and, perhaps, an identity that end when this is dropped, also while an error unwinds.
+struct Scope {
+    user: pg_sys::Oid,
+    context: i32,
+    nest: i32,
+}
+
+impl Scope {
+    fn enter(identity: Option<(pg_sys::Oid, u32)>) -> Result<Scope> {
+        let mut user = pg_sys::Oid::INVALID;
+        let mut context = 0;
+        // SAFETY: both out-pointers are valid; the calls only read and write backend-local state.
+        let nest = unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            pg_sys::NewGUCNestLevel()
+        };
+        // From here on a failure restores what was changed, since the scope is dropped.
+        let scope = Scope {
+            user,
+            context,
+            nest,
+        };
+        for (name, value) in PINNED {
+            scope.set(name, value)?;
+        }
+        if let Some((role, flags)) = identity {
+            // SAFETY: switching the user id inside a transaction; Drop, or the transaction's abort, restores it.
+            unsafe { pg_sys::SetUserIdAndSecContext(role, context | flags as i32) };
+        }
+        Ok(scope)
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        let name = CString::new(name).map_err(Error::internal)?;
+        let value = CString::new(value).map_err(Error::internal)?;
+        // SAFETY: both strings are NUL-terminated and outlive the call; PGC_S_SESSION with GUC_ACTION_SAVE is
+        // undone at this nest level.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // SAFETY: the nest level and identity are the ones saved by `enter` in this same transaction.
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.nest);
+            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        }
+    }
+}
+
+/// Runs `work` as the owner of the extension with pinned settings. For the extension's own tables only:
+/// nothing that a user's object could hook into may run inside.
+pub fn as_extension_owner<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let owner = relation::extension_owner()?;
+    let _scope = Scope::enter(Some((owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE)))?;
+    work()
+}
+
+/// Runs `work` as the owner `role` of somebody's table: security-restricted, row security not forced,
+/// settings pinned. Deferred constraints must have been made immediate before.
+pub fn as_table_owner<T>(role: pg_sys::Oid, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE
+        | pg_sys::SECURITY_RESTRICTED_OPERATION
+        | pg_sys::SECURITY_NOFORCE_RLS;
+    let _scope = Scope::enter(Some((role, flags)))?;
+    work()
+}
+
+/// Runs `work` with pinned settings and the caller's identity.
+pub fn with_pinned_settings<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _scope = Scope::enter(None)?;
+    work()
+}

@@ -1,0 +1,81 @@
+//! Queries through SPI that return plain values.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::{Spi, SpiHeapTupleData};
+use pgrx::{FromDatum, IntoDatum};
+
+use crate::error::{Error, Result};
+
+impl From<pgrx::spi::Error> for Error {
+    fn from(error: pgrx::spi::Error) -> Self {
+        Error::internal(format!("query through SPI failed: {error}"))
+    }
+}
+
+/// A row of a result. Columns count from 1.
+pub struct Row<'a> {
+    tuple: SpiHeapTupleData<'a>,
+}
+
+impl Row<'_> {
+    /// The column's value, `None` for NULL.
+    pub fn get<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<Option<T>> {
+        Ok(self.tuple.get::<T>(column)?)
+    }
+
+    /// The column's value where the query never yields NULL.
+    pub fn must<T: IntoDatum + FromDatum>(&self, column: usize) -> Result<T> {
+        self.get(column)?
+            .ok_or_else(|| Error::internal(format!("column {column} of an internal query is null")))
+    }
+}
+
+/// Runs a query that only reads and maps its rows. Assigns no transaction id.
+pub fn select<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    mut map: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    Spi::connect(|client| {
+        let table = client.select(sql, None, args)?;
+        let mut rows = Vec::with_capacity(table.len());
+        for tuple in table {
+            rows.push(map(&Row { tuple })?);
+        }
+        Ok(rows)
+    })
+}
+
+/// The first row of a query that only reads, mapped.
+pub fn select_one<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    map: impl FnMut(&Row) -> Result<T>,
+) -> Result<Option<T>> {
+    Ok(select(sql, args, map)?.into_iter().next())
+}
+
+/// Runs a statement that writes, with RETURNING rows mapped.
+pub fn write<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    mut map: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    Spi::connect_mut(|client| {
+        let table = client.update(sql, None, args)?;
+        let mut rows = Vec::new();
+        for tuple in table {
+            rows.push(map(&Row { tuple })?);
+        }
+        Ok(rows)
+    })
+}
+
+/// Runs a statement that writes; returns the number of rows it processed.
+pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<u64> {
+    Spi::connect_mut(|client| {
+        client.update(sql, None, args)?;
+        // SAFETY: SPI_processed is a backend-local counter set by the statement that just ran.
+        Ok(unsafe { pgrx::pg_sys::SPI_processed })
+    })
+}

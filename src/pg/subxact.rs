@@ -1,0 +1,76 @@
+//! Subtransactions: run something that may fail, and go on if it does.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::PgTryBuilder;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+
+use crate::error::{Error, Result};
+
+/// What is kept of an error that was caught: never its detail, which may carry values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caught {
+    /// Five characters.
+    pub sqlstate: String,
+    /// Present for the extension's own errors only, whose texts hold no values.
+    pub own: Option<Error>,
+}
+
+fn sqlstate(code: pgrx::PgSqlErrorCode) -> String {
+    let mut packed = code as i32;
+    let mut text = String::with_capacity(5);
+    for _ in 0..5 {
+        text.push(char::from(((packed & 0x3f) as u8) + b'0'));
+        packed >>= 6;
+    }
+    text
+}
+
+/// Runs `work` in a subtransaction. An error, raised by the server or returned, rolls it back and is handed
+/// over as [`Caught`]. A request to end the backend is not caught: it is FATAL.
+pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    // SAFETY: the idiom of PL/pgSQL's exception block: context and resource owner are saved before the
+    // subtransaction begins, and restored after it was released or rolled back.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+
+        let work = AssertUnwindSafe(work);
+        let outcome: std::result::Result<T, Caught> =
+            PgTryBuilder::new(AssertUnwindSafe(move || {
+                let work = work;
+                (work.0)().map_err(|error| Caught {
+                    sqlstate: error.kind.sqlstate().to_owned(),
+                    own: Some(error),
+                })
+            }))
+            .catch_others(|caught| {
+                Err(Caught {
+                    sqlstate: match &caught {
+                        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                            sqlstate(report.sql_error_code())
+                        }
+                        CaughtError::RustPanic { ereport, .. } => {
+                            sqlstate(ereport.sql_error_code())
+                        }
+                    },
+                    own: None,
+                })
+            })
+            .execute();
+
+        match &outcome {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => {
+                // An error that was returned, not raised, leaves the subtransaction in progress.
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+        outcome
+    }
+}

@@ -1,0 +1,162 @@
+//! The ProcessUtility hook: one for the whole extension, which hands each utility statement to the modules
+//! that care, before and after the server executes it.
+
+use std::ffi::{CStr, c_char};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::Result;
+use crate::pg::report;
+
+/// A utility statement about to be executed, or just executed.
+#[derive(Clone, Copy)]
+pub struct Utility<'a> {
+    /// The parse tree's node: look at its tag before casting.
+    pub node: &'a pg_sys::Node,
+    /// Whether the user sent it as a statement of its own (not from inside a function or another command).
+    pub top_level: bool,
+}
+
+impl<'a> Utility<'a> {
+    /// The parse tree as `T`, when its tag is `tag`.
+    ///
+    /// # Safety
+    /// `tag` must be the node tag of `T`.
+    pub unsafe fn cast<T>(&self, tag: pg_sys::NodeTag) -> Option<&'a T> {
+        if self.node.type_ == tag {
+            // SAFETY: the tag says which struct the node begins, and the caller says that it is `T`.
+            Some(unsafe { &*std::ptr::from_ref(self.node).cast::<T>() })
+        } else {
+            None
+        }
+    }
+}
+
+/// What runs before each utility statement; an error refuses it.
+fn before(_utility: Utility) -> Result<()> {
+    Ok(())
+}
+
+/// What runs after a utility statement that succeeded.
+fn after(_utility: Utility) -> Result<()> {
+    Ok(())
+}
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+// The raw declaration: calling through pg_sys would strip context and cursor position from every error
+// that passes.
+unsafe extern "C-unwind" {
+    fn standard_ProcessUtility(
+        pstmt: *mut pg_sys::PlannedStmt,
+        query_string: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        params: pg_sys::ParamListInfo,
+        query_env: *mut pg_sys::QueryEnvironment,
+        dest: *mut pg_sys::DestReceiver,
+        qc: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Statements that end or begin transactions are left alone: no catalog can be read around them.
+fn utility<'a>(
+    pstmt: *mut pg_sys::PlannedStmt,
+    context: pg_sys::ProcessUtilityContext::Type,
+) -> Option<Utility<'a>> {
+    // SAFETY: the server hands over a valid planned statement whose utility node lives as long as it.
+    let node = unsafe { pstmt.as_ref()?.utilityStmt.as_ref()? };
+    if node.type_ == pg_sys::NodeTag::T_TransactionStmt {
+        return None;
+    }
+    Some(Utility {
+        node,
+        top_level: context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL,
+    })
+}
+
+#[pg_guard]
+extern "C-unwind" fn run_before(
+    pstmt: *mut pg_sys::PlannedStmt,
+    context: pg_sys::ProcessUtilityContext::Type,
+) {
+    if let Some(Err(error)) = utility(pstmt, context).map(before) {
+        report::raise(error);
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn run_after(
+    pstmt: *mut pg_sys::PlannedStmt,
+    context: pg_sys::ProcessUtilityContext::Type,
+) {
+    // SAFETY: reads backend-local state. A statement that ended its transaction leaves no catalog to read.
+    if !unsafe { pg_sys::IsTransactionState() } {
+        return;
+    }
+    if let Some(Err(error)) = utility(pstmt, context).map(after) {
+        report::raise(error);
+    }
+}
+
+/// Unguarded on purpose, and without a local that needs dropping: the errors of the server's own code pass
+/// through unchanged, with message, context and cursor position.
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn hook(
+    pstmt: *mut pg_sys::PlannedStmt,
+    query_string: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    query_env: *mut pg_sys::QueryEnvironment,
+    dest: *mut pg_sys::DestReceiver,
+    qc: *mut pg_sys::QueryCompletion,
+) {
+    run_before(pstmt, context);
+    // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(
+                pstmt,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                query_env,
+                dest,
+                qc,
+            ),
+            None => standard_ProcessUtility(
+                pstmt,
+                query_string,
+                read_only_tree,
+                context,
+                params,
+                query_env,
+                dest,
+                qc,
+            ),
+        }
+    }
+    run_after(pstmt, context);
+}
+
+/// Installs the hook in front of whatever is there.
+pub fn init() {
+    // SAFETY: called once from _PG_init, before any statement runs in this process.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(hook);
+    }
+}
+
+/// A C string of a parse tree; `None` for NULL.
+pub fn text<'a>(pointer: *const c_char) -> Option<&'a CStr> {
+    if pointer.is_null() {
+        None
+    } else {
+        // SAFETY: strings of parse trees are NUL-terminated and live as long as the statement.
+        Some(unsafe { CStr::from_ptr(pointer) })
+    }
+}

@@ -1,0 +1,4 @@
+//! The policy: what it says, how it is compiled with the catalog into a plan, and the plan's two readings.
+
+pub mod model;
+pub mod period;

@@ -1,0 +1,331 @@
+//! The plain data a decision is made from: what the catalog says about tables ([`Schema`]), what the policy
+//! tables say ([`Policy`]), and what compiling both gives ([`Plan`]). Pure: no server, no SQL execution.
+//!
+//! Identifiers arrive already quoted by the server, so that rendering never quotes by itself.
+
+use std::collections::BTreeMap;
+
+use crate::anonymize::method::Method;
+use crate::policy::period::{Instant, Period};
+use crate::tag::grammar::{ColumnTag, TableTag};
+
+/// A relation's OID: only ever kept for as long as a plan lives.
+pub type RelId = u32;
+
+/// A name as it is, and as the server quotes it in SQL. For relations both are schema-qualified.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ident {
+    pub name: String,
+    pub quoted: String,
+}
+
+/// What of a column's type matters to clocks and methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TypeClass {
+    /// text, varchar, bpchar, citext; `max` is the declared length, if there is one.
+    Text {
+        max: Option<i32>,
+    },
+    Integer,
+    Numeric,
+    Float,
+    Boolean,
+    Date,
+    Timestamp,
+    TimestampTz,
+    Inet,
+    Cidr,
+    Uuid,
+    Bytea,
+    Json,
+    Array,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub ident: Ident,
+    pub attnum: i16,
+    /// `format_type` output, to write casts with.
+    pub type_name: String,
+    pub class: TypeClass,
+    pub not_null: bool,
+    /// GENERATED ALWAYS AS (…) STORED.
+    pub generated: bool,
+    /// GENERATED … AS IDENTITY.
+    pub identity: bool,
+    /// Part of a primary key, or of a unique constraint or index.
+    pub in_unique: bool,
+    /// Referenced by, or part of, a foreign key.
+    pub in_foreign_key: bool,
+    /// Mentioned by a CHECK constraint.
+    pub in_check: bool,
+    /// Part of the partition key of the table or of one of its ancestors.
+    pub in_partition_key: bool,
+}
+
+/// What a foreign key does when the referenced row is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDelete {
+    NoAction,
+    Restrict,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+/// A foreign key: `child.columns` refers to `parent.parent_columns`. For partitioned tables only the key of
+/// the root is listed, not its copies on the leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    pub name: String,
+    pub child: RelId,
+    pub columns: Vec<String>,
+    pub parent: RelId,
+    pub parent_columns: Vec<String>,
+    pub on_delete: OnDelete,
+}
+
+/// A relation that holds rows: the table itself, a partition, an inheritance child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    pub id: RelId,
+    pub ident: Ident,
+    /// OID of the role that owns it: disposal happens with that role's rights.
+    pub owner: u32,
+}
+
+/// A table as tags see it: a root with its leaves. A child's own tags were merged into it where they tighten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub id: RelId,
+    pub ident: Ident,
+    pub owner: u32,
+    pub columns: Vec<Column>,
+    pub primary_key: Vec<String>,
+    pub tag: Option<TableTag>,
+    pub column_tags: BTreeMap<String, ColumnTag>,
+    pub leaves: Vec<Leaf>,
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.ident.name == name)
+    }
+}
+
+/// The tables a compilation may look at: the tagged ones, and whatever foreign keys connect with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    pub tables: BTreeMap<RelId, Table>,
+    pub foreign_keys: Vec<ForeignKey>,
+}
+
+/// A purpose of the policy, with the history of its period (oldest first, never empty).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purpose {
+    pub name: String,
+    pub basis: String,
+    pub required: bool,
+    pub periods: Vec<(Instant, Period)>,
+    pub ended_at: Option<Instant>,
+}
+
+/// A statutory minimum, or a claim defence (`defence`), which can be suspended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Minimum {
+    pub name: String,
+    pub period: Period,
+    pub citation: String,
+    pub defence: bool,
+    pub suspended: bool,
+}
+
+/// What a hold lies on. Keys and values are in the text form the server gives them with `DateStyle = ISO`,
+/// `IntervalStyle = iso_8601`, `TimeZone = UTC`, `bytea_output = hex`, `extra_float_digits = 1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldScope {
+    Subject {
+        kind: String,
+        key: Vec<String>,
+    },
+    Table {
+        table: RelId,
+    },
+    Rows {
+        table: RelId,
+        matching: BTreeMap<String, Vec<String>>,
+    },
+}
+
+/// A hold that has not been released.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    pub id: i64,
+    pub matter: String,
+    pub scope: HoldScope,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    pub purposes: BTreeMap<String, Purpose>,
+    pub minimums: BTreeMap<String, Minimum>,
+    pub holds: Vec<Hold>,
+}
+
+/// One step from a child to the row it refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    pub foreign_key: String,
+    pub columns: Vec<Ident>,
+    pub parent: RelId,
+    pub parent_ident: Ident,
+    pub parent_columns: Vec<Ident>,
+}
+
+/// Where a period's start is read: a column of the row (`path` empty) or one reached over foreign keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clock {
+    pub path: Vec<Hop>,
+    pub column: Ident,
+    pub class: TypeClass,
+    /// The tag said that a NULL clock has not begun to run, rather than that it is a violation.
+    pub null_means_not_started: bool,
+}
+
+/// A purpose's cover of a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cover {
+    pub purpose: String,
+    /// The period that counts for each row: the shortest in force since the row was collected. With
+    /// `collected` absent this is one entry, the shortest ever.
+    pub periods: Vec<(Instant, Period)>,
+    pub clock: Clock,
+    pub collected: Option<Clock>,
+    pub ended_at: Option<Instant>,
+}
+
+/// A minimum or claim defence that keeps a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keep {
+    pub minimum: String,
+    pub citation: String,
+    pub period: Period,
+    pub clock: Clock,
+    pub defence: bool,
+}
+
+/// What happens to a cell of a resolved tag once it is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposal {
+    /// Rewritten by a method.
+    Anonymize(Method),
+    /// It goes when its row goes.
+    WithRow,
+}
+
+/// A cell's column with how it is disposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedColumn {
+    pub ident: Ident,
+    pub type_name: String,
+    pub class: TypeClass,
+    pub not_null: bool,
+    pub disposal: Disposal,
+}
+
+/// Cells of one table that share every decision: same covers, same keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub columns: Vec<PlannedColumn>,
+    pub covers: Vec<Cover>,
+    pub keeps: Vec<Keep>,
+}
+
+/// How the subject of a row is found: the columns whose values are its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectKey {
+    pub kind: String,
+    pub columns: Vec<Ident>,
+}
+
+/// Rows of another table that refer to a row and would stand in the way of its deletion, or go with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependent {
+    pub foreign_key: ForeignKey,
+    pub child_ident: Ident,
+    pub columns: Vec<Ident>,
+    pub parent_columns: Vec<Ident>,
+    /// The child's own plan, when its rows are deleted by policy; without it any row of it blocks.
+    pub plan: Option<Box<Plan>>,
+}
+
+/// The compiled disposal of one tagged table, for all its leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub table: RelId,
+    pub ident: Ident,
+    pub leaves: Vec<Leaf>,
+    pub groups: Vec<Group>,
+    /// Rows are deleted once every tagged cell is past and nothing keeps one of them.
+    pub delete_rows: bool,
+    pub subject: Option<SubjectKey>,
+    pub dependents: Vec<Dependent>,
+    pub findings: Vec<Finding>,
+    /// Digest of everything above but the findings and the leaves: a watermark belongs to one of it.
+    pub digest: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Error,
+    Warning,
+    Notice,
+}
+
+impl Severity {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Notice => "notice",
+        }
+    }
+}
+
+/// Something wrong that a person must see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    /// A short stable code in kebab-case: `tag-unresolved`, `keys-missing`, …
+    pub code: &'static str,
+    pub object: String,
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// The state of a cell, section by section of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Active,
+    Blocked,
+    Due,
+    Disposed,
+    Held,
+    /// Its tag is not resolved: kept, and a finding.
+    Unresolved,
+}
+
+impl State {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Active => "active",
+            State::Blocked => "blocked",
+            State::Due => "due",
+            State::Disposed => "disposed",
+            State::Held => "held",
+            State::Unresolved => "unresolved",
+        }
+    }
+}

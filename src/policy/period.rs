@@ -1,0 +1,173 @@
+//! Instants and periods: calendar arithmetic as the server does it in UTC, without the server.
+
+use chrono::{DateTime, Days, Months, TimeDelta, Utc};
+
+/// A point in time: microseconds since 1970-01-01 00:00 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(i64);
+
+/// A calendar period with the fields of PostgreSQL's `interval`. Months are added first (a day that the
+/// month does not have becomes its last), then days, then microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Period {
+    pub months: i32,
+    pub days: i32,
+    pub micros: i64,
+}
+
+impl Instant {
+    pub const fn from_micros(micros: i64) -> Self {
+        Instant(micros)
+    }
+
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    fn calendar(self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_micros(self.0)
+    }
+
+    /// `self + period`, as `timestamptz + interval` gives it with `TimeZone = 'UTC'`. `None` outside the
+    /// calendar's range: something that never comes.
+    pub fn plus(self, period: Period) -> Option<Instant> {
+        let months = Months::new(period.months.unsigned_abs());
+        let start = self.calendar()?;
+        let shifted = if period.months >= 0 {
+            start.checked_add_months(months)?
+        } else {
+            start.checked_sub_months(months)?
+        };
+        let days = Days::new(u64::from(period.days.unsigned_abs()));
+        let shifted = if period.days >= 0 {
+            shifted.checked_add_days(days)?
+        } else {
+            shifted.checked_sub_days(days)?
+        };
+        let shifted = shifted.checked_add_signed(TimeDelta::microseconds(period.micros))?;
+        Some(Instant(shifted.timestamp_micros()))
+    }
+
+    /// An upper bound for the clocks from which `period` has run out at `self`: every clock `c` with
+    /// `c + period <= self` is at most this. It may be up to four days too late, since adding months is not
+    /// strictly monotone at the end of a month; it serves to narrow an index scan, the exact condition is
+    /// always checked beside it.
+    pub fn latest_start(self, period: Period) -> Option<Instant> {
+        let back = Period {
+            months: period.months.checked_neg()?,
+            days: period.days.checked_neg()?.checked_add(4)?,
+            micros: period.micros.checked_neg()?,
+        };
+        self.plus(back)
+    }
+}
+
+impl Period {
+    pub const fn days(days: i32) -> Self {
+        Period {
+            months: 0,
+            days,
+            micros: 0,
+        }
+    }
+
+    pub const fn months(months: i32) -> Self {
+        Period {
+            months,
+            days: 0,
+            micros: 0,
+        }
+    }
+
+    /// Whether every field is zero or positive and one is positive: what a retention period must be.
+    pub fn is_positive(self) -> bool {
+        self.months >= 0 && self.days >= 0 && self.micros >= 0 && self != Period::default()
+    }
+
+    /// ISO 8601 text (`P3Y6M4DT5H`), understood by the server's interval input.
+    pub fn iso(self) -> String {
+        let mut text = String::from("P");
+        if self.months != 0 {
+            text.push_str(&format!("{}M", self.months));
+        }
+        if self.days != 0 {
+            text.push_str(&format!("{}D", self.days));
+        }
+        if self.micros != 0 || text.len() == 1 {
+            let seconds = self.micros / 1_000_000;
+            let rest = (self.micros % 1_000_000).unsigned_abs();
+            let sign = if self.micros < 0 && seconds == 0 {
+                "-"
+            } else {
+                ""
+            };
+            if rest == 0 {
+                text.push_str(&format!("T{seconds}S"));
+            } else {
+                text.push_str(&format!("T{sign}{seconds}.{rest:06}S"));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Instant {
+        let time: DateTime<Utc> = text.parse().expect("a test writes valid timestamps");
+        Instant::from_micros(time.timestamp_micros())
+    }
+
+    #[test]
+    fn months_clamp_to_the_end_of_the_month() {
+        assert_eq!(
+            at("2023-01-31T00:00:00Z").plus(Period::months(1)),
+            Some(at("2023-02-28T00:00:00Z"))
+        );
+        assert_eq!(
+            at("2024-02-29T12:00:00Z").plus(Period::months(12)),
+            Some(at("2025-02-28T12:00:00Z"))
+        );
+    }
+
+    #[test]
+    fn latest_start_bounds_every_clock_that_is_due() {
+        let period = Period {
+            months: 1,
+            days: 2,
+            micros: 3,
+        };
+        let start = at("2023-01-25T00:00:00Z").micros();
+        for now in [
+            "2023-02-28T00:00:00Z",
+            "2023-03-02T01:00:00Z",
+            "2023-03-05T00:00:00Z",
+        ] {
+            let now = at(now);
+            let bound = now.latest_start(period).expect("in range");
+            for hour in 0..24 * 20 {
+                let clock = Instant::from_micros(start + hour * 3_600_000_000);
+                if clock.plus(period).is_some_and(|end| end <= now) {
+                    assert!(clock <= bound);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn iso_text() {
+        assert_eq!(Period::months(37).iso(), "P37M");
+        assert_eq!(
+            Period {
+                months: 0,
+                days: 0,
+                micros: 1_500_000
+            }
+            .iso(),
+            "PT1.500000S"
+        );
+        assert_eq!(Period::default().iso(), "PT0S");
+    }
+}

@@ -1,0 +1,111 @@
+//! The grammar of tags: strict JSON. A tag holds keys only; periods, bases and citations live in tables.
+//!
+//! Syntax and types are checked here; what a tag means is decided by compiling it (`policy::compile`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::anonymize::method::Method;
+
+/// The longest label accepted, in bytes.
+pub const MAX_LABEL: usize = 8192;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sensitivity {
+    Personal,
+    Sensitive,
+}
+
+/// What a NULL clock means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NullClock {
+    /// A finding: the row is kept and reported.
+    #[default]
+    Violation,
+    /// The period has not begun: the cell is covered.
+    NotStarted,
+}
+
+/// A minimum that keeps a column; its clock defaults to the cell's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MinimumRef {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
+}
+
+/// The tag of a column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnTag {
+    /// Dotted key after the Fides taxonomy, such as `user.contact.email`.
+    pub category: String,
+    pub sensitivity: Sensitivity,
+    pub purposes: Vec<String>,
+    /// Regions the cell may be in; absent means that it was not stated, which is the most restrictive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Vec<String>>,
+    /// Absent: the cell goes when its row goes, for tables that delete rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_expiry: Option<Method>,
+    /// A clock of its own: `column`, or `fk_name.column` for one reached over foreign keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub minimums: Vec<MinimumRef>,
+}
+
+/// Who a row is about: either the key columns of the subject's own table, or the foreign-key columns by
+/// which a dependent table reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubjectTag {
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<Vec<String>>,
+}
+
+/// What happens to a row whose cells are all past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowExpiry {
+    /// The row is deleted.
+    Delete,
+    /// The row stays as a shell. The default.
+    Keep,
+}
+
+/// Disposal of one table, below the setting `custodian.disposal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DisposalMode {
+    Off,
+    Observe,
+    On,
+}
+
+/// The tag of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableTag {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<SubjectTag>,
+    /// The column periods run from, or `fk_name.column` reached over foreign keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub null_clock: Option<NullClock>,
+    /// The column that says when a row was collected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collected: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_expiry: Option<RowExpiry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residency_column: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disposal: Option<DisposalMode>,
+}
