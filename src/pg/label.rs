@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::pg::catalog;
 
 /// The label provider's name.
 pub const PROVIDER: &CStr = c"custodian";
@@ -29,6 +30,27 @@ pub fn get(relation: pg_sys::Oid, attnum: i16) -> Option<String> {
             Some(CStr::from_ptr(label).to_string_lossy().into_owned())
         }
     }
+}
+
+/// Every label of a relation and its columns, as (attribute number, label), 0 being the relation itself;
+/// ordered by attribute number.
+pub fn all(relation: pg_sys::Oid) -> Vec<(i16, String)> {
+    const OBJECT: i16 = pg_sys::Anum_pg_seclabel_objoid as i16;
+    const CLASS: i16 = pg_sys::Anum_pg_seclabel_classoid as i16;
+    const SUBOBJECT: i16 = pg_sys::Anum_pg_seclabel_objsubid as i16;
+    const NAME: i16 = pg_sys::Anum_pg_seclabel_provider as i16;
+    const LABEL: i16 = pg_sys::Anum_pg_seclabel_label as i16;
+    catalog::scan(
+        pg_sys::SecLabelRelationId,
+        pg_sys::Oid::from(pg_sys::SecLabelObjectIndexId),
+        &[(OBJECT, relation), (CLASS, pg_sys::RelationRelationId)],
+        |row| {
+            if row.text(NAME)?.as_bytes() != PROVIDER.to_bytes() {
+                return None;
+            }
+            Some((i16::try_from(row.int(SUBOBJECT)?).ok()?, row.text(LABEL)?))
+        },
+    )
 }
 
 /// Writes or (with `None`) removes a label. Privileges must have been checked: the server checks none here,

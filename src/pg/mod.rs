@@ -1,6 +1,8 @@
 //! Safe wrappers over the server's C interface: most of the extension's `unsafe` lives here.
 
+pub mod catalog;
 pub mod clock;
+pub mod inherit;
 pub mod label;
 pub mod lock;
 pub mod relation;

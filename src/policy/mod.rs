@@ -1,4 +1,5 @@
 //! The policy: what it says, how it is compiled with the catalog into a plan, and the plan's two readings.
 
+pub mod epoch;
 pub mod model;
 pub mod period;

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::anonymize::method::Method;
+use crate::error::{Error, Kind, Result};
 
 /// The longest label accepted, in bytes.
 pub const MAX_LABEL: usize = 8192;
@@ -108,4 +109,43 @@ pub struct TableTag {
     pub residency_column: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disposal: Option<DisposalMode>,
+}
+
+/// What the label of a column says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnLabel {
+    /// Personal data, held for purposes.
+    Tag(ColumnTag),
+    /// `{"not_personal":true}`: reviewed and cleared.
+    NotPersonal,
+}
+
+impl ColumnLabel {
+    /// The tag, unless the column was cleared.
+    pub fn tag(&self) -> Option<&ColumnTag> {
+        match self {
+            ColumnLabel::Tag(tag) => Some(tag),
+            ColumnLabel::NotPersonal => None,
+        }
+    }
+}
+
+fn invalid(error: serde_json::Error) -> Error {
+    Error::new(Kind::InvalidTag, "invalid tag").detail(error.to_string())
+}
+
+/// Parses the label of a column.
+pub fn parse_column(label: &str) -> Result<ColumnLabel> {
+    let value: serde_json::Value = serde_json::from_str(label).map_err(invalid)?;
+    if value == serde_json::json!({"not_personal": true}) {
+        return Ok(ColumnLabel::NotPersonal);
+    }
+    serde_json::from_value(value)
+        .map(ColumnLabel::Tag)
+        .map_err(invalid)
+}
+
+/// Parses the label of a table.
+pub fn parse_table(label: &str) -> Result<TableTag> {
+    serde_json::from_str(label).map_err(invalid)
 }

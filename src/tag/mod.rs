@@ -1,3 +1,5 @@
 //! Column and table tags: their grammar, the label provider, and the functions that write them.
 
+pub mod effective;
 pub mod grammar;
+pub mod read;

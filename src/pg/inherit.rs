@@ -1,0 +1,68 @@
+//! Partitions and inheritance: who is whose parent.
+
+use pgrx::pg_sys;
+
+use crate::pg::catalog;
+
+const CHILD: i16 = 1;
+const PARENT: i16 = 2;
+
+/// The direct parents of a relation, in the order they were declared; a partition has one.
+pub fn parents(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    catalog::scan(
+        catalog::PG_INHERITS,
+        catalog::PG_INHERITS_CHILD_INDEX,
+        &[(CHILD, relation)],
+        |row| row.oid(PARENT),
+    )
+}
+
+/// The direct children of a relation. A partition that is being detached concurrently is among them.
+pub fn children(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut children = catalog::scan(
+        catalog::PG_INHERITS,
+        catalog::PG_INHERITS_PARENT_INDEX,
+        &[(PARENT, relation)],
+        |row| row.oid(CHILD),
+    );
+    children.sort_unstable_by_key(|child| child.to_u32());
+    children
+}
+
+fn closure(
+    relation: pg_sys::Oid,
+    step: impl Fn(pg_sys::Oid) -> Vec<pg_sys::Oid>,
+) -> Vec<pg_sys::Oid> {
+    let mut found = vec![relation];
+    let mut next = 0;
+    while let Some(current) = found.get(next).copied() {
+        for relation in step(current) {
+            if !found.contains(&relation) {
+                found.push(relation);
+            }
+        }
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// All ancestors, nearest first, each once.
+pub fn ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    closure(relation, parents)
+}
+
+/// All descendants, nearest first, each once.
+pub fn descendants(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    closure(relation, children)
+}
+
+/// The topmost ancestor, or the relation itself. Where a table inherits from several parents, the first
+/// declared counts.
+pub fn root(relation: pg_sys::Oid) -> pg_sys::Oid {
+    let mut root = relation;
+    while let Some(parent) = parents(root).first() {
+        root = *parent;
+    }
+    root
+}

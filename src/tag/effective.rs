@@ -1,0 +1,140 @@
+//! Tags of partitions and inheritance children: the parent's tag governs, the child's may only tighten.
+//! Pure.
+//!
+//! Where a child's label asks for less than its parent's, the parent's wins silently: labels are restored
+//! before partitions are attached, so such a label cannot be refused when it is written.
+
+use crate::tag::grammar::{ColumnLabel, ColumnTag, DisposalMode, NullClock, TableTag};
+
+/// The label that governs a child's column, given the parent's label in force and the child's own.
+pub fn column(parent: &ColumnLabel, child: &ColumnLabel) -> ColumnLabel {
+    match (parent, child) {
+        (ColumnLabel::NotPersonal, child) => child.clone(),
+        (parent, ColumnLabel::NotPersonal) => parent.clone(),
+        (ColumnLabel::Tag(parent), ColumnLabel::Tag(child)) => {
+            ColumnLabel::Tag(column_tag(parent, child))
+        }
+    }
+}
+
+fn column_tag(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
+    let mut minimums = parent.minimums.clone();
+    for minimum in &child.minimums {
+        if !minimums.iter().any(|kept| kept.name == minimum.name) {
+            minimums.push(minimum.clone());
+        }
+    }
+    ColumnTag {
+        category: parent.category.clone(),
+        sensitivity: parent.sensitivity.max(child.sensitivity),
+        // A purpose that the child does not name does not cover its cells. None left is an unresolved tag:
+        // kept, and a finding.
+        purposes: common(&parent.purposes, &child.purposes),
+        // Not stated is the most restrictive already.
+        residency: match (&parent.residency, &child.residency) {
+            (Some(parent), Some(child)) => Some(common(parent, child)),
+            (None, _) | (_, None) => None,
+        },
+        on_expiry: parent.on_expiry.clone().or_else(|| child.on_expiry.clone()),
+        clock: parent.clock.clone().or_else(|| child.clock.clone()),
+        minimums,
+    }
+}
+
+fn common(left: &[String], right: &[String]) -> Vec<String> {
+    left.iter()
+        .filter(|name| right.contains(name))
+        .cloned()
+        .collect()
+}
+
+/// The tag that governs a child table, given the parent's tag in force and the child's own.
+pub fn table(parent: &TableTag, child: &TableTag) -> TableTag {
+    TableTag {
+        subject: parent.subject.clone().or_else(|| child.subject.clone()),
+        clock: parent.clock.clone().or_else(|| child.clock.clone()),
+        // A violation is reported, "not started" is kept in silence: the parent's default may not be undone.
+        null_clock: match (parent.null_clock, child.null_clock) {
+            (Some(NullClock::NotStarted), Some(NullClock::Violation)) => Some(NullClock::Violation),
+            (parent, _) => parent,
+        },
+        collected: parent.collected.clone().or_else(|| child.collected.clone()),
+        on_expiry: parent.on_expiry.or(child.on_expiry),
+        residency_column: parent
+            .residency_column
+            .clone()
+            .or_else(|| child.residency_column.clone()),
+        // Absent means that the setting alone decides, so a child can lift its parent's mode, never lower it.
+        disposal: match (parent.disposal, child.disposal) {
+            (None, _) => None,
+            (Some(parent), child) => Some(parent.max(child.unwrap_or(DisposalMode::Off))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tag::grammar::{parse_column, parse_table};
+
+    fn col(label: &str) -> ColumnLabel {
+        parse_column(label).expect("a test writes valid labels")
+    }
+
+    fn tab(label: &str) -> TableTag {
+        parse_table(label).expect("a test writes valid labels")
+    }
+
+    #[test]
+    fn a_child_cannot_clear_what_its_parent_tags() {
+        let parent = col(r#"{"category":"user.name","sensitivity":"personal","purposes":["a.b"]}"#);
+        assert_eq!(column(&parent, &ColumnLabel::NotPersonal), parent);
+        assert_eq!(column(&ColumnLabel::NotPersonal, &parent), parent);
+    }
+
+    #[test]
+    fn a_child_drops_purposes_and_regions_and_adds_minimums() {
+        let parent = col(
+            r#"{"category":"user.name","sensitivity":"personal","purposes":["a.b","a.c"],
+                "residency":["cn","de"],"on_expiry":"set_null"}"#,
+        );
+        let child = col(
+            r#"{"category":"user.x","sensitivity":"sensitive","purposes":["a.c","a.d"],
+                "residency":["de","us"],"on_expiry":"hmac","minimums":[{"name":"de.tax"}]}"#,
+        );
+        let expected = col(
+            r#"{"category":"user.name","sensitivity":"sensitive","purposes":["a.c"],
+                "residency":["de"],"on_expiry":"set_null","minimums":[{"name":"de.tax"}]}"#,
+        );
+        assert_eq!(column(&parent, &child), expected);
+    }
+
+    #[test]
+    fn a_residency_that_was_not_stated_stays_the_most_restrictive() {
+        let parent = col(r#"{"category":"user.x","sensitivity":"personal","purposes":["a.b"]}"#);
+        let child = col(
+            r#"{"category":"user.x","sensitivity":"personal","purposes":["a.b"],"residency":["us"]}"#,
+        );
+        for (one, other) in [(&parent, &child), (&child, &parent)] {
+            let merged = column(one, other);
+            assert_eq!(merged.tag().and_then(|tag| tag.residency.clone()), None);
+        }
+    }
+
+    #[test]
+    fn a_child_table_cannot_lower_disposal_nor_silence_a_null_clock() {
+        let parent = tab(r#"{"clock":"at","disposal":"observe"}"#);
+        let child = tab(
+            r#"{"clock":"other","disposal":"off","null_clock":"not_started","on_expiry":"delete"}"#,
+        );
+        assert_eq!(
+            table(&parent, &child),
+            tab(r#"{"clock":"at","disposal":"observe","on_expiry":"delete"}"#)
+        );
+        assert_eq!(
+            table(&parent, &tab(r#"{"disposal":"on"}"#)).disposal,
+            Some(DisposalMode::On)
+        );
+        assert_eq!(table(&TableTag::default(), &child).disposal, None);
+    }
+}
