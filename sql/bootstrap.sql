@@ -188,14 +188,21 @@ CREATE TABLE custodian.ledger_entry (
 );
 COMMENT ON TABLE custodian.ledger_entry IS 'what was decided and done, in the bytes that are sealed; holds no personal values';
 
+CREATE TABLE custodian.ledger_tail (
+    entry bigint PRIMARY KEY
+);
+COMMENT ON TABLE custodian.ledger_tail IS 'entries that no block has sealed yet';
+
 CREATE TABLE custodian.ledger_block (
     block     bigint PRIMARY KEY,
     sealed_at timestamptz NOT NULL,
+    timeline  bigint NOT NULL,
     entries   integer NOT NULL,
     root      bytea NOT NULL,
     previous  bytea NOT NULL,
     hash      bytea NOT NULL
 );
+COMMENT ON TABLE custodian.ledger_block IS 'sealed runs of entries: a Merkle root over them, chained by hashes';
 
 CREATE TABLE custodian.ledger_leaf (
     entry    bigint PRIMARY KEY,

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 mod anonymize;
 mod error;
+mod evidence;
 mod guc;
 mod pg;
 mod policy;
@@ -27,6 +28,7 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 pub extern "C-unwind" fn _PG_init() {
     guc::init();
     pg::utility::init();
+    evidence::init();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

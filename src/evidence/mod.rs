@@ -1,0 +1,13 @@
+//! Evidence: what was decided and done, in an append-only ledger that holds no personal values.
+//!
+//! Entries are appended unsealed and without a common lock ([`ledger`]); refusals of transactions that abort
+//! reach it through shared memory ([`events`]).
+
+pub mod events;
+pub mod ledger;
+mod ring;
+
+/// Asks for the shared memory of the events. Called by `_PG_init` of a preloaded library.
+pub fn init() {
+    events::init();
+}
