@@ -4,9 +4,10 @@ use pgrx::JsonB;
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::evidence::ledger;
 use crate::pg::{lock, sandbox, spi};
 
-/// Begins a new epoch and returns its number. `change` is a short stable code such as `tag.set`, `object`
+/// Begins a new epoch, writes it to the ledger, and returns its number. `change` is a short stable code such as `tag.set`, `object`
 /// what was changed, by name; `detail` must hold no personal value. Runs with the extension owner's rights:
 /// the caller's must have been checked.
 ///
@@ -15,17 +16,19 @@ use crate::pg::{lock, sandbox, spi};
 /// one appears. Take the epoch locks of tables before calling this, never after.
 pub fn advance(change: &str, object: &str, detail: serde_json::Value) -> Result<i64> {
     lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Exclusive)?;
-    sandbox::as_extension_owner(|| {
+    let epoch = sandbox::as_extension_owner(|| {
         let epochs = spi::write(
             "INSERT INTO custodian.epoch (change, object, detail) VALUES ($1, $2, $3) RETURNING epoch",
-            &[change.into(), object.into(), JsonB(detail).into()],
+            &[change.into(), object.into(), JsonB(detail.clone()).into()],
             |row| row.must::<i64>(1),
         )?;
         epochs
             .into_iter()
             .next()
             .ok_or_else(|| crate::error::Error::internal("no epoch was written"))
-    })
+    })?;
+    ledger::append(change, object, detail)?;
+    Ok(epoch)
 }
 
 /// The number of the policy in force, 0 before the first change.
