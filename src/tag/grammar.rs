@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::anonymize::method::Method;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+pub use crate::tag::parse::{parse_column, parse_table};
 
 /// The longest label accepted, in bytes.
 pub const MAX_LABEL: usize = 8192;
@@ -111,6 +112,9 @@ pub struct TableTag {
     pub disposal: Option<DisposalMode>,
 }
 
+/// The label of a column that was reviewed and holds no personal data.
+pub const CLEARED: &str = r#"{"not_personal":true}"#;
+
 /// What the label of a column says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColumnLabel {
@@ -128,24 +132,19 @@ impl ColumnLabel {
             ColumnLabel::NotPersonal => None,
         }
     }
-}
 
-fn invalid(error: serde_json::Error) -> Error {
-    Error::new(Kind::InvalidTag, "invalid tag").detail(error.to_string())
-}
-
-/// Parses the label of a column.
-pub fn parse_column(label: &str) -> Result<ColumnLabel> {
-    let value: serde_json::Value = serde_json::from_str(label).map_err(invalid)?;
-    if value == serde_json::json!({"not_personal": true}) {
-        return Ok(ColumnLabel::NotPersonal);
+    /// The canonical text of the label: what parsing gives back unchanged.
+    pub fn to_label(&self) -> Result<String> {
+        match self {
+            ColumnLabel::Tag(tag) => serde_json::to_string(tag).map_err(Error::internal),
+            ColumnLabel::NotPersonal => Ok(CLEARED.to_owned()),
+        }
     }
-    serde_json::from_value(value)
-        .map(ColumnLabel::Tag)
-        .map_err(invalid)
 }
 
-/// Parses the label of a table.
-pub fn parse_table(label: &str) -> Result<TableTag> {
-    serde_json::from_str(label).map_err(invalid)
+impl TableTag {
+    /// The canonical text of the label: what parsing gives back unchanged.
+    pub fn to_label(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(Error::internal)
+    }
 }

@@ -2,4 +2,6 @@
 
 pub mod effective;
 pub mod grammar;
+pub mod names;
+mod parse;
 pub mod read;
