@@ -1,9 +1,12 @@
 //! The extension's settings. Each is validated when it is set, not when it is used.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
 
 /// What a gate does with a flow it would refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -138,6 +141,31 @@ pub fn clock_offset() -> i32 {
     CLOCK_OFFSET.get()
 }
 
+/// Set once, when the library is loaded.
+static PRELOADED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the library was loaded by shared_preload_libraries: without that there is no shared memory, no
+/// worker and no gate, but tags can be written and read.
+pub fn preloaded() -> bool {
+    PRELOADED.load(Ordering::Relaxed)
+}
+
+/// Fails unless the library was preloaded. `what` completes "… needs the library to be preloaded".
+pub fn require_preload(what: &str) -> Result<()> {
+    if preloaded() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::NotInPrerequisiteState,
+        format!("{what} needs pg_custodian to be loaded when the server starts"),
+    )
+    .hint(PRELOAD_HINT))
+}
+
+/// What to do where the library is not preloaded.
+pub const PRELOAD_HINT: &str =
+    "Add \"shared_preload_libraries = 'pg_custodian'\" to postgresql.conf and restart the server.";
+
 fn text(setting: &GucSetting<Option<CString>>) -> Option<String> {
     let value = setting.get()?.into_string().ok()?;
     if value.is_empty() { None } else { Some(value) }
@@ -160,6 +188,9 @@ pub fn region_rules_file() -> Option<String> {
 
 /// Defines every setting and reserves the prefix.
 pub fn init() {
+    // SAFETY: reads a variable of the server that is set while it loads the preloaded libraries.
+    let preloaded = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    PRELOADED.store(preloaded, Ordering::Relaxed);
     GucRegistry::define_enum_guc(
         c"custodian.enforce",
         c"What the region guard does with a flow that its rules do not allow.",
@@ -279,7 +310,12 @@ pub fn init() {
         c"Region of this node.",
         c"When empty, the region follows from the node's own addresses and the rules file. Set it outside the data directory, since a base backup copies that.",
         &REGION,
-        GucContext::Postmaster,
+        // The server refuses to define a setting of this kind once it has started.
+        if preloaded {
+            GucContext::Postmaster
+        } else {
+            GucContext::Sighup
+        },
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(

@@ -13,6 +13,7 @@ mod guc;
 mod pg;
 mod policy;
 mod tag;
+mod worker;
 
 ::pgrx::pg_module_magic!(name, version);
 
@@ -29,6 +30,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::init();
     pg::utility::init();
     evidence::init();
+    worker::init();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -27,6 +27,19 @@ fn sqlstate(code: pgrx::PgSqlErrorCode) -> String {
     text
 }
 
+/// What may be kept of an error that was raised.
+pub fn caught(error: &CaughtError) -> Caught {
+    Caught {
+        sqlstate: match error {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                sqlstate(report.sql_error_code())
+            }
+            CaughtError::RustPanic { ereport, .. } => sqlstate(ereport.sql_error_code()),
+        },
+        own: None,
+    }
+}
+
 /// Runs `work` in a subtransaction. An error, raised by the server or returned, rolls it back and is handed
 /// over as [`Caught`]. A request to end the backend is not caught: it is FATAL.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
@@ -47,19 +60,7 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Resul
                     own: Some(error),
                 })
             }))
-            .catch_others(|caught| {
-                Err(Caught {
-                    sqlstate: match &caught {
-                        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-                            sqlstate(report.sql_error_code())
-                        }
-                        CaughtError::RustPanic { ereport, .. } => {
-                            sqlstate(ereport.sql_error_code())
-                        }
-                    },
-                    own: None,
-                })
-            })
+            .catch_others(|error| Err(caught(&error)))
             .execute();
 
         match &outcome {

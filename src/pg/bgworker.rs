@@ -1,0 +1,172 @@
+//! Background workers: registering them, and what each does first.
+//!
+//! The signal handlers are the server's own. With `die` for SIGTERM, running SQL, waits and sleeps end at the
+//! next interrupt check, so a fast shutdown and pg_terminate_backend are prompt; SIGINT stays with the
+//! server's handler, since `lock_timeout` works through it.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use pgrx::pg_sys;
+
+const LIBRARY: &CStr = c"pg_custodian";
+
+/// What to start.
+pub struct Worker<'a> {
+    /// Shown in pg_stat_activity and in the server log.
+    pub name: &'a str,
+    /// Symbol of the main function in this library.
+    pub function: &'a CStr,
+    pub argument: u64,
+    /// Copied to the worker; at most 128 bytes.
+    pub extra: &'a [u8],
+    /// Seconds until the server restarts it after exit code 1; `None`: never.
+    pub restart: Option<i32>,
+    /// The process that is told when the worker starts and ends.
+    pub notify: i32,
+}
+
+fn copy(target: &mut [c_char], source: &[u8]) {
+    let room = target.len().saturating_sub(1);
+    for (to, from) in target.iter_mut().zip(source.iter().take(room)) {
+        *to = *from as c_char;
+    }
+}
+
+fn build(worker: &Worker) -> pg_sys::BackgroundWorker {
+    let mut built = pg_sys::BackgroundWorker::default();
+    copy(&mut built.bgw_name, worker.name.as_bytes());
+    copy(&mut built.bgw_type, worker.name.as_bytes());
+    copy(&mut built.bgw_library_name, LIBRARY.to_bytes());
+    copy(&mut built.bgw_function_name, worker.function.to_bytes());
+    for (to, from) in built.bgw_extra.iter_mut().zip(worker.extra) {
+        *to = *from as c_char;
+    }
+    built.bgw_flags =
+        (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int;
+    built.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+    built.bgw_restart_time = worker.restart.unwrap_or(pg_sys::BGW_NEVER_RESTART);
+    built.bgw_main_arg = pg_sys::Datum::from(worker.argument as usize);
+    built.bgw_notify_pid = worker.notify;
+    built
+}
+
+/// Registers a worker that the postmaster starts when the server is out of recovery. Only while
+/// shared_preload_libraries are loaded.
+pub fn register_static(worker: &Worker) {
+    let mut built = build(worker);
+    // SAFETY: called from _PG_init in the postmaster; the server copies the struct.
+    unsafe { pg_sys::RegisterBackgroundWorker(&mut built) };
+}
+
+/// Starts a worker now. `false` when every slot of `max_worker_processes` is taken.
+pub fn start(worker: &Worker) -> bool {
+    let mut built = build(worker);
+    // SAFETY: the server copies the struct; a NULL handle means that none is wanted.
+    unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut built, std::ptr::null_mut()) }
+}
+
+unsafe extern "C" {
+    // The server's own handlers, to hand to pqsignal() as they are.
+    fn die(signal: c_int);
+    fn SignalHandlerForConfigReload(signal: c_int);
+}
+
+/// Installs the signal handlers and lets signals through. The first thing a worker does.
+pub fn accept_signals() {
+    // SAFETY: both are signal handlers of the server; signals are blocked until the last call.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+        use pg_sys::pqsignal;
+        #[cfg(feature = "pg18")]
+        use pg_sys::pqsignal_be as pqsignal;
+        type Handler = unsafe extern "C-unwind" fn(c_int);
+        let term: unsafe extern "C" fn(c_int) = die;
+        let hup: unsafe extern "C" fn(c_int) = SignalHandlerForConfigReload;
+        pqsignal(
+            libc::SIGTERM,
+            Some(std::mem::transmute::<unsafe extern "C" fn(c_int), Handler>(
+                term,
+            )),
+        );
+        pqsignal(
+            libc::SIGHUP,
+            Some(std::mem::transmute::<unsafe extern "C" fn(c_int), Handler>(
+                hup,
+            )),
+        );
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Connects the worker to a database, or, with `None`, to the catalogs all databases share. The identity is
+/// the bootstrap superuser; tables of others are touched through `pg::sandbox` alone.
+pub fn connect(database: Option<pg_sys::Oid>) {
+    // SAFETY: called once per worker process, after its signals were unblocked.
+    unsafe {
+        match database {
+            Some(database) => {
+                pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::Oid::INVALID, 0)
+            }
+            None => {
+                pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
+            }
+        }
+    }
+}
+
+/// Rereads the configuration if a SIGHUP asked for it; says whether it did.
+pub fn reload_settings() -> bool {
+    // SAFETY: the flag is set by the server's signal handler alone; the file is read in the main loop.
+    unsafe {
+        if pg_sys::ConfigReloadPending == 0 {
+            return false;
+        }
+        pg_sys::ConfigReloadPending = 0;
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        true
+    }
+}
+
+/// The bytes that came with this worker.
+pub fn extra() -> [u8; 128] {
+    let mut bytes = [0; 128];
+    // SAFETY: MyBgworkerEntry is set in every background worker and never changes.
+    if let Some(entry) = unsafe { pg_sys::MyBgworkerEntry.as_ref() } {
+        for (to, from) in bytes.iter_mut().zip(entry.bgw_extra) {
+            *to = from as u8;
+        }
+    }
+    bytes
+}
+
+/// Runs `function` when this process ends, whatever the reason, while shared memory can still be reached.
+pub fn before_exit(function: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
+    // SAFETY: the function lives in this library, which is never unloaded.
+    unsafe { pg_sys::before_shmem_exit(Some(function), pg_sys::Datum::from(0)) };
+}
+
+/// Ends this worker with exit code 1, after which the postmaster restarts one that has a restart time.
+pub fn exit_for_restart() -> ! {
+    // SAFETY: ends the process; exit callbacks run.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
+/// Shows in pg_stat_activity what is being done. Names of objects only, never values.
+pub fn report_activity(text: &str) {
+    if let Ok(text) = std::ffi::CString::new(text) {
+        // SAFETY: the server copies the NUL-terminated string.
+        unsafe {
+            pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr());
+        }
+    }
+}
+
+/// Shows in pg_stat_activity that nothing is being done, and hands over statistics: without that,
+/// autovacuum would not see what was disposed.
+pub fn report_idle() {
+    // SAFETY: outside a transaction; both calls work on backend-local state and statistics.
+    unsafe {
+        pg_sys::pgstat_report_stat(true);
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
+    }
+}

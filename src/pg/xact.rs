@@ -1,0 +1,125 @@
+//! Transactions of background workers, and what happens when a user's transaction commits.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::PgTryBuilder;
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::pg::subxact::{self, Caught};
+
+/// Runs `work` in a transaction of its own and commits it. An error, raised or returned, aborts the
+/// transaction and is handed over. No snapshot is active when `work` starts: it takes its locks first and
+/// then calls [`with_snapshot`].
+pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    let work = AssertUnwindSafe(work);
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(move || {
+        let work = work;
+        // SAFETY: a background worker outside any transaction; commit and abort pair with the start.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+        }
+        let value = (work.0)().map_err(|error| Caught {
+            sqlstate: error.kind.sqlstate().to_owned(),
+            own: Some(error),
+        })?;
+        // SAFETY: as above.
+        unsafe { pg_sys::CommitTransactionCommand() };
+        Ok(value)
+    }))
+    .catch_others(|caught| Err(subxact::caught(&caught)))
+    .execute();
+    if outcome.is_err() {
+        // SAFETY: ends the failed transaction; a no-op when the commit itself had already ended it.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}
+
+/// Runs `work` under a snapshot taken now.
+pub fn with_snapshot<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // SAFETY: inside a transaction; the pop pairs with the push, and an error that is raised pops it with
+    // its (sub)transaction.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+        let value = work();
+        pg_sys::PopActiveSnapshot();
+        value
+    }
+}
+
+/// Whether this backend is inside a transaction that can read catalogs.
+pub fn in_transaction() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::IsTransactionState() }
+}
+
+/// When this server started, in the server's microseconds.
+pub fn postmaster_start() -> i64 {
+    // SAFETY: reads a variable that never changes.
+    unsafe { pg_sys::PgStartTime }
+}
+
+/// The timeline that WAL is written on. Not during recovery.
+pub fn timeline() -> i32 {
+    // SAFETY: reads shared memory; valid outside recovery.
+    unsafe { pg_sys::GetWALInsertionTimeLine() as i32 }
+}
+
+/// Whether the server is in recovery, as a standby is.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// The server's clock in its microseconds since 2000-01-01, never moved.
+pub fn server_now() -> i64 {
+    // SAFETY: reads the system clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// The database this backend is connected to.
+pub fn database() -> pg_sys::Oid {
+    // SAFETY: reads a variable set at connection.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Set while the current transaction wants [`Callback::run`] at its commit.
+static WANTED: AtomicBool = AtomicBool::new(false);
+
+/// What runs after a commit that asked for it. It may not fail.
+static mut CALLBACK: Option<fn()> = None;
+
+unsafe extern "C-unwind" fn on_xact_event(
+    event: pg_sys::XactEvent::Type,
+    _arg: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    let ended = matches!(
+        event,
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
+    );
+    if ended && WANTED.swap(false, Ordering::Relaxed) && event == XACT_EVENT_COMMIT {
+        // SAFETY: written once, in `init_after_commit`.
+        if let Some(callback) = unsafe { CALLBACK } {
+            callback();
+        }
+    }
+}
+
+/// Installs `callback`. An error in it would take the whole cluster down: it may touch shared memory and
+/// latches, nothing else.
+pub fn init_after_commit(callback: fn()) {
+    // SAFETY: called once from _PG_init.
+    unsafe {
+        CALLBACK = Some(callback);
+        pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut());
+    }
+}
+
+/// Asks for the callback after the current transaction's commit.
+pub fn after_commit() {
+    WANTED.store(true, Ordering::Relaxed);
+}

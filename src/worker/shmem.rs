@@ -1,0 +1,388 @@
+//! What the launcher, the schedulers, the sweep workers and ordinary backends tell each other: one small,
+//! fixed-size, pointer-free structure in shared memory. Tables are the truth; this is lost with a crash and
+//! rebuilt by the launcher.
+
+use pgrx::prelude::*;
+use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
+
+use crate::guc;
+use crate::pg::{latch, xact};
+
+/// How many databases can have a scheduler at the same time.
+pub const SLOTS: usize = 64;
+
+const SECOND: i64 = 1_000_000;
+
+/// How long a scheduler may take from its registration until it claims its slot.
+const START_LIMIT: i64 = 15 * SECOND;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Nobody is there: free, barred, or asked for.
+    Vacant,
+    /// The launcher asked for a scheduler, which has not come up yet.
+    Starting,
+    /// A scheduler is looking whether the extension is there.
+    Looking,
+    /// A scheduler works here.
+    Active,
+    /// A scheduler is here and keeps still: library and SQL version differ.
+    Mismatch,
+    /// A scheduler looked and found no extension.
+    Absent,
+}
+
+#[derive(Clone, Copy)]
+pub struct Slot {
+    pub database: pg_sys::Oid,
+    pub state: State,
+    /// Process ids; 0 is nobody.
+    pub scheduler: i32,
+    pub sweep: i32,
+    /// Something changed that the scheduler, or the launcher, should look at now.
+    pub wake: bool,
+    /// When the state became `Starting`.
+    pub since: i64,
+    /// No scheduler may be here before this moment of the server's clock.
+    pub barred_until: i64,
+    /// When a round last ended without an error; 0 is never.
+    pub last_success: i64,
+}
+
+impl Slot {
+    const FREE: Slot = Slot {
+        database: pg_sys::Oid::INVALID,
+        state: State::Vacant,
+        scheduler: 0,
+        sweep: 0,
+        wake: false,
+        since: 0,
+        barred_until: 0,
+        last_success: 0,
+    };
+
+    fn idle(&self) -> bool {
+        self.scheduler == 0 && self.sweep == 0
+    }
+}
+
+pub struct Directory {
+    pub launcher: i32,
+    /// Since when a worker could not be started for want of a slot of max_worker_processes; 0 is fine.
+    pub starved_since: i64,
+    pub slots: [Slot; SLOTS],
+}
+
+// SAFETY: fixed size, no pointers, no destructor.
+unsafe impl PGRXSharedMemory for Directory {}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Directory {
+            launcher: 0,
+            starved_since: 0,
+            slots: [Slot::FREE; SLOTS],
+        }
+    }
+}
+
+impl Directory {
+    fn find(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.database == database)
+    }
+
+    fn find_or_take(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
+        let index = self
+            .slots
+            .iter()
+            .position(|slot| slot.database == database)
+            .or_else(|| {
+                self.slots
+                    .iter()
+                    .position(|slot| slot.database == pg_sys::Oid::INVALID)
+            })?;
+        let slot = &mut self.slots[index];
+        slot.database = database;
+        Some(slot)
+    }
+}
+
+// SAFETY: the name is used by nobody else.
+static DIRECTORY: PgLwLock<Directory> = unsafe { PgLwLock::new(c"pg_custodian worker") };
+
+/// Asks for the shared memory. Only while preloading.
+// The macro names server versions that this crate has no feature for.
+#[allow(unexpected_cfgs)]
+pub fn init() {
+    pg_shmem_init!(DIRECTORY);
+}
+
+/// Reads the directory, or gives `None` where it does not exist. `read` may not raise errors.
+pub fn read<T>(read: impl FnOnce(&Directory) -> T) -> Option<T> {
+    guc::preloaded().then(|| read(&DIRECTORY.share()))
+}
+
+fn write<T>(write: impl FnOnce(&mut Directory) -> T) -> Option<T> {
+    guc::preloaded().then(|| write(&mut DIRECTORY.exclusive()))
+}
+
+/// This process is the launcher from now on; `false` when another one lives.
+pub fn claim_launcher(pid: i32) -> bool {
+    write(|directory| {
+        if directory.launcher != 0 {
+            return false;
+        }
+        directory.launcher = pid;
+        true
+    })
+    .unwrap_or(false)
+}
+
+pub fn release_launcher(pid: i32) {
+    write(|directory| {
+        if directory.launcher == pid {
+            directory.launcher = 0;
+        }
+    });
+}
+
+/// What the launcher should do about a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A scheduler is there, or starting.
+    Taken,
+    /// None may be started before this moment.
+    Barred(i64),
+    /// One may be started; `woken` says that somebody asked for it.
+    Free { woken: bool },
+    /// A scheduler looked and found no extension.
+    Absent,
+}
+
+/// Looks at a database, and frees what a scheduler that never came up has left.
+pub fn wish(database: pg_sys::Oid) -> Wish {
+    let now = xact::server_now();
+    write(|directory| {
+        let Some(slot) = directory.find(database) else {
+            return Wish::Free { woken: false };
+        };
+        if slot.state == State::Starting && slot.scheduler == 0 && now - slot.since > START_LIMIT {
+            slot.state = State::Vacant;
+        }
+        if slot.scheduler != 0 || slot.state == State::Starting {
+            Wish::Taken
+        } else if slot.barred_until > now {
+            Wish::Barred(slot.barred_until)
+        } else if slot.wake {
+            Wish::Free { woken: true }
+        } else if slot.state == State::Absent {
+            Wish::Absent
+        } else {
+            Wish::Free { woken: false }
+        }
+    })
+    .unwrap_or(Wish::Absent)
+}
+
+/// Marks that a scheduler is about to be started; `false` when there is no room for the database.
+pub fn mark_starting(database: pg_sys::Oid) -> bool {
+    let now = xact::server_now();
+    write(|directory| match directory.find_or_take(database) {
+        Some(slot) => {
+            slot.state = State::Starting;
+            slot.since = now;
+            slot.wake = false;
+            true
+        }
+        None => false,
+    })
+    .unwrap_or(false)
+}
+
+/// Undoes `mark_starting` when no worker could be had, and notes since when that is so.
+pub fn mark_starved(database: Option<pg_sys::Oid>) {
+    let now = xact::server_now();
+    write(|directory| {
+        if directory.starved_since == 0 {
+            directory.starved_since = now;
+        }
+        if let Some(slot) = database.and_then(|database| directory.find(database)) {
+            slot.state = State::Vacant;
+        }
+    });
+}
+
+pub fn clear_starved() {
+    write(|directory| directory.starved_since = 0);
+}
+
+/// Forgets databases that are gone, and those that have no extension and nobody in them.
+pub fn forget(keep: impl Fn(pg_sys::Oid) -> bool) {
+    let now = xact::server_now();
+    write(|directory| {
+        for slot in &mut directory.slots {
+            let empty = slot.idle() && slot.state != State::Starting && slot.barred_until <= now;
+            if empty && !slot.wake && !keep(slot.database) {
+                *slot = Slot::FREE;
+            }
+        }
+    });
+}
+
+/// How many schedulers are starting or looking.
+pub fn looking() -> usize {
+    read(|directory| {
+        directory
+            .slots
+            .iter()
+            .filter(|slot| matches!(slot.state, State::Starting | State::Looking))
+            .count()
+    })
+    .unwrap_or(0)
+}
+
+/// A scheduler claims its database; `false` when it may not be there or another one is.
+pub fn claim_scheduler(database: pg_sys::Oid, pid: i32) -> bool {
+    let now = xact::server_now();
+    write(|directory| match directory.find(database) {
+        Some(slot) if slot.scheduler == 0 && slot.barred_until <= now => {
+            slot.scheduler = pid;
+            slot.state = State::Looking;
+            true
+        }
+        Some(slot) if slot.scheduler == 0 => {
+            slot.state = State::Vacant;
+            false
+        }
+        _ => false,
+    })
+    .unwrap_or(false)
+}
+
+pub fn set_state(database: pg_sys::Oid, state: State) {
+    write(|directory| {
+        if let Some(slot) = directory.find(database) {
+            slot.state = state;
+        }
+    });
+}
+
+pub fn set_success(database: pg_sys::Oid) {
+    let now = xact::server_now();
+    write(|directory| {
+        if let Some(slot) = directory.find(database) {
+            slot.last_success = now;
+        }
+    });
+}
+
+/// The scheduler `pid` ends. What it found out about the extension stays.
+pub fn release_scheduler(pid: i32) {
+    write(|directory| {
+        for slot in &mut directory.slots {
+            if slot.scheduler == pid {
+                slot.scheduler = 0;
+                if slot.state != State::Absent {
+                    slot.state = State::Vacant;
+                }
+            }
+        }
+    });
+}
+
+/// A sweep worker claims its place in the database; `false` when another one is there or the database is
+/// to be left.
+pub fn claim_sweep(database: pg_sys::Oid, pid: i32) -> bool {
+    let now = xact::server_now();
+    write(|directory| match directory.find(database) {
+        Some(slot) if slot.sweep == 0 && slot.barred_until <= now => {
+            slot.sweep = pid;
+            true
+        }
+        _ => false,
+    })
+    .unwrap_or(false)
+}
+
+/// The sweep worker `pid` ends; gives the scheduler that waits for it.
+pub fn release_sweep(pid: i32) -> i32 {
+    write(|directory| {
+        let mut scheduler = 0;
+        for slot in &mut directory.slots {
+            if slot.sweep == pid {
+                slot.sweep = 0;
+                scheduler = slot.scheduler;
+            }
+        }
+        scheduler
+    })
+    .unwrap_or(0)
+}
+
+/// The sweep worker in the database; 0 is none.
+pub fn sweep(database: pg_sys::Oid) -> i32 {
+    slot(database).map_or(0, |slot| slot.sweep)
+}
+
+/// A copy of the database's slot.
+pub fn slot(database: pg_sys::Oid) -> Option<Slot> {
+    read(|directory| {
+        directory
+            .slots
+            .iter()
+            .find(|slot| slot.database == database)
+            .copied()
+    })
+    .flatten()
+}
+
+/// Takes the wish to be woken, if there is one.
+pub fn take_wake(database: pg_sys::Oid) -> bool {
+    write(|directory| {
+        directory
+            .find(database)
+            .is_some_and(|slot| std::mem::replace(&mut slot.wake, false))
+    })
+    .unwrap_or(false)
+}
+
+/// Wakes the launcher and, with a database, its scheduler. Does nothing but shared memory and latches, so
+/// that it can run after a commit.
+pub fn wake_now(database: Option<pg_sys::Oid>) {
+    let pids = write(|directory| {
+        let scheduler = database
+            .and_then(|database| directory.find_or_take(database))
+            .map_or(0, |slot| {
+                slot.wake = true;
+                slot.scheduler
+            });
+        (directory.launcher, scheduler)
+    });
+    if let Some((launcher, scheduler)) = pids {
+        if scheduler == 0 {
+            latch::wake(launcher);
+        } else {
+            latch::wake(scheduler);
+        }
+    }
+}
+
+/// Keeps the database free of our workers until `until`, asks those that are there to leave, and gives
+/// their number.
+pub fn bar(database: pg_sys::Oid, until: i64) -> usize {
+    let pids = write(|directory| {
+        directory.find_or_take(database).map(|slot| {
+            slot.barred_until = slot.barred_until.max(until);
+            // Whatever happens to the database, it is looked at again afterwards.
+            slot.wake = true;
+            [slot.sweep, slot.scheduler]
+        })
+    })
+    .flatten()
+    .unwrap_or_default();
+    for pid in pids {
+        latch::terminate(pid);
+    }
+    pids.iter().filter(|pid| **pid != 0).count()
+}
