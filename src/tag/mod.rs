@@ -5,3 +5,4 @@ pub mod grammar;
 pub mod names;
 mod parse;
 pub mod read;
+pub mod rules;
