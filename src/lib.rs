@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 mod anonymize;
 mod error;
 mod evidence;
+mod guard;
 mod guc;
 mod pg;
 mod policy;

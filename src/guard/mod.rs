@@ -1,0 +1,6 @@
+//! The region guard: where data may go.
+
+pub mod command;
+pub mod conninfo;
+pub mod rules;
+pub mod verdict;

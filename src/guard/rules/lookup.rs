@@ -1,0 +1,223 @@
+//! Questions to the rules: where is this node, and what do the rules know about a peer?
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{LineNumber, Place, Rule, Rules};
+
+/// IPv4 addresses that arrive mapped into IPv6 (`::ffff:192.0.2.1`) are IPv4 addresses.
+pub fn normalize(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// The same for networks.
+pub(super) fn normalize_network(network: IpNet) -> IpNet {
+    if let IpNet::V6(v6) = network
+        && let Some(mapped) = v6.addr().to_ipv4_mapped()
+        && let Some(length) = v6.prefix_len().checked_sub(96)
+        && let Ok(v4) = Ipv4Net::new(mapped, length)
+    {
+        return IpNet::V4(v4);
+    }
+    network
+}
+
+pub(super) fn is_loopback(address: IpAddr) -> bool {
+    match normalize(address) {
+        IpAddr::V4(v4) => v4.is_loopback() || v4 == Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(v6) => v6.is_loopback() || v6 == Ipv6Addr::UNSPECIFIED,
+    }
+}
+
+/// What one kind of evidence says about a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence<'a> {
+    pub line: LineNumber,
+    pub kind: &'static str,
+    pub place: &'a Place,
+}
+
+/// Where this node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    pub region: Option<String>,
+    pub organisation: Option<String>,
+    /// The `node` line that says so; `None` when a setting does, or nothing.
+    pub line: Option<LineNumber>,
+    /// Why the region is unknown.
+    pub problem: Option<String>,
+}
+
+impl Rules {
+    /// Whether the rules know the region.
+    pub fn knows(&self, region: &str) -> bool {
+        self.parents.contains_key(region)
+    }
+
+    /// Whether `region` is `other` or lies in it.
+    pub fn within(&self, region: &str, other: &str) -> bool {
+        let mut current = Some(region);
+        // Parsing has refused circles, so this ends.
+        while let Some(name) = current {
+            if name == other {
+                return true;
+            }
+            current = self.parents.get(name).and_then(Option::as_deref);
+        }
+        false
+    }
+
+    /// Whether `region` is, or lies in, one of `regions`.
+    pub fn within_any<S: AsRef<str>>(&self, region: &str, regions: &[S]) -> bool {
+        regions
+            .iter()
+            .any(|other| self.within(region, other.as_ref()))
+    }
+
+    /// The `residency` line.
+    pub fn residency(&self) -> Option<(LineNumber, &[String])> {
+        self.list.iter().find_map(|(line, rule)| match rule {
+            Rule::Residency { regions } => Some((*line, regions.as_slice())),
+            _ => None,
+        })
+    }
+
+    /// What the networks say about an address: the longest prefix that holds it, the first line among
+    /// equals. Loopback addresses have no region.
+    pub fn by_address(&self, address: IpAddr) -> Option<Evidence<'_>> {
+        let address = normalize(address);
+        if is_loopback(address) {
+            return None;
+        }
+        let mut best: Option<(u8, Evidence)> = None;
+        for (line, rule) in &self.list {
+            let Rule::Network { network, place } = rule else {
+                continue;
+            };
+            let length = network.prefix_len();
+            let better = best.as_ref().is_none_or(|(known, _)| length > *known);
+            if better && network.contains(&address) {
+                best = Some((
+                    length,
+                    Evidence {
+                        line: *line,
+                        kind: rule.kind(),
+                        place,
+                    },
+                ));
+            }
+        }
+        best.map(|(_, evidence)| evidence)
+    }
+
+    /// The `pooler` line that covers an address.
+    pub fn pooler(&self, address: IpAddr) -> Option<LineNumber> {
+        let address = normalize(address);
+        self.list.iter().find_map(|(line, rule)| match rule {
+            Rule::Pooler { network } if network.contains(&address) => Some(*line),
+            _ => None,
+        })
+    }
+
+    /// The `local` line that makes a role's sessions over socket or loopback the node's own.
+    pub fn local(&self, role: &str) -> Option<LineNumber> {
+        self.list.iter().find_map(|(line, rule)| match rule {
+            Rule::Local { role: None } => Some(*line),
+            Rule::Local { role: Some(name) } if name == role => Some(*line),
+            _ => None,
+        })
+    }
+
+    /// What the rules say about the issuer of a certificate.
+    pub fn by_issuer(&self, name: &str) -> Option<Evidence<'_>> {
+        self.certificate(name, |rule| match rule {
+            Rule::Issuer { name, .. } => Some(name),
+            _ => None,
+        })
+    }
+
+    /// What the rules say about the subject of a certificate.
+    pub fn by_subject(&self, name: &str) -> Option<Evidence<'_>> {
+        self.certificate(name, |rule| match rule {
+            Rule::Subject { name, .. } => Some(name),
+            _ => None,
+        })
+    }
+
+    fn certificate(
+        &self,
+        name: &str,
+        key: impl Fn(&Rule) -> Option<&String>,
+    ) -> Option<Evidence<'_>> {
+        self.list.iter().find_map(|(line, rule)| {
+            if key(rule)? != name {
+                return None;
+            }
+            Some(Evidence {
+                line: *line,
+                kind: rule.kind(),
+                place: rule.place()?,
+            })
+        })
+    }
+
+    /// Where this node is: `setting` (`custodian.region`) if there is one, otherwise what the `node` lines
+    /// say about `addresses`, which must not contradict one another.
+    pub fn own(&self, setting: Option<&str>, addresses: &[IpAddr]) -> Own {
+        let matching: Vec<(LineNumber, &Place)> = self
+            .list
+            .iter()
+            .filter_map(|(line, rule)| match rule {
+                Rule::Node { address, place }
+                    if addresses.iter().any(|own| normalize(*own) == *address) =>
+                {
+                    Some((*line, place))
+                }
+                _ => None,
+            })
+            .collect();
+        if let Some(setting) = setting {
+            if !self.knows(setting) {
+                return Own {
+                    problem: Some(format!(
+                        "custodian.region is \"{setting}\", which the rules do not define"
+                    )),
+                    ..Own::default()
+                };
+            }
+            return Own {
+                region: Some(setting.to_owned()),
+                organisation: matching
+                    .iter()
+                    .find(|(_, place)| place.region == setting)
+                    .and_then(|(_, place)| place.organisation.clone()),
+                line: None,
+                problem: None,
+            };
+        }
+        let Some((line, place)) = matching.first() else {
+            return Own {
+                problem: Some("no \"node\" line names an address of this node".to_owned()),
+                ..Own::default()
+            };
+        };
+        if let Some((other, _)) = matching.iter().find(|(_, other)| other != place) {
+            return Own {
+                problem: Some(format!(
+                    "lines {line} and {other} both name addresses of this node and contradict each other"
+                )),
+                ..Own::default()
+            };
+        }
+        Own {
+            region: Some(place.region.clone()),
+            organisation: place.organisation.clone(),
+            line: Some(*line),
+            problem: None,
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Reads the rules file. Never fails as a whole: each line is a rule or an error of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::lookup::{is_loopback, normalize, normalize_network};
+use super::{File, Line, LineNumber, Place, Rule};
+
+/// The longest name of a region, an organisation or a role.
+const MAX_NAME: usize = 63;
+/// More lines than this are an error: the file is read at every reload by the postmaster's children.
+const MAX_LINES: usize = 100_000;
+
+/// A word of a line. A quoted one is never a keyword.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Token {
+    text: String,
+    quoted: bool,
+}
+
+impl Token {
+    fn is_keyword(&self, word: &str) -> bool {
+        !self.quoted && self.text == word
+    }
+}
+
+/// Splits a line into words. A word may have a part in double quotes; `""` inside quotes is one quote.
+fn tokens(line: &str) -> Result<Vec<Token>, String> {
+    let mut tokens = Vec::new();
+    let mut chars = line.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        match chars.peek() {
+            None | Some('#') => return Ok(tokens),
+            Some(_) => {}
+        }
+        let mut token = Token {
+            text: String::new(),
+            quoted: false,
+        };
+        while let Some(&next) = chars.peek() {
+            if next.is_whitespace() || next == '#' {
+                break;
+            }
+            chars.next();
+            if next != '"' {
+                token.text.push(next);
+                continue;
+            }
+            token.quoted = true;
+            loop {
+                match chars.next() {
+                    None => return Err("a double quote is not closed".to_owned()),
+                    Some('"') if chars.next_if_eq(&'"').is_none() => break,
+                    Some(inner) => token.text.push(inner),
+                }
+            }
+        }
+        tokens.push(token);
+    }
+}
+
+fn name(token: &Token, what: &str) -> Result<String, String> {
+    if token.text.is_empty() {
+        return Err(format!("the {what} is empty"));
+    }
+    if token.text.len() > MAX_NAME {
+        return Err(format!("the {what} is longer than {MAX_NAME} bytes"));
+    }
+    if token.text.chars().any(char::is_control) {
+        return Err(format!("the {what} holds a control character"));
+    }
+    Ok(token.text.clone())
+}
+
+/// Regions are lower-case words, so that one is never written in two ways; tags name them likewise.
+fn region(text: &str) -> Result<String, String> {
+    let valid = !text.is_empty()
+        && text.len() <= MAX_NAME
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "\"{text}\" is no name of a region: use lower-case letters, digits, \"_\" and \"-\""
+        ))
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map(normalize)
+        .map_err(|_| format!("\"{text}\" is no IP address"))
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network: IpNet = match text.parse() {
+        Ok(network) => network,
+        Err(_) => match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => {
+                return Err(format!(
+                    "\"{text}\" is no network: write it as 192.0.2.0/24 or 2001:db8::/32"
+                ));
+            }
+        },
+    };
+    if network.trunc() != network {
+        return Err(format!(
+            "\"{text}\" has bits set to the right of its mask: did you mean {}?",
+            network.trunc()
+        ));
+    }
+    Ok(normalize_network(network))
+}
+
+fn place(tokens: &[Token]) -> Result<Place, String> {
+    let [first, rest @ ..] = tokens else {
+        return Err("the region is missing".to_owned());
+    };
+    let organisation = match rest {
+        [] => None,
+        [token] => Some(name(token, "organisation")?),
+        [_, extra, ..] => return Err(format!("\"{}\" is one word too many", extra.text)),
+    };
+    Ok(Place {
+        region: region(&first.text)?,
+        organisation,
+    })
+}
+
+fn distinguished_name(token: &Token) -> Result<String, String> {
+    if token.text.is_empty() {
+        return Err("the distinguished name is empty".to_owned());
+    }
+    if token.text.chars().any(char::is_control) {
+        return Err("the distinguished name holds a control character".to_owned());
+    }
+    Ok(token.text.clone())
+}
+
+fn rule(kind: &Token, arguments: &[Token]) -> Result<Rule, String> {
+    let first = |what: &str| {
+        arguments
+            .first()
+            .ok_or_else(|| format!("the {what} is missing"))
+    };
+    let rest = arguments.get(1..).unwrap_or_default();
+    let only = |rule: Rule| match rest.first() {
+        None => Ok(rule),
+        Some(extra) => Err(format!("\"{}\" is one word too many", extra.text)),
+    };
+    if kind.quoted {
+        return Err(format!("\"{}\" is no type of rule", kind.text));
+    }
+    match kind.text.as_str() {
+        "region" => {
+            let name = region(&first("name of the region")?.text)?;
+            let parent = match rest {
+                [] => None,
+                [word, parent] if word.is_keyword("in") => Some(region(&parent.text)?),
+                _ => return Err("a region is written as: region NAME [in PARENT]".to_owned()),
+            };
+            Ok(Rule::Region { name, parent })
+        }
+        "node" => {
+            let address = address(&first("address")?.text)?;
+            if is_loopback(address) {
+                return Err(
+                    "a loopback address is the same on every node: set custodian.region instead"
+                        .to_owned(),
+                );
+            }
+            Ok(Rule::Node {
+                address,
+                place: place(rest)?,
+            })
+        }
+        "network" => {
+            let network = network(&first("network")?.text)?;
+            if is_loopback(network.network()) && is_loopback(network.broadcast()) {
+                return Err(
+                    "a loopback address has no region: name the roles that may use it in \"local\" lines"
+                        .to_owned(),
+                );
+            }
+            Ok(Rule::Network {
+                network,
+                place: place(rest)?,
+            })
+        }
+        "issuer" => Ok(Rule::Issuer {
+            name: distinguished_name(first("distinguished name of the issuer")?)?,
+            place: place(rest)?,
+        }),
+        "subject" => Ok(Rule::Subject {
+            name: distinguished_name(first("distinguished name of the subject")?)?,
+            place: place(rest)?,
+        }),
+        "pooler" => only(Rule::Pooler {
+            network: network(&first("network")?.text)?,
+        }),
+        "local" => {
+            let token = first("role")?;
+            let role = if token.is_keyword("all") {
+                None
+            } else {
+                Some(name(token, "role")?)
+            };
+            only(Rule::Local { role })
+        }
+        "residency" => {
+            let mut regions = Vec::new();
+            for part in first("list of regions")?.text.split(',') {
+                let part = region(part)?;
+                if regions.contains(&part) {
+                    return Err(format!("region \"{part}\" is named twice"));
+                }
+                regions.push(part);
+            }
+            only(Rule::Residency { regions })
+        }
+        other => Err(format!(
+            "\"{other}\" is no type of rule: use region, node, network, issuer, subject, pooler, local or residency"
+        )),
+    }
+}
+
+/// What may be said only once, and the line that said it first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Unique {
+    Region(String),
+    Node(IpAddr),
+    Network(IpNet),
+    Issuer(String),
+    Subject(String),
+    Pooler(IpNet),
+    Local(Option<String>),
+    Residency,
+}
+
+impl Unique {
+    fn of(rule: &Rule) -> Unique {
+        match rule {
+            Rule::Region { name, .. } => Unique::Region(name.clone()),
+            Rule::Node { address, .. } => Unique::Node(*address),
+            Rule::Network { network, .. } => Unique::Network(*network),
+            Rule::Issuer { name, .. } => Unique::Issuer(name.clone()),
+            Rule::Subject { name, .. } => Unique::Subject(name.clone()),
+            Rule::Pooler { network } => Unique::Pooler(*network),
+            Rule::Local { role } => Unique::Local(role.clone()),
+            Rule::Residency { .. } => Unique::Residency,
+        }
+    }
+}
+
+/// Errors that only the whole file shows: something said twice, or a region that does not exist.
+fn check_whole(lines: &mut [Line]) {
+    let mut seen: BTreeMap<Unique, LineNumber> = BTreeMap::new();
+    let mut parents: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for line in lines.iter_mut() {
+        let Ok(rule) = &line.rule else { continue };
+        if let Some(first) = seen.get(&Unique::of(rule)) {
+            line.rule = Err(format!("this was said in line {first} already"));
+            continue;
+        }
+        seen.insert(Unique::of(rule), line.number);
+        if let Rule::Region { name, parent } = rule {
+            parents.insert(name.clone(), parent.clone());
+        }
+    }
+    for line in lines.iter_mut() {
+        let Ok(rule) = &line.rule else { continue };
+        let named: Vec<&str> = match rule {
+            Rule::Region { parent, .. } => parent.as_deref().into_iter().collect(),
+            Rule::Residency { regions } => regions.iter().map(String::as_str).collect(),
+            other => other
+                .place()
+                .map(|place| place.region.as_str())
+                .into_iter()
+                .collect(),
+        };
+        let error = if let Some(missing) = named.iter().find(|name| !parents.contains_key(**name)) {
+            Some(format!(
+                "there is no region \"{missing}\": add a line \"region {missing}\""
+            ))
+        } else if let Rule::Region { name, .. } = rule {
+            circular(name, &parents).then(|| format!("region \"{name}\" lies in itself"))
+        } else {
+            None
+        };
+        if let Some(error) = error {
+            line.rule = Err(error);
+        }
+    }
+}
+
+fn circular(name: &str, parents: &BTreeMap<String, Option<String>>) -> bool {
+    let mut passed = BTreeSet::new();
+    let mut current = name;
+    while let Some(Some(parent)) = parents.get(current) {
+        if parent == name {
+            return true;
+        }
+        if !passed.insert(parent.as_str()) {
+            return false;
+        }
+        current = parent;
+    }
+    false
+}
+
+/// Reads a rules file. Lines that are empty or only a comment are left out.
+pub fn parse(text: &str) -> File {
+    let mut lines = Vec::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for (number, line) in (1..).zip(text.lines()) {
+        if lines.len() >= MAX_LINES {
+            lines.push(Line {
+                number,
+                kind: String::new(),
+                arguments: Vec::new(),
+                rule: Err(format!("the file has more than {MAX_LINES} rules")),
+            });
+            break;
+        }
+        match tokens(line) {
+            Ok(tokens) => {
+                let Some((kind, arguments)) = tokens.split_first() else {
+                    continue;
+                };
+                lines.push(Line {
+                    number,
+                    kind: kind.text.clone(),
+                    arguments: arguments.iter().map(|token| token.text.clone()).collect(),
+                    rule: rule(kind, arguments),
+                });
+            }
+            Err(error) => lines.push(Line {
+                number,
+                kind: line.split_whitespace().next().unwrap_or("").to_owned(),
+                arguments: Vec::new(),
+                rule: Err(error),
+            }),
+        }
+    }
+    check_whole(&mut lines);
+    File { lines }
+}
