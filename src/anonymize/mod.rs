@@ -1,3 +1,4 @@
 //! How a cell is disposed.
 
 pub mod method;
+pub mod sql;

@@ -5,6 +5,8 @@ use pgrx::spi::{Spi, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum};
 
 use crate::error::{Error, Result};
+use crate::pg::time;
+use crate::policy::render::{Param, Statement};
 
 impl From<pgrx::spi::Error> for Error {
     fn from(error: pgrx::spi::Error) -> Self {
@@ -78,4 +80,43 @@ pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<u64> {
         // SAFETY: SPI_processed is a backend-local counter set by the statement that just ran.
         Ok(unsafe { pgrx::pg_sys::SPI_processed })
     })
+}
+
+/// The parameters of a statement, in the form SPI takes them.
+pub fn bind(params: &[Param]) -> Result<Vec<DatumWithOid<'static>>> {
+    params
+        .iter()
+        .map(|param| {
+            Ok(match param {
+                Param::Text(text) => text.clone().into(),
+                Param::TextArray(texts) => texts.clone().into(),
+                Param::Instant(instant) => time::timestamp(*instant)
+                    .ok_or_else(|| Error::internal("an instant is outside the server's calendar"))?
+                    .into(),
+                Param::Period(period) => {
+                    pgrx::datum::Interval::new(period.months, period.days, period.micros)
+                        .map_err(|_| Error::internal("a period is outside the server's range"))?
+                        .into()
+                }
+                Param::Tid { block, offset } => {
+                    let mut tid = pgrx::pg_sys::ItemPointerData::default();
+                    pgrx::itemptr::item_pointer_set_all(&mut tid, *block, *offset);
+                    tid.into()
+                }
+            })
+        })
+        .collect()
+}
+
+/// The number that a statement such as `SELECT count(*) …` yields.
+pub fn count(statement: &Statement) -> Result<i64> {
+    let params = bind(&statement.params)?;
+    select_one(&statement.sql, &params, |row| row.must::<i64>(1))?
+        .ok_or_else(|| Error::internal("a count yielded no row"))
+}
+
+/// Runs a statement that writes; returns the number of rows it processed.
+pub fn run(statement: &Statement) -> Result<u64> {
+    let params = bind(&statement.params)?;
+    execute(&statement.sql, &params)
 }

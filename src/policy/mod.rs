@@ -3,3 +3,4 @@
 pub mod epoch;
 pub mod model;
 pub mod period;
+pub mod render;

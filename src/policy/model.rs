@@ -54,11 +54,16 @@ pub struct Column {
     pub generated: bool,
     /// GENERATED … AS IDENTITY.
     pub identity: bool,
-    /// Part of a primary key, or of a unique constraint or index.
+    /// Part of a primary key, or of a unique or exclusion constraint or index.
     pub in_unique: bool,
-    /// Referenced by, or part of, a foreign key.
+    /// Part of a unique index that is NULLS NOT DISTINCT.
+    pub unique_nulls_equal: bool,
+    /// Part of a foreign key of the table.
     pub in_foreign_key: bool,
-    /// Mentioned by a CHECK constraint.
+    /// Referenced by a foreign key, or part of one that is MATCH FULL over several columns: no method may
+    /// change it by itself.
+    pub referenced: bool,
+    /// Mentioned by a CHECK constraint, or of a domain that has one.
     pub in_check: bool,
     /// Part of the partition key of the table or of one of its ancestors.
     pub in_partition_key: bool,
@@ -74,15 +79,24 @@ pub enum OnDelete {
     SetDefault,
 }
 
-/// A foreign key: `child.columns` refers to `parent.parent_columns`. For partitioned tables only the key of
-/// the root is listed, not its copies on the leaves.
+/// A foreign key: `child.columns` refers to `parent.parent_columns`. For partitioned tables only the key that
+/// was declared is listed, not its copies on the partitions. `child` and `parent` are the relations it was
+/// declared on, which need not be roots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignKey {
     pub name: String,
     pub child: RelId,
-    pub columns: Vec<String>,
+    pub child_ident: Ident,
+    /// A partitioned child: its rows are in its partitions.
+    pub child_partitioned: bool,
+    pub columns: Vec<Ident>,
     pub parent: RelId,
-    pub parent_columns: Vec<String>,
+    pub parent_ident: Ident,
+    pub parent_partitioned: bool,
+    pub parent_columns: Vec<Ident>,
+    /// For each pair of columns the equality operator of the key, as `OPERATOR(schema.=)`, with the parent's
+    /// column on its left.
+    pub operators: Vec<String>,
     pub on_delete: OnDelete,
 }
 
@@ -93,9 +107,13 @@ pub struct Leaf {
     pub ident: Ident,
     /// OID of the role that owns it: disposal happens with that role's rights.
     pub owner: u32,
+    /// Itself and every relation above it: a hold on any of them lies on its rows.
+    pub within: Vec<RelId>,
 }
 
-/// A table as tags see it: a root with its leaves. A child's own tags were merged into it where they tighten.
+/// A table as tags see it: a relation that carries tags, with the leaves they govern. A leaf is governed by
+/// the nearest tagged relation at or above it, whose tags are the effective ones: its ancestors' merged with
+/// its own. Relations that foreign keys lead to are listed too, without tags and leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub id: RelId,
@@ -106,11 +124,24 @@ pub struct Table {
     pub tag: Option<TableTag>,
     pub column_tags: BTreeMap<String, ColumnTag>,
     pub leaves: Vec<Leaf>,
+    /// Itself, every relation above it and every relation below it.
+    pub family: Vec<RelId>,
+    /// Relations below it carry tags of their own and govern a part of its leaves.
+    pub split: bool,
+    /// Columns whose label cannot be read, with the reason: kept.
+    pub unreadable: BTreeMap<String, String>,
+    /// What was found wrong while the table was read.
+    pub findings: Vec<Finding>,
 }
 
 impl Table {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.ident.name == name)
+    }
+
+    /// Whether any tag, readable or not, asks for decisions about its rows.
+    pub fn is_tagged(&self) -> bool {
+        self.tag.is_some() || !self.column_tags.is_empty() || !self.unreadable.is_empty()
     }
 }
 
@@ -181,7 +212,10 @@ pub struct Hop {
     pub columns: Vec<Ident>,
     pub parent: RelId,
     pub parent_ident: Ident,
+    pub parent_partitioned: bool,
     pub parent_columns: Vec<Ident>,
+    /// As in [`ForeignKey`].
+    pub operators: Vec<String>,
 }
 
 /// Where a period's start is read: a column of the row (`path` empty) or one reached over foreign keys.
@@ -194,13 +228,22 @@ pub struct Clock {
     pub null_means_not_started: bool,
 }
 
+/// A period of a purpose's history and the rows it counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoverPeriod {
+    pub period: Period,
+    /// It counts for rows collected before this moment, when it was replaced, and for rows of which that is
+    /// unknown. `None`: it counts for every row.
+    pub collected_before: Option<Instant>,
+}
+
 /// A purpose's cover of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cover {
     pub purpose: String,
-    /// The period that counts for each row: the shortest in force since the row was collected. With
-    /// `collected` absent this is one entry, the shortest ever.
-    pub periods: Vec<(Instant, Period)>,
+    /// The cover of a row ends with the first of these periods that counts for it. That is the shortest in
+    /// force since the row was collected; with `collected` absent the shortest ever.
+    pub periods: Vec<CoverPeriod>,
     pub clock: Clock,
     pub collected: Option<Clock>,
     pub ended_at: Option<Instant>,
@@ -214,6 +257,8 @@ pub struct Keep {
     pub period: Period,
     pub clock: Clock,
     pub defence: bool,
+    /// A suspended defence does not run: it keeps the cell until it is resumed.
+    pub suspended: bool,
 }
 
 /// What happens to a cell of a resolved tag once it is due.
@@ -243,10 +288,12 @@ pub struct Group {
     pub keeps: Vec<Keep>,
 }
 
-/// How the subject of a row is found: the columns whose values are its key.
+/// How the subject of a row is found: the columns whose values are its key, in the row itself (`path` empty)
+/// or in a row reached over foreign keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectKey {
     pub kind: String,
+    pub path: Vec<Hop>,
     pub columns: Vec<Ident>,
 }
 
@@ -254,9 +301,8 @@ pub struct SubjectKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dependent {
     pub foreign_key: ForeignKey,
-    pub child_ident: Ident,
-    pub columns: Vec<Ident>,
-    pub parent_columns: Vec<Ident>,
+    /// The child is the table itself: a row that refers to itself does not stand in its own way.
+    pub reflexive: bool,
     /// The child's own plan, when its rows are deleted by policy; without it any row of it blocks.
     pub plan: Option<Box<Plan>>,
 }
@@ -267,13 +313,19 @@ pub struct Plan {
     pub table: RelId,
     pub ident: Ident,
     pub leaves: Vec<Leaf>,
+    /// As in [`Table`]: a hold on any of these lies on rows of this plan.
+    pub family: Vec<RelId>,
+    /// Every column of the table, for holds that name some.
+    pub columns: BTreeMap<String, Ident>,
     pub groups: Vec<Group>,
+    /// Tagged columns that are kept because their tag is not resolved, each with the reason.
+    pub unresolved: BTreeMap<String, String>,
     /// Rows are deleted once every tagged cell is past and nothing keeps one of them.
     pub delete_rows: bool,
     pub subject: Option<SubjectKey>,
     pub dependents: Vec<Dependent>,
     pub findings: Vec<Finding>,
-    /// Digest of everything above but the findings and the leaves: a watermark belongs to one of it.
+    /// Digest of everything that decides: a watermark belongs to one of it.
     pub digest: String,
 }
 

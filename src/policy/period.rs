@@ -60,6 +60,17 @@ impl Instant {
         };
         self.plus(back)
     }
+
+    /// A lower bound for the clocks from which `period` has not run out at `self`: every clock `c` with
+    /// `c + period > self` is later than this. It may be up to eight days too early.
+    pub fn earliest_start(self, period: Period) -> Option<Instant> {
+        let back = Period {
+            months: period.months.checked_neg()?,
+            days: period.days.checked_neg()?.checked_sub(4)?,
+            micros: period.micros.checked_neg()?,
+        };
+        self.plus(back)
+    }
 }
 
 impl Period {

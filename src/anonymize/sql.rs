@@ -1,0 +1,122 @@
+//! Methods as SQL expressions over one cell. Pure.
+//!
+//! A cell that is NULL counts as disposed by every method, and each method leaves alone what it left before.
+
+use crate::anonymize::method::{DatePart, Method};
+use crate::policy::model::{Disposal, PlannedColumn, TypeClass};
+use crate::policy::render::statement::{Binder, Param};
+
+impl Method {
+    /// What the method does to a cell, in two words.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Method::SetNull => "set null",
+            Method::Constant(_) => "set constant",
+            Method::Hmac => "pseudonymize",
+            Method::Truncate(_) => "truncate date",
+            Method::Prefix(_) => "keep prefix",
+            Method::Network => "keep network",
+            Method::Generalize(_) => "generalize",
+            Method::Mask(_) => "mask",
+        }
+    }
+}
+
+/// The smallest value of an integer type.
+fn least(type_name: &str) -> i64 {
+    match type_name {
+        "smallint" => i64::from(i16::MIN),
+        "integer" => i64::from(i32::MIN),
+        _ => i64::MIN,
+    }
+}
+
+/// From here on a floating-point type does not hold every multiple exactly, so a number stays as it is.
+fn exact_below(type_name: &str) -> u64 {
+    if type_name == "real" {
+        1 << 24
+    } else {
+        1 << 53
+    }
+}
+
+/// What the method makes of a value that is not NULL, in the column's type.
+fn value(binder: &mut Binder, raw: &str, column: &PlannedColumn, method: &Method) -> String {
+    let target = &column.type_name;
+    match method {
+        Method::SetNull => format!("NULL::{target}"),
+        Method::Constant(text) => {
+            let text = binder.bind(Param::Text(text.clone()));
+            format!("{text}::{target}")
+        }
+        Method::Hmac => format!("custodian.sweep_pseudonym({raw}::text)::{target}"),
+        Method::Truncate(part) => {
+            let part = match part {
+                DatePart::Month => "month",
+                DatePart::Year => "year",
+            };
+            match column.class {
+                TypeClass::TimestampTz => format!(
+                    "(date_trunc('{part}', {raw} AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')::{target}"
+                ),
+                _ => format!("date_trunc('{part}', {raw}::timestamp)::{target}"),
+            }
+        }
+        Method::Prefix(length) => format!("left({raw}::text, {length})::{target}"),
+        Method::Network => format!(
+            "network(set_masklen({raw}::inet, least(masklen({raw}::inet), \
+             CASE family({raw}::inet) WHEN 4 THEN 24 ELSE 48 END)))::inet::{target}"
+        ),
+        Method::Generalize(width) => match column.class {
+            TypeClass::Float => format!(
+                "(CASE WHEN abs({raw}::float8) < {} THEN floor({raw}::float8 / {width}) * {width} ELSE {raw}::float8 END)::{target}",
+                exact_below(target)
+            ),
+            TypeClass::Integer => format!(
+                "greatest(floor({raw}::numeric / {width}) * {width}, {})::{target}",
+                least(target)
+            ),
+            _ => format!("(floor({raw}::numeric / {width}) * {width})::{target}"),
+        },
+        Method::Mask(shown) => format!(
+            "(CASE WHEN char_length({raw}::text) <= {shown} THEN repeat('*', char_length({raw}::text)) \
+             ELSE repeat('*', char_length({raw}::text) - {shown}) || right({raw}::text, {shown}) END)::{target}"
+        ),
+    }
+}
+
+/// Whether the cell is as the method leaves it: never NULL.
+pub fn is_disposed(binder: &mut Binder, row: &str, column: &PlannedColumn) -> String {
+    let raw = format!("{row}.{}", column.ident.quoted);
+    let method = match &column.disposal {
+        Disposal::Anonymize(method) => method,
+        Disposal::WithRow => return "false".to_owned(),
+    };
+    match method {
+        Method::SetNull => format!("{raw} IS NULL"),
+        Method::Hmac => format!(
+            "CASE WHEN {raw} IS NULL THEN true ELSE coalesce(custodian.sweep_is_pseudonym({raw}::text), false) END"
+        ),
+        // Text forms compare alike for every type, also those without an equality of their own.
+        method => {
+            let value = value(binder, &raw, column, method);
+            format!(
+                "CASE WHEN {raw} IS NULL THEN true ELSE ({value})::text IS NOT DISTINCT FROM {raw}::text END"
+            )
+        }
+    }
+}
+
+/// The cell as it must be: unchanged where the method left it before.
+pub fn apply(binder: &mut Binder, row: &str, column: &PlannedColumn) -> String {
+    let raw = format!("{row}.{}", column.ident.quoted);
+    match &column.disposal {
+        Disposal::WithRow => raw,
+        Disposal::Anonymize(Method::SetNull) => format!("NULL::{}", column.type_name),
+        Disposal::Anonymize(method) => {
+            let value = value(binder, &raw, column, method);
+            let disposed = is_disposed(binder, row, column);
+            format!("CASE WHEN {disposed} THEN {raw} ELSE {value} END")
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What is past and nevertheless kept, counted by reason. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::policy::model::{Disposal, Group, Hold, Leaf, Plan, Policy};
+use crate::policy::period::Instant;
+use crate::policy::render::condition::{Scope, all, not};
+use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
+
+/// Cells or rows that no purpose covers any more and that something keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptBack {
+    pub columns: Vec<String>,
+    /// `hold: <matter>`, `minimum: <citation>`, `referenced by <table>`.
+    pub reason: String,
+    /// `SELECT count(*)` of the rows.
+    pub count: Statement,
+}
+
+fn names<'a>(columns: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut names: Vec<String> = columns.map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// The columns of a group that go with their row.
+fn with_row(group: &Group) -> Vec<String> {
+    names(
+        group
+            .columns
+            .iter()
+            .filter(|column| column.disposal == Disposal::WithRow)
+            .map(|column| column.ident.name.as_str()),
+    )
+}
+
+/// The holds that concern a leaf, by matter.
+fn matters<'a>(scope: &Scope<'a>, plan: &Plan, leaf: &Leaf) -> BTreeMap<&'a str, Vec<&'a Hold>> {
+    let mut matters: BTreeMap<&str, Vec<&Hold>> = BTreeMap::new();
+    for hold in scope.holds(plan, Some(leaf)) {
+        matters.entry(&hold.matter).or_default().push(hold);
+    }
+    matters
+}
+
+struct Writer<'a> {
+    plan: &'a Plan,
+    leaf: &'a Leaf,
+    policy: &'a Policy,
+    cutoff: Instant,
+    found: Vec<KeptBack>,
+}
+
+impl<'a> Writer<'a> {
+    fn add(
+        &mut self,
+        columns: Vec<String>,
+        reason: String,
+        condition: impl FnOnce(&mut Scope<'a>) -> Vec<String>,
+    ) {
+        let mut scope = Scope::new(self.policy, self.cutoff);
+        let condition = all(condition(&mut scope));
+        self.found.push(KeptBack {
+            columns,
+            reason,
+            count: scope.binder.finish(format!(
+                "SELECT count(*) FROM ONLY {} AS {ROW} WHERE {condition}",
+                self.leaf.ident.quoted
+            )),
+        });
+    }
+
+    /// Cells that a method would rewrite.
+    fn cells(&mut self, group: &'a Group) {
+        let columns = names(rewritten(group).map(|column| column.ident.name.as_str()));
+        let base = |scope: &mut Scope<'a>| {
+            let mut parts = scope.index_bounds(ROW, &[group], None);
+            parts.push(scope.past(ROW, group));
+            parts.push(any_undisposed(scope, group));
+            parts
+        };
+        for keep in &group.keeps {
+            self.add(
+                columns.clone(),
+                format!("minimum: {}", keep.citation),
+                |scope| {
+                    let mut parts = base(scope);
+                    parts.push(scope.keep_in_force(ROW, keep));
+                    parts
+                },
+            );
+        }
+        let (plan, leaf) = (self.plan, self.leaf);
+        let scope = Scope::new(self.policy, self.cutoff);
+        for (matter, holds) in matters(&scope, plan, leaf) {
+            self.add(columns.clone(), format!("hold: {matter}"), |scope| {
+                let mut parts = base(scope);
+                let kept = scope.kept(ROW, group);
+                parts.push(not(&kept));
+                parts.push(scope.held_by(ROW, plan, &holds));
+                parts
+            });
+        }
+    }
+
+    /// Rows that would be deleted.
+    fn rows(&mut self) {
+        let (plan, leaf) = (self.plan, self.leaf);
+        let base = |scope: &mut Scope<'a>| {
+            let groups: Vec<&Group> = plan.groups.iter().collect();
+            let mut parts = scope.index_bounds(ROW, &groups, None);
+            parts.push(scope.row_past(ROW, plan));
+            parts
+        };
+        for group in &plan.groups {
+            let columns = with_row(group);
+            if columns.is_empty() {
+                continue;
+            }
+            for keep in &group.keeps {
+                self.add(
+                    columns.clone(),
+                    format!("minimum: {}", keep.citation),
+                    |scope| {
+                        let mut parts = base(scope);
+                        parts.push(scope.keep_in_force(ROW, keep));
+                        parts
+                    },
+                );
+            }
+        }
+        let mut columns: Vec<String> = plan.groups.iter().flat_map(with_row).collect();
+        columns.sort();
+        if columns.is_empty() {
+            columns = super::Step::Rows.columns(plan);
+        }
+        let free = |scope: &mut Scope<'a>| {
+            let mut parts = base(scope);
+            let kept = scope.row_kept(ROW, plan);
+            parts.push(not(&kept));
+            parts
+        };
+        let scope = Scope::new(self.policy, self.cutoff);
+        for (matter, holds) in matters(&scope, plan, leaf) {
+            self.add(columns.clone(), format!("hold: {matter}"), |scope| {
+                let mut parts = free(scope);
+                parts.push(scope.held_by(ROW, plan, &holds));
+                parts
+            });
+        }
+        for dependent in &plan.dependents {
+            let reason = format!(
+                "referenced by {} ({})",
+                dependent.foreign_key.child_ident.name, dependent.foreign_key.name
+            );
+            self.add(columns.clone(), reason, |scope| {
+                let mut parts = free(scope);
+                let held = scope.held(ROW, plan, Some(leaf));
+                parts.push(not(&held));
+                parts.push(scope.referenced(ROW, dependent));
+                parts
+            });
+        }
+    }
+}
+
+/// The counts of what is kept back on a leaf. A row may be counted under several reasons.
+pub fn kept(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
+    let mut writer = Writer {
+        plan,
+        leaf,
+        policy,
+        cutoff,
+        found: Vec::new(),
+    };
+    for group in &plan.groups {
+        if rewritten(group).next().is_some() {
+            writer.cells(group);
+        }
+    }
+    if plan.delete_rows && !plan.groups.is_empty() {
+        writer.rows();
+    }
+    writer.found
+}

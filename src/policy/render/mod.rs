@@ -1,0 +1,224 @@
+//! One reading of a plan: set-wise SQL for sweeps and previews. Pure; `policy::evaluate` is the other reading.
+//!
+//! Every statement runs as the owner of the leaf with the settings of `pg::sandbox`: names resolve in
+//! `pg_catalog` alone and the time zone is UTC. Names come quoted by the server, values are parameters.
+
+pub mod condition;
+pub mod facts;
+pub mod kept;
+pub mod statement;
+
+use crate::anonymize::sql;
+use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, PlannedColumn, Policy};
+use crate::policy::period::Instant;
+use condition::{Scope, all, any, not};
+pub use statement::{Param, Statement};
+
+/// The alias of the leaf's row in every statement.
+pub const ROW: &str = "t";
+
+/// One kind of disposal that a plan asks for on each leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The cells of the group with this index are rewritten by their methods.
+    Cells { group: usize },
+    /// Rows are deleted.
+    Rows,
+}
+
+/// The columns of a group that a method rewrites.
+pub fn rewritten(group: &Group) -> impl Iterator<Item = &PlannedColumn> {
+    group
+        .columns
+        .iter()
+        .filter(|column| matches!(column.disposal, Disposal::Anonymize(_)))
+}
+
+impl Step {
+    /// The columns that the step changes; every tagged one for a deletion.
+    pub fn columns(self, plan: &Plan) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Step::Cells { group } => plan
+                .groups
+                .get(group)
+                .map(|group| {
+                    rewritten(group)
+                        .map(|column| column.ident.name.clone())
+                        .collect()
+                })
+                .unwrap_or_default(),
+            Step::Rows => plan
+                .groups
+                .iter()
+                .flat_map(|group| &group.columns)
+                .map(|column| column.ident.name.clone())
+                .collect(),
+        };
+        names.sort();
+        names
+    }
+
+    /// What the step does, in a few words: `delete row`, `set null`, `pseudonymize`, …
+    pub fn action(self, plan: &Plan) -> String {
+        match self {
+            Step::Rows => "delete row".to_owned(),
+            Step::Cells { group } => {
+                let mut actions: Vec<&str> = Vec::new();
+                for column in plan.groups.get(group).into_iter().flat_map(rewritten) {
+                    if let Disposal::Anonymize(method) = &column.disposal {
+                        let action = method.action();
+                        if !actions.contains(&action) {
+                            actions.push(action);
+                        }
+                    }
+                }
+                actions.join(", ")
+            }
+        }
+    }
+
+    /// Why: the purposes that have run out.
+    pub fn reason(self, plan: &Plan) -> String {
+        let groups: Vec<&Group> = match self {
+            Step::Cells { group } => plan.groups.get(group).into_iter().collect(),
+            Step::Rows => plan.groups.iter().collect(),
+        };
+        let mut purposes: Vec<&str> = groups
+            .iter()
+            .flat_map(|group| &group.covers)
+            .map(|cover| cover.purpose.as_str())
+            .collect();
+        purposes.sort_unstable();
+        purposes.dedup();
+        format!("past: {}", purposes.join(", "))
+    }
+}
+
+/// What the plan asks for, in the order in which it is done: cells group by group, then rows.
+pub fn steps(plan: &Plan) -> Vec<Step> {
+    let mut steps: Vec<Step> = plan
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| rewritten(group).next().is_some())
+        .map(|(group, _)| Step::Cells { group })
+        .collect();
+    if plan.delete_rows && !plan.groups.is_empty() {
+        steps.push(Step::Rows);
+    }
+    steps
+}
+
+/// Whether a hold may lie on rows of the plan (of one leaf, where one is given). A hold on a subject concerns
+/// a table that has subjects of its kind.
+pub fn concerns(hold: &Hold, plan: &Plan, leaf: Option<&Leaf>) -> bool {
+    match &hold.scope {
+        HoldScope::Subject { kind, .. } => plan
+            .subject
+            .as_ref()
+            .is_some_and(|subject| subject.kind == *kind),
+        HoldScope::Table { table } | HoldScope::Rows { table, .. } => match leaf {
+            Some(leaf) => leaf.within.contains(table),
+            None => plan.family.contains(table),
+        },
+    }
+}
+
+/// Some cell of the group's rewritten columns is not as its method leaves it.
+fn any_undisposed(scope: &mut Scope, group: &Group) -> String {
+    any(rewritten(group)
+        .map(|column| {
+            not(&format!(
+                "({})",
+                sql::is_disposed(&mut scope.binder, ROW, column)
+            ))
+        })
+        .collect::<Vec<_>>())
+}
+
+/// The rows of the leaf that the step is for.
+fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<Instant>) -> String {
+    match step {
+        Step::Cells { group } => {
+            let Some(group) = plan.groups.get(group) else {
+                return "false".to_owned();
+            };
+            let mut parts = scope.index_bounds(ROW, &[group], after);
+            parts.push(scope.past(ROW, group));
+            let kept = scope.kept(ROW, group);
+            parts.push(not(&kept));
+            parts.push(any_undisposed(scope, group));
+            let held = scope.held(ROW, plan, Some(leaf));
+            parts.push(not(&held));
+            let row = scope.row_due(ROW, plan, Some(leaf));
+            parts.push(not(&row));
+            all(parts)
+        }
+        Step::Rows => {
+            let groups: Vec<&Group> = plan.groups.iter().collect();
+            // A row that its dependents kept is due as soon as they are gone, whatever its clock.
+            let after = after.filter(|_| plan.dependents.is_empty());
+            let mut parts = scope.index_bounds(ROW, &groups, after);
+            parts.push(scope.row_due(ROW, plan, Some(leaf)));
+            all(parts)
+        }
+    }
+}
+
+/// `SELECT count(*)` of the rows of `leaf` that the step is for at `cutoff`. Rows that are due for deletion are
+/// not counted among those whose cells are rewritten. `after` says up to which cutoff the leaf was swept: it
+/// narrows the scan to rows that can have become due since, as far as their clock tells.
+pub fn count(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<Instant>,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, after);
+    scope.binder.finish(format!(
+        "SELECT count(*) FROM ONLY {} AS {ROW} WHERE {condition}",
+        leaf.ident.quoted
+    ))
+}
+
+/// `UPDATE` or `DELETE` of the rows that [`count`] counts, within a range of blocks: its bounds are the last
+/// two parameters, `tid`s left open ([`Statement::with_blocks`] binds them).
+pub fn batch(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<Instant>,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, after);
+    let head = match step {
+        Step::Rows => format!("DELETE FROM ONLY {} AS {ROW}", leaf.ident.quoted),
+        Step::Cells { group } => {
+            let set: Vec<String> = plan
+                .groups
+                .get(*group)
+                .into_iter()
+                .flat_map(rewritten)
+                .map(|column| {
+                    let value = sql::apply(&mut scope.binder, ROW, column);
+                    format!("{} = {value}", column.ident.quoted)
+                })
+                .collect();
+            format!(
+                "UPDATE ONLY {} AS {ROW} SET {}",
+                leaf.ident.quoted,
+                set.join(", ")
+            )
+        }
+    };
+    let first = scope.binder.open(1);
+    let end = scope.binder.open(2);
+    scope.binder.finish(format!(
+        "{head} WHERE {ROW}.ctid >= {first} AND {ROW}.ctid < {end} AND {condition}"
+    ))
+}
