@@ -34,3 +34,20 @@ pub fn epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode as i32) };
     Ok(())
 }
+
+/// Locks a table as SECURITY LABEL does, against other changes of its labels and definition, but not against
+/// reading and writing; waits as long as `lock_timeout` allows. Fails when the table is gone by then.
+pub fn labels(table: pg_sys::Oid) -> Result<()> {
+    // SAFETY: a heavyweight lock that the transaction releases, then a cached catalog lookup.
+    let kind = unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::ShareUpdateExclusiveLock as i32);
+        pg_sys::get_rel_relkind(table)
+    };
+    if kind == 0 {
+        return Err(Error::new(
+            Kind::UndefinedObject,
+            format!("{} was dropped meanwhile", relation::describe(table)),
+        ));
+    }
+    Ok(())
+}

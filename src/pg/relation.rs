@@ -115,6 +115,21 @@ pub fn qualified(relation: pg_sys::Oid) -> Result<Option<Ident>> {
     }
 }
 
+/// The name of a column by its number; `None` when there is no such column.
+pub fn column_name(relation: pg_sys::Oid, attnum: i16) -> Option<String> {
+    // SAFETY: a cached catalog lookup; the result is NULL or a palloc'd string.
+    copy(unsafe { pg_sys::get_attname(relation, attnum, true) })
+}
+
+/// The number of a column by its name as stored, negative for a system column; `None` when there is no such
+/// column, or it was dropped.
+pub fn column_number(relation: pg_sys::Oid, name: &str) -> Option<i16> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a cached catalog lookup with a NUL-terminated name.
+    let attnum = unsafe { pg_sys::get_attnum(relation, name.as_ptr()) };
+    (attnum != 0).then_some(attnum)
+}
+
 /// The qualified name, or the OID in words for a relation that is gone.
 pub fn describe(relation: pg_sys::Oid) -> String {
     match qualified(relation) {

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use crate::error::Result;
 use crate::pg::report;
+use crate::tag::provider;
 
 /// A utility statement about to be executed, or just executed.
 #[derive(Clone, Copy)]
@@ -34,13 +35,13 @@ impl<'a> Utility<'a> {
 }
 
 /// What runs before each utility statement; an error refuses it.
-fn before(_utility: Utility) -> Result<()> {
-    Ok(())
+fn before(utility: Utility) -> Result<()> {
+    provider::before(utility)
 }
 
 /// What runs after a utility statement that succeeded.
-fn after(_utility: Utility) -> Result<()> {
-    Ok(())
+fn after(utility: Utility) -> Result<()> {
+    provider::after(utility)
 }
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::pg::{inherit, label};
+use crate::pg::{inherit, label, relation as names};
 use crate::tag::effective;
 use crate::tag::grammar::{self, ColumnLabel, ColumnTag, TableTag};
 
@@ -44,14 +43,6 @@ impl Labels {
     }
 }
 
-fn column_name(relation: pg_sys::Oid, attnum: i16) -> Option<String> {
-    // SAFETY: a cached catalog lookup; the result is NULL or a palloc'd string, copied at once.
-    unsafe {
-        let name = pg_sys::get_attname(relation, attnum, true);
-        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
-    }
-}
-
 /// The relation's own labels, without its ancestors'.
 pub fn own(relation: pg_sys::Oid) -> Labels {
     let mut labels = Labels::default();
@@ -59,7 +50,7 @@ pub fn own(relation: pg_sys::Oid) -> Labels {
         let column = if attnum == 0 {
             None
         } else {
-            match column_name(relation, attnum) {
+            match names::column_name(relation, attnum) {
                 Some(name) => Some(name),
                 None => continue,
             }

@@ -1,0 +1,113 @@
+//! What every change of a label has in common: who may make it, the epoch it begins, and who must hear of it.
+
+use pgrx::pg_sys;
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::{inherit, label, lock, relation};
+use crate::policy::epoch;
+use crate::tag::rules::{Change, Class};
+use crate::tag::target::{Label, Target};
+use crate::worker;
+
+/// Fails unless the current user may make this change to a label. `owner` says whether the user owns the
+/// table.
+pub fn authorize(target: &Target, change: &Change, owner: bool) -> Result<()> {
+    if relation::is_steward() {
+        return Ok(());
+    }
+    if !owner {
+        return Err(Error::new(
+            Kind::InsufficientPrivilege,
+            format!(
+                "must be owner of the table or a data steward to tag {}",
+                target.describe()
+            ),
+        ));
+    }
+    if change.class < Class::Loosen {
+        return Ok(());
+    }
+    relation::require_steward(&format!("loosen the tag of {}", target.describe())).map_err(
+        |error| {
+            let reasons = change.sentences();
+            if reasons.is_empty() {
+                error.detail("The tag is removed.")
+            } else {
+                error.detail(reasons)
+            }
+        },
+    )
+}
+
+/// Whether this database keeps a policy to which a change of a label belongs.
+fn keeps_policy() -> bool {
+    // SAFETY: both read backend-local state.
+    let recording = unsafe { !pg_sys::IsBinaryUpgrade && !pg_sys::RecoveryInProgress() };
+    recording && relation::extension_oid().is_some() && relation::own_relation(c"epoch").is_some()
+}
+
+/// Begins the epoch of a change, before the label is written: from here on no batch of the worker runs on the
+/// table until the transaction ends. Does nothing in a database without the extension, where labels may be
+/// restored before it.
+pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Result<()> {
+    if !keeps_policy() {
+        return Ok(());
+    }
+    lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
+    let code = match (old, new) {
+        (_, None) => "tag.removed",
+        (None, Some(_)) => "tag.added",
+        (Some(_), Some(_)) => "tag.changed",
+    };
+    let json = |label: Option<&Label>| label.map(Label::json).transpose();
+    epoch::advance(
+        code,
+        &target.name,
+        json!({ "old": json(old)?, "new": json(new)? }),
+    )?;
+    Ok(())
+}
+
+/// Brings everything that follows from labels up to date, after the label was written.
+pub fn finish(relation: pg_sys::Oid) -> Result<()> {
+    if !keeps_policy() {
+        return Ok(());
+    }
+    // SAFETY: reads a backend-local variable that was set when the session connected.
+    worker::wake(Some(unsafe { pg_sys::MyDatabaseId }));
+    let _ = relation;
+    Ok(())
+}
+
+/// Writes a label after checking rights, or removes it; `None` when nothing changes. The caller has checked
+/// what the label means.
+pub fn write(target: &Target, new: Option<&Label>) -> Result<Option<Change>> {
+    // As SECURITY LABEL does: one change of a table's labels at a time.
+    lock::labels(target.relation)?;
+    let owner = relation::is_owner(target.relation);
+    let old = match target.current() {
+        None => None,
+        Some(Ok(old)) => Some(old),
+        Some(Err(_)) => {
+            // Nobody can say what replacing it amounts to.
+            relation::require_steward(&format!(
+                "replace the malformed label of {}",
+                target.describe()
+            ))?;
+            None
+        }
+    };
+    let change = target.classify(old.as_ref(), new);
+    authorize(target, &change, owner)?;
+    let text = new.map(Label::text).transpose()?;
+    if change.class == Class::Same
+        && label::get(target.relation, target.attnum).is_some() == new.is_some()
+    {
+        return Ok(None);
+    }
+    begin(target, old.as_ref(), new)?;
+    label::set(target.relation, target.attnum, text.as_deref())?;
+    finish(target.relation)?;
+    Ok(Some(change))
+}

@@ -1,0 +1,106 @@
+//! The label provider: what SECURITY LABEL FOR custodian meets.
+//!
+//! Labels are restored before configuration, keys and constraints, so only syntax and types are checked here.
+//! What a label means is checked by the functions that write labels, and by the compiler.
+
+use std::ffi::c_char;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::utility::{self, Utility};
+use crate::pg::{label, relation, report};
+use crate::tag::change;
+use crate::tag::rules::Class;
+use crate::tag::target::Target;
+
+/// The relation whose label the current SECURITY LABEL statement changes; 0 when none.
+static RELABELLED: AtomicU32 = AtomicU32::new(0);
+
+/// Called by the server after it checked that the user owns the object, and before it writes the label.
+#[pg_guard]
+extern "C-unwind" fn relabel(object: *const pg_sys::ObjectAddress, label: *const c_char) {
+    // SAFETY: the server passes a valid address that outlives the call.
+    let Some(object) = (unsafe { object.as_ref() }) else {
+        return;
+    };
+    if let Err(error) = check(object, label) {
+        report::raise(error);
+    }
+}
+
+fn check(object: &pg_sys::ObjectAddress, label: *const c_char) -> Result<()> {
+    if object.classId != pg_sys::RelationRelationId {
+        return Err(Error::new(
+            Kind::WrongObjectType,
+            "provider \"custodian\" labels only tables and columns",
+        )
+        .hint("Tag ordinary tables, partitioned tables, foreign tables and their columns."));
+    }
+    let target = Target::attribute(object.objectId, object.objectSubId)?;
+    let new = match utility::text(label) {
+        None => None,
+        Some(text) => {
+            let text = text.to_str().map_err(|_| {
+                Error::new(
+                    Kind::InvalidTag,
+                    format!("invalid tag for {}", target.describe()),
+                )
+                .detail("It is not valid UTF-8.")
+            })?;
+            Some(target.parse(text)?)
+        }
+    };
+    let (old, malformed) = match target.current() {
+        None => (None, false),
+        Some(Ok(old)) => (Some(old), false),
+        Some(Err(_)) => {
+            // Nobody can say what replacing it amounts to.
+            relation::require_steward(&format!(
+                "replace the malformed label of {}",
+                target.describe()
+            ))?;
+            (None, true)
+        }
+    };
+    let change = target.classify(old.as_ref(), new.as_ref());
+    change::authorize(&target, &change, true)?;
+    if malformed || change.class != Class::Same {
+        change::begin(&target, old.as_ref(), new.as_ref())?;
+    }
+    label::invalidate(object.objectId);
+    RELABELLED.store(object.objectId.to_u32(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Before a utility statement: forgets what a SECURITY LABEL that failed left behind.
+pub fn before(utility: Utility) -> Result<()> {
+    if utility.node.type_ == pg_sys::NodeTag::T_SecLabelStmt {
+        RELABELLED.store(0, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// After a utility statement: once a SECURITY LABEL of ours has written its label, what follows from it is
+/// brought up to date.
+pub fn after(utility: Utility) -> Result<()> {
+    if utility.node.type_ != pg_sys::NodeTag::T_SecLabelStmt {
+        return Ok(());
+    }
+    match RELABELLED.swap(0, Ordering::Relaxed) {
+        0 => Ok(()),
+        relation => {
+            // SAFETY: makes the label that the statement wrote visible to what comes next.
+            unsafe { pg_sys::CommandCounterIncrement() };
+            change::finish(pg_sys::Oid::from(relation))
+        }
+    }
+}
+
+/// Registers the provider.
+pub fn init() {
+    // SAFETY: called once from _PG_init; the server copies the name.
+    unsafe { pg_sys::register_label_provider(label::PROVIDER.as_ptr(), Some(relabel)) };
+}
