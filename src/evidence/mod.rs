@@ -3,11 +3,21 @@
 //! Entries are appended unsealed and without a common lock ([`ledger`]); refusals of transactions that abort
 //! reach it through shared memory ([`events`]).
 
+mod block;
 pub mod events;
+mod keyfile;
+pub mod keys;
 pub mod ledger;
 mod ring;
+mod verify;
 
 /// Asks for the shared memory of the events. Called by `_PG_init` of a preloaded library.
 pub fn init() {
     events::init();
 }
+
+pgrx::extension_sql_file!(
+    "../../sql/evidence.sql",
+    name = "evidence",
+    requires = ["bootstrap", keys::create_missing_keys]
+);
