@@ -85,7 +85,7 @@ pub fn write(keys: &[Exported]) -> Zeroizing<String> {
     ))
 }
 
-/// Reads the text. Spaces around lines, and lines before and after the markers, do no harm.
+/// Reads the text. Spaces around lines, psql's continuation marks, and lines around the markers do no harm.
 pub fn read(text: &str) -> Result<Vec<Exported>> {
     let wrong = |what: String| {
         Error::new(Kind::InvalidParameter, "not an export of keys")
@@ -94,7 +94,8 @@ pub fn read(text: &str) -> Result<Vec<Exported>> {
     };
     let mut lines = text
         .lines()
-        .map(str::trim)
+        // psql ends each line but the last of a wide value with a plus.
+        .map(|line| line.trim().trim_end_matches('+').trim_end())
         .skip_while(|line| *line != BEGIN)
         .skip(1)
         .filter(|line| !line.is_empty());
@@ -171,7 +172,7 @@ mod tests {
         let text = write(&[key(1), key(2)]);
         for text in [
             text.to_string(),
-            format!("  note\n\n{}", text.replace('\n', "  \r\n\n")),
+            format!("  note\n\n{}", text.replace('\n', "   +\r\n\n")),
         ] {
             let keys = read(&text).expect("readable");
             assert_eq!(keys.len(), 2);
