@@ -30,6 +30,7 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 pub extern "C-unwind" fn _PG_init() {
     guc::init();
     pg::utility::init();
+    pg::object_access::init();
     tag::init();
     evidence::init();
     worker::init();

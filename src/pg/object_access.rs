@@ -1,0 +1,78 @@
+//! The object-access hook: one for the whole extension, which asks the modules that care before an object
+//! is dropped or a function is called.
+
+use std::ffi::{c_int, c_void};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::Result;
+use crate::pg::report;
+
+/// An object about to be dropped, directly or because something it depends on is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drop {
+    /// The catalog the object is in, such as `pg_class`.
+    pub class: pg_sys::Oid,
+    pub object: pg_sys::Oid,
+    /// The attribute number of a column, 0 for the object itself.
+    pub sub: i32,
+}
+
+/// What runs before an object goes; an error refuses it.
+fn before_drop(_drop: Drop) -> Result<()> {
+    Ok(())
+}
+
+/// What runs before a function is called for the first time in a statement; an error refuses it.
+fn before_execute(_function: pg_sys::Oid) -> Result<()> {
+    Ok(())
+}
+
+static mut PREVIOUS: pg_sys::object_access_hook_type = None;
+
+#[pg_guard]
+extern "C-unwind" fn run(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+) {
+    let verdict = match access {
+        pg_sys::ObjectAccessType::OAT_DROP => before_drop(Drop { class, object, sub }),
+        pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => before_execute(object),
+        _ => Ok(()),
+    };
+    if let Err(error) = verdict {
+        report::raise(error);
+    }
+}
+
+/// Unguarded on purpose, and without a local that needs dropping: errors of other hooks pass unchanged.
+unsafe extern "C-unwind" fn hook(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub: c_int,
+    arg: *mut c_void,
+) {
+    // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs.
+    unsafe {
+        if let Some(previous) = PREVIOUS {
+            previous(access, class, object, sub, arg);
+        }
+        // Without a transaction no catalog can be read.
+        if pg_sys::IsTransactionState() {
+            run(access, class, object, sub);
+        }
+    }
+}
+
+/// Installs the hook behind whatever is there.
+pub fn init() {
+    // SAFETY: called once from _PG_init, before any statement runs in this process.
+    unsafe {
+        PREVIOUS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(hook);
+    }
+}
