@@ -24,6 +24,24 @@ pub fn wait(timeout: Duration) -> bool {
     fired & (pg_sys::WL_LATCH_SET as i32) != 0
 }
 
+/// Sleeps for `duration`, serving a request to end or cancel, whatever wakes the process meanwhile; that it
+/// was woken is not forgotten.
+pub fn sleep(duration: Duration) {
+    let start = std::time::Instant::now();
+    let mut woken = false;
+    loop {
+        let left = duration.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        woken |= wait(left);
+    }
+    if woken {
+        // SAFETY: this process' own latch.
+        unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
+    }
+}
+
 /// Wakes the process `pid`, if it is connected to this cluster.
 pub fn wake(pid: i32) {
     if pid == 0 {

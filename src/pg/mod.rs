@@ -3,6 +3,7 @@
 pub mod bgworker;
 pub mod catalog;
 pub mod clock;
+pub mod database;
 pub mod fresh;
 pub mod inherit;
 pub mod label;

@@ -19,6 +19,15 @@ pub fn extension_oid() -> Option<pg_sys::Oid> {
     (oid != pg_sys::Oid::INVALID).then_some(oid)
 }
 
+/// Version in which the extension is installed in this database; `None` when it is not.
+pub fn extension_version() -> Result<Option<String>> {
+    crate::pg::spi::select_one(
+        "SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'pg_custodian'",
+        &[],
+        |row| row.must::<String>(1),
+    )
+}
+
 /// OID of the extension's schema, from the catalog cache.
 pub fn schema_oid() -> Option<pg_sys::Oid> {
     // SAFETY: a cached catalog lookup inside a transaction with a NUL-terminated constant.

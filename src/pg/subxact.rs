@@ -6,7 +6,7 @@ use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// What is kept of an error that was caught: never its detail, which may carry values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,19 @@ fn sqlstate(code: pgrx::PgSqlErrorCode) -> String {
         packed >>= 6;
     }
     text
+}
+
+impl Caught {
+    /// An error to report: what failed, with the error's own text where that is ours, else its SQLSTATE.
+    pub fn describe(&self, what: &str) -> Error {
+        match &self.own {
+            Some(own) => own.clone().detail(match &own.detail {
+                Some(detail) => format!("{what}: {detail}"),
+                None => what.to_owned(),
+            }),
+            None => Error::new(Kind::Internal, what).detail(format!("SQLSTATE {}.", self.sqlstate)),
+        }
+    }
 }
 
 /// What may be kept of an error that was raised.

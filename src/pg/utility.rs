@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use crate::error::Result;
 use crate::pg::report;
 use crate::tag::provider;
+use crate::worker;
 
 /// A utility statement about to be executed, or just executed.
 #[derive(Clone, Copy)]
@@ -36,12 +37,14 @@ impl<'a> Utility<'a> {
 
 /// What runs before each utility statement; an error refuses it.
 fn before(utility: Utility) -> Result<()> {
-    provider::before(utility)
+    provider::before(utility)?;
+    worker::database::before(&utility)
 }
 
 /// What runs after a utility statement that succeeded.
 fn after(utility: Utility) -> Result<()> {
-    provider::after(utility)
+    provider::after(utility)?;
+    worker::database::after(&utility)
 }
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;

@@ -1,11 +1,21 @@
-//! The launcher: one per cluster. It finds the databases, and starts a scheduler in each.
+//! The launcher: one per cluster. It finds the databases, has a short-lived scheduler look whether the
+//! extension is there, and keeps one running where it is.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::pg::{bgworker, latch};
-use crate::worker::shmem;
+use crate::pg::{bgworker, database, latch, report, xact};
+use crate::worker::shmem::{self, Wish};
+use crate::worker::{pacing, scheduler};
+
+/// How often all databases are gone through when nothing asks for it.
+const ROUND: Duration = Duration::from_secs(60);
+
+/// How many databases are looked into at the same time, so that a cluster of many databases does not take
+/// every slot of max_worker_processes.
+const LOOKERS: usize = 2;
 
 /// Registers the launcher. Only while preloading.
 pub fn init() {
@@ -25,7 +35,8 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
 }
 
 /// The launcher's main function. It ends only on SIGTERM, and then with exit code 1, so that the postmaster
-/// restarts it unless the server shuts down.
+/// restarts it unless the server shuts down. On a standby it does not run: the postmaster starts it with the
+/// promotion.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
@@ -35,8 +46,117 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
         bgworker::exit_for_restart();
     }
     bgworker::connect(None);
+    let mut launcher = Launcher::default();
     loop {
         bgworker::reload_settings();
-        latch::wait(Duration::from_secs(60));
+        let pause = launcher.round();
+        bgworker::report_idle();
+        latch::wait(pause);
+    }
+}
+
+/// What the launcher knows about databases; rebuilt by looking when it is restarted.
+#[derive(Default)]
+struct Launcher {
+    /// Databases in which a scheduler found no extension.
+    absent: HashSet<u32>,
+    /// When schedulers were started, to slow down where they end at once.
+    starts: HashMap<u32, Start>,
+}
+
+#[derive(Clone, Copy)]
+struct Start {
+    at: i64,
+    quick: u32,
+}
+
+impl Launcher {
+    /// Goes through all databases once; says how long nothing is to be done.
+    fn round(&mut self) -> Duration {
+        let databases =
+            match xact::transaction(|| xact::with_snapshot(|| Ok(database::connectable()))) {
+                Ok(databases) => databases,
+                Err(caught) => {
+                    report::log(
+                        PgLogLevel::LOG,
+                        caught.describe("could not list the databases"),
+                    );
+                    return ROUND;
+                }
+            };
+        let alive: HashSet<u32> = databases.iter().map(|oid| oid.to_u32()).collect();
+        self.absent.retain(|oid| alive.contains(oid));
+        self.starts.retain(|oid, _| alive.contains(oid));
+
+        let now = xact::server_now();
+        let mut pause = ROUND;
+        let mut starved = false;
+        for database in databases {
+            let oid = database.to_u32();
+            match shmem::wish(database) {
+                Wish::Taken => {}
+                Wish::Barred(until) => pause = pause.min(pacing::until(now, until)),
+                Wish::Absent => {
+                    self.absent.insert(oid);
+                    self.starts.remove(&oid);
+                }
+                Wish::Free { woken: false } if self.absent.contains(&oid) => {}
+                Wish::Free { woken } => {
+                    self.absent.remove(&oid);
+                    let wait = self.delay(oid, now, woken);
+                    if wait > Duration::ZERO {
+                        pause = pause.min(wait);
+                    } else if starved || shmem::looking() >= LOOKERS {
+                        // The end of a looking scheduler wakes the launcher; the pause is for one that
+                        // never came up.
+                        pause = pause.min(Duration::from_secs(1));
+                    } else if self.start(database, now) {
+                        pause = pause.min(Duration::from_secs(5));
+                    } else {
+                        starved = true;
+                        pause = pause.min(Duration::from_secs(5));
+                    }
+                }
+            }
+        }
+        if !starved {
+            shmem::clear_starved();
+        }
+        shmem::forget(|database| {
+            alive.contains(&database.to_u32()) && !self.absent.contains(&database.to_u32())
+        });
+        pause.max(Duration::from_millis(20))
+    }
+
+    /// How long to wait before a scheduler is started again where the last one ended soon.
+    fn delay(&mut self, oid: u32, now: i64, woken: bool) -> Duration {
+        match self.starts.get(&oid) {
+            Some(start) if !woken => {
+                pacing::until(now, start.at + pacing::restart_pause(start.quick))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn start(&mut self, database: pg_sys::Oid, now: i64) -> bool {
+        if !shmem::mark_starting(database) {
+            return false;
+        }
+        if !scheduler::start(database) {
+            shmem::mark_starved(Some(database));
+            return false;
+        }
+        let start = self
+            .starts
+            .entry(database.to_u32())
+            .or_insert(Start { at: now, quick: 0 });
+        let lived = now - start.at;
+        start.quick = if lived < pacing::LONG_LIFE {
+            start.quick + 1
+        } else {
+            0
+        };
+        start.at = now;
+        true
     }
 }

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::guc;
 use crate::pg::xact;
 
+pub mod database;
 mod launcher;
+mod pacing;
+mod scheduler;
 mod shmem;
 
 /// Installs shared memory, the launcher and the callback, if the library is being preloaded.

@@ -277,8 +277,9 @@ pub fn set_success(database: pg_sys::Oid) {
     });
 }
 
-/// The scheduler `pid` ends. What it found out about the extension stays.
-pub fn release_scheduler(pid: i32) {
+/// The scheduler `pid` ends; gives the launcher, which must know. What the scheduler found out about the
+/// extension stays.
+pub fn release_scheduler(pid: i32) -> i32 {
     write(|directory| {
         for slot in &mut directory.slots {
             if slot.scheduler == pid {
@@ -288,7 +289,9 @@ pub fn release_scheduler(pid: i32) {
                 }
             }
         }
-    });
+        directory.launcher
+    })
+    .unwrap_or(0)
 }
 
 /// A sweep worker claims its place in the database; `false` when another one is there or the database is

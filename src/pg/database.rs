@@ -1,0 +1,93 @@
+//! Databases of the cluster, read without a connection to any of them.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+
+/// The databases that accept connections. Reads pg_database through the table interface, since without a
+/// database there is no SPI. Inside a transaction.
+pub fn connectable() -> Vec<pg_sys::Oid> {
+    let mut databases = Vec::new();
+    // SAFETY: the catalog is open and locked while it is scanned, and closed afterwards; every tuple of it
+    // begins with the fixed part of the row.
+    unsafe {
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let form = pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_database>(tuple);
+            // A negative limit other than -1 marks a database whose DROP was interrupted.
+            if (*form).datallowconn && (*form).datconnlimit >= -1 {
+                databases.push((*form).oid);
+            }
+        }
+        if let Some(end) = (*(*scan).rs_rd)
+            .rd_tableam
+            .as_ref()
+            .and_then(|access| access.scan_end)
+        {
+            end(scan);
+        }
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+    }
+    databases
+}
+
+/// OID of a database by name.
+pub fn by_name(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a cached catalog lookup inside a transaction with a NUL-terminated name.
+    let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+    (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
+/// The name of a database.
+pub fn name(database: pg_sys::Oid) -> Result<String> {
+    // SAFETY: a catalog lookup inside a transaction; the result is NULL or a palloc'd string.
+    unsafe {
+        let name = pg_sys::get_database_name(database);
+        if name.is_null() {
+            return Err(Error::internal("the database is gone"));
+        }
+        Ok(CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+/// Whether the current user owns the database (membership counts, superusers always).
+pub fn is_owner(database: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup inside a transaction.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_database_ownercheck(database, user);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, user);
+    }
+}
+
+/// Whether the current user may create databases.
+pub fn may_create() -> bool {
+    // SAFETY: cached catalog lookups inside a transaction; the tuple is released after its field was read.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        if pg_sys::superuser_arg(user) {
+            return true;
+        }
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::AUTHOID as i32,
+            pg_sys::Datum::from(user),
+        );
+        if tuple.is_null() {
+            return false;
+        }
+        let form = pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_authid>(tuple);
+        let may = (*form).rolcreatedb;
+        pg_sys::ReleaseSysCache(tuple);
+        may
+    }
+}

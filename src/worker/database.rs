@@ -1,0 +1,144 @@
+//! Commands on whole databases and on the extension itself: the workers in that database leave first, since
+//! a connected worker would make the command fail or wait.
+
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::NodeTag;
+
+use crate::error::Result;
+use crate::guc;
+use crate::pg::utility::{Utility, text};
+use crate::pg::{database, latch, xact};
+use crate::worker::{shmem, wake};
+
+/// How long a command waits for the workers to leave.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the launcher keeps away: the server's own commands wait up to five seconds for a database to
+/// become free.
+const BAR: i64 = 8_000_000;
+
+const EXTENSION: &CStr = c"pg_custodian";
+
+/// Asks the workers of a database to leave and waits until they have, for at most two seconds.
+pub fn evict(database: pg_sys::Oid) {
+    if !guc::preloaded() {
+        return;
+    }
+    shmem::bar(database, xact::server_now() + BAR);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE
+        && shmem::slot(database).is_some_and(|slot| slot.scheduler != 0 || slot.sweep != 0)
+    {
+        latch::sleep(Duration::from_millis(10));
+    }
+}
+
+fn names_extension(name: *const std::ffi::c_char) -> bool {
+    text(name) == Some(EXTENSION)
+}
+
+/// The option `name` of a list of options, when it is a string.
+fn option<'a>(options: *mut pg_sys::List, name: &CStr) -> Option<&'a CStr> {
+    list(options).find_map(|cell| {
+        // SAFETY: the lists handed over here hold DefElem nodes.
+        let element = unsafe { cell.cast::<pg_sys::DefElem>().as_ref()? };
+        if text(element.defname) != Some(name) || element.arg.is_null() {
+            return None;
+        }
+        // SAFETY: defGetString accepts every kind of node an option can have, and returns a C string.
+        text(unsafe { pg_sys::defGetString(std::ptr::from_ref(element).cast_mut()) })
+    })
+}
+
+fn list(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
+    // SAFETY: NULL, or a valid list of a parse tree, which lives as long as the statement.
+    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
+    (0..length).filter_map(move |index| {
+        // SAFETY: the index is below the list's length.
+        unsafe { list.as_ref()?.elements.add(index as usize).as_ref() }.map(|cell| {
+            // SAFETY: a list of nodes or of pointers.
+            unsafe { cell.ptr_value }
+        })
+    })
+}
+
+/// The database that a command needs for itself, if the current user may run it.
+fn wanted(utility: &Utility) -> Option<pg_sys::Oid> {
+    // SAFETY: each tag is that of the struct it is cast to.
+    unsafe {
+        if let Some(drop) = utility.cast::<pg_sys::DropdbStmt>(NodeTag::T_DropdbStmt) {
+            owned(text(drop.dbname)?)
+        } else if let Some(rename) = utility.cast::<pg_sys::RenameStmt>(NodeTag::T_RenameStmt) {
+            if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+                return None;
+            }
+            owned(text(rename.subname)?)
+        } else if let Some(alter) =
+            utility.cast::<pg_sys::AlterDatabaseStmt>(NodeTag::T_AlterDatabaseStmt)
+        {
+            option(alter.options, c"tablespace")?;
+            owned(text(alter.dbname)?)
+        } else if let Some(create) = utility.cast::<pg_sys::CreatedbStmt>(NodeTag::T_CreatedbStmt) {
+            let template = option(create.options, c"template").unwrap_or(c"template1");
+            database::by_name(template).filter(|_| database::may_create())
+        } else {
+            None
+        }
+    }
+}
+
+fn owned(name: &CStr) -> Option<pg_sys::Oid> {
+    database::by_name(name).filter(|database| database::is_owner(*database))
+}
+
+/// Whether the command removes or updates the extension in this database.
+fn changes_extension(utility: &Utility) -> bool {
+    // SAFETY: each tag is that of the struct it is cast to; objects of DROP EXTENSION are String nodes.
+    unsafe {
+        if let Some(drop) = utility.cast::<pg_sys::DropStmt>(NodeTag::T_DropStmt) {
+            drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION
+                && list(drop.objects).any(|object| {
+                    let node = object.cast::<pg_sys::Node>();
+                    !node.is_null()
+                        && (*node).type_ == NodeTag::T_String
+                        && names_extension((*object.cast::<pg_sys::String>()).sval)
+                })
+        } else if let Some(alter) =
+            utility.cast::<pg_sys::AlterExtensionStmt>(NodeTag::T_AlterExtensionStmt)
+        {
+            names_extension(alter.extname)
+        } else {
+            false
+        }
+    }
+}
+
+fn creates_extension(utility: &Utility) -> bool {
+    // SAFETY: the tag is that of the struct.
+    unsafe { utility.cast::<pg_sys::CreateExtensionStmt>(NodeTag::T_CreateExtensionStmt) }
+        .is_some_and(|create| names_extension(create.extname))
+}
+
+/// Runs before each utility statement.
+pub fn before(utility: &Utility) -> Result<()> {
+    if !guc::preloaded() {
+        return Ok(());
+    }
+    if let Some(database) = wanted(utility) {
+        evict(database);
+    } else if changes_extension(utility) && database::is_owner(xact::database()) {
+        evict(xact::database());
+    }
+    Ok(())
+}
+
+/// Runs after each utility statement that succeeded.
+pub fn after(utility: &Utility) -> Result<()> {
+    if creates_extension(utility) || changes_extension(utility) {
+        wake(Some(xact::database()));
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The scheduler: one per database with the extension. Each round it plans every tagged table, and starts a
+//! sweep where something is due.
+
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use crate::guc;
+use crate::pg::{bgworker, latch, relation, report, xact};
+use crate::worker::shmem::{self, State};
+
+/// The shortest time between the beginnings of two rounds, however often the scheduler is woken.
+const SHORTEST: Duration = Duration::from_millis(250);
+
+/// Starts a scheduler for a database; `false` when no worker can be had.
+pub fn start(database: pg_sys::Oid) -> bool {
+    bgworker::start(&bgworker::Worker {
+        name: "pg_custodian scheduler",
+        function: c"custodian_scheduler_main",
+        argument: u64::from(database.to_u32()),
+        extra: &[],
+        restart: None,
+        notify: latch::my_pid(),
+    })
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+    latch::wake(shmem::release_scheduler(latch::my_pid()));
+}
+
+/// What a round found about the extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Installed {
+    No,
+    /// Installed in another version than the library's.
+    Other,
+    Yes,
+}
+
+fn installed() -> Result<Installed, crate::pg::subxact::Caught> {
+    xact::transaction(|| {
+        xact::with_snapshot(|| {
+            Ok(match relation::extension_version()? {
+                None => Installed::No,
+                Some(version) if version == env!("CARGO_PKG_VERSION") => Installed::Yes,
+                Some(_) => Installed::Other,
+            })
+        })
+    })
+}
+
+/// The scheduler's main function. It leaves when the extension is not there; the launcher restarts it when
+/// it ended for any other reason.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(arg.value() as u32);
+    bgworker::accept_signals();
+    if !shmem::claim_scheduler(database, latch::my_pid()) {
+        return;
+    }
+    bgworker::before_exit(on_exit);
+    bgworker::connect(Some(database));
+    loop {
+        bgworker::reload_settings();
+        shmem::take_wake(database);
+        match installed() {
+            Ok(Installed::No) => {
+                shmem::set_state(database, State::Absent);
+                return;
+            }
+            Ok(Installed::Other) => shmem::set_state(database, State::Mismatch),
+            Ok(Installed::Yes) => {
+                shmem::set_state(database, State::Active);
+                shmem::set_success(database);
+            }
+            Err(caught) => report::log(
+                PgLogLevel::LOG,
+                caught.describe("could not look for extension pg_custodian"),
+            ),
+        }
+        bgworker::report_idle();
+        pause(database);
+    }
+}
+
+/// Waits for the next round: the nap time, or until woken or told to reread the settings.
+fn pause(database: pg_sys::Oid) {
+    latch::sleep(SHORTEST);
+    let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
+    let start = std::time::Instant::now();
+    while !shmem::slot(database).is_some_and(|slot| slot.wake) {
+        if bgworker::reload_settings() {
+            return;
+        }
+        let left = nap.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return;
+        }
+        latch::wait(left);
+    }
+}
