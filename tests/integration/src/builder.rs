@@ -19,6 +19,7 @@ fsync = off
 wal_level = logical
 max_wal_senders = 10
 max_replication_slots = 10
+wal_keep_size = 128MB
 max_worker_processes = 16
 shared_buffers = 32MB
 timezone = 'UTC'

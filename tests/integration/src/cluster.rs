@@ -454,7 +454,9 @@ impl Cluster {
     /// # Errors
     /// If it does not within `seconds`; the text shows the end of the standby's log.
     pub fn wait_for_catchup(&self, standby: &Self, seconds: u64) -> Result<()> {
-        let end = self.text("SELECT pg_current_wal_insert_lsn()")?;
+        // The standby stops at the last record, which may be before the insert position; so there is one more record.
+        self.text("SELECT pg_logical_emit_message(true, 'wait_for_catchup', '')")?;
+        let end = self.text("SELECT pg_current_wal_flush_lsn()")?;
         let question = format!("SELECT pg_last_wal_replay_lsn() >= {}", quote_literal(&end));
         poll(seconds, || {
             (standby.text(&question).ok()? == "t").then_some(())
