@@ -1,4 +1,6 @@
 //! How a cell is disposed.
 
+pub mod fits;
 pub mod method;
+pub mod pseudonym;
 pub mod sql;

@@ -13,7 +13,7 @@ use crate::tag::grammar::{ColumnTag, TableTag};
 pub type RelId = u32;
 
 /// A name as it is, and as the server quotes it in SQL. For relations both are schema-qualified.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ident {
     pub name: String,
     pub quoted: String,
@@ -124,6 +124,8 @@ pub struct Table {
     pub tag: Option<TableTag>,
     pub column_tags: BTreeMap<String, ColumnTag>,
     pub leaves: Vec<Leaf>,
+    /// Every relation above it.
+    pub above: Vec<RelId>,
     /// Itself, every relation above it and every relation below it.
     pub family: Vec<RelId>,
     /// Relations below it carry tags of their own and govern a part of its leaves.
@@ -308,7 +310,7 @@ pub struct Dependent {
 }
 
 /// The compiled disposal of one tagged table, for all its leaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub table: RelId,
     pub ident: Ident,

@@ -1,0 +1,283 @@
+//! Resolves the tag of one column: its purposes, clock, minimums and method. Pure.
+
+use crate::anonymize::fits::fits;
+use crate::anonymize::method::Method;
+use crate::policy::compile::{Compiler, Context, deletes, path, period};
+use crate::policy::model::{Clock, Column, Cover, Disposal, Keep, PlannedColumn, Severity, Table};
+use crate::tag::grammar::{ColumnTag, NullClock};
+
+/// A resolved cell: its group's decision and its own column.
+pub(super) struct Cell {
+    pub covers: Vec<Cover>,
+    pub keeps: Vec<Keep>,
+    pub column: PlannedColumn,
+}
+
+/// Why a tag is not resolved, and what to do.
+pub(super) struct Unresolved {
+    pub problem: String,
+    pub remedy: String,
+}
+
+pub(super) fn unresolved(problem: impl Into<String>, remedy: &str) -> Unresolved {
+    Unresolved {
+        problem: problem.into(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+impl Compiler<'_> {
+    pub(super) fn cell(
+        &self,
+        context: &mut Context,
+        name: &str,
+        tag: &ColumnTag,
+    ) -> Result<Cell, Unresolved> {
+        let table = context.table;
+        let column = table
+            .column(name)
+            .ok_or_else(|| unresolved("the column does not exist", "Clear the label."))?;
+        let clock = self.clock_of(table, tag)?;
+        let covers = self.covers(context, name, tag, &clock)?;
+        let keeps = self.keeps(table, tag, &clock)?;
+        let disposal = match &tag.on_expiry {
+            Some(method) => {
+                self.check_method(context, column, method)?;
+                Disposal::Anonymize(method.clone())
+            }
+            None if deletes(table) => Disposal::WithRow,
+            None => {
+                return Err(unresolved(
+                    "it goes with its row, and the table's tag keeps rows",
+                    "Give the column on_expiry, or the table on_expiry => 'delete'.",
+                ));
+            }
+        };
+        Ok(Cell {
+            covers,
+            keeps,
+            column: PlannedColumn {
+                ident: column.ident.clone(),
+                type_name: column.type_name.clone(),
+                class: column.class,
+                not_null: column.not_null,
+                disposal,
+            },
+        })
+    }
+
+    fn null_means_not_started(table: &Table) -> bool {
+        table.tag.as_ref().and_then(|tag| tag.null_clock) == Some(NullClock::NotStarted)
+    }
+
+    fn resolve_clock(&self, table: &Table, text: &str) -> Result<Clock, Unresolved> {
+        path::clock(
+            self.schema,
+            table,
+            text,
+            Self::null_means_not_started(table),
+        )
+        .map_err(|why| {
+            unresolved(
+                why,
+                "Name a date or timestamp column, or fk_name.column for one of a referenced row.",
+            )
+        })
+    }
+
+    fn clock_of(&self, table: &Table, tag: &ColumnTag) -> Result<Clock, Unresolved> {
+        let text = tag
+            .clock
+            .as_ref()
+            .or_else(|| table.tag.as_ref().and_then(|tag| tag.clock.as_ref()))
+            .ok_or_else(|| {
+                unresolved(
+                    "neither the column nor its table names a clock",
+                    "Name the clock with custodian.tag_table(…, clock => …).",
+                )
+            })?;
+        self.resolve_clock(table, text)
+    }
+
+    fn covers(
+        &self,
+        context: &mut Context,
+        name: &str,
+        tag: &ColumnTag,
+        clock: &Clock,
+    ) -> Result<Vec<Cover>, Unresolved> {
+        let table = context.table;
+        let collected = match table.tag.as_ref().and_then(|tag| tag.collected.as_ref()) {
+            Some(text) => Some(self.resolve_clock(table, text)?),
+            None => None,
+        };
+        let mut names: Vec<&String> = tag.purposes.iter().collect();
+        names.sort();
+        names.dedup();
+        let mut covers = Vec::new();
+        let mut unknown = Vec::new();
+        for purpose in names {
+            let Some(known) = self
+                .policy
+                .purposes
+                .get(purpose)
+                .filter(|known| !known.periods.is_empty())
+            else {
+                unknown.push(purpose.as_str());
+                continue;
+            };
+            let (periods, lengthened) = period::counting(&known.periods, collected.is_some());
+            if lengthened && collected.is_none() {
+                context.find(
+                    Severity::Warning,
+                    "period-lengthened",
+                    Some(name),
+                    format!(
+                        "the period of purpose \"{purpose}\" was lengthened, and the table does not say when a row was collected: the shortest period ever applies"
+                    ),
+                    "Name the column with custodian.tag_table(…, collected => …).",
+                );
+            }
+            let bounded = periods.iter().any(|entry| entry.collected_before.is_some());
+            covers.push(Cover {
+                purpose: purpose.clone(),
+                periods,
+                clock: clock.clone(),
+                collected: if bounded { collected.clone() } else { None },
+                ended_at: known.ended_at,
+            });
+        }
+        if covers.is_empty() {
+            return Err(unresolved(
+                if unknown.is_empty() {
+                    "it names no purpose".to_owned()
+                } else {
+                    format!("none of its purposes is defined: {}", unknown.join(", "))
+                },
+                "Define the purpose with custodian.define_purpose(), or tag the column again.",
+            ));
+        }
+        if !unknown.is_empty() {
+            context.find(
+                Severity::Warning,
+                "purpose-unknown",
+                Some(name),
+                format!("its tag names purposes that are not defined: {}", unknown.join(", ")),
+                "Define them with custodian.define_purpose(), or tag the column again: only the defined ones cover it.",
+            );
+        }
+        Ok(covers)
+    }
+
+    fn keeps(
+        &self,
+        table: &Table,
+        tag: &ColumnTag,
+        clock: &Clock,
+    ) -> Result<Vec<Keep>, Unresolved> {
+        let mut keeps = Vec::new();
+        for reference in &tag.minimums {
+            let minimum = self.policy.minimums.get(&reference.name).ok_or_else(|| {
+                unresolved(
+                    format!("minimum \"{}\" is not defined", reference.name),
+                    "Define it with custodian.require_minimum().",
+                )
+            })?;
+            let clock = match &reference.clock {
+                Some(text) => self.resolve_clock(table, text)?,
+                None => clock.clone(),
+            };
+            keeps.push(Keep {
+                minimum: minimum.name.clone(),
+                citation: minimum.citation.clone(),
+                period: minimum.period,
+                clock,
+                defence: minimum.defence,
+                suspended: minimum.suspended,
+            });
+        }
+        keeps.sort_by(|one, other| one.minimum.cmp(&other.minimum));
+        Ok(keeps)
+    }
+
+    fn check_method(
+        &self,
+        context: &mut Context,
+        column: &Column,
+        method: &Method,
+    ) -> Result<(), Unresolved> {
+        let table = context.table;
+        fits(method, column).map_err(|error| Unresolved {
+            problem: error.message,
+            remedy: error.hint.unwrap_or_default(),
+        })?;
+        if let Some(user) = self.clock_user(table, &column.ident.name) {
+            return Err(unresolved(
+                format!("it is a clock of \"{user}\", and changing it would change what is due"),
+                "Leave out on_expiry and let the value go with its row, or name another clock.",
+            ));
+        }
+        if column.in_check {
+            context.find(
+                Severity::Warning,
+                "check-constraint",
+                Some(&column.ident.name),
+                "a CHECK constraint looks at it, and may refuse what its method writes".to_owned(),
+                "Make sure that the constraint accepts the disposed value.",
+            );
+        }
+        if *method == Method::Hmac {
+            context.find(
+                Severity::Notice,
+                "still-personal",
+                Some(&column.ident.name),
+                "it is pseudonymized when its purposes end, which is still personal data"
+                    .to_owned(),
+                "Use another method where the policy promises to anonymize or delete.",
+            );
+        }
+        Ok(())
+    }
+
+    /// The table that reads a column of `table` as a clock or collection date, or finds a clock over it.
+    fn clock_user(&self, table: &Table, column: &str) -> Option<String> {
+        let same = |clock: &Clock, start: &Table| match clock.path.last() {
+            None => start.id == table.id && clock.column.name == column,
+            Some(last) => {
+                (table.family.contains(&last.parent) && clock.column.name == column)
+                    || (start.id == table.id
+                        && clock
+                            .path
+                            .first()
+                            .is_some_and(|hop| hop.columns.iter().any(|step| step.name == column)))
+            }
+        };
+        for user in self.schema.tables.values() {
+            let of_columns = user.column_tags.values().flat_map(|tag| {
+                tag.clock.iter().chain(
+                    tag.minimums
+                        .iter()
+                        .filter_map(|minimum| minimum.clock.as_ref()),
+                )
+            });
+            let of_table = user
+                .tag
+                .iter()
+                .flat_map(|tag| tag.clock.iter().chain(tag.collected.iter()));
+            for text in of_columns.chain(of_table) {
+                let own = user.id == table.id;
+                let over = text
+                    .rsplit_once('.')
+                    .is_some_and(|(_, last)| own || last == column);
+                if !(own || over) {
+                    continue;
+                }
+                if path::clock(self.schema, user, text, false).is_ok_and(|clock| same(&clock, user))
+                {
+                    return Some(user.ident.name.clone());
+                }
+            }
+        }
+        None
+    }
+}

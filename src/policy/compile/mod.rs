@@ -1,0 +1,243 @@
+//! The compiler: labels, policy rows and catalog become the disposal plan of one table. Pure.
+//!
+//! A tag is resolved when it names at least one existing purpose, its clock can be found, and its method fits
+//! the column. Everything else is kept, and a finding.
+
+mod cells;
+pub mod path;
+mod period;
+mod rows;
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::policy::model::{
+    Finding, ForeignKey, Group, HoldScope, Plan, Policy, RelId, Schema, Severity, SubjectKey, Table,
+};
+use crate::tag::grammar::{DisposalMode, RowExpiry};
+use cells::{Cell, Unresolved, unresolved};
+
+/// How deep dependents of dependents are looked into: rows further down block.
+const MAX_DEPTH: usize = 6;
+
+/// Compiles the plan of the table with this OID. A table that the schema does not have, or that carries no
+/// tag, gets a plan that disposes nothing.
+pub fn compile(schema: &Schema, policy: &Policy, root: RelId) -> Plan {
+    match schema.tables.get(&root) {
+        Some(table) => Compiler { schema, policy }.table(table, &mut Vec::new()),
+        None => Plan::default(),
+    }
+}
+
+struct Compiler<'a> {
+    schema: &'a Schema,
+    policy: &'a Policy,
+}
+
+/// What the cells of one table have in common.
+struct Context<'a> {
+    table: &'a Table,
+    findings: Vec<Finding>,
+}
+
+impl Context<'_> {
+    fn find(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        column: Option<&str>,
+        problem: String,
+        remedy: &str,
+    ) {
+        let table = &self.table.ident.name;
+        let finding = Finding {
+            severity,
+            code,
+            object: column.map_or_else(|| table.clone(), |column| format!("{table}.{column}")),
+            problem,
+            remedy: remedy.to_owned(),
+        };
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+}
+
+fn deletes(table: &Table) -> bool {
+    table.tag.as_ref().and_then(|tag| tag.on_expiry) == Some(RowExpiry::Delete)
+}
+
+fn mode(table: &Table) -> DisposalMode {
+    table
+        .tag
+        .as_ref()
+        .and_then(|tag| tag.disposal)
+        .unwrap_or(DisposalMode::On)
+}
+
+impl Compiler<'_> {
+    fn table(&self, table: &Table, stack: &mut Vec<RelId>) -> Plan {
+        let mut context = Context {
+            table,
+            findings: table.findings.clone(),
+        };
+        let mut unresolved_columns = BTreeMap::new();
+        for (column, why) in &table.unreadable {
+            context.find(
+                Severity::Error,
+                "label-unreadable",
+                Some(column),
+                format!("its label cannot be read: {why}"),
+                "Set the tag again with custodian.tag_column() or custodian.tag_table().",
+            );
+            unresolved_columns.insert(column.clone(), why.clone());
+        }
+
+        let subject = self.subject(&mut context);
+        let mut cells = Vec::new();
+        for (name, tag) in &table.column_tags {
+            if unresolved_columns.contains_key(name) {
+                continue;
+            }
+            let cell = match &subject {
+                Err(why) => Err(unresolved(
+                    why.clone(),
+                    "Correct the subject with custodian.tag_table(). Until then legal holds cannot be honoured here, and nothing is disposed.",
+                )),
+                Ok(_) => self.cell(&mut context, name, tag),
+            };
+            match cell {
+                Ok(cell) => cells.push(cell),
+                Err(Unresolved { problem, remedy }) => {
+                    unresolved_columns.insert(name.clone(), problem.clone());
+                    context.find(
+                        Severity::Error,
+                        "tag-unresolved",
+                        Some(name),
+                        format!("kept, since its tag is not resolved: {problem}"),
+                        &remedy,
+                    );
+                }
+            }
+        }
+        let subject = subject.unwrap_or_default();
+
+        let groups = group(cells);
+        self.late_with_row(&mut context, &groups);
+        let delete_rows = deletes(table) && !groups.is_empty() && unresolved_columns.is_empty();
+        let dependents = if delete_rows {
+            self.dependents(table, stack)
+        } else {
+            Vec::new()
+        };
+
+        let mut plan = Plan {
+            table: table.id,
+            ident: table.ident.clone(),
+            leaves: table.leaves.clone(),
+            family: table.family.clone(),
+            columns: table
+                .columns
+                .iter()
+                .map(|column| (column.ident.name.clone(), column.ident.clone()))
+                .collect(),
+            groups,
+            unresolved: unresolved_columns,
+            delete_rows,
+            subject,
+            dependents,
+            findings: context.findings,
+            digest: String::new(),
+        };
+        plan.digest = digest(&plan);
+        plan
+    }
+
+    fn subject(&self, context: &mut Context) -> Result<Option<SubjectKey>, String> {
+        let table = context.table;
+        let Some(tag) = table.tag.as_ref().and_then(|tag| tag.subject.as_ref()) else {
+            let holds = self
+                .policy
+                .holds
+                .iter()
+                .any(|hold| matches!(hold.scope, HoldScope::Subject { .. }));
+            if holds && !table.column_tags.is_empty() {
+                context.find(
+                    Severity::Warning,
+                    "subject-unknown",
+                    None,
+                    "its tag names no subject, so legal holds on a subject do not reach it".to_owned(),
+                    "Say whom its rows are about with custodian.tag_table(…, subject_kind => …), or hold the table.",
+                );
+            }
+            return Ok(None);
+        };
+        let subject = path::subject(self.schema, table, tag)?;
+        for hold in &self.policy.holds {
+            if let HoldScope::Subject { kind, key } = &hold.scope
+                && *kind == subject.kind
+                && key.len() != subject.columns.len()
+            {
+                context.find(
+                    Severity::Error,
+                    "hold-mismatch",
+                    None,
+                    format!(
+                        "hold {} names a subject by {} values, the table by {} columns: the whole table is held",
+                        hold.id,
+                        key.len(),
+                        subject.columns.len()
+                    ),
+                    "Release the hold and place it again with a complete key.",
+                );
+            }
+        }
+        Ok(Some(subject))
+    }
+}
+
+/// Puts cells that share covers and keeps into one group.
+fn group(cells: Vec<Cell>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for cell in cells {
+        match groups
+            .iter_mut()
+            .find(|group| group.covers == cell.covers && group.keeps == cell.keeps)
+        {
+            Some(group) => group.columns.push(cell.column),
+            None => groups.push(Group {
+                columns: vec![cell.column],
+                covers: cell.covers,
+                keeps: cell.keeps,
+            }),
+        }
+    }
+    groups
+}
+
+/// SHA-256 over everything that decides what is due, and how it is disposed.
+fn digest(plan: &Plan) -> String {
+    let dependents: Vec<(&ForeignKey, bool, Option<&str>)> = plan
+        .dependents
+        .iter()
+        .map(|dependent| {
+            (
+                &dependent.foreign_key,
+                dependent.reflexive,
+                dependent.plan.as_ref().map(|plan| plan.digest.as_str()),
+            )
+        })
+        .collect();
+    let text = format!(
+        "{:?}",
+        (
+            &plan.ident,
+            &plan.groups,
+            plan.delete_rows,
+            &plan.subject,
+            dependents
+        )
+    );
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
