@@ -2,3 +2,12 @@
 REVOKE ALL ON ALL TABLES IN SCHEMA custodian FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA custodian FROM PUBLIC;
 REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA custodian FROM PUBLIC;
+
+-- Evidence. What these show or do is for stewards: they check that themselves.
+GRANT EXECUTE ON FUNCTION custodian.ledger_body(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.ledger_head() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.pending_events() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.require_steward(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.seal_ledger() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.verify_ledger(text) TO PUBLIC;
+GRANT SELECT ON custodian.guard_events, custodian.ledger TO PUBLIC;

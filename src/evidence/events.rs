@@ -5,22 +5,22 @@
 //! once that transaction has committed. A crash of the server loses what was waiting; it is counted as a
 //! restart of the store, and what found no room is counted as lost.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
 
-use crate::evidence::ring::{Filter, Key, Ring, Text};
-pub use crate::evidence::ring::{Gate, Outcome, Pending};
-use crate::pg::time;
+use crate::evidence::ring::{Filter, Key, Ring, Started, Text};
+pub use crate::evidence::ring::{Gate, Handover, Outcome};
+use crate::guc;
+use crate::pg::{time, xact};
 
 // SAFETY: a type of integers, byte arrays and field-less enums: fixed size, no pointers.
 unsafe impl PGRXSharedMemory for Ring {}
 
 // SAFETY: no other lock of the extension has this name.
 static RING: PgLwLock<Ring> = unsafe { PgLwLock::new(c"pg_custodian events") };
-static ATTACHED: AtomicBool = AtomicBool::new(false);
 
 /// Events of this process alone that shared memory could not take.
 static UNSTORED: AtomicU64 = AtomicU64::new(0);
@@ -41,8 +41,7 @@ pub enum Database {
 impl Database {
     /// The database of this session, if it is connected to one.
     pub fn current() -> Self {
-        // SAFETY: reads a backend-local variable.
-        let oid = unsafe { pg_sys::MyDatabaseId };
+        let oid = xact::database();
         if oid == pg_sys::Oid::INVALID {
             Database::Unbound
         } else {
@@ -70,26 +69,26 @@ pub struct Event {
     pub reason: String,
 }
 
-impl From<crate::guc::Gate> for Gate {
-    fn from(gate: crate::guc::Gate) -> Self {
+impl From<guc::Gate> for Gate {
+    fn from(gate: guc::Gate) -> Self {
         match gate {
-            crate::guc::Gate::Login => Gate::Login,
-            crate::guc::Gate::Replication => Gate::Replication,
-            crate::guc::Gate::Ddl => Gate::Ddl,
-            crate::guc::Gate::Access => Gate::Access,
+            guc::Gate::Login => Gate::Login,
+            guc::Gate::Replication => Gate::Replication,
+            guc::Gate::Ddl => Gate::Ddl,
+            guc::Gate::Access => Gate::Access,
         }
     }
 }
 
 fn now() -> i64 {
-    // SAFETY: reads the system clock. Evidence is never on the moved clock of custodian.clock_offset.
-    time::instant_from_raw(unsafe { pg_sys::GetCurrentTimestamp() }).micros()
+    // Evidence is never on the moved clock of custodian.clock_offset.
+    time::instant_from_raw(xact::server_now()).micros()
 }
 
 /// Whether shared memory can be used by this process.
 fn attached() -> bool {
     // SAFETY: reads a backend-local pointer; without a PGPROC no lock can be waited for.
-    ATTACHED.load(Ordering::Relaxed) && unsafe { !pg_sys::MyProc.is_null() }
+    guc::preloaded() && unsafe { !pg_sys::MyProc.is_null() }
 }
 
 /// Records an event. May be called from any hook, before an ERROR or FATAL, outside a transaction and on a
@@ -130,27 +129,21 @@ pub fn lost() -> u64 {
     }
 }
 
-/// When the store was set up (microseconds since 1970 UTC), and how many crashes of this server came before.
-/// `None` when the library is not preloaded.
-pub fn started() -> Option<(i64, u32)> {
-    attached().then(|| {
-        let ring = RING.share();
-        (ring.started_at, ring.crashes)
-    })
+/// When the store was set up, and after how many crashes of this server. `None` when the library is not
+/// preloaded.
+pub fn started() -> Option<Started> {
+    attached().then(|| RING.share().started())
 }
 
-/// The events that wait for the ledger of a database, oldest first; with `also_unbound` those too that
+/// What waits for the ledger of a database, oldest events first; with `also_unbound` those events too that
 /// belong to no database or to one where nobody collects; with `repeats` also events that were handed over
-/// within the last hour. They stay where they are until [`handed`] takes them off.
+/// within the last hour. It stays where it is until [`handed`] takes it off.
 pub fn pending(
     database: pg_sys::Oid,
     database_name: &str,
     also_unbound: bool,
     repeats: bool,
-) -> Vec<Pending> {
-    if !attached() {
-        return Vec::new();
-    }
+) -> Option<Handover> {
     let filter = Filter {
         database: database.to_u32(),
         database_name,
@@ -158,14 +151,14 @@ pub fn pending(
         repeats,
     };
     let now = now();
-    RING.share().pending(filter, now)
+    attached().then(|| RING.share().pending(filter, now))
 }
 
-/// Takes off events that a ledger has: to be called once the transaction that wrote them has committed.
-pub fn handed(events: &[Pending]) {
+/// Takes off what a ledger has: to be called once the transaction that wrote it has committed.
+pub fn handed(handover: &Handover) {
+    let now = now();
     if attached() {
-        let now = now();
-        RING.exclusive().handed(events, now);
+        RING.exclusive().handed(handover, now);
     }
 }
 
@@ -175,10 +168,7 @@ fn fresh() -> Ring {
 
 /// Asks for shared memory when the library is being preloaded.
 pub fn init() {
-    // SAFETY: reads a variable of the postmaster during _PG_init.
-    if !unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
-        return;
+    if guc::preloaded() {
+        pg_shmem_init!(RING = fresh());
     }
-    pg_shmem_init!(RING = fresh());
-    ATTACHED.store(true, Ordering::Relaxed);
 }

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::pg::{relation, sandbox, spi, time};
+use crate::pg::{relation, sandbox, spi, time, xact};
 use crate::policy::period::Instant;
 
 /// An entry as it is stored and sealed, field by field in this order.
@@ -42,8 +42,23 @@ pub fn append(kind: &str, object: &str, detail: serde_json::Value) -> Result<i64
     // SAFETY: both read backend-local state.
     let (session, login) =
         unsafe { (pg_sys::GetSessionUserId(), pg_sys::GetAuthenticatedUserId()) };
-    // SAFETY: reads the system clock.
-    let at = time::instant_from_raw(unsafe { pg_sys::GetCurrentTimestamp() });
+    let login = (login != session && login != pg_sys::Oid::INVALID).then(|| who(login));
+    write(who(session), login, kind, object, detail)
+}
+
+/// The same for what a role did in another session.
+pub fn append_as(actor: &str, kind: &str, object: &str, detail: serde_json::Value) -> Result<i64> {
+    write(actor.to_owned(), None, kind, object, detail)
+}
+
+fn write(
+    actor: String,
+    login: Option<String>,
+    kind: &str,
+    object: &str,
+    detail: serde_json::Value,
+) -> Result<i64> {
+    let at = time::instant_from_raw(xact::server_now());
     sandbox::as_extension_owner(|| {
         // Not a read-only query: an epoch that this very statement made must be seen.
         let epoch = spi::write::<i64>(
@@ -55,8 +70,8 @@ pub fn append(kind: &str, object: &str, detail: serde_json::Value) -> Result<i64
             at: rfc3339(at),
             kind,
             epoch: epoch.first().copied().unwrap_or(0),
-            actor: who(session),
-            login: (login != session && login != pg_sys::Oid::INVALID).then(|| who(login)),
+            actor,
+            login,
             object,
             detail,
         };

@@ -160,16 +160,42 @@ pub struct Pending {
     pub last_at: i64,
 }
 
+/// When the memory was set up, and how often that was after a crash since the server was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    pub at: i64,
+    pub crashes: u32,
+}
+
+/// What a ledger is about to take.
+pub struct Handover {
+    database: u32,
+    pub events: Vec<Pending>,
+    /// The start of the store, for a ledger that does not have it yet.
+    pub started: Option<Started>,
+    /// Lost occurrences that no ledger mentions yet.
+    pub lost: u64,
+}
+
+impl Handover {
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.started.is_none() && self.lost == 0
+    }
+}
+
+/// Databases whose ledgers have the start of the store, at most.
+const DATABASES: usize = 64;
+
 /// The store itself.
 #[derive(Clone, Copy)]
 pub struct Ring {
     slots: [Slot; SLOTS],
-    /// Occurrences for which there was no room.
+    /// Occurrences for which there was no room, and how many of them a ledger mentions.
     lost: u64,
-    /// When this memory was set up.
-    pub started_at: i64,
-    /// How often memory was set up anew after a crash, since the server was started.
-    pub crashes: u32,
+    lost_handed: u64,
+    started: Started,
+    /// The databases whose ledgers have the start.
+    announced: [u32; DATABASES],
 }
 
 impl Ring {
@@ -185,8 +211,12 @@ impl Ring {
         Ring {
             slots: [slot; SLOTS],
             lost: 0,
-            started_at,
-            crashes,
+            lost_handed: 0,
+            started: Started {
+                at: started_at,
+                crashes,
+            },
+            announced: [0; DATABASES],
         }
     }
 
@@ -195,9 +225,8 @@ impl Ring {
         self.lost
     }
 
-    /// Counts one loss that happened before the store was reached.
-    pub const fn lose(&mut self) {
-        self.lost = self.lost.saturating_add(1);
+    pub const fn started(&self) -> Started {
+        self.started
     }
 
     /// Counts an occurrence. With every slot waiting to be handed over it is counted as lost.
@@ -233,12 +262,12 @@ impl Ring {
                     handed_at: 0,
                 }
             }
-            None => self.lose(),
+            None => self.lost = self.lost.saturating_add(1),
         }
     }
 
     /// What waits to be handed over. Nothing is removed: see [`Ring::handed`].
-    pub fn pending(&self, filter: Filter, now: i64) -> Vec<Pending> {
+    pub fn pending(&self, filter: Filter, now: i64) -> Handover {
         let mine = |slot: &Slot| {
             let key = &slot.key;
             let unbound = key.database == 0 && key.database_name.as_str().is_empty();
@@ -253,7 +282,7 @@ impl Ring {
         let fresh = |slot: &Slot| {
             filter.repeats || slot.handed_at == 0 || slot.handed_at.saturating_add(REPEAT) <= now
         };
-        let mut pending: Vec<Pending> = self
+        let mut events: Vec<Pending> = self
             .slots
             .iter()
             .enumerate()
@@ -266,13 +295,23 @@ impl Ring {
                 last_at: slot.last_at,
             })
             .collect();
-        pending.sort_by_key(|event| event.first_at);
-        pending
+        events.sort_by_key(|event| event.first_at);
+        let announced = self.announced.contains(&filter.database) || !self.announced.contains(&0);
+        Handover {
+            database: filter.database,
+            events,
+            started: (!announced).then_some(self.started),
+            lost: if filter.also_unbound {
+                self.lost.saturating_sub(self.lost_handed)
+            } else {
+                0
+            },
+        }
     }
 
     /// Takes off what a ledger now has. Occurrences that came in the meantime stay.
-    pub fn handed(&mut self, pending: &[Pending], now: i64) {
-        for event in pending {
+    pub fn handed(&mut self, handover: &Handover, now: i64) {
+        for event in &handover.events {
             let slot = &mut self.slots[event.index];
             if !slot.used || slot.key != event.key {
                 continue;
@@ -281,6 +320,12 @@ impl Ring {
             slot.first_at = event.last_at;
             slot.handed_at = now;
         }
+        if handover.started == Some(self.started)
+            && let Some(free) = self.announced.iter_mut().find(|database| **database == 0)
+        {
+            *free = handover.database;
+        }
+        self.lost_handed = self.lost_handed.saturating_add(handover.lost);
     }
 }
 
@@ -327,14 +372,14 @@ mod tests {
         ring.record(&key(1, "a"), 10);
         ring.record(&key(1, "b"), 11);
         ring.record(&key(1, "a"), 12);
-        let pending = ring.pending(filter(1), 20);
+        let pending = ring.pending(filter(1), 20).events;
         assert_eq!(pending.len(), 2);
         assert_eq!(
             (pending[0].count, pending[0].first_at, pending[0].last_at),
             (2, 10, 12)
         );
         assert_eq!(pending[1].count, 1);
-        assert!(ring.pending(filter(2), 20).is_empty());
+        assert!(ring.pending(filter(2), 20).events.is_empty());
     }
 
     #[test]
@@ -343,16 +388,16 @@ mod tests {
         ring.record(&key(1, "a"), 10);
         let first = ring.pending(filter(1), 20);
         ring.record(&key(1, "a"), 21);
-        assert_eq!(ring.pending(filter(1), 22)[0].count, 2);
+        assert_eq!(ring.pending(filter(1), 22).events[0].count, 2);
         ring.handed(&first, 23);
         let force = Filter {
             repeats: true,
             ..filter(1)
         };
-        let rest = ring.pending(force, 24);
+        let rest = ring.pending(force, 24).events;
         assert_eq!((rest[0].count, rest[0].last_at), (1, 21));
-        assert!(ring.pending(filter(1), 24).is_empty());
-        assert_eq!(ring.pending(filter(1), 23 + REPEAT).len(), 1);
+        assert!(ring.pending(filter(1), 24).events.is_empty());
+        assert_eq!(ring.pending(filter(1), 23 + REPEAT).events.len(), 1);
     }
 
     #[test]
@@ -367,8 +412,8 @@ mod tests {
             repeats: true,
             ..filter(1)
         };
-        assert_eq!(ring.pending(force, 24)[0].count, 1);
-        assert_eq!(ring.pending(force, 24)[0].first_at, 23);
+        assert_eq!(ring.pending(force, 24).events[0].count, 1);
+        assert_eq!(ring.pending(force, 24).events[0].first_at, 23);
     }
 
     #[test]
@@ -379,8 +424,10 @@ mod tests {
         }
         assert_eq!(ring.lost(), 3);
         let pending = ring.pending(filter(1), 1000);
-        assert_eq!(pending.len(), SLOTS);
-        ring.handed(&pending[..1], 1000);
+        assert_eq!((pending.events.len(), pending.lost), (SLOTS, 0));
+        let mut one = ring.pending(filter(1), 1000);
+        one.events.truncate(1);
+        ring.handed(&one, 1000);
         ring.record(&key(1, "new"), 1001);
         ring.record(&key(1, "newer"), 1002);
         assert_eq!(ring.lost(), 4);
@@ -394,12 +441,37 @@ mod tests {
         let mut named = key(0, "login");
         named.database_name = Text::new("shop");
         ring.record(&named, 12);
-        assert_eq!(ring.pending(filter(1), 20).len(), 1);
+        assert_eq!(ring.pending(filter(1), 20).events.len(), 1);
         let all = Filter {
             also_unbound: true,
             ..filter(1)
         };
-        assert_eq!(ring.pending(all, 20).len(), 2);
-        assert_eq!(ring.pending(all, 11 + ORPHAN).len(), 3);
+        assert_eq!(ring.pending(all, 20).events.len(), 2);
+        assert_eq!(ring.pending(all, 11 + ORPHAN).events.len(), 3);
+    }
+
+    #[test]
+    fn the_start_is_told_to_each_ledger_once_and_losses_to_one() {
+        let mut ring = Box::new(Ring::new(5, 1));
+        let started = Some(Started { at: 5, crashes: 1 });
+        for number in 0..SLOTS + 2 {
+            ring.record(&key(9, &number.to_string()), 0);
+        }
+        let all = Filter {
+            also_unbound: true,
+            ..filter(1)
+        };
+        let first = ring.pending(all, 20);
+        assert_eq!((first.started, first.lost), (started, 2));
+        ring.handed(&first, 20);
+        let second = ring.pending(all, 21);
+        assert_eq!((second.started, second.lost), (None, 0));
+        assert!(second.is_empty());
+        assert_eq!(ring.pending(filter(2), 21).started, started);
+        for database in 2..=DATABASES as u32 + 1 {
+            let handover = ring.pending(filter(database), 22);
+            ring.handed(&handover, 22);
+        }
+        assert_eq!(ring.pending(filter(1000), 23).started, None);
     }
 }

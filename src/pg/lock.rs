@@ -19,13 +19,7 @@ pub enum Mode {
 /// Takes the epoch lock of a table (its root, for partitions), waiting as long as `lock_timeout` allows.
 /// It is released at the end of the transaction.
 pub fn epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
-    let class = relation::own_relation(c"epoch").ok_or_else(|| {
-        Error::new(
-            Kind::NotInPrerequisiteState,
-            "extension \"pg_custodian\" is not installed in this database",
-        )
-        .hint("Run CREATE EXTENSION pg_custodian as a superuser.")
-    })?;
+    let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
     let mode = match mode {
         Mode::Share => pg_sys::ShareLock,
         Mode::Exclusive => pg_sys::ExclusiveLock,
@@ -50,4 +44,10 @@ pub fn labels(table: pg_sys::Oid) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Locks a relation of the extension's own until the end of the transaction.
+pub fn relation(relation: pg_sys::Oid, mode: u32) {
+    // SAFETY: a heavyweight lock, which the lock manager releases with the transaction.
+    unsafe { pg_sys::LockRelationOid(relation, mode as i32) };
 }

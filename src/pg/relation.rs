@@ -35,17 +35,19 @@ pub fn schema_oid() -> Option<pg_sys::Oid> {
     (oid != pg_sys::Oid::INVALID).then_some(oid)
 }
 
+/// What to say where the extension is needed and not there.
+pub fn not_installed() -> Error {
+    Error::new(
+        Kind::NotInPrerequisiteState,
+        "extension \"pg_custodian\" is not installed in this database",
+    )
+    .hint("Run CREATE EXTENSION pg_custodian as a superuser.")
+}
+
 /// The role that owns the extension, with whose rights its own tables are read and written.
 pub fn extension_owner() -> Result<pg_sys::Oid> {
-    let missing = || {
-        Error::new(
-            Kind::NotInPrerequisiteState,
-            "extension \"pg_custodian\" is not installed in this database",
-        )
-        .hint("Run CREATE EXTENSION pg_custodian as a superuser.")
-    };
-    extension_oid().ok_or_else(missing)?;
-    let schema = schema_oid().ok_or_else(missing)?;
+    extension_oid().ok_or_else(not_installed)?;
+    let schema = schema_oid().ok_or_else(not_installed)?;
     // SAFETY: the tuple is released before its memory could go; the attribute number is a constant of the
     // catalog, and nspowner is never NULL.
     unsafe {
@@ -54,7 +56,7 @@ pub fn extension_owner() -> Result<pg_sys::Oid> {
             pg_sys::Datum::from(schema),
         );
         if tuple.is_null() {
-            return Err(missing());
+            return Err(not_installed());
         }
         let form = pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_namespace>(tuple);
         let owner = (*form).nspowner;
@@ -145,6 +147,12 @@ pub fn describe(relation: pg_sys::Oid) -> String {
         Ok(Some(ident)) => ident.name,
         _ => format!("relation {}", relation.to_u32()),
     }
+}
+
+/// The name of a database; `None` when it does not exist.
+pub fn database_name(database: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a catalog lookup by OID; the result is NULL or a palloc'd string.
+    copy(unsafe { pg_sys::get_database_name(database) })
 }
 
 /// The name of a role; `None` when it does not exist.

@@ -56,4 +56,6 @@ pub fn log(level: PgLogLevel, error: Error) {
 }
 
 /// What SQL-callable functions return: `?` on an [`Error`] becomes a report with SQLSTATE, detail and hint.
+/// The SQL generator does not see through this name for table functions: these return
+/// `Result<TableIterator<…>, ErrorReport>`.
 pub type SqlResult<T> = std::result::Result<T, ErrorReport>;
