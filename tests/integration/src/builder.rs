@@ -36,6 +36,7 @@ pub struct Builder {
     conf: Vec<String>,
     preload: Vec<String>,
     hba: Vec<String>,
+    files: Vec<(String, String)>,
     initdb: Vec<String>,
     env: Vec<(String, String)>,
     place: Option<Place>,
@@ -61,6 +62,7 @@ impl Builder {
             conf: Vec::new(),
             preload: Vec::new(),
             hba: Vec::new(),
+            files: Vec::new(),
             initdb: Vec::new(),
             env: Vec::new(),
             place: None,
@@ -100,6 +102,13 @@ impl Builder {
     #[must_use]
     pub fn hba(mut self, line: &str) -> Self {
         self.hba.push(line.to_owned());
+        self
+    }
+
+    /// Writes a file into the data directory, such as one that a setting names.
+    #[must_use]
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
         self
     }
 
@@ -229,6 +238,9 @@ impl Builder {
             .append(true)
             .open(conf)?
             .write_all(lines.as_bytes())?;
+        for (name, content) in &self.files {
+            write_private(&data.join(name), content)?;
+        }
         self.write_hba(data)
     }
 

@@ -10,7 +10,7 @@ use postgres::{Client, NoTls};
 use crate::builder::Builder;
 use crate::client::{Sql, quote_literal};
 use crate::error::{Error, Result};
-use crate::host::{WorkDir, bindir, processes_in, signal};
+use crate::host::{WorkDir, bindir, processes_in, signal, write_private};
 use crate::net::Place;
 use crate::program::{Output, Program, spawn};
 use crate::wait::poll;
@@ -175,6 +175,18 @@ impl Cluster {
     /// If it fails.
     pub fn text(&self, sql: &str) -> Result<String> {
         self.client()?.text(sql)
+    }
+
+    /// Makes a database, and connects to it as the superuser.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn create_database(&self, name: &str) -> Result<Client> {
+        self.exec(&format!(
+            "CREATE DATABASE \"{}\"",
+            name.replace('"', "\"\"")
+        ))?;
+        self.client_as("postgres", name)
     }
 
     /// A program that connects to this cluster (by its socket, as `postgres`, to the database postgres), unless it is
@@ -432,6 +444,14 @@ impl Cluster {
         let file = self.data_dir().join("postgresql.conf");
         let mut file = OpenOptions::new().append(true).open(file)?;
         Ok(writeln!(file, "{line}")?)
+    }
+
+    /// Writes a file into the data directory, in place of one of that name.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_file(&self, name: &str, content: &str) -> Result<()> {
+        write_private(&self.data_dir().join(name), content)
     }
 
     // ----- replication -----

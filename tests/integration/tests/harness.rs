@@ -42,7 +42,14 @@ fn standby_replicates_and_is_promoted() -> Result<()> {
 
 #[test]
 fn server_is_reconfigured_stopped_and_crashed() -> Result<()> {
-    let node = Cluster::builder("life").start()?;
+    let node = Cluster::builder("life")
+        .file("more.conf", "temp_buffers = '3MB'")
+        .conf("include = 'more.conf'")
+        .start()?;
+    assert_eq!(node.text("SHOW temp_buffers")?, "3MB");
+    node.write_file("more.conf", "temp_buffers = '4MB'")?;
+    node.reload()?;
+    assert_eq!(node.text("SHOW temp_buffers")?, "4MB");
     node.alter_system("work_mem", "9MB")?;
     assert_eq!(node.text("SHOW work_mem")?, "9MB");
     node.append_conf("maintenance_work_mem = '33MB'")?;
@@ -89,7 +96,8 @@ fn server_that_cannot_start_shows_its_log() {
 fn programs_are_run_with_their_output_and_exit_code() -> Result<()> {
     let node = Cluster::builder("programs").start()?;
     node.exec("CREATE ROLE reader LOGIN")?;
-    node.exec("CREATE DATABASE other")?;
+    let mut other = node.create_database("other")?;
+    assert_eq!(other.text("SELECT current_database()")?, "other");
     let output = node.psql_as(
         "reader",
         "other",
