@@ -11,3 +11,8 @@ GRANT EXECUTE ON FUNCTION custodian.require_steward(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.seal_ledger() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.verify_ledger(text) TO PUBLIC;
 GRANT SELECT ON custodian.guard_events, custodian.ledger TO PUBLIC;
+
+-- Status: one row for everybody; the checks are for stewards and pg_monitor, and ask for that themselves.
+GRANT EXECUTE ON FUNCTION custodian.check() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.status_row() TO PUBLIC;
+GRANT SELECT ON custodian.status TO PUBLIC;

@@ -108,6 +108,11 @@ pub fn enforce(gate: Gate) -> Enforce {
     }
 }
 
+/// The mode of gates without one of their own.
+pub fn enforce_default() -> Enforce {
+    ENFORCE.get()
+}
+
 pub fn disposal() -> Disposal {
     DISPOSAL.get()
 }

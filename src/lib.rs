@@ -13,6 +13,7 @@ mod guard;
 mod guc;
 mod pg;
 mod policy;
+mod status;
 mod tag;
 mod worker;
 

@@ -4,11 +4,12 @@ use chrono::DateTime;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{self, Error};
 use crate::evidence::block::{GENESIS, Head};
 use crate::evidence::events;
+use crate::evidence::ledger;
 use crate::evidence::sealer;
 use crate::evidence::verify::{Problem, StoredBlock, StoredLeaf, Verifier};
 use crate::pg::report::SqlResult;
@@ -63,8 +64,9 @@ fn ledger_head() -> SqlResult<String> {
 /// Lists what contradicts the ledger, against a head that was exported before; no row means verified.
 /// Without a head the ledger is checked against itself only: that finds every edit, deletion, insertion and
 /// reordering, but neither a ledger whose end was cut off nor one that was rewritten as a whole. Entries
-/// that no block holds yet are not vouched for; `custodian.ledger_head()` counts them. For stewards.
-#[pg_extern(schema = "custodian", stable)]
+/// that no block holds yet are not vouched for; `custodian.ledger_head()` counts them. That it was verified,
+/// and the outcome, is itself an entry, except on a standby and in read-only transactions. For stewards.
+#[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn verify_ledger(
     head: default!(Option<&str>, "NULL"),
@@ -82,6 +84,14 @@ fn verify_ledger(
     relation::require_steward("verify the ledger")?;
     let head = head.map(str::parse::<Head>).transpose()?;
     let mut problems = verify(head)?;
+    if xact::may_write() {
+        let against = head.map(|head| head.to_string());
+        ledger::append(
+            "status.verified",
+            "ledger",
+            json!({"head": against, "problems": problems.len()}),
+        )?;
+    }
     if problems.len() > LISTED {
         let more = problems.len() - LISTED;
         problems.truncate(LISTED);

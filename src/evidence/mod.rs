@@ -6,6 +6,7 @@
 
 mod block;
 pub mod events;
+mod findings;
 mod functions;
 mod keyfile;
 pub mod keys;
@@ -13,6 +14,8 @@ pub mod ledger;
 mod ring;
 pub mod sealer;
 mod verify;
+
+pub use findings::findings;
 
 /// Asks for the shared memory of the events. Called by `_PG_init` of a preloaded library.
 pub fn init() {

@@ -189,6 +189,13 @@ pub fn is_steward() -> bool {
     }
 }
 
+/// Whether the current user may see what monitoring sees: a member of pg_monitor.
+pub fn is_monitor() -> bool {
+    let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
+    // SAFETY: a catalog lookup inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(current_user(), monitor) }
+}
+
 /// Fails unless the current user is a steward. `action` completes "must be a data steward to …".
 pub fn require_steward(action: &str) -> Result<()> {
     if is_steward() {

@@ -74,6 +74,12 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Whether the current transaction may write.
+pub fn may_write() -> bool {
+    // SAFETY: reads backend-local state.
+    !in_recovery() && unsafe { !pg_sys::XactReadOnly }
+}
+
 /// The server's clock in its microseconds since 2000-01-01, never moved.
 pub fn server_now() -> i64 {
     // SAFETY: reads the system clock.

@@ -11,7 +11,7 @@ pub mod database;
 mod launcher;
 mod pacing;
 mod scheduler;
-mod shmem;
+pub mod shmem;
 
 /// Installs shared memory, the launcher and the callback, if the library is being preloaded.
 pub fn init() {
