@@ -16,3 +16,16 @@ GRANT SELECT ON custodian.guard_events, custodian.ledger TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.status_row() TO PUBLIC;
 GRANT SELECT ON custodian.status TO PUBLIC;
+-- Tags. What they write, they check for themselves: owners add and tighten, stewards do the rest.
+GRANT EXECUTE ON FUNCTION custodian.clear_column(regclass, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.define_purpose(text, text, interval, text, boolean, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.end_purpose(text, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.forbid_publication(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.permit_publication(text, text[], text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.read_tags() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.require_minimum(text, regclass, text[], interval, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.tag_table(regclass, text, text, text[], text[], text, text, text, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.untag_table(regclass) TO PUBLIC;
+GRANT SELECT ON custodian.minimums, custodian.publication_permits, custodian.purposes, custodian.tags TO PUBLIC;

@@ -32,25 +32,45 @@ pub fn get(relation: pg_sys::Oid, attnum: i16) -> Option<String> {
     }
 }
 
-/// Every label of a relation and its columns, as (attribute number, label), 0 being the relation itself;
-/// ordered by attribute number.
-pub fn all(relation: pg_sys::Oid) -> Vec<(i16, String)> {
-    const OBJECT: i16 = pg_sys::Anum_pg_seclabel_objoid as i16;
-    const CLASS: i16 = pg_sys::Anum_pg_seclabel_classoid as i16;
-    const SUBOBJECT: i16 = pg_sys::Anum_pg_seclabel_objsubid as i16;
-    const NAME: i16 = pg_sys::Anum_pg_seclabel_provider as i16;
-    const LABEL: i16 = pg_sys::Anum_pg_seclabel_label as i16;
+const OBJECT: i16 = pg_sys::Anum_pg_seclabel_objoid as i16;
+const CLASS: i16 = pg_sys::Anum_pg_seclabel_classoid as i16;
+const SUBOBJECT: i16 = pg_sys::Anum_pg_seclabel_objsubid as i16;
+const NAME: i16 = pg_sys::Anum_pg_seclabel_provider as i16;
+const LABEL: i16 = pg_sys::Anum_pg_seclabel_label as i16;
+
+fn scan(keys: &[(i16, pg_sys::Oid)]) -> Vec<(pg_sys::Oid, i16, String)> {
     catalog::scan(
         pg_sys::SecLabelRelationId,
         pg_sys::Oid::from(pg_sys::SecLabelObjectIndexId),
-        &[(OBJECT, relation), (CLASS, pg_sys::RelationRelationId)],
+        keys,
         |row| {
-            if row.text(NAME)?.as_bytes() != PROVIDER.to_bytes() {
+            if row.oid(CLASS)? != pg_sys::RelationRelationId
+                || row.text(NAME)?.as_bytes() != PROVIDER.to_bytes()
+            {
                 return None;
             }
-            Some((i16::try_from(row.int(SUBOBJECT)?).ok()?, row.text(LABEL)?))
+            Some((
+                row.oid(OBJECT)?,
+                i16::try_from(row.int(SUBOBJECT)?).ok()?,
+                row.text(LABEL)?,
+            ))
         },
     )
+}
+
+/// Every label of the database, as (relation, attribute number, label), 0 being the relation itself; ordered
+/// by relation and attribute number.
+pub fn everywhere() -> Vec<(pg_sys::Oid, i16, String)> {
+    scan(&[])
+}
+
+/// Every label of a relation and its columns, as (attribute number, label), 0 being the relation itself;
+/// ordered by attribute number.
+pub fn all(relation: pg_sys::Oid) -> Vec<(i16, String)> {
+    scan(&[(OBJECT, relation), (CLASS, pg_sys::RelationRelationId)])
+        .into_iter()
+        .map(|(_, attnum, label)| (attnum, label))
+        .collect()
 }
 
 /// Writes or (with `None`) removes a label. Privileges must have been checked: the server checks none here,

@@ -3,6 +3,8 @@
 //! Batches and guarded statements share it per table; a hold or policy change takes it exclusively. Both keep
 //! it until their transaction ends, so a hold is in force once the call that placed it has returned.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
@@ -50,4 +52,16 @@ pub fn labels(table: pg_sys::Oid) -> Result<()> {
 pub fn relation(relation: pg_sys::Oid, mode: u32) {
     // SAFETY: a heavyweight lock, which the lock manager releases with the transaction.
     unsafe { pg_sys::LockRelationOid(relation, mode as i32) };
+}
+
+/// Locks a table of the extension's own against concurrent writers, but not readers, until the transaction
+/// ends: for changes that look first and write then.
+pub fn own_table(name: &CStr) -> Result<()> {
+    let table = relation::own_relation(name).ok_or_else(relation::not_installed)?;
+    // SAFETY: a heavyweight lock that the transaction releases; then what others committed meanwhile is read.
+    unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as i32);
+        pg_sys::AcceptInvalidationMessages();
+    }
+    Ok(())
 }

@@ -1,7 +1,12 @@
 //! The policy: what it says, how it is compiled with the catalog into a plan, and the plan's two readings.
 
+pub mod affected;
+pub mod basis;
 pub mod compile;
 pub mod epoch;
+pub mod minimum;
 pub mod model;
 pub mod period;
+pub mod publication;
+pub mod purpose;
 pub mod render;

@@ -10,6 +10,25 @@ use crate::tag::rules::{Change, Class};
 use crate::tag::target::{Label, Target};
 use crate::worker;
 
+/// Fails unless the current user may change anything at all about a label: the table's owner, or a steward.
+/// Asked before anything is locked.
+pub fn authorize_at_all(target: &Target) -> Result<()> {
+    if relation::is_steward() || relation::is_owner(target.relation) {
+        return Ok(());
+    }
+    Err(stranger(target))
+}
+
+fn stranger(target: &Target) -> Error {
+    Error::new(
+        Kind::InsufficientPrivilege,
+        format!(
+            "must be owner of the table or a data steward to tag {}",
+            target.describe()
+        ),
+    )
+}
+
 /// Fails unless the current user may make this change to a label. `owner` says whether the user owns the
 /// table.
 pub fn authorize(target: &Target, change: &Change, owner: bool) -> Result<()> {
@@ -17,27 +36,19 @@ pub fn authorize(target: &Target, change: &Change, owner: bool) -> Result<()> {
         return Ok(());
     }
     if !owner {
-        return Err(Error::new(
-            Kind::InsufficientPrivilege,
-            format!(
-                "must be owner of the table or a data steward to tag {}",
-                target.describe()
-            ),
-        ));
+        return Err(stranger(target));
     }
     if change.class < Class::Loosen {
         return Ok(());
     }
-    relation::require_steward(&format!("loosen the tag of {}", target.describe())).map_err(
-        |error| {
-            let reasons = change.sentences();
-            if reasons.is_empty() {
-                error.detail("The tag is removed.")
-            } else {
-                error.detail(reasons)
-            }
-        },
-    )
+    match change.reasons.as_slice() {
+        [] => relation::require_steward(&format!("remove the tag of {}", target.describe())),
+        [only] if only.field == "not_personal" => {
+            relation::require_steward(&format!("clear {} as not personal", target.describe()))
+        }
+        _ => relation::require_steward(&format!("loosen the tag of {}", target.describe()))
+            .map_err(|error| error.detail(change.sentences())),
+    }
 }
 
 /// Whether this database keeps a policy to which a change of a label belongs.
@@ -83,6 +94,7 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
 /// Writes a label after checking rights, or removes it; `None` when nothing changes. The caller has checked
 /// what the label means.
 pub fn write(target: &Target, new: Option<&Label>) -> Result<Option<Change>> {
+    authorize_at_all(target)?;
     // As SECURITY LABEL does: one change of a table's labels at a time.
     lock::labels(target.relation)?;
     let owner = relation::is_owner(target.relation);

@@ -1,14 +1,23 @@
 //! Column and table tags: their grammar, the label provider, and the functions that write them.
 
-mod change;
+pub mod change;
 pub mod effective;
+mod functions;
 pub mod grammar;
+pub mod meaning;
 pub mod names;
 mod parse;
 pub mod provider;
 pub mod read;
 pub mod rules;
 pub mod target;
+mod view;
+
+pgrx::extension_sql_file!(
+    "../../sql/tag.sql",
+    name = "tag",
+    requires = [view::read_tags]
+);
 
 /// Registers the label provider.
 pub fn init() {

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
+use serde_json::Value;
 
 use crate::anonymize::method::Method;
 use crate::error::{Error, Kind, Result};
@@ -172,15 +173,17 @@ fn strip_one_of(allowed: &str) -> &str {
     allowed.strip_prefix("one of ").unwrap_or(allowed)
 }
 
-fn read<T: DeserializeOwned>(label: &str) -> Result<T> {
-    if label.len() > MAX_LABEL {
-        return Err(Error::new(Kind::ProgramLimitExceeded, "tag is too long")
-            .detail(format!(
-                "It has {} bytes; the limit is {MAX_LABEL}.",
-                label.len()
-            ))
-            .hint("A tag holds keys only: periods, citations and descriptions belong to purposes and minimums."));
+fn check_length(length: usize) -> Result<()> {
+    if length <= MAX_LABEL {
+        return Ok(());
     }
+    Err(Error::new(Kind::ProgramLimitExceeded, "tag is too long")
+        .detail(format!("It has {length} bytes; the limit is {MAX_LABEL}."))
+        .hint("A tag holds keys only: periods, citations and descriptions belong to purposes and minimums."))
+}
+
+fn read<T: DeserializeOwned>(label: &str) -> Result<T> {
+    check_length(label.len())?;
     let mut json = serde_json::Deserializer::from_str(label);
     let value = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| describe(error.path(), error.inner()))?;
@@ -195,9 +198,28 @@ fn read<T: DeserializeOwned>(label: &str) -> Result<T> {
     Ok(value)
 }
 
+/// The same from a value: errors name fields, not places in a text that nobody wrote.
+fn read_value<T: DeserializeOwned>(value: Value) -> Result<T> {
+    check_length(value.to_string().len())?;
+    serde_path_to_error::deserialize(value).map_err(|error| describe(error.path(), error.inner()))
+}
+
+/// Parses and checks the label of a column that was put together from its fields.
+pub fn column_of(fields: Value) -> Result<ColumnLabel> {
+    finish_column(read_value(fields)?)
+}
+
+/// Parses and checks the label of a table that was put together from its fields.
+pub fn table_of(fields: Value) -> Result<TableTag> {
+    finish_table(read_value(fields)?)
+}
+
 /// Parses and checks the label of a column. Lists whose order means nothing come out sorted.
 pub fn parse_column(label: &str) -> Result<ColumnLabel> {
-    let raw: RawColumn = read(label)?;
+    finish_column(read(label)?)
+}
+
+fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
     if let Some(not_personal) = raw.not_personal {
         let alone = raw.category.is_none()
             && raw.sensitivity.is_none()
@@ -292,7 +314,10 @@ fn check_column(tag: &ColumnTag) -> Result<()> {
 
 /// Parses and checks the label of a table.
 pub fn parse_table(label: &str) -> Result<TableTag> {
-    let tag: TableTag = read(label)?;
+    finish_table(read(label)?)
+}
+
+fn finish_table(tag: TableTag) -> Result<TableTag> {
     if tag == TableTag::default() {
         return Err(invalid("The tag says nothing.").hint(
             "Name at least one of \"subject\", \"clock\", \"null_clock\", \"collected\", \"on_expiry\", \"residency_column\" and \"disposal\", or remove the label.",

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{label, relation};
 use crate::tag::grammar::{self, ColumnLabel, TableTag};
+use crate::tag::parse;
 use crate::tag::rules::{self, Change};
 
 /// A table, or a column of it.
@@ -139,6 +140,20 @@ impl Target {
             None => grammar::parse_table(text).map(Label::Table),
             Some(_) => grammar::parse_column(text).map(Label::Column),
         };
+        self.name_in(parsed)
+    }
+
+    /// A label for this target from its fields, checked like one that was written as text.
+    pub fn assemble(&self, fields: serde_json::Map<String, serde_json::Value>) -> Result<Label> {
+        let fields = serde_json::Value::Object(fields);
+        let parsed = match self.column {
+            None => parse::table_of(fields).map(Label::Table),
+            Some(_) => parse::column_of(fields).map(Label::Column),
+        };
+        self.name_in(parsed)
+    }
+
+    fn name_in(&self, parsed: Result<Label>) -> Result<Label> {
         parsed.map_err(|error| Error {
             message: format!("{} for {}", error.message, self.describe()),
             ..error

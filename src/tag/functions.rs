@@ -1,0 +1,228 @@
+//! The SQL functions that write labels. They check what a tag means, not only how it is written, and they
+//! serve a steward who does not own the table.
+
+use pgrx::PgRelation;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::args::{elements, required};
+use crate::pg::report::SqlResult;
+use crate::pg::{inherit, lock};
+use crate::tag::grammar::ColumnLabel;
+use crate::tag::rules::Class;
+use crate::tag::target::{Label, Target};
+use crate::tag::{change, meaning, read};
+
+/// Collects the fields that were given.
+#[derive(Default)]
+struct Fields(serde_json::Map<String, serde_json::Value>);
+
+impl Fields {
+    fn put(mut self, name: &str, value: Option<impl Into<serde_json::Value>>) -> Self {
+        if let Some(value) = value {
+            self.0.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+}
+
+/// A method as an argument writes it: a name, or a JSON object in text form.
+fn method(text: Option<String>) -> Result<Option<serde_json::Value>> {
+    let Some(text) = text else { return Ok(None) };
+    if !text.trim_start().starts_with('{') {
+        return Ok(Some(text.into()));
+    }
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::new(Kind::InvalidTag, "argument \"on_expiry\" is not valid JSON")
+            .detail(format!("{error}."))
+            .hint(crate::tag::parse::METHODS)
+    })
+}
+
+/// Fails when an ancestor's tag asks for more: a child may only tighten.
+fn check_parents(target: &Target, new: &Label) -> Result<()> {
+    let parents = inherit::parents(target.relation);
+    for parent in parents {
+        let labels = read::labels(parent);
+        let effective = match &target.column {
+            None => labels.table.map(Label::Table),
+            Some(column) => labels.columns.get(column).cloned().map(Label::Column),
+        };
+        let Some(effective) = effective else { continue };
+        let change = target.classify(Some(&effective), Some(new));
+        if change.class == Class::Loosen {
+            return Err(Error::new(
+                Kind::InvalidTag,
+                format!(
+                    "the tag of {} may only tighten its parent's",
+                    target.describe()
+                ),
+            )
+            .detail(change.sentences())
+            .hint(format!(
+                "Tag \"{}\": its tag governs all its children.",
+                crate::pg::relation::describe(parent)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a label whose meaning was checked, and says so when nothing changes.
+fn write(target: &Target, new: Option<&Label>) -> Result<()> {
+    if let Some(new) = new {
+        check_parents(target, new)?;
+    }
+    if change::write(target, new)?.is_none() {
+        notice!(
+            "the tag of {} is already like this; nothing changes",
+            target.describe()
+        );
+    }
+    Ok(())
+}
+
+/// Tags a column as personal data, held for purposes.
+///
+/// `category` is a dotted key (`user.contact.email`), `purposes` name rows of `custodian.purposes`,
+/// `sensitivity` is `personal` or `sensitive`, `residency` lists the regions the data may be in (NULL: not
+/// stated, the most restrictive), `on_expiry` is how a cell is disposed: `set_null`, `hmac`, `network`, or JSON
+/// such as `{"constant":"x"}` (NULL: with its row), `clock` is a column or `foreign_key.column` (NULL: the
+/// table's). Minimums that are on the column already stay. A table's owner may tag, and tighten a tag; only a
+/// data steward loosens one.
+///
+/// Errors: 42501 without these rights, 22023 for a wrong field, 42704 for a column, purpose or foreign key
+/// that does not exist.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::too_many_arguments)]
+fn tag_column(
+    rel: Option<PgRelation>,
+    column_name: Option<String>,
+    category: Option<String>,
+    purposes: Option<Vec<Option<String>>>,
+    sensitivity: default!(Option<String>, "'personal'"),
+    residency: default!(Option<Vec<Option<String>>>, "NULL"),
+    on_expiry: default!(Option<String>, "NULL"),
+    clock: default!(Option<String>, "NULL"),
+) -> SqlResult<()> {
+    let relation = required("rel", rel)?.oid();
+    let target = Target::column(relation, &required("column_name", column_name)?)?;
+    change::authorize_at_all(&target)?;
+    lock::labels(relation)?;
+    let minimums = match target.current().transpose()? {
+        Some(Label::Column(ColumnLabel::Tag(tag))) if !tag.minimums.is_empty() => {
+            Some(serde_json::to_value(tag.minimums).map_err(Error::internal)?)
+        }
+        _ => None,
+    };
+    let residency = residency
+        .map(|regions| elements("residency", regions))
+        .transpose()?;
+    let fields = Fields::default()
+        .put("category", Some(required("category", category)?))
+        .put("sensitivity", Some(required("sensitivity", sensitivity)?))
+        .put(
+            "purposes",
+            Some(elements("purposes", required("purposes", purposes)?)?),
+        )
+        .put("residency", residency)
+        .put("on_expiry", method(on_expiry)?)
+        .put("clock", clock)
+        .put("minimums", minimums);
+    let label = target.assemble(fields.0)?;
+    if let Label::Column(ColumnLabel::Tag(tag)) = &label {
+        meaning::check_column(relation, tag)?;
+    }
+    Ok(write(&target, Some(&label))?)
+}
+
+/// Tags a table: what its periods run from, whom its rows are about, and what becomes of a row whose cells are
+/// all past. The tag is what the arguments say: one that is left out is not in it.
+///
+/// `clock` is a column or `foreign_key.column`; `subject_kind` with `subject_key` (columns that identify the
+/// subject, on its own table) or `subject_via` (foreign-key columns, on a dependent one); `collected` a column
+/// that says when the row was collected; `on_expiry` `delete` or `keep`; `null_clock` `violation` or
+/// `not_started`; `residency_column` a column with the row's region; `disposal` `off`, `observe` or `on`, below
+/// `custodian.disposal`. A table's owner may tag, and tighten a tag; only a data steward loosens one.
+///
+/// Errors: 42501 without these rights, 22023 for a wrong field, 42704 for a column or foreign key that does
+/// not exist.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::too_many_arguments)]
+fn tag_table(
+    rel: Option<PgRelation>,
+    clock: default!(Option<String>, "NULL"),
+    subject_kind: default!(Option<String>, "NULL"),
+    subject_key: default!(Option<Vec<Option<String>>>, "NULL"),
+    subject_via: default!(Option<Vec<Option<String>>>, "NULL"),
+    collected: default!(Option<String>, "NULL"),
+    on_expiry: default!(Option<String>, "NULL"),
+    null_clock: default!(Option<String>, "NULL"),
+    residency_column: default!(Option<String>, "NULL"),
+    disposal: default!(Option<String>, "NULL"),
+) -> SqlResult<()> {
+    let relation = required("rel", rel)?.oid();
+    let target = Target::table(relation)?;
+    change::authorize_at_all(&target)?;
+    lock::labels(relation)?;
+    let columns = |name: &str, columns: Option<Vec<Option<String>>>| {
+        columns.map(|columns| elements(name, columns)).transpose()
+    };
+    let key = columns("subject_key", subject_key)?;
+    let via = columns("subject_via", subject_via)?;
+    let subject = match (subject_kind, key.is_some() || via.is_some()) {
+        (None, false) => None,
+        (kind, _) => Some(
+            Fields::default()
+                .put("kind", Some(required("subject_kind", kind)?))
+                .put("key", key)
+                .put("via", via)
+                .0,
+        ),
+    };
+    let fields = Fields::default()
+        .put("subject", subject)
+        .put("clock", clock)
+        .put("null_clock", null_clock)
+        .put("collected", collected)
+        .put("on_expiry", on_expiry)
+        .put("residency_column", residency_column)
+        .put("disposal", disposal);
+    let label = target.assemble(fields.0)?;
+    if let Label::Table(tag) = &label {
+        meaning::check_table(relation, tag)?;
+    }
+    Ok(write(&target, Some(&label))?)
+}
+
+/// Clears a column: reviewed, and no personal data. Only a data steward may; a cleared column may cross every
+/// border, and is never disposed of by itself.
+///
+/// Errors: 42501 for anyone but a steward, 42704 when there is no such column.
+#[pg_extern(schema = "custodian")]
+fn clear_column(rel: Option<PgRelation>, column_name: Option<String>) -> SqlResult<()> {
+    let relation = required("rel", rel)?.oid();
+    let target = Target::column(relation, &required("column_name", column_name)?)?;
+    let label = Label::Column(ColumnLabel::NotPersonal);
+    Ok(write(&target, Some(&label))?)
+}
+
+/// Removes the label of a column: it counts as unreviewed again. Only a data steward may.
+///
+/// Errors: 42501 for anyone but a steward, 42704 when there is no such column.
+#[pg_extern(schema = "custodian")]
+fn untag_column(rel: Option<PgRelation>, column_name: Option<String>) -> SqlResult<()> {
+    let relation = required("rel", rel)?.oid();
+    let target = Target::column(relation, &required("column_name", column_name)?)?;
+    Ok(write(&target, None)?)
+}
+
+/// Removes the label of a table, but not those of its columns: without the table's clock they are kept, and
+/// reported, unless they have one of their own. Only a data steward may.
+///
+/// Errors: 42501 for anyone but a steward.
+#[pg_extern(schema = "custodian")]
+fn untag_table(rel: Option<PgRelation>) -> SqlResult<()> {
+    let target = Target::table(required("rel", rel)?.oid())?;
+    Ok(write(&target, None)?)
+}

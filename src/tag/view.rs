@@ -1,0 +1,167 @@
+//! The rows behind the view `custodian.tags`.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::pg::{label, relation};
+use crate::tag::grammar::{
+    self, ColumnLabel, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
+};
+
+/// A label with its fields typed; a malformed one has only `problem`.
+#[derive(Default)]
+struct Fields {
+    category: Option<String>,
+    sensitivity: Option<&'static str>,
+    purposes: Option<Vec<String>>,
+    residency: Option<Vec<String>>,
+    on_expiry: Option<String>,
+    clock: Option<String>,
+    minimums: Option<Vec<String>>,
+    subject_kind: Option<String>,
+    subject_key: Option<Vec<String>>,
+    subject_via: Option<Vec<String>>,
+    collected: Option<String>,
+    null_clock: Option<&'static str>,
+    residency_column: Option<String>,
+    disposal: Option<&'static str>,
+    problem: Option<String>,
+}
+
+fn column(label: ColumnLabel) -> (&'static str, Fields) {
+    let ColumnLabel::Tag(tag) = label else {
+        return ("cleared", Fields::default());
+    };
+    let on_expiry = tag.on_expiry.and_then(|method| {
+        // A name without quotes, an object as it is.
+        let text = serde_json::to_value(method).ok()?;
+        Some(
+            text.as_str()
+                .map_or_else(|| text.to_string(), str::to_owned),
+        )
+    });
+    let fields = Fields {
+        category: Some(tag.category),
+        sensitivity: Some(match tag.sensitivity {
+            Sensitivity::Personal => "personal",
+            Sensitivity::Sensitive => "sensitive",
+        }),
+        purposes: Some(tag.purposes),
+        residency: tag.residency,
+        on_expiry,
+        clock: tag.clock,
+        minimums: Some(
+            tag.minimums
+                .into_iter()
+                .map(|minimum| minimum.name)
+                .collect(),
+        ),
+        ..Fields::default()
+    };
+    ("column", fields)
+}
+
+fn table(tag: TableTag) -> (&'static str, Fields) {
+    let (kind, key, via) = match tag.subject {
+        Some(subject) => (Some(subject.kind), subject.key, subject.via),
+        None => (None, None, None),
+    };
+    let fields = Fields {
+        on_expiry: tag.on_expiry.map(|on_expiry| {
+            match on_expiry {
+                RowExpiry::Delete => "delete",
+                RowExpiry::Keep => "keep",
+            }
+            .to_owned()
+        }),
+        clock: tag.clock,
+        subject_kind: kind,
+        subject_key: key,
+        subject_via: via,
+        collected: tag.collected,
+        null_clock: tag.null_clock.map(|null_clock| match null_clock {
+            NullClock::Violation => "violation",
+            NullClock::NotStarted => "not_started",
+        }),
+        residency_column: tag.residency_column,
+        disposal: tag.disposal.map(|disposal| match disposal {
+            DisposalMode::Off => "off",
+            DisposalMode::Observe => "observe",
+            DisposalMode::On => "on",
+        }),
+        ..Fields::default()
+    };
+    ("table", fields)
+}
+
+/// The labels of all tables and columns, as they were declared, with typed fields. A label that cannot be
+/// parsed says so in `problem`.
+#[pg_extern(schema = "custodian", stable)]
+#[allow(clippy::type_complexity)]
+fn read_tags() -> TableIterator<
+    'static,
+    (
+        name!(relation, pg_sys::Oid),
+        name!(column_name, Option<String>),
+        name!(kind, &'static str),
+        name!(category, Option<String>),
+        name!(sensitivity, Option<&'static str>),
+        name!(purposes, Option<Vec<String>>),
+        name!(residency, Option<Vec<String>>),
+        name!(on_expiry, Option<String>),
+        name!(clock, Option<String>),
+        name!(minimums, Option<Vec<String>>),
+        name!(subject_kind, Option<String>),
+        name!(subject_key, Option<Vec<String>>),
+        name!(subject_via, Option<Vec<String>>),
+        name!(collected, Option<String>),
+        name!(null_clock, Option<&'static str>),
+        name!(residency_column, Option<String>),
+        name!(disposal, Option<&'static str>),
+        name!(problem, Option<String>),
+    ),
+> {
+    let rows = label::everywhere()
+        .into_iter()
+        .filter_map(|(object, attnum, text)| {
+            let name = if attnum == 0 {
+                None
+            } else {
+                // A column that was dropped by a transaction whose label is still seen.
+                Some(relation::column_name(object, attnum)?)
+            };
+            let parsed = if attnum == 0 {
+                grammar::parse_table(&text).map(table)
+            } else {
+                grammar::parse_column(&text).map(column)
+            };
+            let (kind, fields) = parsed.unwrap_or_else(|error| {
+                let fields = Fields {
+                    problem: Some(error.to_string()),
+                    ..Fields::default()
+                };
+                (if attnum == 0 { "table" } else { "column" }, fields)
+            });
+            Some((
+                object,
+                name,
+                kind,
+                fields.category,
+                fields.sensitivity,
+                fields.purposes,
+                fields.residency,
+                fields.on_expiry,
+                fields.clock,
+                fields.minimums,
+                fields.subject_kind,
+                fields.subject_key,
+                fields.subject_via,
+                fields.collected,
+                fields.null_clock,
+                fields.residency_column,
+                fields.disposal,
+                fields.problem,
+            ))
+        });
+    TableIterator::new(rows.collect::<Vec<_>>())
+}
