@@ -11,6 +11,7 @@ use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::epoch;
 use crate::policy::model::{Finding, Severity};
+use crate::tag;
 use crate::worker::shmem;
 
 pgrx::extension_sql_file!(
@@ -107,10 +108,11 @@ fn status_row() -> Result<
 /// Where findings come from.
 type Source = (&'static str, fn() -> error::Result<Vec<Finding>>);
 
-const SOURCES: [Source; 3] = [
+const SOURCES: [Source; 4] = [
     ("installation", installation),
     ("modes", modes),
     ("evidence", evidence::findings),
+    ("tags", tag::findings::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For
