@@ -29,3 +29,6 @@ GRANT EXECUTE ON FUNCTION custodian.tag_table(regclass, text, text, text[], text
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_table(regclass) TO PUBLIC;
 GRANT SELECT ON custodian.minimums, custodian.publication_permits, custodian.purposes, custodian.tags TO PUBLIC;
+-- guard: value-free answers for everybody.
+GRANT SELECT ON custodian.region_rules TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.read_region_rules(), custodian.check_peer(inet, text, text, text) TO PUBLIC;

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard;
 use crate::pg::report;
 use crate::tag::provider;
 use crate::worker;
@@ -37,8 +38,12 @@ impl<'a> Utility<'a> {
 
 /// What runs before each utility statement; an error refuses it.
 fn before(utility: Utility) -> Result<()> {
+<<<<<<< HEAD
     provider::before(utility)?;
     worker::database::before(&utility)
+=======
+    guard::ddl::before(&utility)
+>>>>>>> 797f2c6 (Gate walsenders, replication commands, publications, subscriptions and reads)
 }
 
 /// What runs after a utility statement that succeeded.
