@@ -1,14 +1,14 @@
 //! What an administrator sees of the rules: each line of the file, and the answer for a peer.
 
 use pgrx::datum::Inet;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Kind};
 use crate::guard::verdict::{Address, Peer};
 use crate::guard::{active, session};
 use crate::guc;
 use crate::pg::relation;
-use crate::pg::report::SqlResult;
 use crate::policy::model::{Finding, Severity};
 
 /// Each line of the region rules file that is neither empty nor a comment, as the file is now: its number, the
@@ -66,7 +66,7 @@ fn read_region_rules() -> TableIterator<
     TableIterator::new(rows)
 }
 
-fn parse_address(text: &str) -> Result<std::net::IpAddr> {
+fn parse_address(text: &str) -> error::Result<std::net::IpAddr> {
     let address = text.split_once('/').map_or(text, |(address, _)| address);
     address.parse().map_err(|_| {
         Error::new(Kind::InvalidParameter, "the address cannot be read")
@@ -85,7 +85,7 @@ fn check_peer(
     issuer: default!(Option<String>, "NULL"),
     subject: default!(Option<String>, "NULL"),
     role_name: default!(Option<String>, "NULL"),
-) -> SqlResult<
+) -> Result<
     TableIterator<
         'static,
         (
@@ -97,6 +97,7 @@ fn check_peer(
             name!(remedy, Option<String>),
         ),
     >,
+    ErrorReport,
 > {
     guc::require_preload("custodian.check_peer()")?;
     let address = match &address {

@@ -38,12 +38,9 @@ impl<'a> Utility<'a> {
 
 /// What runs before each utility statement; an error refuses it.
 fn before(utility: Utility) -> Result<()> {
-<<<<<<< HEAD
     provider::before(utility)?;
+    guard::ddl::before(&utility)?;
     worker::database::before(&utility)
-=======
-    guard::ddl::before(&utility)
->>>>>>> 797f2c6 (Gate walsenders, replication commands, publications, subscriptions and reads)
 }
 
 /// What runs after a utility statement that succeeded.
