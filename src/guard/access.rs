@@ -111,19 +111,21 @@ fn attributes(access: &Access) -> Option<Vec<i16>> {
     (!attributes.is_empty()).then_some(attributes)
 }
 
+fn namespace(relation: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe { pg_sys::get_rel_namespace(relation) }
+}
+
 /// Whether a relation is the server's own and holds no values of users' columns.
 fn is_catalog(relation: pg_sys::Oid) -> bool {
-    relation.to_u32() < pg_sys::FirstNormalObjectId && !VALUES.contains(&relation) && {
-        // SAFETY: a cached catalog lookup by OID, and one by a constant name.
-        let (schema, information) = unsafe {
-            (
-                pg_sys::get_rel_namespace(relation),
-                pg_sys::get_namespace_oid(c"information_schema".as_ptr(), true),
-            )
-        };
-        schema == pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE)
-            || (schema != pg_sys::Oid::INVALID && schema == information)
+    if relation.to_u32() >= pg_sys::FirstNormalObjectId || VALUES.contains(&relation) {
+        return false;
     }
+    // SAFETY: a cached catalog lookup by a constant name.
+    let information = unsafe { pg_sys::get_namespace_oid(c"information_schema".as_ptr(), true) };
+    let schema = namespace(relation);
+    schema == pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE)
+        || (schema != pg_sys::Oid::INVALID && schema == information)
 }
 
 /// Whether a relation is one of the extension's tables that anybody may see.
@@ -170,23 +172,25 @@ fn check(access: &Access, session: &Session) -> Result<()> {
     {
         return Ok(());
     }
-    let values = VALUES.contains(&access.relation);
-    let offending = if values {
-        Vec::new()
+    let closed = if VALUES.contains(&access.relation) {
+        Some("It holds values of other tables' columns.")
+    } else if relation::schema_oid() == Some(namespace(access.relation)) {
+        Some("It is a table of the extension that may hold keys of subjects.")
     } else {
-        offending(session, access)
+        None
     };
-    if offending.is_empty() && !values {
-        // Reading no column at all of a table without any.
-        return Ok(());
-    }
-    let what = if values {
-        "It holds values of other tables' columns.".to_owned()
-    } else {
-        format!(
-            "Refused columns: {}.",
-            exposure::describe(&offending, MAX_NAMED)
-        )
+    let what = match closed {
+        Some(what) => what.to_owned(),
+        None => {
+            let offending = offending(session, access);
+            if offending.is_empty() {
+                return Ok(());
+            }
+            format!(
+                "Refused columns: {}.",
+                exposure::describe(&offending, MAX_NAMED)
+            )
+        }
     };
     let name = relation::describe(access.relation);
     let error = Error::new(
