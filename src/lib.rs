@@ -7,7 +7,6 @@
 use pgrx::prelude::*;
 
 mod anonymize;
-mod compat;
 mod error;
 mod evidence;
 mod guard;
@@ -35,7 +34,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::object_access::init();
     tag::init();
     evidence::init();
-    guard::init();
     worker::init();
 }
 

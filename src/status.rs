@@ -11,8 +11,7 @@ use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::epoch;
 use crate::policy::model::{Finding, Severity};
-use crate::tag;
-use crate::worker::shmem;
+use crate::worker::{self, shmem};
 
 pgrx::extension_sql_file!(
     "../sql/status.sql",
@@ -112,7 +111,7 @@ const SOURCES: [Source; 4] = [
     ("installation", installation),
     ("modes", modes),
     ("evidence", evidence::findings),
-    ("tags", tag::findings::findings),
+    ("worker", worker::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For

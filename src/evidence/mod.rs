@@ -33,6 +33,3 @@ pgrx::extension_sql_file!(
         functions::pending_events
     ]
 );
-
-#[cfg(any(test, feature = "pg_test"))]
-mod tests;

@@ -184,12 +184,15 @@ pub fn report_activity(text: &str) {
     }
 }
 
-/// Shows in pg_stat_activity that nothing is being done, and hands over statistics: without that,
-/// autovacuum would not see what was disposed.
+/// Hands over the statistics of what was disposed: without that, autovacuum would not see it.
+pub fn report_statistics() {
+    // SAFETY: outside a transaction; works on backend-local state and statistics.
+    unsafe { pg_sys::pgstat_report_stat(true) };
+}
+
+/// Shows in pg_stat_activity that nothing is being done, and hands over statistics.
 pub fn report_idle() {
-    // SAFETY: outside a transaction; both calls work on backend-local state and statistics.
-    unsafe {
-        pg_sys::pgstat_report_stat(true);
-        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
-    }
+    report_statistics();
+    // SAFETY: works on this backend's entry.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null()) };
 }

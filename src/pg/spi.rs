@@ -115,6 +115,15 @@ pub fn count(statement: &Statement) -> Result<i64> {
         .ok_or_else(|| Error::internal("a count yielded no row"))
 }
 
+/// The same, seeing what this transaction itself has just written.
+pub fn count_fresh(statement: &Statement) -> Result<i64> {
+    let params = bind(&statement.params)?;
+    write(&statement.sql, &params, |row| row.must::<i64>(1))?
+        .first()
+        .copied()
+        .ok_or_else(|| Error::internal("a count yielded no row"))
+}
+
 /// Runs a statement that writes; returns the number of rows it processed.
 pub fn run(statement: &Statement) -> Result<u64> {
     let params = bind(&statement.params)?;

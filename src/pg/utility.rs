@@ -7,7 +7,6 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
-use crate::guard;
 use crate::pg::report;
 use crate::tag::provider;
 use crate::worker;
@@ -39,7 +38,6 @@ impl<'a> Utility<'a> {
 /// What runs before each utility statement; an error refuses it.
 fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
-    guard::ddl::before(&utility)?;
     worker::database::before(&utility)
 }
 

@@ -56,6 +56,12 @@ pub fn in_transaction() -> bool {
     unsafe { pg_sys::IsTransactionState() }
 }
 
+/// Whether the current transaction keeps one snapshot to its end, as REPEATABLE READ does.
+pub fn keeps_snapshot() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// When this server started, in the server's microseconds.
 pub fn postmaster_start() -> i64 {
     // SAFETY: reads a variable that never changes.

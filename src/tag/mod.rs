@@ -2,7 +2,6 @@
 
 pub mod change;
 pub mod effective;
-pub mod findings;
 mod functions;
 pub mod grammar;
 pub mod meaning;

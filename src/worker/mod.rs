@@ -7,11 +7,29 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::guc;
 use crate::pg::xact;
 
+mod approve;
+mod batch;
 pub mod database;
+mod findings;
+mod fuse;
 mod launcher;
+mod now;
 mod pacing;
+mod round;
+mod run;
 mod scheduler;
 pub mod shmem;
+mod survey;
+mod sweep;
+mod work;
+
+pub use findings::findings;
+
+pgrx::extension_sql_file!(
+    "../../sql/worker.sql",
+    name = "worker",
+    requires = ["bootstrap"]
+);
 
 /// Installs shared memory, the launcher and the callback, if the library is being preloaded.
 pub fn init() {

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use crate::guc;
 use crate::pg::{bgworker, latch, relation, report, xact};
+use crate::worker::round::Rounds;
 use crate::worker::shmem::{self, State};
 
 /// The shortest time between the beginnings of two rounds, however often the scheduler is woken.
@@ -62,8 +63,11 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     }
     bgworker::before_exit(on_exit);
     bgworker::connect(Some(database));
+    let mut rounds = Rounds::default();
     loop {
-        bgworker::reload_settings();
+        if bgworker::reload_settings() {
+            rounds.settings_changed();
+        }
         shmem::take_wake(database);
         match installed() {
             Ok(Installed::No) => {
@@ -73,7 +77,13 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             Ok(Installed::Other) => shmem::set_state(database, State::Mismatch),
             Ok(Installed::Yes) => {
                 shmem::set_state(database, State::Active);
-                shmem::set_success(database);
+                match rounds.round(database) {
+                    Ok(()) => shmem::set_success(database),
+                    Err(caught) => report::log(
+                        PgLogLevel::WARNING,
+                        caught.describe("a round of the pg_custodian scheduler failed"),
+                    ),
+                }
             }
             Err(caught) => report::log(
                 PgLogLevel::LOG,
@@ -81,23 +91,26 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             ),
         }
         bgworker::report_idle();
-        pause(database);
+        if pause(database) {
+            rounds.settings_changed();
+        }
     }
 }
 
-/// Waits for the next round: the nap time, or until woken or told to reread the settings.
-fn pause(database: pg_sys::Oid) {
+/// Waits for the next round: the nap time, or until woken or told to reread the settings, which it reports.
+fn pause(database: pg_sys::Oid) -> bool {
     latch::sleep(SHORTEST);
     let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
     let start = std::time::Instant::now();
     while !shmem::slot(database).is_some_and(|slot| slot.wake) {
         if bgworker::reload_settings() {
-            return;
+            return true;
         }
         let left = nap.saturating_sub(start.elapsed());
         if left.is_zero() {
-            return;
+            break;
         }
         latch::wait(left);
     }
+    false
 }

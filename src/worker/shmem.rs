@@ -230,6 +230,18 @@ pub fn forget(keep: impl Fn(pg_sys::Oid) -> bool) {
     });
 }
 
+/// Whether this database is the one that collects what belongs to no database: the first with a scheduler.
+pub fn leads(database: pg_sys::Oid) -> bool {
+    read(|directory| {
+        directory
+            .slots
+            .iter()
+            .find(|slot| slot.scheduler != 0 && slot.state == State::Active)
+            .is_some_and(|slot| slot.database == database)
+    })
+    .unwrap_or(false)
+}
+
 /// How many schedulers are starting or looking.
 pub fn looking() -> usize {
     read(|directory| {

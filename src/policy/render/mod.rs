@@ -222,3 +222,44 @@ pub fn batch(
         "{head} WHERE {ROW}.ctid >= {first} AND {ROW}.ctid < {end} AND {condition}"
     ))
 }
+
+/// `SELECT count(*)` of the rows that are still due within a range of blocks, bound as in [`batch`]: what a
+/// batch that went over them left.
+pub fn rest(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<Instant>,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, after);
+    let first = scope.binder.open(1);
+    let end = scope.binder.open(2);
+    scope.binder.finish(format!(
+        "SELECT count(*) FROM ONLY {} AS {ROW} WHERE {ROW}.ctid >= {first} AND {ROW}.ctid < {end} AND {condition}",
+        leaf.ident.quoted
+    ))
+}
+
+/// How many blocks a segment has: 8 MB of heap.
+pub const SEGMENT: u32 = 1024;
+
+/// The numbers of the segments of the leaf in which rows are due, in physical order: where few rows are due,
+/// a sweep need not pass over the whole heap.
+pub fn segments(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<Instant>,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, after);
+    scope.binder.finish(format!(
+        "SELECT DISTINCT ({ROW}.ctid::text::point)[0]::bigint / {SEGMENT} FROM ONLY {} AS {ROW} WHERE {condition} ORDER BY 1",
+        leaf.ident.quoted
+    ))
+}

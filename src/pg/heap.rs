@@ -1,0 +1,42 @@
+//! Locks and sizes of relations.
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::relation;
+
+/// Takes a relation's lock in the mode of a statement that writes it, waiting as `lock_timeout` allows;
+/// `false` when the relation is gone.
+pub fn lock_for_write(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a heavyweight lock, released with the transaction; the lookup afterwards sees what was
+    // committed before the lock was had.
+    unsafe {
+        pg_sys::LockRelationOid(relation, pg_sys::RowExclusiveLock as i32);
+        pg_sys::get_rel_relkind(relation) != 0
+    }
+}
+
+/// The present number of blocks of a relation's heap.
+pub fn blocks(relation: pg_sys::Oid) -> Result<u32> {
+    // SAFETY: the relation is opened under a lock and closed again; NULL when it is gone.
+    unsafe {
+        let opened = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        if opened.is_null() {
+            return Err(Error::new(
+                Kind::UndefinedObject,
+                format!("{} is gone", relation::describe(relation)),
+            ));
+        }
+        let blocks =
+            pg_sys::RelationGetNumberOfBlocksInFork(opened, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::relation_close(opened, pg_sys::AccessShareLock as i32);
+        Ok(blocks)
+    }
+}
+
+/// Releases the session-level advisory locks of this backend: those that a table's trigger took would
+/// survive the transaction.
+pub fn release_session_advisory_locks() {
+    // SAFETY: touches the locks of this backend alone.
+    unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID) };
+}

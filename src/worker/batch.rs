@@ -1,0 +1,82 @@
+//! One batch: the rows of one step in a range of blocks of one leaf, in the current transaction.
+
+use std::ops::Range;
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::pg::{heap, lock, sandbox, spi, xact};
+use crate::policy::epoch;
+use crate::policy::model::Leaf;
+use crate::policy::period::Instant;
+use crate::policy::render::{self, Step};
+use crate::worker::work::{self, Work};
+
+/// What a batch works on.
+pub struct Target<'a> {
+    pub work: &'a Work,
+    pub step: Step,
+    pub leaf: &'a Leaf,
+    pub cutoff: Instant,
+    pub after: Option<Instant>,
+}
+
+/// Every block of a heap.
+pub const WHOLE: Range<u32> = 0..u32::MAX;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Rows that were disposed, and rows that are still due although the statement ran: a trigger or a rule
+    /// swallowed them.
+    Done { rows: i64, left: i64 },
+    /// The policy or the table has changed: nothing was touched, the plan must be compiled again.
+    Stale,
+}
+
+/// Takes the locks that keep policy and table as they are until the transaction ends. Returns `false` when
+/// the leaf is gone. Before any snapshot is taken, so that what committed while this waited is seen.
+pub fn lock(root: u32, leaf: &Leaf) -> Result<bool> {
+    lock::epoch(pg_sys::Oid::from(root), lock::Mode::Share)?;
+    // The epoch's own lock: no policy changes while the batch runs, whatever it is about.
+    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
+    Ok(heap::lock_for_write(pg_sys::Oid::from(leaf.id)))
+}
+
+/// Whether the plan still is what policy and table say. Under the locks, with a fresh snapshot.
+fn fits(target: &Target) -> Result<bool> {
+    Ok(epoch::current()? == target.work.epoch
+        && work::shape(target.leaf)?.as_ref() == target.work.shapes.get(&target.leaf.id))
+}
+
+/// Disposes of what is due in `blocks`. Errors of the table's own code are raised as they come: the caller
+/// catches them, and keeps no more than their SQLSTATE.
+pub fn dispose(target: &Target, blocks: Range<u32>) -> Result<Outcome> {
+    let Target {
+        work,
+        step,
+        leaf,
+        cutoff,
+        after,
+    } = target;
+    if !lock(work.plan.table, leaf)? {
+        return Ok(Outcome::Stale);
+    }
+    xact::with_snapshot(|| {
+        if !fits(target)? {
+            return Ok(Outcome::Stale);
+        }
+        // A deferred trigger may not fire in a restricted operation, and must not fire after it.
+        spi::execute("SET CONSTRAINTS ALL IMMEDIATE", &[])?;
+        let batch = render::batch(&work.plan, step, leaf, &work.policy, *cutoff, *after)
+            .with_blocks(blocks.start, blocks.end);
+        let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
+            .with_blocks(blocks.start, blocks.end);
+        sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+            let rows = spi::run(&batch)?;
+            Ok(Outcome::Done {
+                rows: i64::try_from(rows).unwrap_or(i64::MAX),
+                left: spi::count_fresh(&rest)?,
+            })
+        })
+    })
+}

@@ -1,0 +1,251 @@
+//! `custodian.sweep_now()`: one sweep in the caller's transaction, for harnesses and for stewards in a hurry.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{PgRelation, name};
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::keys;
+use crate::guc;
+use crate::pg::regclass::Regclass;
+use crate::pg::{clock, lock, relation, subxact, xact};
+use crate::policy::load;
+use crate::policy::render;
+use crate::tag::grammar::DisposalMode;
+use crate::worker::batch::{self, Outcome, Target};
+use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::run::{self, State};
+use crate::worker::survey;
+use crate::worker::work::{self, Work};
+
+/// Disposes of what is due in a table and its partitions, or in every tagged table, in the caller's
+/// transaction; returns the rows per table and action. It needs neither the worker nor
+/// `custodian.disposal = on`, but a table whose own tag says `"disposal"` `off` or `observe` is left alone.
+/// The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is
+/// then executed with its own cutoff. Makes the transaction's constraints immediate. For stewards.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::type_complexity)]
+fn sweep_now(
+    rel: default!(Option<PgRelation>, "NULL"),
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(relation, Regclass),
+            name!(action, String),
+            name!(rows, i64),
+        ),
+    >,
+    ErrorReport,
+> {
+    relation::require_steward("dispose of rows")?;
+    let rows = sweep(rel.map(|rel| rel.oid()))?;
+    Ok(TableIterator::new(rows))
+}
+
+type Row = (Regclass, String, i64);
+
+fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
+    if xact::keeps_snapshot() {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "rows cannot be disposed in a transaction that keeps its snapshot",
+        )
+        .hint("Use isolation level READ COMMITTED."));
+    }
+    if !keys::armed()? {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "keys of this database are missing",
+        )
+        .hint("Import them with custodian.import_keys()."));
+    }
+    let tables = xact::with_snapshot(|| {
+        let schema = load::schema(only)?;
+        let mut tables = Vec::new();
+        for id in load::order(&schema) {
+            let Some(table) = schema.tables.get(&id) else {
+                continue;
+            };
+            let wanted = only.is_none_or(|only| {
+                id == only.to_u32()
+                    || table
+                        .leaves
+                        .iter()
+                        .any(|leaf| leaf.within.contains(&only.to_u32()))
+            });
+            let mode = table.tag.as_ref().and_then(|tag| tag.disposal);
+            if wanted {
+                tables.push((id, table.ident.name.clone(), mode));
+            }
+        }
+        Ok(tables)
+    })?;
+    if let (Some(only), true) = (only, tables.is_empty()) {
+        return Err(Error::new(
+            Kind::UndefinedObject,
+            format!("{} is not tagged", relation::describe(only)),
+        )
+        .hint("Tag it with custodian.tag_table() and custodian.tag_column()."));
+    }
+    let mut rows = Vec::new();
+    for (id, name, mode) in tables {
+        match mode {
+            None | Some(DisposalMode::On) => {
+                table(pg_sys::Oid::from(id), &name, &mut rows)?;
+            }
+            Some(_) if only.is_some() => {
+                return Err(Error::new(
+                    Kind::NotInPrerequisiteState,
+                    format!("disposal is switched off for {name}"),
+                )
+                .detail("The table's tag sets \"disposal\" to off or observe.")
+                .hint("Set it with custodian.tag_table(…, disposal => 'on')."));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(rows)
+}
+
+/// Sweeps one table, every step and leaf in one statement each.
+fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
+    lock::epoch(root, lock::Mode::Share)?;
+    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
+    let Some((work, id, cutoff, after, limit)) = xact::with_snapshot(|| begin(root, name))? else {
+        return Ok(());
+    };
+    let mut total: i64 = 0;
+    let mut cells: Vec<(String, i64)> = Vec::new();
+    let items = xact::with_snapshot(|| run::items(id))?;
+    for step in render::steps(&work.plan) {
+        for (leaf, after) in work.plan.leaves.iter().zip(&after) {
+            let item = survey::item(&work.plan, step, leaf, 0);
+            let Some(number) = items.iter().find_map(|(number, stored, _)| {
+                let same = stored.leaf == item.leaf
+                    && stored.columns == item.columns
+                    && stored.action == item.action;
+                same.then_some(*number)
+            }) else {
+                continue;
+            };
+            let target = Target {
+                work: &work,
+                step,
+                leaf,
+                cutoff,
+                after: *after,
+            };
+            let done = match subxact::subtransaction(|| batch::dispose(&target, batch::WHOLE)) {
+                Ok(Outcome::Done { rows, left: 0 }) => rows,
+                Ok(Outcome::Done { left, .. }) => {
+                    return Err(Error::new(
+                        Kind::NotInPrerequisiteState,
+                        format!("{left} rows of {} are still there", leaf.ident.name),
+                    )
+                    .detail("The statement that disposes of them raised no error: a trigger or a rule of the table swallows it.")
+                    .hint("Remove that trigger or rule, or have it let go of rows that are due."));
+                }
+                Ok(Outcome::Stale) => {
+                    return Err(Error::new(
+                        Kind::LockNotAvailable,
+                        format!("{} was changed meanwhile", leaf.ident.name),
+                    )
+                    .hint("Try again."));
+                }
+                Err(caught) => {
+                    return Err(caught.describe(&format!(
+                        "rows of {} could not be disposed",
+                        leaf.ident.name
+                    )));
+                }
+            };
+            xact::with_snapshot(|| run::progress(id, number, done))?;
+            total = total.saturating_add(done);
+            match cells.iter_mut().find(|(action, _)| *action == item.action) {
+                Some((_, rows)) => *rows += done,
+                None => cells.push((item.action, done)),
+            }
+        }
+    }
+    if total > limit {
+        return Err(blown(
+            name,
+            "More rows are due than were counted a moment ago.",
+        ));
+    }
+    xact::with_snapshot(|| {
+        for (leaf, after) in work.plan.leaves.iter().zip(&after) {
+            work::advance_watermark(leaf, &work.plan.digest, cutoff, after.is_none())?;
+        }
+        run::set_state(id, State::Done, None, None)
+    })?;
+    rows.extend(
+        cells
+            .into_iter()
+            .map(|(action, done)| (Regclass(root), action, done)),
+    );
+    Ok(())
+}
+
+type Begun = (
+    Work,
+    i64,
+    crate::policy::period::Instant,
+    Vec<Option<crate::policy::period::Instant>>,
+    i64,
+);
+
+/// Plans the table, or takes up its approved run; `None` when nothing is due.
+fn begin(root: pg_sys::Oid, name: &str) -> Result<Option<Begun>> {
+    let Some(work) = work::load(root)? else {
+        return Ok(None);
+    };
+    let open = run::open()?;
+    let approved = open.into_iter().find(|run| {
+        run.relation == root && run.state == State::Approved && run.plan == work.plan.digest
+    });
+    let estimate = |planned, rows, except| -> Result<Estimate> {
+        Ok(Estimate {
+            planned,
+            disposed: run::disposed_lately(root, except)?,
+            rows,
+            fraction: guc::max_disposal_fraction(),
+        })
+    };
+    if let Some(run) = approved {
+        let mut after = Vec::new();
+        for leaf in &work.plan.leaves {
+            after.push(work::watermark(leaf, &work.plan.digest)?);
+        }
+        let limit = estimate(run.planned, run.table_rows, Some(run.id))?.limit(true);
+        run::begin(run.id)?;
+        return Ok(Some((work, run.id, run.cutoff, after, limit)));
+    }
+    let survey = survey::survey(&work, clock::now(), true)?;
+    if survey.items.is_empty() {
+        return Ok(None);
+    }
+    let estimate = estimate(survey.planned(), survey.rows, None)?;
+    if let Verdict::Wait { reason } = estimate.verdict() {
+        return Err(blown(name, &format!("{reason}.")));
+    }
+    let id = run::insert(&work, &survey, State::Running, Some("sweep_now"))?;
+    Ok(Some((
+        work,
+        id,
+        survey.cutoff,
+        survey.after,
+        estimate.limit(false),
+    )))
+}
+
+fn blown(name: &str, detail: &str) -> Error {
+    Error::new(
+        Kind::NotInPrerequisiteState,
+        format!("disposal of {name} needs an approval"),
+    )
+    .detail(detail)
+    .hint("Let the worker plan the run and call custodian.approve_run(), or raise custodian.max_disposal_fraction.")
+}

@@ -1,0 +1,373 @@
+//! One round of a scheduler: every tagged table is planned and counted, and what is due is handed to a sweep.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant as Moment};
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::evidence::{keys, sealer};
+use crate::guc::{self, Disposal};
+use crate::pg::subxact::Caught;
+use crate::pg::{bgworker, clock, latch, random, report, xact};
+use crate::policy::model::{Policy, Schema};
+use crate::policy::{epoch, load};
+use crate::tag::grammar::DisposalMode;
+use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::run::{self, Run, State};
+use crate::worker::survey::{self, Survey};
+use crate::worker::work::{self, Work};
+use crate::worker::{pacing, shmem, sweep};
+
+/// What a scheduler remembers from round to round about one table.
+#[derive(Clone, Copy, Default)]
+struct Memory {
+    failures: u32,
+    /// Not before this moment is it tried again after a failure.
+    retry_at: Option<Moment>,
+    /// Not before this moment is it counted again, unless the policy changes.
+    count_at: Option<Moment>,
+    epoch: i64,
+}
+
+/// What a scheduler remembers; lost with it, and nothing depends on it but pace.
+#[derive(Default)]
+pub struct Rounds {
+    tables: BTreeMap<u32, Memory>,
+    /// Waiting runs that were announced in the log.
+    announced: BTreeSet<i64>,
+}
+
+/// What the round works on.
+struct Overview {
+    epoch: i64,
+    schema: Schema,
+    policy: Policy,
+    order: Vec<u32>,
+}
+
+/// What is to be done about a table after it was counted.
+enum Next {
+    Nothing,
+    /// Execute this run: it is marked as running.
+    Sweep(i64),
+    /// Say once that this run waits, and why.
+    Waiting(i64, String),
+}
+
+fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    xact::transaction(|| xact::with_snapshot(work))
+}
+
+/// The mode in force for a table: the lower of the setting and its tag.
+pub fn mode(tag: Option<DisposalMode>) -> Disposal {
+    let own = match tag {
+        None | Some(DisposalMode::On) => Disposal::On,
+        Some(DisposalMode::Observe) => Disposal::Observe,
+        Some(DisposalMode::Off) => Disposal::Off,
+    };
+    own.min(guc::disposal())
+}
+
+impl Rounds {
+    /// Forgets the pace, after settings changed: everything is counted again.
+    pub fn settings_changed(&mut self) {
+        for memory in self.tables.values_mut() {
+            memory.count_at = None;
+            memory.retry_at = None;
+        }
+    }
+
+    /// One round. An error of one table is reported and does not stop the others; only what concerns the
+    /// round itself is handed over.
+    pub fn round(&mut self, database: pg_sys::Oid) -> std::result::Result<(), Caught> {
+        wait_for_sweep(database);
+        let evidence = evidence(shmem::leads(database));
+        transaction(interrupted)?;
+        if guc::disposal() == Disposal::Off {
+            return evidence;
+        }
+        let overview = transaction(|| {
+            let epoch = epoch::current()?;
+            let schema = load::schema(None)?;
+            Ok(Overview {
+                epoch,
+                order: load::order(&schema),
+                policy: load::policy()?,
+                schema,
+            })
+        })?;
+        // Without its keys a database can make no pseudonym: it is planned and counted, and nothing is touched.
+        let armed = transaction(keys::armed)?;
+        let governed: BTreeSet<u32> = overview.order.iter().copied().collect();
+        transaction(|| supersede_orphans(&governed))?;
+        self.tables.retain(|table, _| governed.contains(table));
+        for table in overview.order.clone() {
+            if let Err(caught) = self.table(database, &overview, table, armed) {
+                self.failed(table);
+                let name = overview
+                    .schema
+                    .tables
+                    .get(&table)
+                    .map_or_else(|| table.to_string(), |table| table.ident.name.clone());
+                report::log(
+                    PgLogLevel::WARNING,
+                    caught.describe(&format!("pg_custodian could not work on {name}")),
+                );
+            }
+        }
+        evidence
+    }
+
+    fn failed(&mut self, table: u32) {
+        let memory = self.tables.entry(table).or_default();
+        memory.failures = memory.failures.saturating_add(1);
+        let base = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
+        let pause = pacing::back_off(base, memory.failures, random::fraction());
+        memory.retry_at = Moment::now().checked_add(pause);
+    }
+
+    fn table(
+        &mut self,
+        database: pg_sys::Oid,
+        overview: &Overview,
+        table: u32,
+        armed: bool,
+    ) -> std::result::Result<(), Caught> {
+        let Some(entry) = overview.schema.tables.get(&table) else {
+            return Ok(());
+        };
+        let mut mode = mode(entry.tag.as_ref().and_then(|tag| tag.disposal));
+        if !armed {
+            mode = mode.min(Disposal::Observe);
+        }
+        if mode == Disposal::Off {
+            return Ok(());
+        }
+        let memory = self.tables.entry(table).or_default();
+        if memory.epoch != overview.epoch {
+            *memory = Memory {
+                epoch: overview.epoch,
+                ..Memory::default()
+            };
+        }
+        let now = Moment::now();
+        let later = |at: Option<Moment>| at.is_some_and(|at| at > now);
+        if later(memory.retry_at) {
+            return Ok(());
+        }
+        let count = !later(memory.count_at);
+        bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
+        let next = transaction(|| plan(overview, table, mode, count))?;
+        if count {
+            memory.count_at = now.checked_add(pacing::count_pause(now.elapsed()));
+        }
+        match next {
+            Next::Nothing => {}
+            Next::Waiting(id, reason) => {
+                if self.announced.insert(id) {
+                    report::log(
+                        PgLogLevel::WARNING,
+                        sweep::waiting_message(id, &entry.ident.name, &reason),
+                    );
+                }
+            }
+            Next::Sweep(id) => return self.sweep(database, table, id),
+        }
+        if let Some(memory) = self.tables.get_mut(&table) {
+            memory.failures = 0;
+            memory.retry_at = None;
+        }
+        Ok(())
+    }
+
+    /// Has a worker execute the run, and waits for its end.
+    fn sweep(
+        &mut self,
+        database: pg_sys::Oid,
+        table: u32,
+        id: i64,
+    ) -> std::result::Result<(), Caught> {
+        bgworker::report_activity(&format!("pg_custodian: waiting for run {id}"));
+        if !sweep::start(database, id) {
+            shmem::mark_starved(None);
+            transaction(|| run::interrupt(id, "no background worker could be started"))?;
+            self.failed(table);
+            return Ok(());
+        }
+        shmem::clear_starved();
+        wait_for_start(database, id);
+        wait_for_sweep(database);
+        let state = transaction(|| {
+            run::interrupt(id, "its worker ended")?;
+            Ok(run::get(id)?.map(|run| run.state))
+        })?;
+        match state {
+            Some(State::Failed | State::Interrupted) => self.failed(table),
+            _ => {
+                if let Some(memory) = self.tables.get_mut(&table) {
+                    memory.failures = 0;
+                    memory.retry_at = None;
+                    memory.count_at = None;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves the guard's events into the ledger, and seals it. An error of it does not keep data from being
+/// disposed. `also_unbound` says that this database collects what belongs to none.
+fn evidence(also_unbound: bool) -> std::result::Result<(), Caught> {
+    transaction(|| sealer::drain_events(also_unbound, false))?;
+    if transaction(run::unsealed)? {
+        transaction(sealer::seal)?;
+    }
+    Ok(())
+}
+
+/// How long a sweep worker may take until it claims its place.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// Waits until the sweep worker has come up, or has already ended its run.
+fn wait_for_start(database: pg_sys::Oid, id: i64) {
+    let start = Moment::now();
+    let mut pause = Duration::from_millis(5);
+    while start.elapsed() < START_LIMIT && shmem::sweep(database) == 0 {
+        latch::wait(pause);
+        pause = (pause * 2).min(Duration::from_millis(500));
+        let over = transaction(|| Ok(run::get(id)?.is_none_or(|run| run.state != State::Running)));
+        if !matches!(over, Ok(false)) {
+            return;
+        }
+    }
+}
+
+/// Waits until no sweep worker is in the database.
+fn wait_for_sweep(database: pg_sys::Oid) {
+    while shmem::sweep(database) != 0 {
+        latch::wait(Duration::from_secs(5));
+    }
+}
+
+/// Runs that claim to be running, while no worker is there, were interrupted: by a crash, a failover, a
+/// request to end. The round waited for the worker of a scheduler before this one.
+fn interrupted() -> Result<()> {
+    for run in run::open()? {
+        if run.state == State::Running {
+            run::interrupt(run.id, "its worker ended")?;
+        }
+    }
+    Ok(())
+}
+
+fn supersede_orphans(governed: &BTreeSet<u32>) -> Result<()> {
+    for run in run::open()? {
+        if !governed.contains(&run.relation.to_u32()) {
+            let reason = "the table is gone or no longer tagged";
+            run::set_state(run.id, State::Superseded, Some(reason), None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Decides about one table, in one transaction. Without `count`, only a run that is to be taken up again is
+/// looked for.
+fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<Next> {
+    let root = pg_sys::Oid::from(table);
+    let work = work::compiled(
+        overview.epoch,
+        &overview.schema,
+        overview.policy.clone(),
+        root,
+    )?;
+    let mut waiting: Option<Run> = None;
+    for run in run::open()? {
+        if run.relation != root {
+            continue;
+        }
+        if run.plan != work.plan.digest {
+            run::set_state(run.id, State::Superseded, Some(sweep::POLICY_CHANGED), None)?;
+        } else if run.cutoff > clock::wall() {
+            let reason = "its cutoff lies in the future: the clock was moved back";
+            run::set_state(run.id, State::Superseded, Some(reason), None)?;
+        } else {
+            match run.state {
+                State::Approved | State::Interrupted if mode == Disposal::On => {
+                    run::begin(run.id)?;
+                    return Ok(Next::Sweep(run.id));
+                }
+                State::Waiting => waiting = Some(run),
+                _ => {}
+            }
+        }
+    }
+    if !count {
+        return Ok(Next::Nothing);
+    }
+    let survey = survey::survey(&work, clock::wall(), true)?;
+    if survey.items.is_empty() {
+        return nothing_due(&work, &survey, mode, waiting);
+    }
+    if mode == Disposal::Observe {
+        if run::observed(root)? != survey.items {
+            run::forget_observed(root)?;
+            run::insert(&work, &survey, State::Observed, None)?;
+        }
+        return Ok(Next::Nothing);
+    }
+    run::forget_observed(root)?;
+    let estimate = Estimate {
+        planned: survey.planned(),
+        disposed: run::disposed_lately(root, None)?,
+        rows: survey.rows,
+        fraction: guc::max_disposal_fraction(),
+    };
+    match (estimate.verdict(), waiting) {
+        (Verdict::Wait { reason }, Some(run)) => Ok(Next::Waiting(run.id, reason)),
+        (Verdict::Wait { reason }, None) => {
+            let id = run::insert(&work, &survey, State::Waiting, Some(&reason))?;
+            Ok(Next::Waiting(id, reason))
+        }
+        (Verdict::Go, waiting) => {
+            if let Some(run) = waiting {
+                let reason = "less is due now, and may go without approval";
+                run::set_state(run.id, State::Superseded, Some(reason), None)?;
+            }
+            run::forget_barren(root)?;
+            let id = run::insert(&work, &survey, State::Running, None)?;
+            Ok(Next::Sweep(id))
+        }
+    }
+}
+
+/// A watermark that lags by less than this is not moved while nothing is due: an idle database writes nothing.
+const WATERMARK_LAG: i64 = 3_600_000_000;
+
+fn nothing_due(work: &Work, survey: &Survey, mode: Disposal, waiting: Option<Run>) -> Result<Next> {
+    let root = pg_sys::Oid::from(work.plan.table);
+    if let Some(run) = waiting {
+        run::set_state(
+            run.id,
+            State::Superseded,
+            Some("nothing is due any more"),
+            None,
+        )?;
+    }
+    if !run::observed(root)?.is_empty() {
+        run::forget_observed(root)?;
+    }
+    if mode == Disposal::On {
+        for (leaf, after) in work.plan.leaves.iter().zip(&survey.after) {
+            let lags = after.is_none_or(|after| {
+                survey.cutoff.micros().saturating_sub(after.micros()) > WATERMARK_LAG
+            });
+            if lags {
+                let full = after.is_none();
+                work::advance_watermark(leaf, &work.plan.digest, survey.cutoff, full)?;
+            }
+        }
+    }
+    Ok(Next::Nothing)
+}

@@ -1,0 +1,425 @@
+//! The sweep: executes one run, in batches, each a transaction of its own.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant as Moment};
+
+use pgrx::prelude::*;
+
+use crate::error::Result;
+use crate::guc;
+use crate::pg::subxact::Caught;
+use crate::pg::{bgworker, heap, latch, report, sandbox, spi, timeout, xact};
+use crate::policy::model::Leaf;
+use crate::policy::period::Instant;
+use crate::policy::render::{self, SEGMENT, Step};
+use crate::worker::batch::{self, Outcome, Target};
+use crate::worker::fuse::Estimate;
+use crate::worker::pacing::BatchSize;
+use crate::worker::run::{self, Run, State};
+use crate::worker::work::{self, Work};
+use crate::worker::{shmem, survey};
+
+/// How long a batch waits for a lock before it gives way.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The longest a batch may take: a trigger that never ends must not keep the other tables waiting.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a batch that met a lock or a deadlock is tried again as it is.
+const RETRIES: u32 = 3;
+
+/// A run stops after this many block ranges that it had to leave.
+const MOST_OBSTACLES: u32 = 32;
+
+/// How often the rows of one step in one leaf are looked for: rows may move while the sweep passes.
+const PASSES: u32 = 3;
+
+/// Rows were still due after a batch that raised no error: a trigger or a rule swallowed it.
+pub const SWALLOWED: &str = "09000";
+
+/// Starts a worker for a run; `false` when none can be had.
+pub fn start(database: pg_sys::Oid, id: i64) -> bool {
+    bgworker::start(&bgworker::Worker {
+        name: "pg_custodian sweep",
+        function: c"custodian_sweep_main",
+        argument: u64::from(database.to_u32()),
+        extra: &id.to_le_bytes(),
+        restart: None,
+        notify: latch::my_pid(),
+    })
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+    latch::wake(shmem::release_sweep(latch::my_pid()));
+}
+
+/// The sweep worker's main function. Whatever ends it before its run has ended leaves that run `running`,
+/// and the scheduler makes it `interrupted`.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn custodian_sweep_main(arg: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(arg.value() as u32);
+    let mut id = [0; 8];
+    id.copy_from_slice(&bgworker::extra()[..8]);
+    bgworker::accept_signals();
+    if !shmem::claim_sweep(database, latch::my_pid()) {
+        return;
+    }
+    bgworker::before_exit(on_exit);
+    bgworker::connect(Some(database));
+    timeout::set_lock_timeout(LOCK_TIMEOUT);
+    let id = i64::from_le_bytes(id);
+    if let Err(caught) = Sweep::run(id) {
+        report::log(
+            PgLogLevel::WARNING,
+            caught.describe(&format!("pg_custodian run {id} failed")),
+        );
+        let failed =
+            transaction(|| run::set_state(id, State::Failed, None, Some(&caught.sqlstate)));
+        if let Err(caught) = failed {
+            report::log(
+                PgLogLevel::WARNING,
+                caught.describe(&format!(
+                    "the failure of pg_custodian run {id} was not stored"
+                )),
+            );
+        }
+    }
+    bgworker::report_idle();
+}
+
+/// A transaction with a fresh snapshot.
+fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    xact::transaction(|| xact::with_snapshot(work))
+}
+
+/// How a run came to its end.
+enum End {
+    Through,
+    /// The policy or the table is no longer what the run was planned for.
+    Superseded,
+    /// More rows turned up than the run may dispose.
+    Tripped,
+    /// Too many block ranges had to be left.
+    GaveUp,
+}
+
+/// What became of one batch.
+enum Batched {
+    Rows(i64),
+    Swallowed(i64),
+    Stale,
+    Tripped,
+}
+
+struct Sweep {
+    run: Run,
+    work: Work,
+    /// Rows the run may dispose altogether.
+    limit: i64,
+    done: i64,
+    obstacles: u32,
+    first_sqlstate: Option<String>,
+    numbers: BTreeMap<(String, Vec<String>, String), i32>,
+}
+
+impl Sweep {
+    fn run(id: i64) -> std::result::Result<(), Caught> {
+        let Some(mut sweep) = transaction(|| Sweep::load(id))? else {
+            return Ok(());
+        };
+        bgworker::report_activity(&format!(
+            "pg_custodian run {id}: {}",
+            sweep.run.relation_name
+        ));
+        let mut after = Vec::new();
+        for leaf in &sweep.work.plan.leaves {
+            let digest = &sweep.work.plan.digest;
+            after.push(transaction(|| work::watermark(leaf, digest))?);
+        }
+        let end = sweep.all(&after)?;
+        sweep.finish(end, &after)
+    }
+
+    /// The run with its plan, compiled anew; `None`, and superseded, when the plan is another one now.
+    fn load(id: i64) -> Result<Option<Sweep>> {
+        let Some(run) = run::get(id)?.filter(|run| run.state == State::Running) else {
+            return Ok(None);
+        };
+        let work = match work::load(run.relation)? {
+            Some(work) if work.plan.digest == run.plan => work,
+            _ => {
+                run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None)?;
+                return Ok(None);
+            }
+        };
+        let estimate = Estimate {
+            planned: run.planned,
+            disposed: run::disposed_lately(run.relation, Some(id))?,
+            rows: run.table_rows,
+            fraction: guc::max_disposal_fraction(),
+        };
+        let limit = estimate.limit(run.approved);
+        let mut numbers = BTreeMap::new();
+        for (number, item, _) in run::items(id)? {
+            numbers.insert((item.leaf, item.columns, item.action), number);
+        }
+        run::clear_obstacles(id)?;
+        Ok(Some(Sweep {
+            limit,
+            done: run.done,
+            obstacles: 0,
+            first_sqlstate: None,
+            numbers,
+            run,
+            work,
+        }))
+    }
+
+    /// Every step on every leaf for which something was planned.
+    fn all(&mut self, after: &[Option<Instant>]) -> std::result::Result<End, Caught> {
+        for step in render::steps(&self.work.plan) {
+            for (leaf, after) in self.work.plan.leaves.clone().iter().zip(after) {
+                let item = survey::item(&self.work.plan, step, leaf, 0);
+                let key = (item.leaf, item.columns, item.action);
+                let Some(number) = self.numbers.get(&key).copied() else {
+                    continue;
+                };
+                let end = self.leaf(step, leaf, *after, number)?;
+                if !matches!(end, End::Through) {
+                    return Ok(end);
+                }
+            }
+        }
+        Ok(End::Through)
+    }
+
+    /// One step on one leaf: segments with due rows, until none is left but those that cannot be disposed.
+    fn leaf(
+        &mut self,
+        step: Step,
+        leaf: &Leaf,
+        after: Option<Instant>,
+        number: i32,
+    ) -> std::result::Result<End, Caught> {
+        let mut size = BatchSize::first();
+        let before = self.obstacles;
+        for _ in 0..PASSES {
+            let segments = self.segments(step, leaf, after)?;
+            if segments.is_empty() || self.obstacles > before {
+                break;
+            }
+            for segment in segments {
+                let end = self.segment(step, leaf, after, number, segment, &mut size)?;
+                if !matches!(end, End::Through) {
+                    return Ok(end);
+                }
+            }
+        }
+        Ok(End::Through)
+    }
+
+    /// Where rows are due.
+    fn segments(
+        &self,
+        step: Step,
+        leaf: &Leaf,
+        after: Option<Instant>,
+    ) -> std::result::Result<Vec<u32>, Caught> {
+        let Work { plan, policy, .. } = &self.work;
+        let statement = render::segments(plan, &step, leaf, policy, self.run.cutoff, after);
+        transaction(|| {
+            let params = spi::bind(&statement.params)?;
+            sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+                spi::select(&statement.sql, &params, |row| {
+                    Ok(u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX / SEGMENT))
+                })
+            })
+        })
+    }
+
+    /// The batches of one segment.
+    fn segment(
+        &mut self,
+        step: Step,
+        leaf: &Leaf,
+        after: Option<Instant>,
+        number: i32,
+        segment: u32,
+        size: &mut BatchSize,
+    ) -> std::result::Result<End, Caught> {
+        let end = segment.saturating_add(1).saturating_mul(SEGMENT);
+        let mut at = segment.saturating_mul(SEGMENT);
+        let mut retries = 0;
+        while at < end {
+            let blocks = at..at.saturating_add(size.blocks()).min(end);
+            bgworker::reload_settings();
+            pgrx::check_for_interrupts!();
+            let start = Moment::now();
+            match self.batch(step, leaf, after, number, blocks.clone()) {
+                Ok(Batched::Stale) => match self.reload()? {
+                    true => continue,
+                    false => return Ok(End::Superseded),
+                },
+                Ok(Batched::Tripped) => return Ok(End::Tripped),
+                Ok(Batched::Rows(rows)) => self.done = self.done.saturating_add(rows),
+                Ok(Batched::Swallowed(rows)) => {
+                    self.done = self.done.saturating_add(rows);
+                    self.obstacle(leaf, &blocks, SWALLOWED)?;
+                }
+                Err(caught) if is_contention(&caught.sqlstate) && retries < RETRIES => {
+                    latch::sleep(Duration::from_millis(100) * 4u32.pow(retries));
+                    retries += 1;
+                    continue;
+                }
+                Err(caught) => {
+                    retries = 0;
+                    if let Some(half) = BatchSize::of(blocks.end - blocks.start).halved() {
+                        *size = half;
+                        continue;
+                    }
+                    self.obstacle(leaf, &blocks, &caught.sqlstate)?;
+                }
+            }
+            if self.obstacles > MOST_OBSTACLES {
+                return Ok(End::GaveUp);
+            }
+            retries = 0;
+            at = blocks.end;
+            let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
+            *size = BatchSize::of(blocks.end - blocks.start).after(start.elapsed(), target);
+        }
+        Ok(End::Through)
+    }
+
+    /// One batch, with what it did counted in the same transaction.
+    fn batch(
+        &self,
+        step: Step,
+        leaf: &Leaf,
+        after: Option<Instant>,
+        number: i32,
+        blocks: Range<u32>,
+    ) -> std::result::Result<Batched, Caught> {
+        let target = Target {
+            work: &self.work,
+            step,
+            leaf,
+            cutoff: self.run.cutoff,
+            after,
+        };
+        let id = self.run.id;
+        let outcome = timeout::within(BATCH_TIMEOUT, || {
+            xact::transaction(|| {
+                Ok(match batch::dispose(&target, blocks)? {
+                    Outcome::Stale => Batched::Stale,
+                    Outcome::Done { rows, .. } if rows > self.limit.saturating_sub(self.done) => {
+                        // What the batch did is undone with its transaction.
+                        return Err(crate::error::Error::new(
+                            crate::error::Kind::ProgramLimitExceeded,
+                            TRIPPED,
+                        ));
+                    }
+                    Outcome::Done { rows, left } => {
+                        if rows > 0 {
+                            xact::with_snapshot(|| run::progress(id, number, rows))?;
+                        }
+                        if left > 0 {
+                            Batched::Swallowed(rows)
+                        } else {
+                            Batched::Rows(rows)
+                        }
+                    }
+                })
+            })
+        });
+        heap::release_session_advisory_locks();
+        bgworker::report_statistics();
+        match outcome {
+            Err(caught)
+                if caught
+                    .own
+                    .as_ref()
+                    .is_some_and(|own| own.message == TRIPPED) =>
+            {
+                Ok(Batched::Tripped)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Compiles the plan again; `false` when it is another one now.
+    fn reload(&mut self) -> std::result::Result<bool, Caught> {
+        let relation = self.run.relation;
+        Ok(match transaction(|| work::load(relation))? {
+            Some(work) if work.plan.digest == self.run.plan => {
+                self.work = work;
+                true
+            }
+            _ => false,
+        })
+    }
+
+    fn obstacle(
+        &mut self,
+        leaf: &Leaf,
+        blocks: &Range<u32>,
+        sqlstate: &str,
+    ) -> std::result::Result<(), Caught> {
+        self.obstacles += 1;
+        self.first_sqlstate
+            .get_or_insert_with(|| sqlstate.to_owned());
+        let id = self.run.id;
+        transaction(|| run::obstacle(id, &leaf.ident.name, blocks, sqlstate))
+    }
+
+    fn finish(self, end: End, after: &[Option<Instant>]) -> std::result::Result<(), Caught> {
+        let id = self.run.id;
+        let sqlstate = self.first_sqlstate.as_deref();
+        transaction(|| match end {
+            End::Superseded => run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None),
+            // The next round counts again, and lets the fuse decide.
+            End::Tripped => run::set_state(id, State::Superseded, Some(TRIPPED), None),
+            End::GaveUp | End::Through if self.obstacles > 0 => run::set_state(
+                id,
+                State::Failed,
+                Some(&format!("{} block ranges had to be left", self.obstacles)),
+                sqlstate,
+            ),
+            End::GaveUp | End::Through => {
+                for (leaf, after) in self.work.plan.leaves.iter().zip(after) {
+                    work::advance_watermark(
+                        leaf,
+                        &self.work.plan.digest,
+                        self.run.cutoff,
+                        after.is_none(),
+                    )?;
+                }
+                run::set_state(id, State::Done, None, None)
+            }
+        })
+    }
+}
+
+const TRIPPED: &str = "more rows are due than the run may dispose";
+
+pub const POLICY_CHANGED: &str = "the policy or the table has changed";
+
+/// What is logged, once, when a run begins to wait.
+pub fn waiting_message(id: i64, relation: &str, reason: &str) -> crate::error::Error {
+    crate::error::Error::new(
+        crate::error::Kind::ProgramLimitExceeded,
+        format!("disposal of {relation} waits for approval"),
+    )
+    .detail(format!("{reason}."))
+    .hint(format!(
+        "Look at custodian.run_items and custodian.preview(), then call custodian.approve_run({id}, reason => '…')."
+    ))
+}
+
+/// Lock timeout, deadlock, serialization failure: worth trying again as it is.
+fn is_contention(sqlstate: &str) -> bool {
+    matches!(sqlstate, "55P03" | "40P01" | "40001")
+}

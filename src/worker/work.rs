@@ -1,0 +1,112 @@
+//! A table's compiled plan with all that executing it needs, as of one epoch.
+
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::guc;
+use crate::pg::{sandbox, spi, time};
+use crate::policy::model::{Leaf, Plan, Policy, Schema};
+use crate::policy::period::Instant;
+use crate::policy::{compile, epoch, load};
+
+/// A plan of one table and the policy it was compiled from.
+pub struct Work {
+    /// The number of the policy it was compiled from: valid until a higher one is visible.
+    pub epoch: i64,
+    pub policy: Policy,
+    pub plan: Plan,
+    /// What each leaf looked like: a statement written for it fits as long as it looks the same.
+    pub shapes: BTreeMap<u32, String>,
+}
+
+/// The plan of one table, compiled now; `None` when it is not tagged any more. Locks that keep the policy
+/// from changing are taken before, and a fresh snapshot is active.
+pub fn load(root: pg_sys::Oid) -> Result<Option<Work>> {
+    let epoch = epoch::current()?;
+    let schema = load::schema(Some(root))?;
+    if !schema
+        .tables
+        .get(&root.to_u32())
+        .is_some_and(|table| table.is_tagged())
+    {
+        return Ok(None);
+    }
+    compiled(epoch, &schema, load::policy()?, root).map(Some)
+}
+
+/// The plan of one table of `schema`.
+pub fn compiled(epoch: i64, schema: &Schema, policy: Policy, root: pg_sys::Oid) -> Result<Work> {
+    let plan = compile::compile(schema, &policy, root.to_u32());
+    let mut shapes = BTreeMap::new();
+    for leaf in &plan.leaves {
+        if let Some(shape) = shape(leaf)? {
+            shapes.insert(leaf.id, shape);
+        }
+    }
+    Ok(Work {
+        epoch,
+        policy,
+        plan,
+        shapes,
+    })
+}
+
+/// Owner, kind and columns of a leaf, in words to compare; `None` when it is gone.
+pub fn shape(leaf: &Leaf) -> Result<Option<String>> {
+    sandbox::as_extension_owner(|| {
+        spi::select_one(
+            "SELECT concat_ws(' ', c.relowner, c.relkind, c.relnamespace, c.relname,
+                    string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod),
+                               ',' ORDER BY a.attnum))
+             FROM pg_catalog.pg_class c
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             WHERE c.oid = $1
+             GROUP BY c.oid",
+            &[pg_sys::Oid::from(leaf.id).into()],
+            |row| row.must::<String>(1),
+        )
+    })
+}
+
+/// Up to which cutoff a leaf was swept under this plan; `None` when it was not, or when a pass that
+/// disregards that is due.
+pub fn watermark(leaf: &Leaf, digest: &str) -> Result<Option<Instant>> {
+    sandbox::as_extension_owner(|| {
+        let found = spi::select_one(
+            "SELECT cutoff FROM custodian.watermark
+             WHERE leaf = $1 AND plan = $2
+               AND audited_at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $3)",
+            &[
+                pg_sys::Oid::from(leaf.id).into(),
+                digest.into(),
+                f64::from(guc::audit_interval()).into(),
+            ],
+            |row| row.must::<pgrx::datum::TimestampWithTimeZone>(1),
+        )?;
+        Ok(found.map(time::instant))
+    })
+}
+
+/// Notes that nothing is left to do in the leaf up to `cutoff`. `full` says that the pass disregarded the
+/// watermark. A watermark never goes back.
+pub fn advance_watermark(leaf: &Leaf, digest: &str, cutoff: Instant, full: bool) -> Result<()> {
+    let cutoff = time::timestamp(cutoff);
+    sandbox::as_extension_owner(|| {
+        let oid = pg_sys::Oid::from(leaf.id);
+        spi::execute(
+            "DELETE FROM custodian.watermark WHERE leaf = $1 AND plan <> $2",
+            &[oid.into(), digest.into()],
+        )?;
+        spi::execute(
+            "INSERT INTO custodian.watermark AS w (leaf, plan, cutoff, audited_at)
+             VALUES ($1, $2, $3, pg_catalog.clock_timestamp())
+             ON CONFLICT (leaf, plan) DO UPDATE
+             SET cutoff = greatest(w.cutoff, excluded.cutoff),
+                 audited_at = CASE WHEN $4 THEN excluded.audited_at ELSE w.audited_at END",
+            &[oid.into(), digest.into(), cutoff.into(), full.into()],
+        )?;
+        Ok(())
+    })
+}
