@@ -104,9 +104,6 @@ fn require(
         )
         .hint("Name the columns that the law demands; the others go on time."));
     }
-    if let Some(clock) = clock {
-        meaning::check_clock(table, clock)?;
-    }
 
     lock::own_table(c"minimum")?;
     lock::labels(table)?;
@@ -123,7 +120,11 @@ fn require(
     let written = write_row(name, period, interval, citation)?;
     let mut labelled = false;
     for (target, label) in changes {
-        labelled |= change::write(&target, Some(&Label::Column(label)))?.is_some();
+        let label = Label::Column(label);
+        if change::write(&target, Some(&label))?.is_some() {
+            meaning::check_written(&target, &label)?;
+            labelled = true;
+        }
     }
     if written || labelled {
         purpose::changed();

@@ -68,16 +68,24 @@ fn check_parents(target: &Target, new: &Label) -> Result<()> {
     Ok(())
 }
 
-/// Writes a label whose meaning was checked, and says so when nothing changes.
+/// Writes a label, checks what it means, and says so when nothing changes.
 fn write(target: &Target, new: Option<&Label>) -> Result<()> {
     if let Some(new) = new {
         check_parents(target, new)?;
+        meaning::check_names(target, new)?;
     }
-    if change::write(target, new)?.is_none() {
-        notice!(
-            "the tag of {} is already like this; nothing changes",
-            target.describe()
-        );
+    if change::write(target, new)?.is_some() {
+        if let Some(new) = new {
+            meaning::check_written(target, new)?;
+        }
+    } else {
+        match new {
+            Some(_) => notice!(
+                "the tag of {} is already like this; nothing changes",
+                target.describe()
+            ),
+            None => notice!("{} has no tag; nothing changes", target.describe()),
+        }
     }
     Ok(())
 }
@@ -109,8 +117,9 @@ fn tag_column(
     let target = Target::column(relation, &required("column_name", column_name)?)?;
     change::authorize_at_all(&target)?;
     lock::labels(relation)?;
-    let minimums = match target.current().transpose()? {
-        Some(Label::Column(ColumnLabel::Tag(tag))) if !tag.minimums.is_empty() => {
+    // A label that does not parse has none to keep; only a steward replaces one, which writing checks.
+    let minimums = match target.current() {
+        Some(Ok(Label::Column(ColumnLabel::Tag(tag)))) if !tag.minimums.is_empty() => {
             Some(serde_json::to_value(tag.minimums).map_err(Error::internal)?)
         }
         _ => None,
@@ -130,9 +139,6 @@ fn tag_column(
         .put("clock", clock)
         .put("minimums", minimums);
     let label = target.assemble(fields.0)?;
-    if let Label::Column(ColumnLabel::Tag(tag)) = &label {
-        meaning::check_column(relation, tag)?;
-    }
     Ok(write(&target, Some(&label))?)
 }
 
@@ -189,9 +195,6 @@ fn tag_table(
         .put("residency_column", residency_column)
         .put("disposal", disposal);
     let label = target.assemble(fields.0)?;
-    if let Label::Table(tag) = &label {
-        meaning::check_table(relation, tag)?;
-    }
     Ok(write(&target, Some(&label))?)
 }
 

@@ -1,99 +1,18 @@
-//! What a tag refers to must exist: purposes, clocks, columns. Labels written by SECURITY LABEL escape these
-//! checks, since a restore brings them before everything they refer to; compiling reports them then.
+//! What a tag refers to must exist: purposes, minimums, columns, clocks; and its method must fit the column.
+//! Labels written by SECURITY LABEL escape these checks, since a restore brings them before everything they
+//! refer to; compiling reports them then.
 
-use pgrx::pg_sys;
-
+use crate::anonymize::fits::fits;
 use crate::error::{Error, Kind, Result};
-use crate::pg::{relation, sandbox, spi};
-use crate::policy::{minimum, purpose};
-use crate::tag::grammar::{ColumnTag, TableTag};
-use crate::tag::names;
-use crate::tag::target::undefined_column;
+use crate::pg::relation;
+use crate::policy::compile::path;
+use crate::policy::model::{Schema, Table, TypeClass};
+use crate::policy::{load, minimum, purpose};
+use crate::tag::grammar::{ColumnLabel, ColumnTag, TableTag};
+use crate::tag::target::{Label, Target, undefined_column};
 
-/// Whether a column's type can tell when a period began.
-fn tells_time(table: pg_sys::Oid, attnum: i16) -> bool {
-    // SAFETY: cached catalog lookups; getBaseType raises an ordinary error for a type that is gone.
-    let base = unsafe { pg_sys::getBaseType(pg_sys::get_atttype(table, attnum)) };
-    [
-        pg_sys::DATEOID,
-        pg_sys::TIMESTAMPOID,
-        pg_sys::TIMESTAMPTZOID,
-    ]
-    .contains(&base)
-}
-
-fn quoted(table: pg_sys::Oid) -> Result<String> {
-    Ok(relation::qualified(table)?.map_or_else(|| relation::describe(table), |name| name.quoted))
-}
-
-fn column_number(table: pg_sys::Oid, column: &str) -> Result<i16> {
-    match relation::column_number(table, column) {
-        Some(attnum) if attnum > 0 => Ok(attnum),
-        _ => Err(undefined_column(&quoted(table)?, column)),
-    }
-}
-
-fn check_time(table: pg_sys::Oid, column: &str) -> Result<()> {
-    let attnum = column_number(table, column)?;
-    if tells_time(table, attnum) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::InvalidTag,
-        format!(
-            "column \"{column}\" of table {} is no clock",
-            quoted(table)?
-        ),
-    )
-    .hint("A clock is of type date, timestamp or timestamp with time zone."))
-}
-
-/// The table that a foreign key of `table` refers to.
-fn referenced(table: pg_sys::Oid, key: &str) -> Result<pg_sys::Oid> {
-    let target = sandbox::with_pinned_settings(|| {
-        spi::select_one(
-            "SELECT confrelid FROM pg_catalog.pg_constraint
-             WHERE conrelid = $1 AND conname = $2 AND contype = 'f'",
-            &[table.into(), key.into()],
-            |row| row.must::<pg_sys::Oid>(1),
-        )
-    })?;
-    target.map_or_else(
-        || {
-            Err(Error::new(
-                Kind::UndefinedObject,
-                format!(
-                    "table {} has no foreign key \"{key}\"",
-                    quoted(table)?
-                ),
-            )
-            .hint("Write a clock as a column, or as foreign_key.column with the names of foreign-key constraints; a name that contains a dot goes in double quotes."))
-        },
-        Ok,
-    )
-}
-
-/// Checks that a clock leads from the table to a column that tells the time.
-pub fn check_clock(table: pg_sys::Oid, clock: &str) -> Result<()> {
-    let path = names::clock_path(clock).map_err(|wrong| {
-        Error::new(
-            Kind::InvalidTag,
-            format!("clock \"{clock}\" {}", wrong.problem),
-        )
-        .hint(wrong.allowed)
-    })?;
-    let Some((column, keys)) = path.split_last() else {
-        return Err(Error::internal("a clock without parts"));
-    };
-    let mut table = table;
-    for key in keys {
-        table = referenced(table, key)?;
-    }
-    check_time(table, column)
-}
-
-/// Checks what the tag of a column refers to.
-pub fn check_column(table: pg_sys::Oid, tag: &ColumnTag) -> Result<()> {
+/// Checks the names in a column's tag that the policy must know.
+fn check_policy(tag: &ColumnTag) -> Result<()> {
     if let Some(missing) = purpose::missing(&tag.purposes)?.first() {
         return Err(purpose::undefined(missing));
     }
@@ -102,34 +21,100 @@ pub fn check_column(table: pg_sys::Oid, tag: &ColumnTag) -> Result<()> {
         .iter()
         .map(|minimum| minimum.name.clone())
         .collect();
-    if let Some(missing) = minimum::missing(&named)?.first() {
-        return Err(minimum::undefined(missing));
+    match minimum::missing(&named)?.first() {
+        Some(missing) => Err(minimum::undefined(missing)),
+        None => Ok(()),
     }
-    for clock in tag.clock.iter().chain(
-        tag.minimums
-            .iter()
-            .filter_map(|minimum| minimum.clock.as_ref()),
-    ) {
-        check_clock(table, clock)?;
+}
+
+/// Checks the columns that a table's tag names.
+fn check_columns(target: &Target, tag: &TableTag) -> Result<()> {
+    let subject = tag
+        .subject
+        .iter()
+        .flat_map(|subject| subject.key.iter().chain(&subject.via).flatten());
+    for column in tag
+        .collected
+        .iter()
+        .chain(&tag.residency_column)
+        .chain(subject)
+    {
+        match relation::column_number(target.relation, column) {
+            Some(attnum) if attnum > 0 => {}
+            _ => return Err(undefined_column(&target.name, column)),
+        }
     }
     Ok(())
 }
 
-/// Checks what the tag of a table refers to.
-pub fn check_table(table: pg_sys::Oid, tag: &TableTag) -> Result<()> {
-    if let Some(clock) = &tag.clock {
-        check_clock(table, clock)?;
+/// Checks what can be checked before a label is written: the names of purposes, minimums and columns.
+pub fn check_names(target: &Target, label: &Label) -> Result<()> {
+    match label {
+        Label::Column(ColumnLabel::NotPersonal) => Ok(()),
+        Label::Column(ColumnLabel::Tag(tag)) => check_policy(tag),
+        Label::Table(tag) => check_columns(target, tag),
     }
-    if let Some(collected) = &tag.collected {
-        check_time(table, collected)?;
-    }
-    if let Some(column) = &tag.residency_column {
-        column_number(table, column)?;
-    }
-    if let Some(subject) = &tag.subject {
-        for column in subject.key.iter().chain(&subject.via).flatten() {
-            column_number(table, column)?;
+}
+
+fn check_clock(target: &Target, schema: &Schema, table: &Table, clock: &str) -> Result<()> {
+    path::clock(schema, table, clock, false)
+        .map(|_| ())
+        .map_err(|problem| {
+            Error::new(
+                Kind::InvalidTag,
+                format!("invalid tag for {}", target.describe()),
+            )
+            .detail(format!("{problem}."))
+            .hint("A clock is a date or timestamp column, or foreign_key.column; a name that contains a dot goes in double quotes.")
+        })
+}
+
+/// Checks what needs the compiler's view of the catalog, after a label was written: clocks can be found, and
+/// the method fits. An error undoes the label with its transaction.
+pub fn check_written(target: &Target, label: &Label) -> Result<()> {
+    let schema = load::schema(Some(target.relation))?;
+    // Temporary tables are none of the compiler's.
+    let Some(table) = schema.tables.get(&target.relation.to_u32()) else {
+        return Ok(());
+    };
+    match label {
+        Label::Column(ColumnLabel::NotPersonal) => {}
+        Label::Column(ColumnLabel::Tag(tag)) => {
+            if let (Some(method), Some(column)) = (&tag.on_expiry, &target.column) {
+                let column = table
+                    .column(column)
+                    .ok_or_else(|| Error::internal("a column that was tagged is not there"))?;
+                fits(method, column)?;
+            }
+            let minimums = tag.minimums.iter();
+            for clock in tag
+                .clock
+                .iter()
+                .chain(minimums.filter_map(|minimum| minimum.clock.as_ref()))
+            {
+                check_clock(target, &schema, table, clock)?;
+            }
+        }
+        Label::Table(tag) => {
+            if let Some(clock) = &tag.clock {
+                check_clock(target, &schema, table, clock)?;
+            }
+            if let Some(column) = tag.collected.as_deref().and_then(|name| table.column(name)) {
+                check_time(target, column.class, &column.ident.name)?;
+            }
         }
     }
     Ok(())
+}
+
+fn check_time(target: &Target, class: TypeClass, column: &str) -> Result<()> {
+    match class {
+        TypeClass::Date | TypeClass::Timestamp | TypeClass::TimestampTz => Ok(()),
+        _ => Err(Error::new(
+            Kind::InvalidTag,
+            format!("invalid tag for {}", target.describe()),
+        )
+        .detail(format!("Column \"{column}\" tells no time."))
+        .hint("Name a column of type date, timestamp or timestamp with time zone.")),
+    }
 }

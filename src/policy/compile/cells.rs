@@ -5,6 +5,7 @@ use crate::anonymize::method::Method;
 use crate::policy::compile::{Compiler, Context, deletes, path, period};
 use crate::policy::model::{Clock, Column, Cover, Disposal, Keep, PlannedColumn, Severity, Table};
 use crate::tag::grammar::{ColumnTag, NullClock};
+use crate::tag::names;
 
 /// A resolved cell: its group's decision and its own column.
 pub(super) struct Cell {
@@ -266,9 +267,9 @@ impl Compiler<'_> {
                 .flat_map(|tag| tag.clock.iter().chain(tag.collected.iter()));
             for text in of_columns.chain(of_table) {
                 let own = user.id == table.id;
-                let over = text
-                    .rsplit_once('.')
-                    .is_some_and(|(_, last)| own || last == column);
+                let over = names::clock_path(text).is_ok_and(|path| {
+                    path.len() > 1 && (own || path.last().is_some_and(|last| last == column))
+                });
                 if !(own || over) {
                     continue;
                 }

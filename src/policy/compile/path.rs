@@ -4,6 +4,7 @@ use crate::policy::model::{
     Clock, Column, ForeignKey, Hop, Ident, RelId, Schema, SubjectKey, Table, TypeClass,
 };
 use crate::tag::grammar::SubjectTag;
+use crate::tag::names;
 
 /// The longest way over foreign keys.
 const MAX_HOPS: usize = 8;
@@ -56,7 +57,7 @@ fn follow<'s>(
         (0, []) => Err(format!(
             "table \"{}\" has no foreign key \"{step}\"; it has: {}",
             table.ident.name,
-            names(&keys)
+            listed(&keys)
         )),
         _ => {
             let candidates: Vec<&ForeignKey> = if by_name.is_empty() {
@@ -67,13 +68,13 @@ fn follow<'s>(
             Err(format!(
                 "\"{step}\" is ambiguous on table \"{}\"; candidates: {}",
                 table.ident.name,
-                names(&candidates)
+                listed(&candidates)
             ))
         }
     }
 }
 
-fn names(keys: &[&ForeignKey]) -> String {
+fn listed(keys: &[&ForeignKey]) -> String {
     if keys.is_empty() {
         return "none".to_owned();
     }
@@ -102,7 +103,8 @@ fn clock_column(
     }
 }
 
-/// Resolves `column`, `fk.column` or `fk1.fk2.column` from a table.
+/// Resolves `column`, `fk.column` or `fk1.fk2.column` from a table; parts with a dot in them are quoted, as
+/// [`names::clock_path`] says.
 pub fn clock(
     schema: &Schema,
     table: &Table,
@@ -113,7 +115,8 @@ pub fn clock(
     if let Some(column) = table.column(text) {
         return clock_column(table, column, Vec::new(), null_means_not_started);
     }
-    let steps: Vec<&str> = text.split('.').collect();
+    let steps =
+        names::clock_path(text).map_err(|wrong| format!("clock \"{text}\" {}", wrong.problem))?;
     let Some((last, steps)) = steps.split_last() else {
         return Err("clock is empty".to_owned());
     };
@@ -275,7 +278,7 @@ fn through(
         _ => Err(format!(
             "the way to the subject of table \"{}\" is ambiguous; candidates: {}",
             table.ident.name,
-            names(keys)
+            listed(keys)
         )),
     }
 }
