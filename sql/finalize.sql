@@ -34,3 +34,9 @@ GRANT SELECT ON custodian.minimums, custodian.publication_permits, custodian.pur
 GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_now(regclass) TO PUBLIC;
 GRANT SELECT ON custodian.run_items, custodian.runs TO PUBLIC;
+
+-- Legal holds: for stewards, which the functions and the view check for themselves.
+GRANT EXECUTE ON FUNCTION custodian.install_row_guard() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.place_hold(text, text, date, text, regclass, text, text[], jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.release_hold(bigint, text, text) TO PUBLIC;
+GRANT SELECT ON custodian.holds TO PUBLIC;

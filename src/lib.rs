@@ -7,6 +7,7 @@
 use pgrx::prelude::*;
 
 mod anonymize;
+mod compat;
 mod error;
 mod evidence;
 mod guard;
@@ -34,6 +35,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::object_access::init();
     tag::init();
     evidence::init();
+    guard::row::init();
     worker::init();
 }
 

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use crate::error::{self, Error, Kind};
 use crate::evidence;
+use crate::guard::row;
 use crate::guc::{self, Disposal, Enforce, Gate};
 use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
@@ -107,11 +108,12 @@ fn status_row() -> Result<
 /// Where findings come from.
 type Source = (&'static str, fn() -> error::Result<Vec<Finding>>);
 
-const SOURCES: [Source; 4] = [
+const SOURCES: [Source; 5] = [
     ("installation", installation),
     ("modes", modes),
     ("evidence", evidence::findings),
     ("worker", worker::findings),
+    ("keep", row::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For

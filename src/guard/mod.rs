@@ -2,5 +2,6 @@
 
 pub mod command;
 pub mod conninfo;
+pub mod row;
 pub mod rules;
 pub mod verdict;

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard::row::veto;
 use crate::pg::report;
 
 /// An object about to be dropped, directly or because something it depends on is.
@@ -20,8 +21,8 @@ pub struct Drop {
 }
 
 /// What runs before an object goes; an error refuses it.
-fn before_drop(_drop: Drop) -> Result<()> {
-    Ok(())
+fn before_drop(drop: Drop) -> Result<()> {
+    veto::before_drop(drop)
 }
 
 /// What runs before a function is called for the first time in a statement; an error refuses it.

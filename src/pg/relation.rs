@@ -155,6 +155,28 @@ pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     copy(unsafe { pg_sys::get_database_name(database) })
 }
 
+/// OID of the role that owns a relation.
+pub fn owner(relation: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    // SAFETY: a cached catalog lookup; the tuple is released before its memory could go, and relowner is
+    // never NULL.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(relation),
+        );
+        if tuple.is_null() {
+            return Err(Error::new(
+                Kind::UndefinedObject,
+                format!("relation {} does not exist", relation.to_u32()),
+            ));
+        }
+        let form = pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_class>(tuple);
+        let owner = (*form).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Ok(owner)
+    }
+}
+
 /// The name of a role; `None` when it does not exist.
 pub fn role_name(role: pg_sys::Oid) -> Option<String> {
     // SAFETY: a cached catalog lookup by OID that may return NULL.

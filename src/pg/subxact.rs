@@ -88,3 +88,67 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Resul
         outcome
     }
 }
+
+/// Where a subtransaction began.
+#[derive(Clone, Copy)]
+struct Saved {
+    context: pg_sys::MemoryContext,
+    owner: pg_sys::ResourceOwner,
+}
+
+impl std::panic::UnwindSafe for Saved {}
+impl std::panic::RefUnwindSafe for Saved {}
+
+impl Saved {
+    /// Rolls the subtransaction back and returns to where it began.
+    ///
+    /// # Safety
+    /// The subtransaction must be the innermost, and begun where this was saved.
+    unsafe fn roll_back(self) {
+        // SAFETY: as the caller says.
+        unsafe {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            pg_sys::MemoryContextSwitchTo(self.context);
+            pg_sys::CurrentResourceOwner = self.owner;
+        }
+    }
+}
+
+/// Runs `work` in a subtransaction, and rolls it back when a lock could not be had in time: `None` then.
+/// Every other error passes as it is.
+pub fn unless_lock_timeout<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    // SAFETY: as in `subtransaction`; before an error is raised again the subtransaction is rolled back, so
+    // that whoever catches it finds the one it began itself.
+    unsafe {
+        let context = pg_sys::CurrentMemoryContext;
+        let owner = pg_sys::CurrentResourceOwner;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(context);
+        let saved = Saved { context, owner };
+
+        let work = AssertUnwindSafe(work);
+        let outcome = PgTryBuilder::new(AssertUnwindSafe(move || {
+            let work = work;
+            (work.0)().map(Some)
+        }))
+        .catch_when(
+            pgrx::PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+            |_timeout| Ok(None),
+        )
+        .catch_others(move |error: CaughtError| {
+            saved.roll_back();
+            error.rethrow()
+        })
+        .execute();
+
+        match &outcome {
+            Ok(Some(_)) => {
+                pg_sys::ReleaseCurrentSubTransaction();
+                pg_sys::MemoryContextSwitchTo(context);
+                pg_sys::CurrentResourceOwner = owner;
+            }
+            _ => saved.roll_back(),
+        }
+        outcome
+    }
+}

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard::row::veto;
 use crate::pg::report;
 use crate::tag::provider;
 use crate::worker;
@@ -38,12 +39,14 @@ impl<'a> Utility<'a> {
 /// What runs before each utility statement; an error refuses it.
 fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
+    veto::before(utility)?;
     worker::database::before(&utility)
 }
 
 /// What runs after a utility statement that succeeded.
 fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
+    veto::after(utility)?;
     worker::database::after(&utility)
 }
 

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::row;
 use crate::pg::{inherit, label, lock, relation};
 use crate::policy::epoch;
 use crate::tag::rules::{Change, Class};
@@ -87,8 +88,7 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
     }
     // SAFETY: reads a backend-local variable that was set when the session connected.
     worker::wake(Some(unsafe { pg_sys::MyDatabaseId }));
-    let _ = relation;
-    Ok(())
+    row::sync(relation)
 }
 
 /// Writes a label after checking rights, or removes it; `None` when nothing changes. The caller has checked

@@ -1,0 +1,454 @@
+//! The trigger function `custodian.row_guard()`: refuses what would destroy rows that must stay.
+//!
+//! It runs as the user whose statement fired it. Rows are read in that statement's own memory; the policy is
+//! read as the extension's owner, other tables as their owners. It never skips a row: it lets the statement
+//! pass, or raises.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::compat;
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::{self, Database, Event as Recorded, Gate, Outcome};
+use crate::guard::row::keeping::{self, Column, Keeping, Kept};
+use crate::guard::row::lookup::Source;
+use crate::guard::row::probe::{self, Minimums, Referring};
+use crate::guard::row::verdict::{self, Act, Keeper};
+use crate::guc::{self, MinimumGuard};
+use crate::pg::fresh::{self, Seen};
+use crate::pg::trigger::{Event, Fired};
+use crate::pg::{clock, relation, report, sandbox, time};
+use crate::policy::period::Instant;
+
+/// What was read is valid while the epoch locks are held that were taken for it: within the
+/// subtransaction that took them, for a rollback to a savepoint gives them back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Validity {
+    transaction: u32,
+    subtransaction: u32,
+}
+
+struct Cache {
+    validity: Validity,
+    relations: HashMap<pg_sys::Oid, Rc<Keeping>>,
+}
+
+thread_local! {
+    static CACHE: RefCell<Option<Cache>> = const { RefCell::new(None) };
+}
+
+/// Set when labels, keys or definitions of some relation changed, or a hold in this session.
+static STALE: AtomicBool = AtomicBool::new(false);
+
+/// What this session read of the policy may not be true any more.
+pub fn forget() {
+    STALE.store(true, Ordering::Relaxed);
+}
+
+extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+    forget();
+}
+
+/// Listens for changes of relations.
+pub fn init() {
+    // SAFETY: called once from _PG_init; the callback only sets a flag.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null());
+    }
+}
+
+/// What keeps the rows of a relation, read at most once in a (sub)transaction.
+pub fn keeping(relation: pg_sys::Oid) -> Result<Rc<Keeping>> {
+    let validity = Validity {
+        transaction: compat::local_transaction_id(),
+        // SAFETY: reads backend-local state.
+        subtransaction: unsafe { pg_sys::GetCurrentSubTransactionId() },
+    };
+    let stale = STALE.swap(false, Ordering::Relaxed);
+    let known = CACHE.with_borrow_mut(|cache| {
+        if stale
+            || cache
+                .as_ref()
+                .is_none_or(|cache| cache.validity != validity)
+        {
+            *cache = Some(Cache {
+                validity,
+                relations: HashMap::new(),
+            });
+        }
+        cache
+            .as_ref()
+            .and_then(|cache| cache.relations.get(&relation).cloned())
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let read = Rc::new(keeping::load(relation)?);
+    // Reading takes locks, and with them invalidations that were under way: what was read is newer, since
+    // the snapshots were taken after the locks. One that came while reading leaves the flag set.
+    CACHE.with_borrow_mut(|cache| {
+        if let Some(cache) = cache
+            && cache.validity == validity
+        {
+            cache.relations.insert(relation, Rc::clone(&read));
+        }
+    });
+    Ok(read)
+}
+
+/// Records what was refused, or would have been.
+pub fn record(object: &str, outcome: Outcome, error: &Error) {
+    // SAFETY: reads a backend-local variable.
+    let role = relation::role_name(unsafe { pg_sys::GetSessionUserId() });
+    events::record(Recorded {
+        gate: Gate::Row,
+        outcome,
+        database: Database::current(),
+        role: role.unwrap_or_default(),
+        peer: String::new(),
+        region: String::new(),
+        object: object.to_owned(),
+        reason: error.message.clone(),
+    });
+}
+
+/// Refuses, or warns where a minimum keeps the rows and `custodian.minimum_guard` says so.
+pub fn object(object: &str, act: Act, keeper: &Keeper) -> Result<()> {
+    let error = verdict::refusal(object, act, keeper);
+    if !keeper.is_hold() && guc::minimum_guard() == MinimumGuard::Warn {
+        record(object, Outcome::Warned, &error);
+        report::log(PgLogLevel::WARNING, error);
+        return Ok(());
+    }
+    record(object, Outcome::Refused, &error);
+    Err(error)
+}
+
+/// The same for the minimum of a row, with one warning in a transaction.
+fn object_to_minimum(keeping: &Keeping, act: Act, kept: &Kept) -> Result<()> {
+    if guc::minimum_guard() == MinimumGuard::Warn && kept.warned.replace(true) {
+        return Ok(());
+    }
+    object(&keeping.name, act, &kept.keeper)
+}
+
+/// The row as it was before the statement.
+struct Old<'a> {
+    fired: &'a Fired<'a>,
+    keeping: &'a Keeping,
+}
+
+impl Old<'_> {
+    fn column(&self, name: &str) -> Result<&Column> {
+        self.keeping.columns.get(name).ok_or_else(|| {
+            Error::new(
+                Kind::NotInPrerequisiteState,
+                format!(
+                    "table \"{}\" has no column \"{name}\", which a tag or a legal hold names",
+                    self.keeping.name
+                ),
+            )
+            .hint("Correct the tag with custodian.tag_table() or custodian.tag_column().")
+        })
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>> {
+        let column = self.column(name)?;
+        let Some(value) = self.fired.old(column.attnum) else {
+            return Ok(None);
+        };
+        if column.form.by_settings {
+            return sandbox::with_pinned_settings(|| Ok(Some(column.form.text(value))));
+        }
+        Ok(Some(column.form.text(value)))
+    }
+
+    /// Asks the row at the end of a chain of foreign keys. If the present transaction has deleted it, as
+    /// when a deletion cascades, as it was before. `None`: there is none.
+    fn follow(
+        &self,
+        source: &Source,
+        expressions: &str,
+        more: Vec<DatumWithOid>,
+    ) -> Result<Option<fresh::Row>> {
+        let Some(first) = source.hops.first() else {
+            return Ok(None);
+        };
+        let mut starts = Vec::new();
+        let mut args: Vec<DatumWithOid> = Vec::new();
+        for name in &first.columns {
+            let column = self.column(name)?;
+            let Some(value) = self.fired.old(column.attnum) else {
+                return Ok(None);
+            };
+            // SAFETY: the value is of the column's type and lives as long as the trigger's row.
+            args.push(unsafe { DatumWithOid::new(value, column.type_oid) });
+            starts.push(format!("${}", args.len()));
+        }
+        args.extend(more);
+        let sql = source.subselect(&starts, expressions)?;
+        let owner = relation::owner(first.parent)?;
+        sandbox::as_table_owner(owner, || {
+            let mut rows = fresh::rows(&sql, &args, Seen::Everything, 1)?;
+            if rows.is_empty() {
+                rows = fresh::rows(&sql, &args, Seen::NothingOfThisTransaction, 1)?;
+            }
+            Ok(rows.into_iter().next())
+        })
+    }
+
+    /// The hold that lies on the row.
+    fn hold(&self) -> Result<Option<Keeper>> {
+        'holds: for held in &self.keeping.held {
+            for (name, values) in &held.matching {
+                match self.text(name)? {
+                    Some(text) if values.contains(&text) => {}
+                    _ => continue 'holds,
+                }
+            }
+            return Ok(Some(held.keeper.clone()));
+        }
+        let Some(subjects) = &self.keeping.subjects else {
+            return Ok(None);
+        };
+        let source = &subjects.source;
+        let mut key = Vec::with_capacity(source.columns.len());
+        if source.hops.is_empty() {
+            for name in &source.columns {
+                match self.text(name)? {
+                    Some(text) => key.push(text),
+                    None => return Ok(None),
+                }
+            }
+        } else {
+            let mut expressions = Vec::new();
+            for name in &source.columns {
+                expressions.push(format!(
+                    "{}.{}::text",
+                    source.last_alias(),
+                    relation::quote_identifier(name)?
+                ));
+            }
+            let Some(row) = self.follow(source, &expressions.join(", "), Vec::new())? else {
+                return Ok(None);
+            };
+            for value in row {
+                match value {
+                    Some(text) => key.push(text),
+                    None => return Ok(None),
+                }
+            }
+        }
+        probe::subject_keeper(subjects, &key)
+    }
+
+    /// Whether a minimum still keeps the row.
+    fn under(&self, kept: &Kept) -> Result<bool> {
+        let Some((period, source)) = &kept.rule else {
+            return Ok(true);
+        };
+        if source.hops.is_empty() {
+            let name = source.columns.first().map_or("", String::as_str);
+            let column = self.column(name)?;
+            let clock = self
+                .fired
+                .old(column.attnum)
+                .map(|value| instant(value, column))
+                .transpose()?;
+            return Ok(verdict::keeps(clock, *period, clock::wall()));
+        }
+        let name = source.columns.first().map_or("", String::as_str);
+        let clock = format!(
+            "{}.{}",
+            source.last_alias(),
+            relation::quote_identifier(name)?
+        );
+        let start = source.own_columns().len();
+        let condition = probe::minimum_condition(
+            &clock,
+            &format!("${}::text", start + 1),
+            &format!("${}", start + 2),
+        );
+        let now = time::timestamp(clock::wall())
+            .ok_or_else(|| Error::internal("the clock is out of range"))?;
+        let row = self.follow(
+            source,
+            &format!("({condition})::int"),
+            vec![period.iso().into(), now.into()],
+        )?;
+        match row {
+            Some(row) => Ok(fresh::number::<i32>(&row, 0)? != 0),
+            // No clock: kept.
+            None => Ok(true),
+        }
+    }
+}
+
+/// The moment that a clock's value stands for.
+fn instant(value: pg_sys::Datum, column: &Column) -> Result<Instant> {
+    // SAFETY: a catalog lookup by OID.
+    let base = unsafe { pg_sys::getBaseType(column.type_oid) };
+    match base {
+        pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID => {
+            let raw = value.value() as i64;
+            Ok(if raw == i64::MIN {
+                Instant::from_micros(i64::MIN)
+            } else {
+                time::instant_from_raw(raw)
+            })
+        }
+        pg_sys::DATEOID => {
+            let day = value.value() as i32;
+            Ok(match day {
+                i32::MIN => Instant::from_micros(i64::MIN),
+                i32::MAX => Instant::from_micros(i64::MAX),
+                _ => time::instant_from_raw(i64::from(day) * 86_400_000_000),
+            })
+        }
+        _ => Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "the clock of a statutory minimum is neither a date nor a timestamp",
+        )
+        .hint("Correct the tag: custodian.check() names it.")),
+    }
+}
+
+fn deleted(old: &Old) -> Result<()> {
+    let keeping = old.keeping;
+    if let Some(keeper) = old.hold()? {
+        return object(&keeping.name, Act::DeleteRow, &keeper);
+    }
+    for kept in &keeping.minimums {
+        if old.under(kept)? {
+            object_to_minimum(keeping, Act::DeleteRow, kept)?;
+        }
+    }
+    for reference in &keeping.references {
+        referring(old, reference)?;
+    }
+    Ok(())
+}
+
+fn updated(old: &Old) -> Result<()> {
+    let keeping = old.keeping;
+    let fired = old.fired;
+    let changed = |name: &str| {
+        keeping
+            .columns
+            .get(name)
+            .is_some_and(|column| fired.changed(column.attnum, column.by_value, column.length))
+    };
+    if keeping.has_holds() {
+        let all = keeping.columns.keys().map(String::as_str);
+        let protected = verdict::protected(all, &keeping.tagged, &keeping.found_by());
+        if protected.iter().any(|name| changed(name))
+            && let Some(keeper) = old.hold()?
+        {
+            return object(&keeping.name, Act::UpdateRow, &keeper);
+        }
+    }
+    for kept in &keeping.minimums {
+        let emptied = kept.columns.iter().any(|name| {
+            keeping.columns.get(name).is_some_and(|column| {
+                fired.old(column.attnum).is_some() && fired.new_value(column.attnum).is_none()
+            })
+        });
+        if emptied && old.under(kept)? {
+            object_to_minimum(keeping, Act::UpdateRow, kept)?;
+        }
+    }
+    for reference in &keeping.references {
+        if reference
+            .key
+            .parent_columns
+            .iter()
+            .any(|name| changed(name))
+        {
+            referring(old, reference)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses when kept rows of another table refer to the row.
+fn referring(old: &Old, reference: &keeping::Reference) -> Result<()> {
+    let mut values = Vec::new();
+    for name in &reference.key.parent_columns {
+        let column = old.column(name)?;
+        match old.fired.old(column.attnum) {
+            Some(value) => values.push((value, column.type_oid)),
+            // Nothing refers to NULL.
+            None => return Ok(()),
+        }
+    }
+    let value = |name: &str| {
+        let column = old.column(name)?;
+        Ok((old.fired.old(column.attnum), column.type_oid))
+    };
+    let referring = Referring {
+        key: &reference.key,
+        values,
+        old: &value,
+    };
+    match probe::any(&reference.child, true, Minimums::All, Some(&referring))? {
+        Some(keeper) => object(
+            &old.keeping.name,
+            Act::Strand(&reference.child.name),
+            &keeper,
+        ),
+        None => Ok(()),
+    }
+}
+
+fn guard(fired: &Fired) -> Result<()> {
+    let keeping = keeping(fired.relation())?;
+    if keeping.keeps_nothing() && keeping.references.is_empty() {
+        return Ok(());
+    }
+    let old = Old {
+        fired,
+        keeping: &keeping,
+    };
+    match fired.event {
+        Event::Delete => deleted(&old),
+        Event::Update => updated(&old),
+        Event::Truncate => match probe::any(&keeping, true, Minimums::All, None)? {
+            Some(keeper) => object(
+                &keeping.name,
+                Act::Table(&format!("truncate table \"{}\"", keeping.name)),
+                &keeper,
+            ),
+            None => Ok(()),
+        },
+    }
+}
+
+/// The trigger function. Its result is ignored after a row and before a TRUNCATE.
+///
+/// # Safety
+/// Called by the server with the arguments of a function call.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn custodian_row_guard(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: the server passes the arguments of this call.
+    let fired = unsafe { Fired::new(fcinfo) };
+    if let Err(error) = fired.and_then(|fired| guard(&fired)) {
+        report::raise(error);
+    }
+    pg_sys::Datum::null()
+}
+
+/// Tells the server how the function is called.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_custodian_row_guard() -> &'static pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}

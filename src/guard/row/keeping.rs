@@ -1,0 +1,430 @@
+//! What keeps the rows of one relation: the holds and statutory minimums that concern it, read from the
+//! policy with a fresh snapshot, and the tags and keys by which its rows are told apart.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::guard::row::lookup::{self, Key, Source};
+use crate::guard::row::verdict::Keeper;
+use crate::pg::fresh::{self, Seen};
+use crate::pg::lock::{self, Mode};
+use crate::pg::textform::TextForm;
+use crate::pg::{inherit, relation, sandbox};
+use crate::policy::hold_read;
+use crate::policy::model::HoldScope;
+use crate::policy::period::Period;
+use crate::tag::grammar::{SubjectTag, TableTag};
+use crate::tag::read;
+
+/// Holds on subjects of one kind that are kept in memory; beyond that each row is looked up.
+const IN_MEMORY: u32 = 1000;
+
+/// How many foreign keys a subject may be reached over.
+const MAX_HOPS: usize = 8;
+
+#[derive(Clone, Debug)]
+pub struct Column {
+    pub attnum: i16,
+    pub quoted: String,
+    pub type_oid: pg_sys::Oid,
+    pub by_value: bool,
+    pub length: i16,
+    pub form: TextForm,
+}
+
+/// A hold on the table, or on rows of it whose columns have given values.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub keeper: Keeper,
+    /// Empty: every row.
+    pub matching: BTreeMap<String, Vec<String>>,
+    /// Only rows in these relations below the one that was asked about.
+    pub within: Option<Vec<pg_sys::Oid>>,
+}
+
+/// The holds on subjects of the kind that the rows are about.
+#[derive(Clone, Debug)]
+pub struct Subjects {
+    pub kind: String,
+    pub source: Source,
+    /// By key; `None` when they are too many.
+    pub known: Option<BTreeMap<Vec<String>, Keeper>>,
+}
+
+/// A statutory minimum on columns of the table.
+#[derive(Debug)]
+pub struct Kept {
+    pub keeper: Keeper,
+    pub columns: BTreeSet<String>,
+    /// `None` when the policy does not define the minimum.
+    pub rule: Option<(Period, Source)>,
+    /// Somebody was warned in this transaction.
+    pub warned: Cell<bool>,
+}
+
+/// A foreign key by which rows of a guarded table refer to this one.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub key: Key,
+    pub child: Rc<Keeping>,
+}
+
+#[derive(Debug)]
+pub struct Keeping {
+    pub relation: pg_sys::Oid,
+    pub name: String,
+    pub quoted: String,
+    pub owner: pg_sys::Oid,
+    /// It has no rows of its own, but partitions.
+    pub partitioned: bool,
+    pub columns: BTreeMap<String, Column>,
+    pub tagged: BTreeSet<String>,
+    pub held: Vec<Held>,
+    pub subjects: Option<Subjects>,
+    pub minimums: Vec<Kept>,
+    pub references: Vec<Reference>,
+}
+
+impl Keeping {
+    /// Nothing keeps any of its rows.
+    pub fn keeps_nothing(&self) -> bool {
+        self.held.is_empty() && self.subjects.is_none() && self.minimums.is_empty()
+    }
+
+    /// Some hold may lie on its rows.
+    pub fn has_holds(&self) -> bool {
+        !self.held.is_empty() || self.subjects.is_some()
+    }
+
+    /// The columns by which holds find the rows.
+    pub fn found_by(&self) -> BTreeSet<String> {
+        let mut columns: BTreeSet<String> = self
+            .held
+            .iter()
+            .flat_map(|held| held.matching.keys().cloned())
+            .collect();
+        if let Some(subjects) = &self.subjects {
+            columns.extend(subjects.source.own_columns().iter().cloned());
+        }
+        columns
+    }
+}
+
+/// Takes the epoch lock of the relation's table and reads what keeps its rows. The lock stays until the
+/// transaction ends, so that no hold can be placed on the table in between: what was read stays true.
+pub fn load(relation: pg_sys::Oid) -> Result<Keeping> {
+    let mut keeping = read_one(relation, false)?;
+    for key in lookup::of_parent(relation)? {
+        let child = if key.child == relation {
+            read_one(relation, true)?
+        } else {
+            read_one(key.child, true)?
+        };
+        if !child.keeps_nothing() {
+            keeping.references.push(Reference {
+                key,
+                child: Rc::new(child),
+            });
+        }
+    }
+    Ok(keeping)
+}
+
+/// The same without what refers to the relation; with `below` also what lies on parts of it.
+pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
+    lock::epoch(inherit::root(relation), Mode::Share)?;
+    let mut lineage = vec![relation];
+    lineage.extend(inherit::ancestors(relation));
+    let labels = read::labels(relation);
+    let tags = labels.column_tags();
+    let mut keeping = describe(relation)?;
+    keeping.tagged = tags.keys().cloned().collect();
+    // A label that cannot be read may be a tag: its column counts as tagged.
+    keeping
+        .tagged
+        .extend(labels.malformed.iter().filter_map(|bad| bad.column.clone()));
+
+    let family: Vec<pg_sys::Oid> = if below {
+        inherit::descendants(relation)
+    } else {
+        Vec::new()
+    };
+    for hold in hold_read::on_relations()?.holds {
+        let (table, matching) = match hold.scope {
+            HoldScope::Table { table } => (table, BTreeMap::new()),
+            HoldScope::Rows { table, matching } => (table, matching),
+            HoldScope::Subject { .. } => continue,
+        };
+        let table = pg_sys::Oid::from(table);
+        let within = if lineage.contains(&table) {
+            None
+        } else if family.contains(&table) {
+            let mut within = vec![table];
+            within.extend(inherit::descendants(table));
+            Some(within)
+        } else {
+            continue;
+        };
+        keeping.held.push(Held {
+            keeper: Keeper::Hold {
+                id: hold.id,
+                matter: hold.matter,
+            },
+            matching,
+            within,
+        });
+    }
+
+    if labels.malformed.iter().any(|bad| bad.column.is_none())
+        && !hold_read::subject_kinds()?.is_empty()
+    {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            format!("the tag of table \"{}\" cannot be read", keeping.name),
+        )
+        .detail("Legal holds on subjects are in force, and may lie on its rows.")
+        .hint("Correct the tag with custodian.tag_table()."));
+    }
+    keeping.subjects = subjects(relation, labels.table.as_ref())?;
+
+    let table_clock = labels.table.as_ref().and_then(|tag| tag.clock.clone());
+    let mut minimums: BTreeMap<(String, Option<String>), BTreeSet<String>> = BTreeMap::new();
+    for (column, tag) in &tags {
+        for minimum in &tag.minimums {
+            let clock = minimum
+                .clock
+                .clone()
+                .or_else(|| tag.clock.clone())
+                .or_else(|| table_clock.clone());
+            minimums
+                .entry((minimum.name.clone(), clock))
+                .or_default()
+                .insert(column.clone());
+        }
+    }
+    if !minimums.is_empty() {
+        let defined = definitions(minimums.keys().map(|(name, _)| name.clone()).collect())?;
+        for ((name, clock), columns) in minimums {
+            let (citation, rule) = match (defined.get(&name), clock) {
+                // A claim defence justifies keeping; it does not forbid the owner to delete.
+                (Some(minimum), _) if minimum.defence => continue,
+                (Some(minimum), Some(clock)) => (
+                    minimum.citation.clone(),
+                    Some((minimum.period, lookup::clock(relation, &clock)?)),
+                ),
+                (Some(minimum), None) => (minimum.citation.clone(), None),
+                (None, _) => (String::new(), None),
+            };
+            keeping.minimums.push(Kept {
+                keeper: Keeper::Minimum {
+                    undefined: rule.is_none(),
+                    name,
+                    citation,
+                },
+                columns,
+                rule,
+                warned: Cell::new(false),
+            });
+        }
+    }
+    Ok(keeping)
+}
+
+struct Definition {
+    period: Period,
+    citation: String,
+    defence: bool,
+}
+
+fn definitions(names: Vec<String>) -> Result<BTreeMap<String, Definition>> {
+    let rows = sandbox::as_extension_owner(|| {
+        fresh::rows(
+            "SELECT name, citation, defence::int, \
+             (pg_catalog.date_part('year', period) * 12 + pg_catalog.date_part('month', period))::int, \
+             pg_catalog.date_part('day', period)::int, \
+             (pg_catalog.date_part('hour', period)::int8 * 3600000000 \
+              + pg_catalog.date_part('minute', period)::int8 * 60000000 \
+              + pg_catalog.date_part('microseconds', period)::int8) \
+             FROM custodian.minimum WHERE name = ANY ($1)",
+            &[names.into()],
+            Seen::Everything,
+            0,
+        )
+    })?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                fresh::must(row, 0)?.to_owned(),
+                Definition {
+                    citation: fresh::must(row, 1)?.to_owned(),
+                    defence: fresh::number::<i32>(row, 2)? != 0,
+                    period: Period {
+                        months: fresh::number(row, 3)?,
+                        days: fresh::number(row, 4)?,
+                        micros: fresh::number(row, 5)?,
+                    },
+                },
+            ))
+        })
+        .collect()
+}
+
+fn subjects(relation: pg_sys::Oid, tag: Option<&TableTag>) -> Result<Option<Subjects>> {
+    let Some(subject) = tag.and_then(|tag| tag.subject.as_ref()) else {
+        return Ok(None);
+    };
+    let holds = hold_read::on_subjects(&subject.kind, IN_MEMORY + 1)?;
+    if holds.is_empty() {
+        return Ok(None);
+    }
+    let known = (holds.len() <= IN_MEMORY as usize).then(|| {
+        let mut known = BTreeMap::new();
+        for hold in holds {
+            if let HoldScope::Subject { key, .. } = hold.scope {
+                known.entry(key).or_insert(Keeper::Hold {
+                    id: hold.id,
+                    matter: hold.matter,
+                });
+            }
+        }
+        known
+    });
+    Ok(Some(Subjects {
+        kind: subject.kind.clone(),
+        source: subject_source(relation, subject)?,
+        known,
+    }))
+}
+
+/// How the key of a row's subject is found.
+fn subject_source(start: pg_sys::Oid, subject: &SubjectTag) -> Result<Source> {
+    let unclear = || {
+        Error::new(
+            Kind::NotInPrerequisiteState,
+            format!(
+                "the subjects of table \"{}\" cannot be found by its tag",
+                relation::describe(start)
+            ),
+        )
+        .detail(format!(
+            "Legal holds on subjects of kind \"{}\" are in force, and may lie on its rows.",
+            subject.kind
+        ))
+        .hint("Name the foreign-key columns that lead to the subject's own table with custodian.tag_table().")
+    };
+    let mut at = start;
+    let mut tag = subject.clone();
+    let mut hops: Vec<Key> = Vec::new();
+    loop {
+        if let Some(columns) = tag.key {
+            return Ok(shorten(Source { hops, columns }));
+        }
+        let via = tag.via.unwrap_or_default();
+        if hops.len() == MAX_HOPS {
+            return Err(unclear());
+        }
+        let leads_on = |parent: pg_sys::Oid| -> Result<bool> {
+            Ok(subject_of(parent, &subject.kind)?.is_some())
+        };
+        let key = lookup::key_over(at, &via, leads_on)?.ok_or_else(unclear)?;
+        at = key.parent;
+        tag = subject_of(at, &subject.kind)?.ok_or_else(unclear)?;
+        hops.push(key);
+    }
+}
+
+fn subject_of(relation: pg_sys::Oid, kind: &str) -> Result<Option<SubjectTag>> {
+    Ok(read::table_tag(relation)?
+        .and_then(|tag| tag.subject)
+        .filter(|subject| subject.kind == kind))
+}
+
+/// Where a foreign key refers to the very columns that are wanted, the row's own columns have the same
+/// values: no need to go there. Only for keys whose columns have the same type on both sides.
+fn shorten(mut source: Source) -> Source {
+    while let Some(last) = source.hops.last() {
+        let own: Option<Vec<String>> = source
+            .columns
+            .iter()
+            .map(|wanted| {
+                let position = last.parent_columns.iter().position(|name| name == wanted)?;
+                let child = last.columns.get(position)?;
+                let same = attribute_type(last.parent, wanted) == attribute_type(last.child, child);
+                same.then(|| child.clone())
+            })
+            .collect();
+        match own {
+            Some(columns) => {
+                source.hops.pop();
+                source.columns = columns;
+            }
+            None => break,
+        }
+    }
+    source
+}
+
+fn attribute_type(relation: pg_sys::Oid, column: &str) -> Option<(pg_sys::Oid, i32)> {
+    let attnum = relation::column_number(relation, column)?;
+    let mut type_oid = pg_sys::Oid::INVALID;
+    let mut typmod = -1;
+    let mut collation = pg_sys::Oid::INVALID;
+    // SAFETY: the column exists; the out-pointers are valid.
+    unsafe {
+        pg_sys::get_atttypetypmodcoll(relation, attnum, &mut type_oid, &mut typmod, &mut collation);
+    }
+    Some((type_oid, typmod))
+}
+
+/// A relation with its columns, and nothing that keeps its rows yet.
+fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
+    let ident = relation::qualified(relation)?.ok_or_else(|| {
+        Error::new(
+            Kind::UndefinedObject,
+            format!("relation {} does not exist", relation.to_u32()),
+        )
+    })?;
+    let rows = fresh::rows(
+        "SELECT c.relowner, (c.relkind = 'p')::int, a.attnum, a.attname, a.atttypid, a.attbyval::int, a.attlen \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+         WHERE c.oid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+        &[relation.into()],
+        Seen::Everything,
+        0,
+    )?;
+    let mut keeping = Keeping {
+        relation,
+        name: ident.name,
+        quoted: ident.quoted,
+        owner: pg_sys::Oid::INVALID,
+        partitioned: false,
+        columns: BTreeMap::new(),
+        tagged: BTreeSet::new(),
+        held: Vec::new(),
+        subjects: None,
+        minimums: Vec::new(),
+        references: Vec::new(),
+    };
+    for row in &rows {
+        keeping.owner = fresh::oid(row, 0)?;
+        keeping.partitioned = fresh::number::<i32>(row, 1)? != 0;
+        let name = fresh::must(row, 3)?;
+        let type_oid = fresh::oid(row, 4)?;
+        keeping.columns.insert(
+            name.to_owned(),
+            Column {
+                attnum: fresh::number(row, 2)?,
+                quoted: relation::quote_identifier(name)?,
+                type_oid,
+                by_value: fresh::number::<i32>(row, 5)? != 0,
+                length: fresh::number(row, 6)?,
+                form: TextForm::of(type_oid),
+            },
+        );
+    }
+    Ok(keeping)
+}

@@ -1,0 +1,186 @@
+//! Rows reached over foreign keys: the chain of keys, and the subselect that walks it.
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::fresh::{self, Seen};
+use crate::pg::{inherit, relation};
+
+/// A foreign key, with names for everything, quoted by the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub name: String,
+    pub child: pg_sys::Oid,
+    pub parent: pg_sys::Oid,
+    /// Plain names, in the key's order.
+    pub columns: Vec<String>,
+    pub parent_columns: Vec<String>,
+    /// `OPERATOR(schema.=)` for each pair, the parent's column on its left.
+    pub operators: Vec<String>,
+}
+
+const KEYS: &str = "SELECT c.conname, c.conrelid, c.confrelid, \
+    (SELECT pg_catalog.json_agg(a.attname ORDER BY k.n) FROM pg_catalog.unnest(c.conkey) WITH ORDINALITY k(num, n) \
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.num), \
+    (SELECT pg_catalog.json_agg(a.attname ORDER BY k.n) FROM pg_catalog.unnest(c.confkey) WITH ORDINALITY k(num, n) \
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.num), \
+    (SELECT pg_catalog.json_agg('OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')' ORDER BY k.n) \
+     FROM pg_catalog.unnest(c.conpfeqop) WITH ORDINALITY k(num, n) \
+     JOIN pg_catalog.pg_operator o ON o.oid = k.num JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) \
+    FROM pg_catalog.pg_constraint c ";
+
+fn keys(condition: &str, relation: pg_sys::Oid) -> Result<Vec<Key>> {
+    fresh::rows(
+        &format!("{KEYS}{condition}"),
+        &[relation.into()],
+        Seen::Everything,
+        0,
+    )?
+    .iter()
+    .map(|row| {
+        Ok(Key {
+            name: fresh::must(row, 0)?.to_owned(),
+            child: fresh::oid(row, 1)?,
+            parent: fresh::oid(row, 2)?,
+            columns: fresh::json(row, 3)?,
+            parent_columns: fresh::json(row, 4)?,
+            operators: fresh::json(row, 5)?,
+        })
+    })
+    .collect()
+}
+
+/// The foreign keys that a relation itself declares or has from the table it is a partition of.
+pub fn of_child(child: pg_sys::Oid) -> Result<Vec<Key>> {
+    keys(
+        "WHERE c.contype = 'f' AND c.conrelid = $1 ORDER BY c.conname",
+        child,
+    )
+}
+
+/// The foreign keys that refer to a relation, without the copies that partitions of the referring table have.
+/// Found through the triggers that enforce them, since the catalog has no index for this question.
+pub fn of_parent(parent: pg_sys::Oid) -> Result<Vec<Key>> {
+    keys(
+        "LEFT JOIN pg_catalog.pg_constraint up ON up.oid = c.conparentid \
+         WHERE c.contype = 'f' AND c.confrelid = $1 AND up.confrelid IS DISTINCT FROM c.confrelid \
+         AND c.oid IN (SELECT t.tgconstraint FROM pg_catalog.pg_trigger t WHERE t.tgrelid = $1) \
+         ORDER BY c.oid",
+        parent,
+    )
+}
+
+/// Where a value is found: in columns of the row itself (`hops` empty), or of one reached over foreign keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub hops: Vec<Key>,
+    pub columns: Vec<String>,
+}
+
+impl Source {
+    /// The columns of the row itself that decide.
+    pub fn own_columns(&self) -> &[String] {
+        self.hops.first().map_or(&self.columns, |hop| &hop.columns)
+    }
+
+    /// `SELECT expressions FROM …`: the row at the end of the chain, whose alias is the last of `h0`, `h1`, …
+    /// `first` are the SQL forms of the first key's columns in the row.
+    pub fn subselect(&self, first: &[String], expressions: &str) -> Result<String> {
+        let mut from = String::new();
+        let mut condition = String::new();
+        for (index, hop) in self.hops.iter().enumerate() {
+            let table = relation::qualified(hop.parent)?.ok_or_else(|| gone(&hop.name))?;
+            let mut pairs = Vec::new();
+            for (position, ((parent, child), operator)) in hop
+                .parent_columns
+                .iter()
+                .zip(&hop.columns)
+                .zip(&hop.operators)
+                .enumerate()
+            {
+                let child = if index == 0 {
+                    first
+                        .get(position)
+                        .cloned()
+                        .ok_or_else(|| gone(&hop.name))?
+                } else {
+                    format!("h{}.{}", index - 1, relation::quote_identifier(child)?)
+                };
+                pairs.push(format!(
+                    "h{index}.{} {operator} {child}",
+                    relation::quote_identifier(parent)?
+                ));
+            }
+            let pairs = pairs.join(" AND ");
+            if index == 0 {
+                from = format!("{} AS h0", table.quoted);
+                condition = pairs;
+            } else {
+                from.push_str(&format!(" JOIN {} AS h{index} ON {pairs}", table.quoted));
+            }
+        }
+        Ok(format!(
+            "SELECT {expressions} FROM {from} WHERE {condition}"
+        ))
+    }
+
+    /// The alias of the row at the end of the chain.
+    pub fn last_alias(&self) -> String {
+        format!("h{}", self.hops.len().saturating_sub(1))
+    }
+}
+
+fn gone(name: &str) -> Error {
+    Error::new(
+        Kind::NotInPrerequisiteState,
+        format!("foreign key \"{name}\", over which a tag reaches another table, is not there"),
+    )
+    .hint("Correct the tag: custodian.check() names it.")
+}
+
+/// Finds `column`, or `foreign_key.column` reached over foreign keys, from a relation.
+pub fn clock(start: pg_sys::Oid, path: &str) -> Result<Source> {
+    let mut parts: Vec<&str> = path.split('.').collect();
+    let column = parts.pop().unwrap_or_default().to_owned();
+    let mut hops = Vec::new();
+    let mut at = start;
+    for name in parts {
+        let key = key_named(at, name)?.ok_or_else(|| gone(name))?;
+        at = key.parent;
+        hops.push(key);
+    }
+    Ok(Source {
+        hops,
+        columns: vec![column],
+    })
+}
+
+fn key_named(child: pg_sys::Oid, name: &str) -> Result<Option<Key>> {
+    for relation in std::iter::once(child).chain(inherit::ancestors(child)) {
+        if let Some(key) = of_child(relation)?.into_iter().find(|key| key.name == name) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+/// The foreign key of a relation, or of what it is a partition of, over exactly these columns, whose parent
+/// satisfies `accept`.
+pub fn key_over(
+    child: pg_sys::Oid,
+    columns: &[String],
+    accept: impl Fn(pg_sys::Oid) -> Result<bool>,
+) -> Result<Option<Key>> {
+    let mut wanted: Vec<&String> = columns.iter().collect();
+    wanted.sort();
+    for relation in std::iter::once(child).chain(inherit::ancestors(child)) {
+        for key in of_child(relation)? {
+            let mut has: Vec<&String> = key.columns.iter().collect();
+            has.sort();
+            if has == wanted && accept(key.parent)? {
+                return Ok(Some(key));
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,45 @@
+//! The row guard: keeps rows that legal holds and statutory minimums protect, from everybody.
+
+mod findings;
+pub mod fire;
+pub mod keeping;
+pub mod lookup;
+pub mod probe;
+pub mod sync;
+pub mod verdict;
+pub mod veto;
+
+use pgrx::prelude::*;
+
+use crate::pg::relation;
+use crate::pg::report::SqlResult;
+use crate::policy::relation_ref;
+
+pub use findings::findings;
+pub use sync::sync;
+
+/// Listens for changes of relations.
+pub fn init() {
+    fire::init();
+}
+
+/// Puts the row guard's triggers on every table that legal holds or statutory minimums concern and that lacks
+/// them, and takes them off where nothing needs them. The extension does so by itself when holds, tags, keys
+/// or partitions change and while a dump is restored; `custodian.check()` says when it is needed. For data
+/// stewards. Waits for the transactions that write to a table that needs a trigger.
+///
+/// Errors: 42501 for others than stewards.
+#[pg_extern(schema = "custodian", requires = ["keep"])]
+fn install_row_guard() -> SqlResult<()> {
+    relation::require_steward("install the row guard")?;
+    relation_ref::adopt()?;
+    sync::sync_all()?;
+    Ok(())
+}
+
+// The function that the guard's triggers call, and the views on holds.
+pgrx::extension_sql_file!(
+    "../../../sql/keep.sql",
+    name = "keep",
+    requires = ["bootstrap", "evidence"]
+);

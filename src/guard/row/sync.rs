@@ -1,0 +1,308 @@
+//! Puts the guard's triggers where holds and minimums need them, and takes them away where nothing does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+use crate::pg::fresh::{self, Seen};
+use crate::pg::subxact;
+use crate::pg::trigger::{self, Firing, Installed};
+use crate::pg::{inherit, relation};
+use crate::policy::hold_read;
+use crate::policy::model::HoldScope;
+use crate::tag::read;
+
+const FIRINGS: [Firing; 2] = [Firing::AfterRow, Firing::BeforeTruncate];
+
+/// The trigger function, where the extension is installed.
+pub fn function() -> Result<Option<pg_sys::Oid>> {
+    trigger::function("row_guard")
+}
+
+/// Whether a relation has a trigger of the guard.
+pub fn is_guarded(relation: pg_sys::Oid) -> Result<bool> {
+    Ok(match function()? {
+        Some(function) => !trigger::on(relation, function).is_empty(),
+        None => false,
+    })
+}
+
+/// What a relation is: its kind and persistence, for those that exist.
+fn kinds(relations: &BTreeSet<u32>) -> Result<BTreeMap<u32, (String, String)>> {
+    let list: Vec<pg_sys::Oid> = relations
+        .iter()
+        .map(|oid| pg_sys::Oid::from(*oid))
+        .collect();
+    fresh::rows(
+        "SELECT oid, relkind, relpersistence FROM pg_catalog.pg_class WHERE oid = ANY ($1)",
+        &[list.into()],
+        Seen::Everything,
+        0,
+    )?
+    .iter()
+    .map(|row| {
+        Ok((
+            fresh::number(row, 0)?,
+            (
+                fresh::must(row, 1)?.to_owned(),
+                fresh::must(row, 2)?.to_owned(),
+            ),
+        ))
+    })
+    .collect()
+}
+
+/// A relation with everything below it.
+fn tree(relation: u32, into: &mut BTreeSet<u32>) {
+    into.insert(relation);
+    for below in inherit::descendants(pg_sys::Oid::from(relation)) {
+        into.insert(below.to_u32());
+    }
+}
+
+/// The tables that some hold or minimum concerns, with everything below them.
+pub fn concerned() -> Result<BTreeSet<u32>> {
+    let mut roots = BTreeSet::new();
+    for hold in hold_read::on_relations()?.holds {
+        if let HoldScope::Table { table } | HoldScope::Rows { table, .. } = hold.scope {
+            roots.insert(table);
+        }
+    }
+    let held_kinds: BTreeSet<String> = hold_read::subject_kinds()?.into_iter().collect();
+    for relation in labelled()? {
+        let labels = read::own(pg_sys::Oid::from(relation));
+        let about_held = labels
+            .table
+            .as_ref()
+            .and_then(|tag| tag.subject.as_ref())
+            .is_some_and(|subject| held_kinds.contains(&subject.kind));
+        let minimums = labels
+            .columns
+            .values()
+            .filter_map(|label| label.tag())
+            .any(|tag| !tag.minimums.is_empty());
+        if about_held || minimums || !labels.malformed.is_empty() {
+            roots.insert(relation);
+        }
+    }
+    let mut all = BTreeSet::new();
+    for root in roots {
+        tree(root, &mut all);
+    }
+    Ok(all)
+}
+
+/// Every relation with a label of ours, on itself or a column.
+pub fn labelled() -> Result<Vec<u32>> {
+    fresh::rows(
+        "SELECT DISTINCT objoid FROM pg_catalog.pg_seclabel \
+         WHERE provider = 'custodian' AND classoid = 'pg_catalog.pg_class'::pg_catalog.regclass",
+        &[],
+        Seen::Everything,
+        0,
+    )?
+    .iter()
+    .map(|row| fresh::number(row, 0))
+    .collect()
+}
+
+/// The tables that a set of relations refers to by foreign keys, with everything below them.
+fn ancestors(relations: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
+    let list: Vec<pg_sys::Oid> = relations
+        .iter()
+        .map(|oid| pg_sys::Oid::from(*oid))
+        .collect();
+    let mut all = BTreeSet::new();
+    for row in fresh::rows(
+        "SELECT DISTINCT confrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid = ANY ($1)",
+        &[list.into()],
+        Seen::Everything,
+        0,
+    )? {
+        tree(fresh::number(&row, 0)?, &mut all);
+    }
+    Ok(all)
+}
+
+/// Of some relations those whose rows a trigger can watch: permanent or unlogged tables that hold rows.
+fn watchable(relations: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
+    Ok(kinds(relations)?
+        .into_iter()
+        .filter(|(_, (kind, persistence))| kind == "r" && persistence != "t")
+        .map(|(oid, _)| oid)
+        .collect())
+}
+
+/// Every relation that needs the guard's triggers.
+pub fn needed() -> Result<BTreeSet<u32>> {
+    let mut all = concerned()?;
+    if all.is_empty() {
+        return Ok(all);
+    }
+    all.extend(ancestors(&all)?);
+    watchable(&all)
+}
+
+fn guarded(function: pg_sys::Oid) -> Result<BTreeSet<u32>> {
+    Ok(trigger::relations(function)?
+        .into_iter()
+        .map(pg_sys::Oid::to_u32)
+        .collect())
+}
+
+/// Relations that need the guard and lack a trigger of it that fires always.
+pub fn missing() -> Result<Vec<pg_sys::Oid>> {
+    let Some(function) = function()? else {
+        return Ok(Vec::new());
+    };
+    Ok(needed()?
+        .into_iter()
+        .map(pg_sys::Oid::from)
+        .filter(|relation| !complete(&trigger::on(*relation, function)))
+        .collect())
+}
+
+fn complete(triggers: &[Installed]) -> bool {
+    FIRINGS.iter().all(|firing| {
+        triggers
+            .iter()
+            .any(|trigger| trigger.firing == *firing && trigger.always)
+    })
+}
+
+thread_local! {
+    /// The guard itself is removing its triggers.
+    static REMOVING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether a trigger of the guard goes because the guard takes it away.
+pub fn removing() -> bool {
+    REMOVING.get()
+}
+
+struct Removing;
+
+impl Removing {
+    fn begin() -> Self {
+        REMOVING.set(true);
+        Removing
+    }
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        REMOVING.set(false);
+    }
+}
+
+fn remove(triggers: &[Installed]) {
+    let _removing = Removing::begin();
+    for trigger in triggers {
+        trigger::remove(trigger.trigger);
+    }
+}
+
+fn install(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<()> {
+    let present = trigger::on(relation, function);
+    if complete(&present) {
+        return Ok(());
+    }
+    // One that somebody changed so that it does not fire always is made anew.
+    let changed: Vec<Installed> = present
+        .iter()
+        .copied()
+        .filter(|trigger| !trigger.always)
+        .collect();
+    for firing in FIRINGS {
+        if !present
+            .iter()
+            .any(|trigger| trigger.firing == firing && trigger.always)
+        {
+            trigger::install(relation, function, firing)?;
+        }
+    }
+    remove(&changed);
+    Ok(())
+}
+
+/// Takes the triggers off a relation, unless somebody uses it just now: they do no harm there, and go later.
+fn retire(relation: pg_sys::Oid, function: pg_sys::Oid) {
+    // SAFETY: a conditional heavyweight lock, released with the transaction.
+    let alone =
+        unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessExclusiveLock as i32) };
+    if alone {
+        // Fails where this very session still uses the table; that is the same case.
+        let _later = subxact::subtransaction(|| {
+            remove(&trigger::on(relation, function));
+            Ok(())
+        });
+    }
+}
+
+fn bring(within: Option<&BTreeSet<u32>>) -> Result<()> {
+    let Some(function) = function()? else {
+        return Ok(());
+    };
+    let inside = |relation: &u32| within.is_none_or(|within| within.contains(relation));
+    let needed = needed()?;
+    for relation in needed.iter().filter(|relation| inside(relation)) {
+        install(pg_sys::Oid::from(*relation), function)?;
+    }
+    for relation in guarded(function)?
+        .difference(&needed)
+        .filter(|relation| inside(relation))
+    {
+        retire(pg_sys::Oid::from(*relation), function);
+    }
+    Ok(())
+}
+
+/// The trees of a relation and of the tables that it refers to.
+pub fn surroundings(relation: pg_sys::Oid) -> Result<BTreeSet<u32>> {
+    let mut within = BTreeSet::new();
+    tree(inherit::root(relation).to_u32(), &mut within);
+    within.extend(ancestors(&within)?);
+    Ok(within)
+}
+
+/// Brings the triggers of a table, of its partitions and children, and of the tables it refers to in line
+/// with the policy, after tags, minimums, foreign keys or partitions changed. Waits for those who write to a
+/// table that needs a trigger. Holds cannot be placed before the transaction ends.
+pub fn sync(root: pg_sys::Oid) -> Result<()> {
+    if relation::extension_oid().is_none() {
+        return Ok(());
+    }
+    lock_holds(pg_sys::RowExclusiveLock as i32)?;
+    bring(Some(&surroundings(root)?))
+}
+
+/// The same after DDL that already holds a lock on the table with which placing a hold conflicts.
+pub fn after_ddl(relation: pg_sys::Oid) -> Result<()> {
+    bring(Some(&surroundings(relation)?))
+}
+
+/// The same for every table: after a restore, and from time to time.
+pub fn sync_all() -> Result<()> {
+    bring(None)
+}
+
+/// Takes every trigger of the guard away, before the extension is dropped.
+pub fn remove_all() -> Result<()> {
+    let Some(function) = function()? else {
+        return Ok(());
+    };
+    for relation in trigger::relations(function)? {
+        remove(&trigger::on(relation, function));
+    }
+    Ok(())
+}
+
+/// Keeps placing holds and changing tags apart: a table that is being tagged must see the holds, or be seen.
+pub fn lock_holds(mode: i32) -> Result<()> {
+    let holds = relation::own_relation(c"hold")
+        .ok_or_else(|| Error::internal("table custodian.hold is not there"))?;
+    // SAFETY: a heavyweight lock, released with the transaction.
+    unsafe { pg_sys::LockRelationOid(holds, mode) };
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! The values by which holds find rows, in the text form that the column's type gives them.
+
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys;
+use serde_json::Value;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::fresh::{self, Seen};
+use crate::pg::{relation, sandbox};
+
+/// Reads `{"column": ["value", …], …}`. One value may stand for a list of one; numbers and booleans for
+/// their text.
+pub fn parse(matching: &Value) -> Result<BTreeMap<String, Vec<String>>> {
+    let wrong = || {
+        Error::new(
+            Kind::InvalidParameter,
+            "match must name columns and the values they have in the rows to be held",
+        )
+        .hint("Write it as '{\"invoice_no\":[\"A1\",\"A2\"]}'.")
+    };
+    let Value::Object(columns) = matching else {
+        return Err(wrong());
+    };
+    let mut parsed = BTreeMap::new();
+    for (column, values) in columns {
+        let list = match values {
+            Value::Array(list) => list.clone(),
+            one => vec![one.clone()],
+        };
+        let values: Vec<String> = list
+            .iter()
+            .map(|value| match value {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                Value::Bool(truth) => Some(truth.to_string()),
+                _ => None,
+            })
+            .collect::<Option<_>>()
+            .ok_or_else(wrong)?;
+        if values.is_empty() {
+            return Err(wrong());
+        }
+        parsed.insert(column.clone(), values);
+    }
+    if parsed.is_empty() {
+        return Err(wrong());
+    }
+    Ok(parsed)
+}
+
+/// Values of these types are equal just when their texts are.
+const EXACT: [pg_sys::Oid; 17] = [
+    pg_sys::TEXTOID,
+    pg_sys::VARCHAROID,
+    pg_sys::BPCHAROID,
+    pg_sys::NAMEOID,
+    pg_sys::CHAROID,
+    pg_sys::INT2OID,
+    pg_sys::INT4OID,
+    pg_sys::INT8OID,
+    pg_sys::OIDOID,
+    pg_sys::UUIDOID,
+    pg_sys::BOOLOID,
+    pg_sys::DATEOID,
+    pg_sys::TIMESTAMPOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::BYTEAOID,
+    pg_sys::INETOID,
+    pg_sys::CIDROID,
+];
+
+/// The values as the column would hold them, as text. Runs the type's input as the table's owner.
+///
+/// Errors: 42704 without such a column; 42809 for a type whose equal values have different texts; those of
+/// the type's input.
+pub fn normalize(table: pg_sys::Oid, column: &str, values: Vec<String>) -> Result<Vec<String>> {
+    let rows = fresh::rows(
+        "SELECT t.oid, a.atttypmod, (t.typtype = 'e')::int FROM pg_catalog.pg_attribute a \
+         JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+         WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
+        &[table.into(), column.into()],
+        Seen::Everything,
+        1,
+    )?;
+    let name = relation::describe(table);
+    let row = rows.first().ok_or_else(|| {
+        Error::new(
+            Kind::UndefinedObject,
+            format!("column \"{column}\" of table \"{name}\" does not exist"),
+        )
+    })?;
+    // SAFETY: a catalog lookup by OID.
+    let base = unsafe { pg_sys::getBaseType(fresh::oid(row, 0)?) };
+    let scaled = base == pg_sys::NUMERICOID && fresh::number::<i32>(row, 1)? >= 0;
+    if !EXACT.contains(&base) && !scaled && fresh::number::<i32>(row, 2)? == 0 {
+        return Err(Error::new(
+            Kind::WrongObjectType,
+            format!("rows of table \"{name}\" cannot be held by column \"{column}\""),
+        )
+        .detail("Equal values of its type can be written in several ways.")
+        .hint("Hold them by another column, or hold the whole table."));
+    }
+    let owner = relation::owner(table)?;
+    // A name of another schema is qualified, for the search_path is pinned inside.
+    sandbox::as_table_owner(owner, || {
+        let type_name = fresh::rows(
+            "SELECT pg_catalog.format_type(a.atttypid, CASE WHEN t.typcategory = 'S' THEN -1 ELSE a.atttypmod END) \
+             FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+             WHERE a.attrelid = $1 AND a.attname = $2",
+            &[table.into(), column.into()],
+            Seen::Everything,
+            1,
+        )?;
+        let type_name = type_name
+            .first()
+            .ok_or_else(|| Error::internal("a column is gone"))
+            .and_then(|row| Ok(fresh::must(row, 0)?.to_owned()))?;
+        values
+            .iter()
+            .map(|value| {
+                let rows = fresh::rows(
+                    &format!("SELECT ($1::text::{type_name})::text"),
+                    &[value.as_str().into()],
+                    Seen::Everything,
+                    1,
+                )?;
+                rows.first()
+                    .ok_or_else(|| Error::internal("a value was lost"))
+                    .and_then(|row| Ok(fresh::must(row, 0)?.to_owned()))
+            })
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_match_is_columns_with_their_values() {
+        let parsed = parse(&serde_json::json!({"no": ["A1", "A2"], "year": 2020})).expect("valid");
+        assert_eq!(parsed["no"], ["A1", "A2"]);
+        assert_eq!(parsed["year"], ["2020"]);
+    }
+
+    #[test]
+    fn a_match_of_nothing_is_refused() {
+        for wrong in [
+            serde_json::json!({}),
+            serde_json::json!([]),
+            serde_json::json!("no"),
+            serde_json::json!({"no": []}),
+            serde_json::json!({"no": [null]}),
+            serde_json::json!({"no": {"a": 1}}),
+        ] {
+            let error = parse(&wrong).expect_err("must be refused");
+            assert_eq!(error.kind, Kind::InvalidParameter);
+        }
+    }
+}

@@ -1,0 +1,612 @@
+//! Legal holds and statutory minimums on a real cluster, with concurrent sessions: what destroys kept rows is
+//! refused, whoever tries, and by whatever way.
+
+use std::thread;
+
+use integration::{Cluster, Error, Result, Sql, wait_until};
+use postgres::Client;
+
+const MATTER: &str = "case 42";
+
+/// A shop: customers, their orders by year, tickets. Customers 1 to 3 with two orders and a ticket each.
+fn shop() -> Result<Cluster> {
+    let node = Cluster::builder("hold")
+        .preload("pg_custodian")
+        .conf("deadlock_timeout = 200ms")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(SHOP)?;
+    node.exec(
+        "SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+         SELECT custodian.tag_column('shop.customer', 'email', 'user.contact.email', ARRAY['shop.account'], on_expiry => 'set_null', clock => 'last_seen');
+         SELECT custodian.tag_table('shop.customer', clock => 'last_seen', subject_kind => 'customer', subject_key => ARRAY['id']);
+         SELECT custodian.tag_table('shop.orders', clock => 'at', subject_kind => 'customer', subject_via => ARRAY['customer_id']);
+         SELECT custodian.tag_table('shop.ticket', clock => 'at', subject_kind => 'customer', subject_via => ARRAY['customer_id'])",
+    )?;
+    Ok(node)
+}
+
+const SHOP: &str = "
+    CREATE ROLE shop LOGIN; CREATE ROLE counsel; CREATE SCHEMA shop AUTHORIZATION shop;
+    SET ROLE shop;
+    CREATE TABLE shop.customer (id int PRIMARY KEY, email text, note text, last_seen timestamptz);
+    CREATE TABLE shop.orders (id int, customer_id int REFERENCES shop.customer ON DELETE CASCADE,
+        invoice_no text, amount int, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+    CREATE TABLE shop.orders_2024 PARTITION OF shop.orders FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+    CREATE TABLE shop.orders_2025 PARTITION OF shop.orders FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+    CREATE TABLE shop.ticket (id int PRIMARY KEY, customer_id int REFERENCES shop.customer ON DELETE SET NULL,
+        body text, at timestamptz);
+    INSERT INTO shop.customer SELECT n, 'c' || n || '@example.org', 'note', '2024-05-01' FROM generate_series(1, 3) n;
+    INSERT INTO shop.orders SELECT n, n, 'A' || n, 10 * n, '2024-06-01' FROM generate_series(1, 3) n;
+    INSERT INTO shop.orders SELECT 10 + n, n, 'B' || n, 10 * n, '2025-06-01' FROM generate_series(1, 3) n;
+    INSERT INTO shop.ticket SELECT n, n, 'help', '2025-01-01' FROM generate_series(1, 3) n;
+    RESET ROLE;
+";
+
+fn hold_customer(node: &Cluster, id: u32) -> Result<String> {
+    node.text(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'court order',
+             subject_kind => 'customer', subject_key => ARRAY['{id}'])"
+    ))
+}
+
+/// The statements are refused because of the matter, and the message gives no value away.
+#[track_caller]
+fn kept(client: &mut Client, sql: &str) -> Error {
+    kept_by(client, sql, MATTER)
+}
+
+#[track_caller]
+fn kept_by(client: &mut Client, sql: &str, by: &str) -> Error {
+    let error = client.refused(sql);
+    assert_eq!(error.sqlstate(), "23001", "{sql}: {error}");
+    let text = error.to_string();
+    assert!(text.contains(by), "{sql}: {text}");
+    assert!(!text.contains("example.org"), "{text}");
+    let _closed = client.batch_execute("ROLLBACK");
+    error
+}
+
+fn counts(node: &Cluster) -> Result<String> {
+    node.text(
+        "SELECT (SELECT count(*) FROM shop.customer), (SELECT count(*) FROM shop.orders),
+                (SELECT count(*) FROM shop.ticket WHERE customer_id IS NOT NULL)",
+    )
+}
+
+#[test]
+fn rows_of_a_held_subject_stay_whoever_deletes_them() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    for role in ["postgres", "shop"] {
+        let mut client = node.client_as(role, "postgres")?;
+        let client = &mut client;
+        kept(client, "DELETE FROM shop.customer WHERE id = 2");
+        kept(client, "DELETE FROM shop.customer");
+        kept(client, "DELETE FROM shop.orders WHERE customer_id = 2");
+        kept(client, "DELETE FROM shop.orders_2025");
+        kept(client, "UPDATE shop.customer SET email = NULL WHERE id = 2");
+        kept(client, "UPDATE shop.customer SET id = 20 WHERE id = 2");
+        kept(
+            client,
+            "UPDATE shop.orders SET customer_id = 1 WHERE customer_id = 2",
+        );
+        kept(client, "UPDATE shop.ticket SET customer_id = NULL");
+        kept(client, "TRUNCATE shop.ticket");
+        kept(client, "TRUNCATE shop.orders");
+        kept(client, "TRUNCATE shop.orders_2024");
+        kept(client, "TRUNCATE shop.customer CASCADE");
+        kept(
+            client,
+            "MERGE INTO shop.customer c USING (VALUES (2)) v (id) ON c.id = v.id WHEN MATCHED THEN DELETE",
+        );
+        kept(
+            client,
+            "INSERT INTO shop.customer VALUES (2, 'x') ON CONFLICT (id) DO UPDATE SET email = excluded.email",
+        );
+        kept(
+            client,
+            "WITH gone AS (DELETE FROM shop.ticket RETURNING id) SELECT count(*) FROM gone",
+        );
+        // A row that moves to another partition is deleted from the first.
+        kept(
+            client,
+            "UPDATE shop.orders SET at = '2025-03-01' WHERE id = 2",
+        );
+        // What is not held can go, and what the hold does not protect can change.
+        client.batch_execute("BEGIN; DELETE FROM shop.customer WHERE id = 1; ROLLBACK")?;
+        client
+            .batch_execute("BEGIN; UPDATE shop.customer SET note = 'y' WHERE id = 2; ROLLBACK")?;
+        client.batch_execute("BEGIN; UPDATE shop.customer SET email = email; ROLLBACK")?;
+    }
+    assert_eq!(counts(&node)?, "3|6|3");
+    Ok(())
+}
+
+#[test]
+fn no_ddl_takes_held_rows_away() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    for role in ["postgres", "shop"] {
+        let mut client = node.client_as(role, "postgres")?;
+        let client = &mut client;
+        for ddl in [
+            "DROP TABLE shop.ticket",
+            "DROP TABLE shop.orders",
+            "DROP TABLE shop.orders_2024",
+            "DROP TABLE shop.customer CASCADE",
+            "DROP SCHEMA shop CASCADE",
+            "ALTER TABLE shop.customer DROP COLUMN email",
+            "ALTER TABLE shop.orders DROP COLUMN customer_id",
+            "ALTER TABLE shop.orders DETACH PARTITION shop.orders_2024",
+            "ALTER TABLE shop.orders DETACH PARTITION shop.orders_2024 CONCURRENTLY",
+            "ALTER TABLE shop.customer ALTER COLUMN email TYPE varchar(3) USING 'x'",
+            "ALTER TABLE shop.customer SET UNLOGGED",
+        ] {
+            kept(client, ddl);
+        }
+    }
+    let mut client = node.client()?;
+    kept(&mut client, "DROP OWNED BY shop CASCADE");
+    for sql in [
+        "ALTER TABLE shop.customer DISABLE TRIGGER ALL",
+        "ALTER TABLE shop.orders DISABLE TRIGGER ALL",
+    ] {
+        kept_by(&mut client, sql, "row guard");
+    }
+    let triggers = client.text(
+        "SELECT format('%I', tgname) FROM pg_trigger WHERE tgrelid = 'shop.customer'::regclass
+         AND tgfoid = 'custodian.row_guard'::regproc",
+    )?;
+    assert_eq!(triggers.lines().count(), 2);
+    for trigger in triggers.lines() {
+        for sql in [
+            format!("ALTER TABLE shop.customer DISABLE TRIGGER {trigger}"),
+            format!("ALTER TABLE shop.customer ENABLE REPLICA TRIGGER {trigger}"),
+            format!("DROP TRIGGER {trigger} ON shop.customer"),
+        ] {
+            kept_by(&mut client, &sql, "row guard");
+        }
+    }
+    // What a restore with --disable-triggers does at its end leaves the guard as it was.
+    client.batch_execute("ALTER TABLE shop.customer ENABLE TRIGGER ALL")?;
+    kept(
+        &mut client,
+        "SET session_replication_role = replica; DELETE FROM shop.customer WHERE id = 2",
+    );
+    // A column that nothing keeps can go, and a partition without held rows.
+    client.batch_execute("ALTER TABLE shop.customer DROP COLUMN note")?;
+    node.exec(
+        "CREATE TABLE shop.orders_2023 PARTITION OF shop.orders FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+         INSERT INTO shop.orders VALUES (100, 1, 'C1', 1, '2023-06-01')",
+    )?;
+    node.exec("ALTER TABLE shop.orders DETACH PARTITION shop.orders_2023")?;
+    node.exec("DROP TABLE shop.orders_2023")?;
+    assert_eq!(counts(&node)?, "3|6|3");
+    Ok(())
+}
+
+#[test]
+fn a_partition_that_comes_later_is_guarded() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    node.exec(
+        "CREATE TABLE shop.orders_2026 PARTITION OF shop.orders FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+         INSERT INTO shop.orders VALUES (20, 2, 'D2', 1, '2026-06-01');
+         CREATE TABLE shop.orders_2027 (LIKE shop.orders);
+         INSERT INTO shop.orders_2027 VALUES (21, 2, 'E2', 1, '2027-06-01');
+         ALTER TABLE shop.orders ATTACH PARTITION shop.orders_2027 FOR VALUES FROM ('2027-01-01') TO ('2028-01-01')",
+    )?;
+    let mut client = node.client()?;
+    kept(&mut client, "DELETE FROM shop.orders WHERE id = 20");
+    kept(&mut client, "DELETE FROM shop.orders_2027");
+    kept(&mut client, "DROP TABLE shop.orders_2026");
+    Ok(())
+}
+
+#[test]
+fn the_replica_role_orphans_no_held_row() -> Result<()> {
+    let node = shop()?;
+    let mut client = node.client()?;
+    // A table hold on the child alone: the parent itself is not held.
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'court order', rel => 'shop.ticket')"
+    ))?;
+    let replica = "SET session_replication_role = replica; ";
+    kept(
+        &mut client,
+        &format!("{replica}DELETE FROM shop.ticket WHERE id = 1"),
+    );
+    kept(
+        &mut client,
+        &format!("{replica}DELETE FROM shop.customer WHERE id = 1"),
+    );
+    kept(
+        &mut client,
+        &format!("{replica}UPDATE shop.customer SET id = 9 WHERE id = 1"),
+    );
+    kept(&mut client, &format!("{replica}TRUNCATE shop.ticket"));
+    // By SET NULL, as foreign keys do it.
+    kept(
+        &mut client,
+        "SET session_replication_role = origin; DELETE FROM shop.customer WHERE id = 1",
+    );
+    assert_eq!(
+        node.text(
+            "SELECT count(*) FROM shop.ticket t JOIN shop.customer c ON c.id = t.customer_id"
+        )?,
+        "3"
+    );
+    Ok(())
+}
+
+#[test]
+fn rows_are_held_by_the_values_of_their_columns() -> Result<()> {
+    let node = shop()?;
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'tax audit',
+             rel => 'shop.orders', match => '{{\"invoice_no\":[\"A1\",\"B3\"],\"at\":[\"1 June 2024\",\"2025-06-01\"]}}')"
+    ))?;
+    let mut client = node.client()?;
+    // The session's own date style does not matter.
+    client.batch_execute("SET DateStyle = 'German, DMY'")?;
+    kept(
+        &mut client,
+        "DELETE FROM shop.orders WHERE invoice_no = 'A1'",
+    );
+    kept(
+        &mut client,
+        "UPDATE shop.orders SET invoice_no = 'Z' WHERE id = 13",
+    );
+    kept(&mut client, "DELETE FROM shop.customer WHERE id = 3");
+    client.batch_execute("DELETE FROM shop.orders WHERE invoice_no = 'B1'")?;
+    // Renamed, moved and renamed columns: still held.
+    node.exec(
+        "ALTER TABLE shop.orders RENAME TO purchase; CREATE SCHEMA archive;
+         ALTER TABLE shop.purchase SET SCHEMA archive;
+         ALTER TABLE archive.purchase RENAME COLUMN invoice_no TO number",
+    )?;
+    kept(
+        &mut client,
+        "DELETE FROM archive.purchase WHERE number = 'B3'",
+    );
+    assert_eq!(
+        node.text("SELECT relation, match FROM custodian.holds")?,
+        "archive.purchase|{\"at\": [\"2024-06-01\", \"2025-06-01\"], \"number\": [\"A1\", \"B3\"]}"
+    );
+    let error = client.refused(
+        "SELECT custodian.place_hold('x', 'counsel', current_date + 30, 'r', rel => 'archive.purchase', match => '{\"gone\":[\"1\"]}')",
+    );
+    assert_eq!(error.sqlstate(), "42704");
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_older_than_the_hold_does_not_get_round_it() -> Result<()> {
+    let node = shop()?;
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        let mut old = node.client()?;
+        old.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))?;
+        assert_eq!(old.text("SELECT count(*) FROM shop.customer")?, "3");
+        let hold = hold_customer(&node, 2)?;
+        kept(&mut old, "DELETE FROM shop.customer WHERE id = 2");
+
+        // The guard is in place already: the next one is found by its fresh snapshot alone.
+        let mut old = node.client()?;
+        old.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))?;
+        assert_eq!(old.text("SELECT count(*) FROM shop.customer")?, "3");
+        let second = hold_customer(&node, 3)?;
+        kept(&mut old, "DELETE FROM shop.customer WHERE id = 3");
+        for id in [hold, second] {
+            node.exec(&format!(
+                "SELECT custodian.release_hold({id}, 'counsel', 'settled')"
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rollback_to_a_savepoint_forgets_what_was_read_under_its_locks() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 3)?;
+    let mut client = node.client()?;
+    client
+        .batch_execute("BEGIN; SAVEPOINT s; DELETE FROM shop.ticket WHERE id = 1; ROLLBACK TO s")?;
+    hold_customer(&node, 1)?;
+    kept(&mut client, "DELETE FROM shop.ticket WHERE id = 1");
+    assert_eq!(counts(&node)?, "3|6|3");
+    Ok(())
+}
+
+#[test]
+fn a_hold_waits_for_open_deletions_and_says_for_whom() -> Result<()> {
+    let node = shop()?;
+    // Once without any trigger on the tables, once with.
+    for round in 0..2 {
+        let mut writer = node.client()?;
+        let pid = writer.text("SELECT pg_backend_pid()")?;
+        writer.batch_execute("BEGIN; DELETE FROM shop.ticket WHERE id = 2")?;
+        let mut steward = node.client()?;
+        let place = format!(
+            "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'court order',
+                 subject_kind => 'customer', subject_key => ARRAY['2'])"
+        );
+        let error = steward.refused(&format!("SET lock_timeout = '300ms'; {place}"));
+        assert_eq!(error.sqlstate(), "55P03", "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("process {pid}.")), "{text}");
+        steward.batch_execute("SET lock_timeout = 0")?;
+        assert_eq!(
+            node.text("SELECT count(*) FROM custodian.hold WHERE released_at IS NULL")?,
+            round.to_string(),
+            "nothing was placed"
+        );
+
+        // Without a timeout it waits, and is in force when it returns.
+        let waiting = thread::spawn(move || steward.text(&place));
+        wait_until("the steward waits", 60, || {
+            node.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                .is_ok_and(|waiting| waiting == "1")
+        });
+        writer.batch_execute("ROLLBACK")?;
+        waiting.join().expect("the steward's thread")?;
+        kept(&mut writer, "DELETE FROM shop.ticket WHERE id = 2");
+
+        // From here on the triggers are there.
+        node.exec(&format!(
+            "SELECT custodian.place_hold('other', 'counsel', current_date + 30, 'r', subject_kind => 'customer', subject_key => ARRAY['3']);
+             SELECT custodian.release_hold((SELECT min(hold) FROM custodian.hold WHERE released_at IS NULL), 'counsel', '{MATTER}')"
+        ))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_deletion_that_waits_for_a_hold_is_refused() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 3)?;
+    let mut steward = node.client()?;
+    steward.batch_execute(&format!(
+        "BEGIN; SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', subject_kind => 'customer', subject_key => ARRAY['2'])"
+    ))?;
+    let mut writer = node.client()?;
+    let waiting = thread::spawn(move || {
+        let error = writer.refused("DELETE FROM shop.ticket WHERE id = 2");
+        (error.sqlstate().to_owned(), error.to_string())
+    });
+    wait_until("the deletion waits", 60, || {
+        node.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            .is_ok_and(|waiting| waiting == "1")
+    });
+    steward.batch_execute("COMMIT")?;
+    let (state, text) = waiting.join().expect("the writer's thread");
+    assert_eq!(state, "23001", "{text}");
+    assert!(text.contains(MATTER), "{text}");
+    Ok(())
+}
+
+#[test]
+fn two_people_place_and_release_a_hold() -> Result<()> {
+    let node = shop()?;
+    let mut client = node.client()?;
+    let place = |approver: &str, date: &str, scope: &str| {
+        format!("SELECT custodian.place_hold('m', '{approver}', {date}, 'r', {scope})")
+    };
+    let customer = "subject_kind => 'customer', subject_key => ARRAY['2']";
+    for (sql, state) in [
+        (place("postgres", "current_date + 1", customer), "42501"),
+        (place("nobody", "current_date + 1", customer), "42704"),
+        (place("counsel", "current_date", customer), "22023"),
+        (place("counsel", "current_date + 1", "rel => NULL"), "22023"),
+        (
+            place(
+                "counsel",
+                "current_date + 1",
+                &format!("{customer}, rel => 'shop.ticket'"),
+            ),
+            "22023",
+        ),
+        (
+            place(
+                "counsel",
+                "current_date + 1",
+                "subject_kind => 'client', subject_key => ARRAY['2']",
+            ),
+            "42704",
+        ),
+        (
+            place(
+                "counsel",
+                "current_date + 1",
+                "subject_kind => 'customer', subject_key => ARRAY['2', '3']",
+            ),
+            "22023",
+        ),
+        (
+            place("counsel", "current_date + 1", "rel => 'custodian.hold'"),
+            "42809",
+        ),
+    ] {
+        let error = client.refused(&sql);
+        assert_eq!(error.sqlstate(), state, "{sql}: {error}");
+    }
+    let mut owner = node.client_as("shop", "postgres")?;
+    let error = owner.refused(&place("counsel", "current_date + 1", customer));
+    assert_eq!(error.sqlstate(), "42501");
+    assert_eq!(
+        owner.refused("SELECT * FROM custodian.holds").sqlstate(),
+        "42501"
+    );
+
+    // ' 2' is the key 2, as the column's type has it.
+    let hold = node.text(&place(
+        "counsel",
+        "current_date + 1",
+        "subject_kind => 'customer', subject_key => ARRAY[' 2']",
+    ))?;
+    kept_by(&mut owner, "DELETE FROM shop.ticket WHERE id = 2", "\"m\"");
+    let release =
+        |approver: &str| format!("SELECT custodian.release_hold({hold}, '{approver}', 'settled')");
+    assert_eq!(client.refused(&release("postgres")).sqlstate(), "42501");
+    assert_eq!(owner.refused(&release("counsel")).sqlstate(), "42501");
+    client.batch_execute(&release("counsel"))?;
+    assert_eq!(client.refused(&release("counsel")).sqlstate(), "42704");
+    assert_eq!(
+        node.text(
+            "SELECT matter, released_by, release_approver, release_reason FROM custodian.holds"
+        )?,
+        "m|postgres|counsel|settled"
+    );
+    owner.batch_execute("DELETE FROM shop.ticket WHERE id = 2")?;
+    // Nothing needs the triggers any more.
+    assert_eq!(
+        node.text("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'custodian.row_guard'::regproc")?,
+        "0"
+    );
+    // The ledger knows the matter, not the key.
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.ledger WHERE kind IN ('hold.placed', 'hold.released') AND object = 'm' AND detail ->> 'subject_kind' = 'customer' AND NOT detail ? 'subject_key'")?,
+        "2"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_extension_goes_only_without_holds() -> Result<()> {
+    let node = shop()?;
+    let hold = hold_customer(&node, 2)?;
+    let mut client = node.client()?;
+    for sql in [
+        "DROP EXTENSION pg_custodian",
+        "DROP EXTENSION pg_custodian CASCADE",
+    ] {
+        kept(&mut client, sql);
+    }
+    kept(
+        &mut client,
+        "ALTER EXTENSION pg_custodian DROP TABLE custodian.hold; DROP TABLE custodian.hold CASCADE",
+    );
+    node.exec(
+        "SELECT custodian.require_minimum('cn.tax.invoice', 'shop.orders', ARRAY['amount'], '10 years', 'Art. 60')",
+    )
+    .or_else(|_needs_tag| {
+        node.exec(
+            "SELECT custodian.tag_column('shop.orders', 'amount', 'user.financial', ARRAY['shop.account'], clock => 'at');
+             SELECT custodian.require_minimum('cn.tax.invoice', 'shop.orders', ARRAY['amount'], '10 years', 'Art. 60')",
+        )
+    })?;
+    node.exec(&format!(
+        "SELECT custodian.release_hold({hold}, 'counsel', 'settled')"
+    ))?;
+    assert_ne!(
+        node.text("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'custodian.row_guard'::regproc")?,
+        "0",
+        "the minimum still needs the guard"
+    );
+    node.exec("DROP EXTENSION pg_custodian")?;
+    node.exec("DELETE FROM shop.orders; DROP TABLE shop.ticket")?;
+    Ok(())
+}
+
+#[test]
+fn a_restored_database_keeps_its_holds() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', rel => 'shop.orders', match => '{{\"invoice_no\":[\"A1\"]}}')"
+    ))?;
+    let dump = node.dir().join("dump");
+    node.program("pg_dump")?
+        .args(["-Fc", "-f"])
+        .arg(dump.to_str().expect("a UTF-8 path"))
+        .run()?
+        .ok()?;
+    node.exec("CREATE DATABASE copy")?;
+    // OIDs differ from those of the first database.
+    let mut copy = node.client_as("postgres", "copy")?;
+    copy.batch_execute("CREATE TABLE filler (); DROP TABLE filler")?;
+    node.program("pg_restore")?
+        .args(["-d", "copy", "--exit-on-error"])
+        .arg(dump.to_str().expect("a UTF-8 path"))
+        .run()?
+        .ok()?;
+    kept(&mut copy, "DELETE FROM shop.customer WHERE id = 2");
+    kept(&mut copy, "DELETE FROM shop.orders WHERE invoice_no = 'A1'");
+    kept(
+        &mut copy,
+        "SET session_replication_role = replica; DELETE FROM shop.customer WHERE id = 1",
+    );
+    // The name is followed from here on.
+    copy.batch_execute("ALTER TABLE shop.orders RENAME TO purchase")?;
+    kept(
+        &mut copy,
+        "DELETE FROM shop.purchase WHERE invoice_no = 'A1'",
+    );
+    assert_eq!(
+        copy.text("SELECT count(*) FROM custodian.check() WHERE code IN ('row-guard-missing', 'hold-without-table')")?,
+        "0"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_statutory_minimum_keeps_rows_until_its_period_has_passed() -> Result<()> {
+    let node = shop()?;
+    node.exec(
+        "CREATE TABLE shop.invoice (id int PRIMARY KEY, name text, issued_at timestamptz);
+         CREATE TABLE shop.line (id int PRIMARY KEY, invoice_id int CONSTRAINT line_invoice REFERENCES shop.invoice ON DELETE CASCADE, text text, price int);
+         INSERT INTO shop.invoice VALUES (1, 'new', now() - interval '1 year'), (2, 'old', now() - interval '20 years'), (3, 'undated', NULL);
+         INSERT INTO shop.line SELECT 10 * i + n, i, 'line', 1 FROM generate_series(1, 3) i, generate_series(1, 2) n;
+         ALTER TABLE shop.invoice OWNER TO shop; ALTER TABLE shop.line OWNER TO shop;
+         SELECT custodian.tag_column('shop.invoice', 'name', 'user.name', ARRAY['shop.account'], clock => 'issued_at', on_expiry => 'set_null');
+         SELECT custodian.tag_column('shop.line', 'text', 'user.behavior.purchase', ARRAY['shop.account'], clock => 'line_invoice.issued_at', on_expiry => 'set_null');
+         SELECT custodian.require_minimum('cn.tax.invoice', 'shop.invoice', ARRAY['name'], '10 years', 'Art. 60', clock => 'issued_at');
+         SELECT custodian.require_minimum('cn.tax.invoice', 'shop.line', ARRAY['text'], '10 years', 'Art. 60', clock => 'line_invoice.issued_at')",
+    )?;
+    let mut owner = node.client_as("shop", "postgres")?;
+    for sql in [
+        "DELETE FROM shop.invoice WHERE id = 1",
+        "DELETE FROM shop.invoice WHERE id = 3",
+        "DELETE FROM shop.line WHERE invoice_id = 1",
+        "UPDATE shop.invoice SET name = NULL WHERE id = 1",
+        "UPDATE shop.line SET text = NULL WHERE id = 11",
+        "TRUNCATE shop.line",
+        "TRUNCATE shop.invoice CASCADE",
+        "DROP TABLE shop.line",
+        "ALTER TABLE shop.line DROP COLUMN text",
+    ] {
+        kept_by(&mut owner, sql, "Art. 60");
+    }
+    // A column that the minimum does not keep can change, and a kept one can be corrected.
+    owner.batch_execute(
+        "UPDATE shop.line SET price = 2; UPDATE shop.line SET text = 'corrected' WHERE id = 11",
+    )?;
+    // The old invoice may go, and takes its lines along: their clock went with it in the same statement.
+    owner.batch_execute("DELETE FROM shop.invoice WHERE id = 2")?;
+    assert_eq!(
+        node.text("SELECT count(*) FROM shop.line WHERE invoice_id = 2")?,
+        "0"
+    );
+    kept_by(
+        &mut node.client()?,
+        "SET session_replication_role = replica; DELETE FROM shop.invoice WHERE id = 1",
+        "Art. 60",
+    );
+    node.alter_system("custodian.minimum_guard", "warn")?;
+    wait_until("the setting is read", 60, || {
+        node.text("SHOW custodian.minimum_guard")
+            .is_ok_and(|mode| mode == "warn")
+    });
+    node.exec("DELETE FROM shop.invoice WHERE id = 1")?;
+    wait_until("the warnings are recorded", 60, || {
+        node.text("SELECT count(*) > 0 FROM custodian.guard_events WHERE gate = 'row' AND outcome = 'warned'")
+            .is_ok_and(|some| some == "t")
+    });
+    assert_eq!(
+        node.text("SELECT count(*) > 0 FROM custodian.guard_events WHERE gate = 'row' AND outcome = 'refused' AND reason LIKE '%Art. 60%'")?,
+        "t"
+    );
+    Ok(())
+}
