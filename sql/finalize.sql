@@ -12,10 +12,16 @@ GRANT EXECUTE ON FUNCTION custodian.seal_ledger() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.verify_ledger(text) TO PUBLIC;
 GRANT SELECT ON custodian.guard_events, custodian.ledger TO PUBLIC;
 
+-- Guard. Value-free answers for everybody.
+GRANT EXECUTE ON FUNCTION custodian.check_peer(inet, text, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.read_region_rules() TO PUBLIC;
+GRANT SELECT ON custodian.region_rules TO PUBLIC;
+
 -- Status: one row for everybody; the checks are for stewards and pg_monitor, and ask for that themselves.
 GRANT EXECUTE ON FUNCTION custodian.check() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.status_row() TO PUBLIC;
 GRANT SELECT ON custodian.status TO PUBLIC;
+
 -- Tags. What they write, they check for themselves: owners add and tighten, stewards do the rest.
 GRANT EXECUTE ON FUNCTION custodian.clear_column(regclass, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.define_purpose(text, text, interval, text, boolean, text) TO PUBLIC;

@@ -1,6 +1,78 @@
 //! Every difference between PostgreSQL versions that the extension must bridge.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
+
+/// The record of a setting. Up to 15 the settings are an array, from 16 on they are looked up by name.
+pub fn find_setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+    #[cfg(feature = "pg15")]
+    {
+        // SAFETY: the array has as many valid pointers as the server says, each with a NUL-terminated name.
+        unsafe {
+            let all = pg_sys::get_guc_variables();
+            let count = usize::try_from(pg_sys::GetNumConfigOptions()).ok()?;
+            (0..count)
+                .map(|at| *all.add(at))
+                .find(|record| CStr::from_ptr((**record).name) == name)
+        }
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        unsafe extern "C-unwind" {
+            fn find_option(
+                name: *const std::ffi::c_char,
+                create_placeholders: bool,
+                skip_errors: bool,
+                elevel: std::ffi::c_int,
+            ) -> *mut pg_sys::config_generic;
+        }
+        // SAFETY: NUL-terminated; with skip_errors the function returns NULL for a name it does not know.
+        let record = unsafe { find_option(name.as_ptr(), false, true, 0) };
+        (!record.is_null()).then_some(record)
+    }
+}
+
+/// A relation that a query is about to use: which rights it asks for, and which columns it reads.
+#[derive(Clone, Copy)]
+pub struct Access {
+    pub relation: pg_sys::Oid,
+    pub required: u32,
+    /// Offset by `FirstLowInvalidHeapAttributeNumber`.
+    pub read: *mut pg_sys::Bitmapset,
+}
+
+/// What `ExecutorCheckPerms_hook` is called with: the range table up to 15, permission records from 16 on.
+///
+/// # Safety
+/// `list` must be the list that the hook was called with, and the result must not outlive the call.
+pub unsafe fn accesses(list: *mut pg_sys::List) -> Vec<Access> {
+    #[cfg(feature = "pg15")]
+    {
+        // SAFETY: by the caller's promise, a list of range table entries.
+        unsafe { crate::pg::list::items::<pg_sys::RangeTblEntry>(list) }
+            .into_iter()
+            .filter(|entry| entry.rtekind == pg_sys::RTEKind::RTE_RELATION)
+            .map(|entry| Access {
+                relation: entry.relid,
+                required: entry.requiredPerms,
+                read: entry.selectedCols,
+            })
+            .collect()
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        // SAFETY: by the caller's promise, a list of permission records.
+        unsafe { crate::pg::list::items::<pg_sys::RTEPermissionInfo>(list) }
+            .into_iter()
+            .map(|entry| Access {
+                relation: entry.relid,
+                required: entry.requiredPerms as u32,
+                read: entry.selectedCols,
+            })
+            .collect()
+    }
+}
 
 /// The number of the transaction in this session: no two transactions of a session share one.
 pub fn local_transaction_id() -> u32 {

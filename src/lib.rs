@@ -36,6 +36,7 @@ pub extern "C-unwind" fn _PG_init() {
     tag::init();
     evidence::init();
     guard::row::init();
+    guard::init();
     worker::init();
 }
 

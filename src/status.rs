@@ -12,6 +12,7 @@ use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::epoch;
 use crate::policy::model::{Finding, Severity};
+use crate::tag;
 use crate::worker::{self, shmem};
 
 pgrx::extension_sql_file!(
@@ -108,12 +109,13 @@ fn status_row() -> Result<
 /// Where findings come from.
 type Source = (&'static str, fn() -> error::Result<Vec<Finding>>);
 
-const SOURCES: [Source; 5] = [
+const SOURCES: &[Source] = &[
     ("installation", installation),
     ("modes", modes),
     ("evidence", evidence::findings),
     ("worker", worker::findings),
     ("keep", row::findings),
+    ("tags", tag::findings::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For
@@ -142,7 +144,7 @@ fn check() -> Result<
         .into());
     }
     let mut findings = Vec::new();
-    for (area, source) in SOURCES {
+    for &(area, source) in SOURCES {
         match subtransaction(source) {
             Ok(found) => findings.extend(found),
             // One check that fails must not hide what the others found.

@@ -202,9 +202,12 @@ fn export_keys() -> SqlResult<String> {
     if let Some(id) = absent.first() {
         return Err(Error::new(
             Kind::NotInPrerequisiteState,
-            format!("{} keys of this database are missing", absent.len()),
+            "keys of this database are missing",
         )
-        .detail(format!("The first is {}.", keyfile::uuid_text(id.as_bytes())))
+        .detail(format!(
+            "Missing: {}; the first is {}.",
+            absent.len(),
+            keyfile::uuid_text(id.as_bytes())))
         .hint("Import them first, from the database that this one was restored from, with custodian.import_keys().")
         .into());
     }

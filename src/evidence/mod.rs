@@ -33,3 +33,6 @@ pgrx::extension_sql_file!(
         functions::pending_events
     ]
 );
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;

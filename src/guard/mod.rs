@@ -1,7 +1,43 @@
 //! The region guard: where data may go.
+//!
+//! [`rules`], [`verdict`], [`command`] and [`conninfo`] decide and know no server. [`active`] keeps the rules
+//! in force, [`session`] says who the client is, and each gate has a file of its own.
 
+mod access;
+pub mod active;
 pub mod command;
 pub mod conninfo;
+pub mod ddl;
+mod exposure;
+mod login;
+mod refuse;
+mod replication;
 pub mod row;
 pub mod rules;
+pub mod session;
 pub mod verdict;
+pub mod view;
+
+use pgrx::prelude::*;
+
+use crate::guc;
+use crate::pg::report;
+
+extension_sql_file!(
+    "../../sql/guard.sql",
+    name = "guard",
+    requires = [view::read_region_rules]
+);
+
+/// Installs the gates. Without preloading there is no shared memory, and no client could be judged in time.
+pub fn init() {
+    if !guc::preloaded() {
+        return;
+    }
+    active::init();
+    login::init();
+    access::init();
+    if let Err(error) = replication::init() {
+        report::raise(error);
+    }
+}

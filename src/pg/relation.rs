@@ -189,6 +189,12 @@ pub fn current_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// The OID of the user that the session was started as, or switched to by SET SESSION AUTHORIZATION.
+pub fn session_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
 /// Whether the current user owns the relation (membership counts, superusers always).
 pub fn is_owner(relation: pg_sys::Oid) -> bool {
     // SAFETY: a cached catalog lookup by OID.

@@ -5,6 +5,7 @@
 //! security-restricted operation, so that triggers, generated columns, index expressions and operators of
 //! that owner gain nothing.
 
+use std::cell::Cell;
 use std::ffi::CString;
 
 use pgrx::pg_sys;
@@ -87,10 +88,37 @@ impl Drop for Scope {
     }
 }
 
+thread_local! {
+    /// How many calls of [`as_extension_owner`] this process is in.
+    static AS_EXTENSION_OWNER: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts one call, until it is dropped, also while an error unwinds.
+struct Counted;
+
+impl Counted {
+    fn new() -> Counted {
+        AS_EXTENSION_OWNER.set(AS_EXTENSION_OWNER.get() + 1);
+        Counted
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        AS_EXTENSION_OWNER.set(AS_EXTENSION_OWNER.get() - 1);
+    }
+}
+
+/// Whether the extension is reading or writing its own tables for a caller right now.
+pub fn is_extension_owner() -> bool {
+    AS_EXTENSION_OWNER.get() > 0
+}
+
 /// Runs `work` as the owner of the extension with pinned settings. For the extension's own tables only:
 /// nothing that a user's object could hook into may run inside.
 pub fn as_extension_owner<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let owner = relation::extension_owner()?;
+    let _counted = Counted::new();
     let _scope = Scope::enter(Some((owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE)))?;
     work()
 }

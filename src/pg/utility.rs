@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::report;
 use crate::tag::provider;
@@ -40,6 +41,7 @@ impl<'a> Utility<'a> {
 fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
     veto::before(utility)?;
+    guard::ddl::before(&utility)?;
     worker::database::before(&utility)
 }
 

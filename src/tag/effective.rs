@@ -72,6 +72,98 @@ pub fn table(parent: &TableTag, child: &TableTag) -> TableTag {
     }
 }
 
+/// The fields of a child's label that its parent's overrules: what the child says there has no effect.
+pub fn overruled_column(parent: &ColumnLabel, child: &ColumnLabel) -> Vec<&'static str> {
+    let ColumnLabel::Tag(own) = child else {
+        return match parent {
+            ColumnLabel::Tag(_) => vec!["not_personal"],
+            ColumnLabel::NotPersonal => Vec::new(),
+        };
+    };
+    let ColumnLabel::Tag(merged) = column(parent, child) else {
+        return Vec::new();
+    };
+    let lost = |of: &[String], from: &[String]| of.iter().any(|name| !from.contains(name));
+    let fields = [
+        ("category", own.category != merged.category),
+        ("sensitivity", own.sensitivity != merged.sensitivity),
+        ("purposes", lost(&own.purposes, &merged.purposes)),
+        (
+            "residency",
+            own.residency.as_ref().is_some_and(|own| {
+                merged
+                    .residency
+                    .as_ref()
+                    .is_none_or(|merged| lost(own, merged))
+            }),
+        ),
+        (
+            "on_expiry",
+            own.on_expiry.is_some() && own.on_expiry != merged.on_expiry,
+        ),
+        ("clock", own.clock.is_some() && own.clock != merged.clock),
+        (
+            "minimums",
+            own.minimums
+                .iter()
+                .any(|minimum| !merged.minimums.contains(minimum)),
+        ),
+    ];
+    only(&fields)
+}
+
+/// The same for tables.
+pub fn overruled_table(parent: &TableTag, child: &TableTag) -> Vec<&'static str> {
+    fn lost<T: PartialEq>(own: Option<&T>, merged: Option<&T>) -> bool {
+        own.is_some() && own != merged
+    }
+    let merged = table(parent, child);
+    only(&[
+        (
+            "subject",
+            lost(child.subject.as_ref(), merged.subject.as_ref()),
+        ),
+        ("clock", lost(child.clock.as_ref(), merged.clock.as_ref())),
+        (
+            "null_clock",
+            lost(
+                child.null_clock.as_ref(),
+                Some(&merged.null_clock.unwrap_or_default()),
+            ),
+        ),
+        (
+            "collected",
+            lost(child.collected.as_ref(), merged.collected.as_ref()),
+        ),
+        (
+            "on_expiry",
+            lost(child.on_expiry.as_ref(), merged.on_expiry.as_ref()),
+        ),
+        (
+            "residency_column",
+            lost(
+                child.residency_column.as_ref(),
+                merged.residency_column.as_ref(),
+            ),
+        ),
+        (
+            "disposal",
+            lost(
+                child.disposal.as_ref(),
+                Some(&merged.disposal.unwrap_or(DisposalMode::On)),
+            ),
+        ),
+    ])
+}
+
+fn only(fields: &[(&'static str, bool)]) -> Vec<&'static str> {
+    fields
+        .iter()
+        .filter(|(_, overruled)| *overruled)
+        .map(|(field, _)| *field)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +228,59 @@ mod tests {
             Some(DisposalMode::On)
         );
         assert_eq!(table(&TableTag::default(), &child).disposal, None);
+    }
+
+    #[test]
+    fn what_a_parent_overrules_is_named() {
+        let parent = col(
+            r#"{"category":"user.name","sensitivity":"sensitive","purposes":["a.b","a.c"],
+                "residency":["cn","de"],"on_expiry":"set_null","clock":"at","minimums":[{"name":"de.tax"}]}"#,
+        );
+        // Left out is not asked for less.
+        let child = col(
+            r#"{"category":"user.name","sensitivity":"sensitive","purposes":["a.c"],"minimums":[{"name":"de.law"}]}"#,
+        );
+        assert_eq!(overruled_column(&parent, &child), Vec::<&str>::new());
+        let child = col(
+            r#"{"category":"user.id","sensitivity":"personal","purposes":["a.c","a.d"],"residency":["us"],
+                "on_expiry":"hmac","clock":"other","minimums":[{"name":"de.tax","clock":"at"}]}"#,
+        );
+        assert_eq!(
+            overruled_column(&parent, &child),
+            [
+                "category",
+                "sensitivity",
+                "purposes",
+                "residency",
+                "on_expiry",
+                "clock",
+                "minimums"
+            ]
+        );
+        assert_eq!(
+            overruled_column(&parent, &ColumnLabel::NotPersonal),
+            ["not_personal"]
+        );
+        assert_eq!(
+            overruled_column(&ColumnLabel::NotPersonal, &child),
+            Vec::<&str>::new()
+        );
+        let parent = tab(r#"{"clock":"at","on_expiry":"delete"}"#);
+        assert_eq!(
+            overruled_table(
+                &parent,
+                &tab(
+                    r#"{"clock":"at","collected":"x","on_expiry":"keep","disposal":"off","null_clock":"not_started"}"#
+                )
+            ),
+            ["null_clock", "on_expiry", "disposal"]
+        );
+        assert_eq!(
+            overruled_table(
+                &parent,
+                &tab(r#"{"disposal":"on","null_clock":"violation"}"#)
+            ),
+            Vec::<&str>::new()
+        );
     }
 }

@@ -7,11 +7,10 @@ use pgrx::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::pg::args::{elements, required};
 use crate::pg::report::SqlResult;
-use crate::pg::{inherit, lock};
+use crate::pg::{lock, relation};
 use crate::tag::grammar::ColumnLabel;
-use crate::tag::rules::Class;
 use crate::tag::target::{Label, Target};
-use crate::tag::{change, meaning, read};
+use crate::tag::{change, findings, meaning};
 
 /// Collects the fields that were given.
 #[derive(Default)]
@@ -39,33 +38,27 @@ fn method(text: Option<String>) -> Result<Option<serde_json::Value>> {
     })
 }
 
-/// Fails when an ancestor's tag asks for more: a child may only tighten.
+/// Fails when the tag of a parent overrules what a label says: a child may only tighten.
 fn check_parents(target: &Target, new: &Label) -> Result<()> {
-    let parents = inherit::parents(target.relation);
-    for parent in parents {
-        let labels = read::labels(parent);
-        let effective = match &target.column {
-            None => labels.table.map(Label::Table),
-            Some(column) => labels.columns.get(column).cloned().map(Label::Column),
-        };
-        let Some(effective) = effective else { continue };
-        let change = target.classify(Some(&effective), Some(new));
-        if change.class == Class::Loosen {
-            return Err(Error::new(
-                Kind::InvalidTag,
-                format!(
-                    "the tag of {} may only tighten its parent's",
-                    target.describe()
-                ),
-            )
-            .detail(change.sentences())
-            .hint(format!(
-                "Tag \"{}\": its tag governs all its children.",
-                crate::pg::relation::describe(parent)
-            )));
-        }
-    }
-    Ok(())
+    let Some((parent, fields)) = findings::overruling(target, new) else {
+        return Ok(());
+    };
+    let fields: Vec<String> = fields.iter().map(|field| format!("\"{field}\"")).collect();
+    let parent = relation::describe(parent);
+    Err(Error::new(
+        Kind::InvalidTag,
+        format!(
+            "the tag of {} may only tighten its parent's",
+            target.describe()
+        ),
+    )
+    .detail(format!(
+        "The tag of \"{parent}\" governs, and says something else in {}.",
+        fields.join(", ")
+    ))
+    .hint(format!(
+        "Tag \"{parent}\": its tag governs all its children."
+    )))
 }
 
 /// Writes a label, checks what it means, and says so when nothing changes.

@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod effective;
+pub mod findings;
 mod functions;
 pub mod grammar;
 pub mod meaning;

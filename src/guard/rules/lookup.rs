@@ -53,6 +53,13 @@ pub struct Own {
 }
 
 impl Rules {
+    /// Whether this rule stands on this line.
+    pub fn holds(&self, line: LineNumber, rule: &Rule) -> bool {
+        self.list
+            .iter()
+            .any(|(number, known)| *number == line && known == rule)
+    }
+
     /// Whether the rules know the region.
     pub fn knows(&self, region: &str) -> bool {
         self.parents.contains_key(region)

@@ -15,7 +15,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use lookup::{Evidence, Own, normalize};
-#[allow(unused_imports)] // until the file is read by the server
 pub use parse::parse;
 
 /// Number of a line in the rules file, from 1.

@@ -15,7 +15,7 @@ fn preloaded_before_pgaudit() -> Result<()> {
 fn both_work(order: [&str; 2]) -> Result<()> {
     let library = format!("{}/pgaudit.so", host::pg_config("--pkglibdir")?);
     if !std::path::Path::new(&library).exists() {
-        eprintln!("not run, since pgaudit is not installed");
+        integration::not_run("pgaudit is not installed");
         return Ok(());
     }
     let node = Cluster::builder("audited")

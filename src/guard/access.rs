@@ -1,0 +1,283 @@
+//! Access gate: a session from outside reads only what may be where it is.
+//!
+//! The executor's permission check sees every read, also of COPY and of views, with the columns it needs. A
+//! view counts with all columns of its tables that it uses. A session that is known to be inside passes after
+//! a comparison of two numbers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::compat::{self, Access};
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::exposure::{self, Column, Columns, Exposure};
+use crate::guard::refuse::{self, Flow};
+use crate::guard::session::{self, Session};
+use crate::guard::verdict::Verdict;
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::{relation, report, sandbox};
+
+/// Columns named in one error.
+const MAX_NAMED: usize = 8;
+/// Catalogs that hold values of users' columns: pg_statistic, pg_statistic_ext_data and pg_largeobject.
+const VALUES: [pg_sys::Oid; 3] = [
+    pg_sys::StatisticRelationId,
+    pg_sys::Oid::from_u32(3429),
+    pg_sys::Oid::from_u32(2613),
+];
+/// Tables of the extension that hold neither values of users nor keys of subjects.
+const OWN: [&CStr; 15] = [
+    c"purpose",
+    c"purpose_period",
+    c"minimum",
+    c"publication_permit",
+    c"key_ref",
+    c"relation_ref",
+    c"relation_oid",
+    c"epoch",
+    c"run",
+    c"run_item",
+    c"obstacle",
+    c"watermark",
+    c"ledger_entry",
+    c"ledger_block",
+    c"ledger_leaf",
+];
+
+thread_local! {
+    static CACHE: RefCell<HashMap<u32, Rc<Columns>>> = RefCell::new(HashMap::new());
+    /// Counts invalidations, so that what was read while one arrived is not kept.
+    static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    INVALIDATIONS.set(INVALIDATIONS.get().wrapping_add(1));
+    CACHE.with(|cache| {
+        // Not to be had only while something is being put in, which the count makes good.
+        if let Ok(mut cache) = cache.try_borrow_mut() {
+            if relation == pg_sys::Oid::INVALID {
+                cache.clear();
+            } else {
+                cache.retain(|_, columns| !columns.depends_on.contains(&relation));
+            }
+        }
+    });
+}
+
+fn columns(relation: pg_sys::Oid) -> Rc<Columns> {
+    if !REGISTERED.replace(true) {
+        // SAFETY: a callback for the rest of this backend's life.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(invalidate), pg_sys::Datum::from(0usize));
+        }
+    }
+    let key = relation.to_u32();
+    if let Some(known) = CACHE.with_borrow(|cache| cache.get(&key).cloned()) {
+        return known;
+    }
+    let before = INVALIDATIONS.get();
+    let columns = Rc::new(exposure::columns(relation));
+    if INVALIDATIONS.get() == before {
+        CACHE.with_borrow_mut(|cache| cache.insert(key, Rc::clone(&columns)));
+    }
+    columns
+}
+
+/// The attribute numbers that a query reads; `None` when it reads the row as a whole, or asks for the rows
+/// without naming a column, whose number alone may tell something.
+fn attributes(access: &Access) -> Option<Vec<i16>> {
+    let mut attributes = Vec::new();
+    let mut member = -1;
+    loop {
+        // SAFETY: NULL or a valid set, which lives as long as the plan.
+        member = unsafe { pg_sys::bms_next_member(access.read, member) };
+        if member < 0 {
+            break;
+        }
+        match member + pg_sys::FirstLowInvalidHeapAttributeNumber {
+            number if number > 0 => attributes.push(i16::try_from(number).ok()?),
+            0 => return None,
+            // System columns say which row it is, and nothing of what is in it.
+            _ => {}
+        }
+    }
+    (!attributes.is_empty()).then_some(attributes)
+}
+
+fn namespace(relation: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe { pg_sys::get_rel_namespace(relation) }
+}
+
+/// Whether a relation is the server's own and holds no values of users' columns.
+fn is_catalog(relation: pg_sys::Oid) -> bool {
+    if relation.to_u32() >= pg_sys::FirstNormalObjectId || VALUES.contains(&relation) {
+        return false;
+    }
+    // SAFETY: a cached catalog lookup by a constant name.
+    let information = unsafe { pg_sys::get_namespace_oid(c"information_schema".as_ptr(), true) };
+    let schema = namespace(relation);
+    schema == pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE)
+        || (schema != pg_sys::Oid::INVALID && schema == information)
+}
+
+/// Whether a relation is one of the extension's tables that anybody may see.
+fn is_open_table(relation: pg_sys::Oid) -> bool {
+    OWN.iter()
+        .any(|name| relation::own_relation(name) == Some(relation))
+}
+
+/// The columns of a relation that this session may not read.
+fn offending(session: &Session, access: &Access) -> Vec<(pg_sys::Oid, Column)> {
+    let wanted = attributes(access);
+    columns(access.relation)
+        .columns
+        .iter()
+        .filter(|column| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| wanted.contains(&column.attnum))
+        })
+        .filter(|column| match (&column.exposure, &session.active.rules) {
+            (Exposure::Cleared, _) => false,
+            (
+                Exposure::Tagged {
+                    residency: Some(residency),
+                    ..
+                },
+                Some(rules),
+            ) => !session.judgement.may_hold(rules, residency),
+            _ => true,
+        })
+        .map(|column| (access.relation, column.clone()))
+        .collect()
+}
+
+fn check(access: &Access, session: &Session) -> Result<()> {
+    if access.required & pg_sys::ACL_SELECT == 0 || is_catalog(access.relation) {
+        return Ok(());
+    }
+    // SAFETY: a cached catalog lookup by OID.
+    let kind = unsafe { pg_sys::get_rel_relkind(access.relation) } as u8;
+    // The tables below a view are in the list themselves; a sequence holds a number of its own.
+    if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE)
+        || is_open_table(access.relation)
+    {
+        return Ok(());
+    }
+    let closed = if VALUES.contains(&access.relation) {
+        Some("It holds values of other tables' columns.")
+    } else if relation::schema_oid() == Some(namespace(access.relation)) {
+        Some("It is a table of the extension that may hold keys of subjects.")
+    } else {
+        None
+    };
+    let what = match closed {
+        Some(what) => what.to_owned(),
+        None => {
+            let offending = offending(session, access);
+            if offending.is_empty() {
+                return Ok(());
+            }
+            format!(
+                "Refused columns: {}.",
+                exposure::describe(&offending, MAX_NAMED)
+            )
+        }
+    };
+    let name = relation::describe(access.relation);
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("reading \"{name}\" from {} is not allowed", session.peer),
+    )
+    .detail(format!("{what} {}", session.judgement.reason))
+    .hint(if session.judgement.verdict == Verdict::Outside {
+        "Connect from inside. A column that holds no personal data can be cleared with custodian.clear_column()."
+            .to_owned()
+    } else {
+        session.judgement.remedy.clone()
+    });
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: session.judgement.region.clone(),
+            object: name,
+            error,
+        },
+        |_| {},
+    )
+}
+
+#[pg_guard]
+extern "C-unwind" fn gate(list: *mut pg_sys::List) {
+    if guc::enforce(Gate::Access) == Enforce::Off {
+        return;
+    }
+    let session = session::current();
+    // The extension reads its own tables for callers who may not; nothing of a user runs inside that.
+    if session.judgement.verdict == Verdict::Inside || sandbox::is_extension_owner() {
+        return;
+    }
+    // SAFETY: the list the hook was called with, used within the call.
+    for access in unsafe { compat::accesses(list) } {
+        if let Err(error) = check(&access, &session) {
+            report::raise(error);
+        }
+    }
+}
+
+static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
+
+/// Unguarded on purpose, without a local that needs dropping: errors pass through unchanged. To return false
+/// would not refuse where the caller asked for no error.
+#[cfg(feature = "pg15")]
+unsafe extern "C-unwind" fn hook(range_table: *mut pg_sys::List, abort: bool) -> bool {
+    if !session::is_known_inside() {
+        gate(range_table);
+    }
+    // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(range_table, abort),
+            None => true,
+        }
+    }
+}
+
+/// The same from 16 on.
+#[cfg(not(feature = "pg15"))]
+unsafe extern "C-unwind" fn hook(
+    range_table: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+    abort: bool,
+) -> bool {
+    if !session::is_known_inside() {
+        gate(permissions);
+    }
+    // SAFETY: as above.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(range_table, permissions, abort),
+            None => true,
+        }
+    }
+}
+
+/// Installs the hook in front of whatever is there. Only while preloading.
+pub fn init() {
+    // SAFETY: called once from _PG_init, in the postmaster.
+    unsafe {
+        PREVIOUS = pg_sys::ExecutorCheckPerms_hook;
+        pg_sys::ExecutorCheckPerms_hook = Some(hook);
+    }
+}

@@ -1,0 +1,407 @@
+//! The rules in force: read when the server starts and when it reloads.
+//!
+//! A file with an error is not used; the last good rules stay in force. They are kept as a copy in the data
+//! directory, so that they survive a restart too. Nothing in the file can keep the server from starting. A
+//! file that does not exist means that there are no rules, and that nothing is known about any peer.
+//!
+//! Shared memory holds a generation, which moves when other rules come into force; each process reads the
+//! copy when it sees a new one.
+
+use std::cell::{OnceCell, RefCell};
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+
+use pgrx::prelude::*;
+use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+
+use crate::error::{Error, Kind};
+use crate::guard::rules::{self, Own, Rules};
+use crate::guc;
+use crate::pg::report;
+
+/// The largest rules file, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+/// Errors listed in one log message.
+const MAX_LISTED: usize = 20;
+/// Of the copy of the last good rules, in the data directory.
+const DIRECTORY: &str = "pg_custodian";
+const COPY: &str = "region_rules.active";
+
+/// Where the rules in force come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The library is not preloaded, so there is no guard.
+    Inactive,
+    /// There is no file.
+    Missing,
+    /// The file as it is.
+    Current,
+    /// The file has errors; what was read before stays in force.
+    Kept,
+    /// The file has errors, and nothing was read before.
+    Broken,
+}
+
+impl State {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            State::Inactive => "inactive",
+            State::Missing => "missing",
+            State::Current => "current",
+            State::Kept => "errors, last good rules kept",
+            State::Broken => "errors, no rules",
+        }
+    }
+
+    const fn from_number(number: u8) -> State {
+        match number {
+            1 => State::Missing,
+            2 => State::Current,
+            3 => State::Kept,
+            4 => State::Broken,
+            _ => State::Inactive,
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            State::Inactive => 0,
+            State::Missing => 1,
+            State::Current => 2,
+            State::Kept => 3,
+            State::Broken => 4,
+        }
+    }
+}
+
+struct Shared {
+    /// Moves when other rules come into force. Starts at 1.
+    generation: AtomicU64,
+    /// When the file was read last, on the server's clock.
+    read_at: AtomicI64,
+    state: AtomicU8,
+}
+
+// SAFETY: atomics only: fixed size, no pointers.
+unsafe impl PGRXSharedMemory for Shared {}
+
+// SAFETY: no other shared memory of the extension has these names.
+static SHARED: PgAtomic<Shared> = unsafe { PgAtomic::new(c"pg_custodian rules") };
+// SAFETY: as above. The value means nothing: the lock keeps two processes from reading the file at once.
+static READING: PgLwLock<bool> = unsafe { PgLwLock::new(c"pg_custodian rules lock") };
+
+/// The rules in force, as one process sees them.
+pub struct Active {
+    pub generation: u64,
+    /// `None` when there are no rules.
+    pub rules: Option<Rules>,
+    own: OnceCell<Own>,
+}
+
+impl Active {
+    fn new(generation: u64, rules: Option<Rules>) -> Rc<Active> {
+        Rc::new(Active {
+            generation,
+            rules,
+            own: OnceCell::new(),
+        })
+    }
+
+    /// Where this node is.
+    pub fn own(&self) -> &Own {
+        self.own.get_or_init(|| match &self.rules {
+            Some(rules) => rules.own(guc::region().as_deref(), &own_addresses()),
+            None => Own {
+                region: guc::region(),
+                problem: guc::region()
+                    .is_none()
+                    .then(|| "no region rules are loaded".to_owned()),
+                ..Own::default()
+            },
+        })
+    }
+}
+
+thread_local! {
+    static LOCAL: RefCell<Option<Rc<Active>>> = const { RefCell::new(None) };
+}
+
+/// The addresses of this machine. An error leaves the region unknown, which refuses.
+fn own_addresses() -> Vec<IpAddr> {
+    if_addrs::get_if_addrs()
+        .map(|interfaces| {
+            interfaces
+                .into_iter()
+                .filter(|interface| !interface.is_loopback())
+                .map(|interface| interface.ip())
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+fn data_directory() -> Option<PathBuf> {
+    // SAFETY: set before libraries are preloaded, and never changed after.
+    let directory = unsafe { pg_sys::DataDir };
+    if directory.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, and NUL-terminated.
+    let directory = unsafe { std::ffi::CStr::from_ptr(directory) };
+    Some(PathBuf::from(std::ffi::OsStr::new(
+        directory.to_str().ok()?,
+    )))
+}
+
+/// The rules file.
+pub fn file_path() -> Option<PathBuf> {
+    Some(data_directory()?.join(guc::region_rules_file()?))
+}
+
+fn copy_path() -> Option<PathBuf> {
+    Some(data_directory()?.join(DIRECTORY).join(COPY))
+}
+
+/// The text of a file; `Ok(None)` when there is none.
+fn read_text(path: &Path) -> Result<Option<String>, String> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be opened: {error}")),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {MAX_FILE} bytes"));
+    }
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| "is not UTF-8".to_owned())
+}
+
+/// What the rules file holds now. `Ok(None)` when there is none; an error when it cannot be read at all.
+pub fn read_file() -> Result<Option<rules::File>, String> {
+    match file_path() {
+        None => Ok(None),
+        Some(path) => Ok(read_text(&path)?.map(|text| rules::parse(&text))),
+    }
+}
+
+/// The text of the copy of the last good rules.
+fn read_copy() -> Option<String> {
+    read_text(&copy_path()?).ok().flatten()
+}
+
+fn parse_copy() -> Option<Rules> {
+    rules::parse(&read_copy()?).rules()
+}
+
+/// Writes the copy, so that it is either the old one or the new one, whatever happens.
+fn write_copy(text: &str) -> std::io::Result<()> {
+    let Some(path) = copy_path() else {
+        return Err(std::io::Error::other("the data directory is unknown"));
+    };
+    let Some(directory) = path.parent() else {
+        return Err(std::io::Error::other("the data directory is unknown"));
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let new = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    std::fs::File::open(directory)?.sync_all()
+}
+
+fn remove_copy() {
+    if let Some(path) = copy_path() {
+        // Where it cannot be removed it is not read either: the state says that there are no rules.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn complain(problem: &str, detail: Option<String>, kept: bool) {
+    let consequence = if kept {
+        "the rules read before stay in force"
+    } else {
+        "no rules are in force"
+    };
+    let mut error = Error::new(
+        Kind::ConfigFile,
+        format!("region rules file {problem}: {consequence}"),
+    )
+    .hint("Correct the file and reload the server. custodian.region_rules shows each line.");
+    error.detail = detail;
+    report::log(PgLogLevel::LOG, error);
+}
+
+/// Reads the file and, when it is without error, its rules, with the state that results.
+fn load() -> (State, Option<Rules>) {
+    let Some(path) = file_path() else {
+        remove_copy();
+        return (State::Missing, None);
+    };
+    let text = match read_text(&path) {
+        Ok(Some(text)) => text,
+        Ok(None) => {
+            remove_copy();
+            return (State::Missing, None);
+        }
+        Err(problem) => return keep(&problem, None),
+    };
+    let file = rules::parse(&text);
+    let Some(rules) = file.rules() else {
+        let mut errors: Vec<String> = file
+            .errors()
+            .take(MAX_LISTED)
+            .map(|(line, error)| format!("Line {line}: {error}."))
+            .collect();
+        let more = file.errors().count().saturating_sub(errors.len());
+        if more > 0 {
+            errors.push(format!("{more} more lines are wrong."));
+        }
+        return keep("has errors", Some(errors.join("\n")));
+    };
+    if read_copy().as_deref() != Some(text.as_str())
+        && let Err(error) = write_copy(&text)
+    {
+        // Rules that other processes could not read must not come into force in this one alone.
+        return keep(
+            &format!("cannot be copied to \"{DIRECTORY}\" ({error})"),
+            None,
+        );
+    }
+    (State::Current, Some(rules))
+}
+
+/// The last good rules, after a complaint about the file.
+fn keep(problem: &str, detail: Option<String>) -> (State, Option<Rules>) {
+    let rules = parse_copy();
+    complain(problem, detail, rules.is_some());
+    let state = if rules.is_some() {
+        State::Kept
+    } else {
+        State::Broken
+    };
+    (state, rules)
+}
+
+fn now() -> i64 {
+    // SAFETY: reads the system clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// What shared memory begins with. Runs in the postmaster when the server starts, and again after a crash:
+/// processes started later inherit the rules read here.
+fn start() -> Shared {
+    let read_at = now();
+    let (state, rules) = load();
+    LOCAL.with(|local| local.replace(Some(Active::new(1, rules))));
+    Shared {
+        generation: AtomicU64::new(1),
+        read_at: AtomicI64::new(read_at),
+        state: AtomicU8::new(state.number()),
+    }
+}
+
+/// Reads the file again and puts it into force for all processes, unless it has errors, which are logged.
+/// For the launcher, when the server reloads; other processes do it where the launcher has not.
+pub fn reload() {
+    if !guc::preloaded() {
+        return;
+    }
+    let _reading = READING.exclusive();
+    if !is_stale() {
+        return;
+    }
+    read_again();
+}
+
+fn read_again() {
+    let shared = SHARED.get();
+    let read_at = now();
+    let before = read_copy();
+    let state_before = State::from_number(shared.state.load(Ordering::Relaxed));
+    let (state, rules) = load();
+    shared.state.store(state.number(), Ordering::Relaxed);
+    if read_copy() != before || state != state_before {
+        let generation = shared.generation.load(Ordering::Relaxed) + 1;
+        LOCAL.with(|local| local.replace(Some(Active::new(generation, rules))));
+        shared.generation.store(generation, Ordering::Release);
+    }
+    shared.read_at.store(read_at, Ordering::Release);
+}
+
+/// Whether this process has seen a reload since the file was read last. Only when preloaded.
+#[inline]
+pub fn is_stale() -> bool {
+    // SAFETY: reads a backend-local variable.
+    let reloaded_at = unsafe { pg_sys::PgReloadTime };
+    reloaded_at > SHARED.get().read_at.load(Ordering::Acquire)
+}
+
+/// The generation of the rules in force; 0 when the library is not preloaded.
+pub fn generation() -> u64 {
+    if guc::preloaded() {
+        SHARED.get().generation.load(Ordering::Acquire)
+    } else {
+        0
+    }
+}
+
+/// The state of the rules.
+pub fn state() -> State {
+    if guc::preloaded() {
+        State::from_number(SHARED.get().state.load(Ordering::Relaxed))
+    } else {
+        State::Inactive
+    }
+}
+
+/// The rules in force. Reads the file first when this process has seen a reload that nobody acted on.
+pub fn current() -> Rc<Active> {
+    if guc::preloaded() && is_stale() {
+        reload();
+    }
+    as_published()
+}
+
+/// The rules in force without looking at the file: takes no lock and logs nothing, for use in any hook.
+pub fn as_published() -> Rc<Active> {
+    let generation = generation();
+    let known = LOCAL.with_borrow(|local| {
+        local
+            .as_ref()
+            .filter(|active| active.generation == generation)
+            .cloned()
+    });
+    if let Some(active) = known {
+        return active;
+    }
+    let rules = match state() {
+        State::Current | State::Kept => parse_copy(),
+        State::Missing | State::Broken | State::Inactive => None,
+    };
+    let active = Active::new(generation, rules);
+    LOCAL.with(|local| local.replace(Some(Rc::clone(&active))));
+    active
+}
+
+/// Asks for shared memory. Only while preloading.
+pub fn init() {
+    pg_shmem_init!(READING = false);
+    pg_shmem_init!(SHARED = start());
+}

@@ -1,0 +1,306 @@
+//! DDL gate: statements that open a way out for data, or in from elsewhere.
+//!
+//! The server calls no hook for the tables of a publication, so the parse tree is read.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::conninfo::{self, Host};
+use crate::guard::exposure::{self, Column};
+use crate::guard::refuse::{self, Flow};
+use crate::guard::verdict::{Address, Judgement, Peer, Verdict};
+use crate::guard::{active, session};
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::utility::{self, Utility};
+use crate::pg::{inherit, list, relation, report, sandbox, spi};
+
+/// Columns named in one error.
+const MAX_NAMED: usize = 8;
+
+/// A table that a publication names, with the columns it names; `None` for all.
+struct Published {
+    relation: pg_sys::Oid,
+    columns: Option<Vec<String>>,
+}
+
+/// Checks a statement before it is executed.
+pub fn before(statement: &Utility) -> Result<()> {
+    if !guc::preloaded() || guc::enforce(Gate::Ddl) == Enforce::Off {
+        return Ok(());
+    }
+    // SAFETY: each tag is the one of its type.
+    unsafe {
+        if let Some(create) = statement
+            .cast::<pg_sys::CreatePublicationStmt>(pg_sys::NodeTag::T_CreatePublicationStmt)
+        {
+            return publication(create.pubname, create.pubobjects, create.for_all_tables);
+        }
+        if let Some(alter) =
+            statement.cast::<pg_sys::AlterPublicationStmt>(pg_sys::NodeTag::T_AlterPublicationStmt)
+        {
+            if alter.action == pg_sys::AlterPublicationAction::AP_DropObjects {
+                return Ok(());
+            }
+            return publication(alter.pubname, alter.pubobjects, alter.for_all_tables);
+        }
+        if let Some(create) = statement
+            .cast::<pg_sys::CreateSubscriptionStmt>(pg_sys::NodeTag::T_CreateSubscriptionStmt)
+        {
+            return subscription(create.subname, create.conninfo);
+        }
+        if let Some(alter) = statement
+            .cast::<pg_sys::AlterSubscriptionStmt>(pg_sys::NodeTag::T_AlterSubscriptionStmt)
+            && alter.kind == pg_sys::AlterSubscriptionType::ALTER_SUBSCRIPTION_CONNECTION
+        {
+            return subscription(alter.subname, alter.conninfo);
+        }
+    }
+    Ok(())
+}
+
+fn string(pointer: *const std::ffi::c_char) -> String {
+    utility::text(pointer).map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+}
+
+/// The tables of a schema, or of all, that a publication of them would carry.
+fn tables_of(schema: Option<pg_sys::Oid>) -> Result<Vec<Published>> {
+    sandbox::as_extension_owner(|| {
+        spi::select(
+            "SELECT c.oid FROM pg_catalog.pg_class c \
+             WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384 \
+               AND ($1 = 0 OR c.relnamespace = $1) ORDER BY c.oid",
+            &[schema.unwrap_or(pg_sys::Oid::INVALID).into()],
+            |row| {
+                Ok(Published {
+                    relation: row.must(1)?,
+                    columns: None,
+                })
+            },
+        )
+    })
+}
+
+/// What the list of a publication names. What does not exist is left to the server's own error.
+fn published(objects: *mut pg_sys::List) -> Result<Vec<Published>> {
+    use pg_sys::PublicationObjSpecType as Kind;
+    let mut found = Vec::new();
+    // SAFETY: the parse tree's list of object specifications, valid during the statement.
+    for object in unsafe { list::items::<pg_sys::PublicationObjSpec>(objects) } {
+        match object.pubobjtype {
+            Kind::PUBLICATIONOBJ_TABLE => {
+                // SAFETY: of this kind of object, the table is set.
+                let Some(table) = (unsafe { object.pubtable.as_ref() }) else {
+                    continue;
+                };
+                // SAFETY: the parse tree's strings; a RangeVar is looked up without a lock or an error.
+                let (relation, columns, with_children) = unsafe {
+                    let relation = pg_sys::RangeVarGetRelidExtended(
+                        table.relation,
+                        pg_sys::NoLock as i32,
+                        pg_sys::RVROption::RVR_MISSING_OK,
+                        None,
+                        std::ptr::null_mut(),
+                    );
+                    let columns = (!table.columns.is_null()).then(|| {
+                        list::items::<pg_sys::String>(table.columns)
+                            .into_iter()
+                            .map(|column| string(column.sval))
+                            .collect::<Vec<_>>()
+                    });
+                    (relation, columns, (*table.relation).inh)
+                };
+                if relation == pg_sys::Oid::INVALID {
+                    continue;
+                }
+                let mut relations = vec![relation];
+                if with_children {
+                    relations.extend(inherit::descendants(relation));
+                }
+                found.extend(relations.into_iter().map(|relation| Published {
+                    relation,
+                    columns: columns.clone(),
+                }));
+            }
+            Kind::PUBLICATIONOBJ_TABLES_IN_SCHEMA => {
+                // SAFETY: of this kind of object, the name is set.
+                let schema = unsafe { pg_sys::get_namespace_oid(object.name, true) };
+                if schema != pg_sys::Oid::INVALID {
+                    found.extend(tables_of(Some(schema))?);
+                }
+            }
+            Kind::PUBLICATIONOBJ_TABLES_IN_CUR_SCHEMA => {
+                // SAFETY: a list of OIDs of the server.
+                let path = unsafe { list::oids(pg_sys::fetch_search_path(false)) };
+                if let Some(schema) = path.first() {
+                    found.extend(tables_of(Some(*schema))?);
+                }
+            }
+            _ => {
+                return Err(Error::internal(
+                    "a publication names an unknown kind of object",
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The regions for which a steward permitted the publication.
+fn permit(publication: &str) -> Result<Option<Vec<String>>> {
+    sandbox::as_extension_owner(|| {
+        spi::select_one(
+            "SELECT regions FROM custodian.publication_permit WHERE publication = $1::pg_catalog.name",
+            &[publication.into()],
+            |row| row.must(1),
+        )
+    })
+}
+
+fn publication(
+    name: *const std::ffi::c_char,
+    objects: *mut pg_sys::List,
+    all_tables: bool,
+) -> Result<()> {
+    // Without the extension there is nothing that could be tagged or cleared. Login and commands are gated
+    // in each database.
+    if relation::extension_oid().is_none() {
+        return Ok(());
+    }
+    let name = string(name);
+    let tables = if all_tables {
+        tables_of(None)?
+    } else {
+        published(objects)?
+    };
+    let permitted = permit(&name)?;
+    let active = active::current();
+    let mut offending: Vec<(pg_sys::Oid, Column)> = Vec::new();
+    for table in tables {
+        for column in exposure::columns(table.relation).columns {
+            let carried = match &table.columns {
+                Some(columns) => columns.contains(&column.name),
+                None => !column.generated || cfg!(feature = "pg18"),
+            };
+            let allowed = match &permitted {
+                Some(regions) => exposure::permits(
+                    &column.exposure,
+                    regions,
+                    active.own().region.as_deref(),
+                    active.rules.as_ref(),
+                ),
+                None => column.exposure == exposure::Exposure::Cleared,
+            };
+            let known = |(relation, other): &(pg_sys::Oid, Column)| {
+                *relation == table.relation && other.attnum == column.attnum
+            };
+            if carried && !allowed && !offending.iter().any(known) {
+                offending.push((table.relation, column));
+            }
+        }
+    }
+    if offending.is_empty() {
+        return Ok(());
+    }
+    let reason = match &permitted {
+        Some(regions) => format!(
+            "The publication is permitted for {}, but these columns may not go there: {}.",
+            regions.join(", "),
+            exposure::describe(&offending, MAX_NAMED)
+        ),
+        None => format!(
+            "These columns are tagged or unreviewed: {}.",
+            exposure::describe(&offending, MAX_NAMED)
+        ),
+    };
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("publication \"{name}\" would carry columns that may not leave the region"),
+    )
+    .detail(reason)
+    .hint(
+        "Publish a list of columns without them, clear those that hold no personal data with \
+         custodian.clear_column(), or have a steward call custodian.permit_publication().",
+    );
+    decide(format!("publication {name}"), None, error, true)
+}
+
+fn subscription(name: *const std::ffi::c_char, conninfo: *const std::ffi::c_char) -> Result<()> {
+    let name = string(name);
+    let hosts = match utility::text(conninfo).map(CStr::to_string_lossy) {
+        Some(text) => conninfo::hosts(&text).map_err(|unclear| unclear.reason()),
+        None => Err("There is no connection string.".to_owned()),
+    };
+    let active = active::current();
+    let role = relation::role_name(relation::current_user()).unwrap_or_default();
+    let judge = |address| {
+        session::judge(
+            &active,
+            &Peer {
+                address,
+                role: role.clone(),
+                issuer: None,
+                subject: None,
+            },
+        )
+    };
+    const NAME_REMEDY: &str = "Name the host by an address (host or hostaddr) that a \"network\" line of the region rules covers.";
+    let refused: Option<(String, String, Option<String>)> = match hosts {
+        Err(reason) => Some((reason, NAME_REMEDY.to_owned(), None)),
+        Ok(hosts) => hosts.into_iter().find_map(|host| {
+            let outside = |judgement: Judgement, place: String| {
+                (judgement.verdict != Verdict::Inside).then(|| {
+                    (
+                        format!("It leads to {place}. {}", judgement.reason),
+                        judgement.remedy,
+                        judgement.region,
+                    )
+                })
+            };
+            match host {
+                Host::Address(address) => outside(judge(Address::Ip(address)), address.to_string()),
+                Host::Socket => outside(judge(Address::Socket), "a unix socket".to_owned()),
+                Host::Name(host) => Some((
+                    format!("It leads to \"{host}\", a name whose address may change."),
+                    NAME_REMEDY.to_owned(),
+                    None,
+                )),
+            }
+        }),
+    };
+    let Some((reason, remedy, region)) = refused else {
+        return Ok(());
+    };
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("the connection of subscription \"{name}\" is not allowed by the region rules"),
+    )
+    .detail(reason)
+    .hint(remedy);
+    let tell = relation::extension_oid().is_some();
+    decide(format!("subscription {name}"), region, error, tell)
+}
+
+/// Refuses, or warns the client as well as the record, since who runs DDL should see it.
+fn decide(object: String, region: Option<String>, error: Error, tell: bool) -> Result<()> {
+    let session = session::current();
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Ddl,
+            database: Database::current(),
+            role: relation::role_name(relation::current_user()).unwrap_or_default(),
+            peer: session.peer.clone(),
+            region: region.or_else(|| session.judgement.region.clone()),
+            object,
+            error,
+        },
+        |error| {
+            if tell {
+                report::log(PgLogLevel::WARNING, error);
+            }
+        },
+    )
+}

@@ -1,0 +1,240 @@
+//! What a relation's columns are to somebody outside: cleared, tagged with a residency, or unreviewed.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::guard::rules::Rules;
+use crate::pg::{inherit, relation};
+use crate::tag::grammar::ColumnLabel;
+use crate::tag::{effective, read};
+
+/// How a column may cross.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Reviewed, and not personal.
+    Cleared,
+    /// Personal: may be in these regions; `None` was not stated, which is the most restrictive.
+    Tagged {
+        category: String,
+        residency: Option<Vec<String>>,
+    },
+    /// Neither tagged nor cleared, or with a label that cannot be read.
+    Unreviewed,
+}
+
+impl Exposure {
+    fn of(label: Option<&ColumnLabel>) -> Exposure {
+        match label {
+            None => Exposure::Unreviewed,
+            Some(ColumnLabel::NotPersonal) => Exposure::Cleared,
+            Some(ColumnLabel::Tag(tag)) => Exposure::Tagged {
+                category: tag.category.clone(),
+                residency: tag.residency.clone(),
+            },
+        }
+    }
+
+    /// In a few words, after the column's name.
+    pub fn describe(&self) -> String {
+        match self {
+            Exposure::Cleared => "cleared".to_owned(),
+            Exposure::Unreviewed => "unreviewed".to_owned(),
+            Exposure::Tagged {
+                category,
+                residency: None,
+            } => format!("{category}, residency not stated"),
+            Exposure::Tagged {
+                category,
+                residency: Some(regions),
+            } => format!("{category}, residency {}", regions.join(", ")),
+        }
+    }
+}
+
+/// A column with its exposure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub attnum: i16,
+    pub name: String,
+    /// Computed from other columns, and so not published before version 18.
+    pub generated: bool,
+    pub exposure: Exposure,
+}
+
+/// The columns of a relation, as somebody sees them who reads it or any relation below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    pub relation: pg_sys::Oid,
+    pub columns: Vec<Column>,
+    /// Every relation whose labels or place in a hierarchy went into this.
+    pub depends_on: Vec<pg_sys::Oid>,
+}
+
+fn live_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
+    let mut columns = Vec::new();
+    // SAFETY: the relation is open, with a lock, while its descriptor is read; names are NUL-terminated.
+    unsafe {
+        let open = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        let Some(opened) = open.as_ref() else {
+            return columns;
+        };
+        let descriptor = opened.rd_att;
+        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
+        for attribute in (*descriptor).attrs.as_slice(count) {
+            if !attribute.attisdropped {
+                let name = CStr::from_ptr(attribute.attname.data.as_ptr());
+                columns.push((
+                    attribute.attnum,
+                    name.to_string_lossy().into_owned(),
+                    attribute.attgenerated != 0,
+                ));
+            }
+        }
+        pg_sys::relation_close(open, pg_sys::AccessShareLock as i32);
+    }
+    columns
+}
+
+/// Reads the exposure of every column of a relation. A parent's tag governs its children; and who reads a
+/// parent reads its children too, so what a child tightened counts here as well.
+pub fn columns(relation: pg_sys::Oid) -> Columns {
+    let labels = read::labels(relation);
+    let descendants = inherit::descendants(relation);
+    let mut depends_on = vec![relation];
+    depends_on.extend(inherit::ancestors(relation));
+    depends_on.extend(&descendants);
+    let below: Vec<read::Labels> = descendants.into_iter().map(read::labels).collect();
+    let columns = live_columns(relation)
+        .into_iter()
+        .map(|(attnum, name, generated)| {
+            let mut label = labels.columns.get(&name).cloned();
+            for child in &below {
+                if child
+                    .malformed
+                    .iter()
+                    .any(|bad| bad.column.as_ref() == Some(&name))
+                {
+                    label = None;
+                }
+                if let (Some(parent), Some(child)) = (&label, child.columns.get(&name)) {
+                    label = Some(effective::column(parent, child));
+                }
+            }
+            Column {
+                attnum,
+                name,
+                generated,
+                exposure: Exposure::of(label.as_ref()),
+            }
+        })
+        .collect();
+    Columns {
+        relation,
+        columns,
+        depends_on,
+    }
+}
+
+/// Names columns with their exposure, at most `limit` of them.
+pub fn describe(offending: &[(pg_sys::Oid, Column)], limit: usize) -> String {
+    let mut parts: Vec<String> = offending
+        .iter()
+        .take(limit)
+        .map(|(table, column)| {
+            format!(
+                "{}.{} ({})",
+                relation::describe(*table),
+                column.name,
+                column.exposure.describe()
+            )
+        })
+        .collect();
+    if offending.len() > limit {
+        parts.push(format!("and {} more", offending.len() - limit));
+    }
+    parts.join(", ")
+}
+
+/// Whether data of this exposure may be published for `regions`, as a steward permitted it. Unreviewed data
+/// may go round inside the node's own region only.
+pub fn permits(
+    exposure: &Exposure,
+    regions: &[String],
+    own: Option<&str>,
+    rules: Option<&Rules>,
+) -> bool {
+    let within = |region: &str, others: &[&str]| match rules {
+        Some(rules) => rules.within_any(region, others),
+        None => others.contains(&region),
+    };
+    match exposure {
+        Exposure::Cleared => true,
+        Exposure::Tagged {
+            residency: Some(residency),
+            ..
+        } => {
+            let residency: Vec<&str> = residency.iter().map(String::as_str).collect();
+            !regions.is_empty() && regions.iter().all(|region| within(region, &residency))
+        }
+        Exposure::Tagged {
+            residency: None, ..
+        } => false,
+        Exposure::Unreviewed => own.is_some_and(|own| {
+            !regions.is_empty() && regions.iter().all(|region| within(region, &[own]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::rules::parse;
+
+    fn tagged(residency: Option<&[&str]>) -> Exposure {
+        Exposure::Tagged {
+            category: "user.contact.email".to_owned(),
+            residency: residency.map(|regions| regions.iter().map(|r| (*r).to_owned()).collect()),
+        }
+    }
+
+    fn regions(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_permit_reaches_as_far_as_the_residency_of_each_column() {
+        let rules = parse("region eu\nregion de in eu\nregion cn").rules();
+        let rules = rules.as_ref();
+        let may = |exposure: &Exposure, names: &[&str]| {
+            permits(exposure, &regions(names), Some("cn"), rules)
+        };
+        assert!(may(&tagged(Some(&["cn", "eu"])), &["cn", "de"]));
+        assert!(!may(&tagged(Some(&["cn", "de"])), &["eu"]));
+        assert!(!may(&tagged(Some(&["cn"])), &["cn", "de"]));
+        assert!(!may(&tagged(None), &["cn"]));
+        assert!(!may(&tagged(Some(&["cn"])), &[]));
+        assert!(may(&Exposure::Cleared, &["de"]));
+    }
+
+    #[test]
+    fn unreviewed_columns_stay_in_the_nodes_own_region() {
+        let rules = parse("region eu\nregion de in eu\nregion cn").rules();
+        let rules = rules.as_ref();
+        let may = |own: Option<&str>, names: &[&str]| {
+            permits(&Exposure::Unreviewed, &regions(names), own, rules)
+        };
+        assert!(may(Some("eu"), &["de"]));
+        assert!(!may(Some("de"), &["eu"]));
+        assert!(!may(Some("cn"), &["cn", "de"]));
+        assert!(!may(None, &["cn"]));
+        assert!(!may(Some("cn"), &[]));
+    }
+
+    #[test]
+    fn without_rules_regions_compare_by_name() {
+        let may = |names: &[&str]| permits(&tagged(Some(&["cn"])), &regions(names), None, None);
+        assert!(may(&["cn"]));
+        assert!(!may(&["de"]));
+    }
+}

@@ -1,0 +1,113 @@
+//! Who the client of this backend is: judged at the first use, and again when other rules come into force.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::guard::active::{self, Active};
+use crate::guard::verdict::{self, Address, Judgement, Peer, Verdict};
+use crate::pg::port::{self, Remote};
+
+thread_local! {
+    /// The generation of rules under which this session is inside. `u64::MAX`: whatever the rules say.
+    static INSIDE: Cell<u64> = const { Cell::new(0) };
+    static JUDGED: RefCell<Option<Rc<Session>>> = const { RefCell::new(None) };
+}
+
+/// A session with what is known about its client.
+pub struct Session {
+    generation: u64,
+    /// As in messages: the address and the certificate.
+    pub peer: String,
+    pub role: String,
+    /// The database of the startup packet; `None` for physical replication and server processes.
+    pub database: Option<String>,
+    pub judgement: Judgement,
+    pub active: Rc<Active>,
+}
+
+/// The peer that a client is.
+pub fn peer(client: &port::Client) -> Peer {
+    Peer {
+        address: match client.remote {
+            Remote::Socket => Address::Socket,
+            Remote::Ip(address) => Address::Ip(address),
+            Remote::Unknown => Address::Unknown,
+        },
+        role: client.role.clone(),
+        issuer: client.issuer.clone(),
+        subject: client.subject.clone(),
+    }
+}
+
+/// Judges a peer by the rules given.
+pub fn judge(active: &Active, peer: &Peer) -> Judgement {
+    match &active.rules {
+        Some(rules) => verdict::judge(rules, active.own(), peer),
+        None => Judgement::no_rules(),
+    }
+}
+
+fn judge_this(active: Rc<Active>) -> Rc<Session> {
+    // Background and parallel workers, autovacuum and single-user mode have no client. A parallel worker reads
+    // what its leader was allowed to read.
+    let session = match port::client() {
+        None => {
+            INSIDE.set(u64::MAX);
+            Session {
+                generation: active.generation,
+                peer: "server process".to_owned(),
+                role: String::new(),
+                database: None,
+                judgement: Judgement::server_process(),
+                active,
+            }
+        }
+        Some(client) => {
+            let peer = peer(&client);
+            let judgement = judge(&active, &peer);
+            INSIDE.set(if judgement.verdict == Verdict::Inside {
+                active.generation
+            } else {
+                0
+            });
+            Session {
+                generation: active.generation,
+                peer: peer.describe(),
+                role: client.role,
+                database: client.database,
+                judgement,
+                active,
+            }
+        }
+    };
+    let session = Rc::new(session);
+    JUDGED.with(|judged| judged.replace(Some(Rc::clone(&session))));
+    session
+}
+
+fn under(active: Rc<Active>) -> Rc<Session> {
+    let known = JUDGED.with_borrow(|judged| {
+        judged
+            .as_ref()
+            .filter(|session| session.generation == active.generation)
+            .cloned()
+    });
+    known.unwrap_or_else(|| judge_this(active))
+}
+
+/// This session under the rules in force.
+pub fn current() -> Rc<Session> {
+    under(active::current())
+}
+
+/// The same without reading the rules file, for hooks in which nothing may be locked or logged.
+pub fn as_published() -> Rc<Session> {
+    under(active::as_published())
+}
+
+/// Whether this session is known to be inside: a comparison of two numbers, for hot paths.
+#[inline]
+pub fn is_known_inside() -> bool {
+    let inside = INSIDE.get();
+    inside == u64::MAX || (inside != 0 && inside == active::generation() && !active::is_stale())
+}

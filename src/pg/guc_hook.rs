@@ -1,0 +1,64 @@
+//! Check hooks on settings of the server: chained behind whatever is there.
+
+use std::ffi::{CStr, c_char};
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+
+/// The record of a setting of the server.
+fn find(name: &CStr) -> Result<*mut pg_sys::config_generic> {
+    crate::compat::find_setting(name).ok_or_else(|| {
+        Error::internal(format!("setting {} does not exist", name.to_string_lossy()))
+    })
+}
+
+/// Puts a check hook on a setting of type boolean; returns the one that was there.
+pub fn chain_bool(name: &CStr, hook: pg_sys::GucBoolCheckHook) -> Result<pg_sys::GucBoolCheckHook> {
+    let record = find(name)?;
+    // SAFETY: the record is the server's own and lives as long as the process; its type says what it is.
+    unsafe {
+        if (*record).vartype != pg_sys::config_type::PGC_BOOL {
+            return Err(Error::internal("a setting is not boolean"));
+        }
+        let record = record.cast::<pg_sys::config_bool>();
+        Ok(std::mem::replace(&mut (*record).check_hook, hook))
+    }
+}
+
+/// The same for a setting that is one of several words.
+pub fn chain_enum(name: &CStr, hook: pg_sys::GucEnumCheckHook) -> Result<pg_sys::GucEnumCheckHook> {
+    let record = find(name)?;
+    // SAFETY: as above.
+    unsafe {
+        if (*record).vartype != pg_sys::config_type::PGC_ENUM {
+            return Err(Error::internal("a setting is not an enumeration"));
+        }
+        let record = record.cast::<pg_sys::config_enum>();
+        Ok(std::mem::replace(&mut (*record).check_hook, hook))
+    }
+}
+
+/// Says why a check hook refuses a value.
+pub fn refuse_value(detail: &CStr) -> bool {
+    // SAFETY: called from within a check hook; the string is copied into the server's memory.
+    unsafe {
+        pg_sys::GUC_check_errcode(pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32);
+        pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr());
+    }
+    false
+}
+
+/// Sets a setting for the rest of this session: nothing but the session itself can change it then.
+pub fn force(name: &CStr, value: &CStr) {
+    let value: *const c_char = value.as_ptr();
+    // SAFETY: both strings are NUL-terminated; the server copies the value.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value,
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
