@@ -1,0 +1,252 @@
+//! Tags and policy travel in pg_dump, and a restore brings back the same ones, whatever the OIDs.
+
+use std::path::PathBuf;
+
+use integration::{Cluster, Result, Sql};
+
+/// Purposes with a history, a minimum, a permit, tags of every form; a dropped column moves the attribute
+/// numbers of the restored table.
+const SCHEMA: &str = r#"
+    CREATE EXTENSION pg_custodian;
+    CREATE SCHEMA shop AUTHORIZATION shopkeeper;
+    SET ROLE shopkeeper;
+    CREATE TABLE shop.customer (id bigint PRIMARY KEY, gone text, email text, "Tel; --" text, country text,
+                                last_seen_at timestamptz NOT NULL, created_at timestamptz NOT NULL);
+    ALTER TABLE shop.customer DROP COLUMN gone;
+    CREATE TABLE shop.invoice (id bigint PRIMARY KEY, address text, issued date,
+                               customer_id bigint CONSTRAINT customer REFERENCES shop.customer);
+    CREATE TABLE shop.click (at timestamptz NOT NULL, ip inet, url text) PARTITION BY RANGE (at);
+    CREATE TABLE shop.click_2024 PARTITION OF shop.click FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+    INSERT INTO shop.customer SELECT n, n || '@example.com', n, 'cn', now() - n * interval '1 day', now() - interval '9 years'
+        FROM generate_series(1, 1000) n;
+    INSERT INTO shop.invoice SELECT n, 'street ' || n, current_date - n * 4, n FROM generate_series(1, 1000) n;
+    INSERT INTO shop.click VALUES ('2024-05-05', '10.1.2.3', '/');
+    RESET ROLE;
+    SELECT custodian.define_purpose('shop.account', 'contract', '3 years');
+    SELECT custodian.define_purpose('shop.account', 'contract', '200 days');
+    SELECT custodian.define_purpose('shop.marketing', 'consent', '90 days', required => false, description => 'letters; "quoted"');
+    SELECT custodian.end_purpose('shop.marketing', '2030-01-01 00:00+00');
+    SELECT custodian.tag_table('shop.customer', clock => 'last_seen_at', collected => 'created_at', subject_kind => 'customer',
+        subject_key => '{id}', on_expiry => 'delete', residency_column => 'country');
+    SELECT custodian.tag_column('shop.customer', 'email', 'user.contact.email', '{shop.account,shop.marketing}',
+        residency => '{cn}', on_expiry => 'set_null');
+    SELECT custodian.tag_column('shop.customer', 'Tel; --', 'user.contact.phone_number', '{shop.account}',
+        on_expiry => '{"constant":"''; --"}');
+    SELECT custodian.clear_column('shop.customer', 'country');
+    SELECT custodian.tag_table('shop.invoice', clock => 'customer.last_seen_at', subject_kind => 'customer', subject_via => '{customer_id}');
+    SELECT custodian.tag_column('shop.invoice', 'address', 'user.contact', '{shop.account}', on_expiry => 'set_null');
+    SELECT custodian.require_minimum('cn.tax.invoice', 'shop.invoice', '{address}', '5 years', 'Law A, article 1', clock => 'issued');
+    SELECT custodian.tag_table('shop.click', clock => 'at', on_expiry => 'delete');
+    SELECT custodian.tag_column('shop.click', 'ip', 'user.device.ip_address', '{shop.account}', on_expiry => 'network');
+    SELECT custodian.tag_column('shop.click_2024', 'ip', 'user.device.ip_address', '{shop.account}', sensitivity => 'sensitive');
+    SELECT custodian.permit_publication('pub', '{cn,eu}', 'assessed');"#;
+
+/// All that was declared, by name.
+const POLICY: [&str; 6] = [
+    "SELECT relation::text, column_name, kind, category, sensitivity, purposes, residency, on_expiry, clock, minimums,
+            subject_kind, subject_key, subject_via, collected, null_clock, residency_column, disposal, problem
+     FROM custodian.tags ORDER BY 1, 2",
+    "SELECT * FROM custodian.purpose ORDER BY 1",
+    "SELECT * FROM custodian.purpose_period ORDER BY 1, 2",
+    "SELECT * FROM custodian.minimum ORDER BY 1",
+    "SELECT * FROM custodian.publication_permit ORDER BY 1",
+    "SELECT provider, objname, label FROM pg_seclabels WHERE objtype IN ('table', 'column') ORDER BY 2",
+];
+
+const OIDS: &str = "SELECT string_agg(c.oid::text, ',' ORDER BY c.relname) FROM pg_class c WHERE c.relnamespace = 'shop'::regnamespace";
+
+fn policy(node: &Cluster, database: &str) -> Result<Vec<String>> {
+    let mut client = node.client_as("postgres", database)?;
+    let texts = POLICY
+        .iter()
+        .map(|query| client.text(query))
+        .collect::<Result<Vec<String>>>()?;
+    for text in &texts {
+        assert!(!text.is_empty(), "each of them has rows");
+    }
+    Ok(texts)
+}
+
+/// A cluster with a database `source`, and its dump in the custom format.
+fn dumped(name: &str) -> Result<(Cluster, PathBuf)> {
+    let node = Cluster::builder(name).preload("pg_custodian").start()?;
+    node.exec("CREATE ROLE shopkeeper")?;
+    node.create_database("source")?.batch_execute(SCHEMA)?;
+    let file = node.dir().join("source.dump");
+    node.program("pg_dump")?
+        .database("source")
+        .args(["-Fc", "-f"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    Ok((node, file))
+}
+
+#[test]
+fn a_restore_brings_the_same_tags_and_policy_whatever_the_oids() -> Result<()> {
+    let (node, file) = dumped("dump")?;
+    node.create_database("target")?;
+    node.program("pg_restore")?
+        .database("target")
+        .args(["--exit-on-error", "-d", "target"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    assert_eq!(policy(&node, "target")?, policy(&node, "source")?);
+
+    let mut source = node.client_as("postgres", "source")?;
+    let mut target = node.client_as("postgres", "target")?;
+    assert_ne!(source.text(OIDS)?, target.text(OIDS)?);
+    // What was decided elsewhere is not: epochs begin anew, with the labels that the restore wrote.
+    assert_eq!(
+        target.text("SELECT DISTINCT change FROM custodian.epoch")?,
+        "tag.added"
+    );
+    // The clock over a foreign key, which was restored after the label that names it, is found again.
+    assert_eq!(
+        target.text("SELECT custodian.tag_column('shop.invoice', 'address', 'user.contact', '{shop.account}', on_expiry => 'set_null')")?,
+        ""
+    );
+    assert_eq!(policy(&node, "target")?, policy(&node, "source")?);
+
+    // With several jobs, too: labels are restored by the first connection.
+    node.create_database("parallel")?;
+    node.program("pg_restore")?
+        .database("parallel")
+        .args(["--exit-on-error", "--jobs=3", "-d", "parallel"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    assert_eq!(policy(&node, "parallel")?, policy(&node, "source")?);
+    Ok(())
+}
+
+#[test]
+fn an_owner_restores_tags_but_not_what_a_steward_cleared() -> Result<()> {
+    let (node, file) = dumped("dump-owner")?;
+    node.create_database("target")?.batch_execute(
+        "CREATE EXTENSION pg_custodian; GRANT CREATE ON DATABASE target TO shopkeeper; ALTER ROLE shopkeeper LOGIN",
+    )?;
+    let output = node
+        .program("pg_restore")?
+        .role("shopkeeper")
+        .database("target")
+        .args(["--schema=shop", "-d", "target"])
+        .arg(&file)
+        .run()?;
+    // --schema leaves out the schema itself.
+    assert!(output.all().contains("schema \"shop\" does not exist"));
+    node.client_as("shopkeeper", "target")?
+        .batch_execute("CREATE SCHEMA shop")?;
+    let output = node
+        .program("pg_restore")?
+        .role("shopkeeper")
+        .database("target")
+        .args(["--schema=shop", "-d", "target"])
+        .arg(&file)
+        .run()?;
+    let errors: Vec<&str> = output
+        .stderr
+        .lines()
+        .filter(|line| line.contains("ERROR:"))
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            "pg_restore: error: could not execute query: ERROR:  must be a data steward to clear column shop.customer.country as not personal"
+        ]
+    );
+    // pg_restore sends all labels of a table as one command, so one that was cleared keeps the others out: such a
+    // dump is restored by a steward or superuser.
+    let tags = "SELECT relation::text, column_name, kind FROM custodian.tags WHERE relation <> 'shop.customer'::regclass ORDER BY 1, 2";
+    let mut target = node.client_as("postgres", "target")?;
+    assert_eq!(
+        target.text(
+            "SELECT count(*) FROM custodian.tags WHERE relation = 'shop.customer'::regclass"
+        )?,
+        "0"
+    );
+    assert_eq!(
+        target.text(tags)?,
+        node.client_as("postgres", "source")?.text(tags)?
+    );
+    Ok(())
+}
+
+#[test]
+fn without_preloading_a_restore_works_and_without_the_library_labels_are_lost_and_can_be_restored_later()
+-> Result<()> {
+    let (source, file) = dumped("dump-with")?;
+    let node = Cluster::builder("without").start()?;
+    node.exec("CREATE ROLE shopkeeper")?;
+    node.create_database("target")?;
+    // CREATE EXTENSION loads the library into the session that restores.
+    node.program("pg_restore")?
+        .database("target")
+        .args(["--exit-on-error", "-d", "target"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    assert_eq!(policy(&node, "target")?, policy(&source, "source")?);
+
+    // Without the extension nobody knows the provider of the labels. Data are restored all the same.
+    node.create_database("bare")?;
+    let list = node.dir().join("list");
+    let contents = node
+        .program("pg_restore")?
+        .arg("--list")
+        .arg(&file)
+        .run()?
+        .ok()?;
+    let kept: Vec<&str> = contents
+        .lines()
+        .filter(|line| !line.contains("EXTENSION") && !line.contains(" custodian "))
+        .collect();
+    integration::host::write_private(&list, &kept.join("\n"))?;
+    let output = node
+        .program("pg_restore")?
+        .database("bare")
+        .args(["-d", "bare", "-L"])
+        .arg(&list)
+        .arg(&file)
+        .run()?;
+    assert!(!output.success());
+    let lost = output
+        .stderr
+        .matches("ERROR:  security label provider \"custodian\" is not loaded")
+        .count();
+    // pg_restore sends all labels of a table as one command.
+    let labelled = source
+        .client_as("postgres", "source")?
+        .text("SELECT count(DISTINCT relation) FROM custodian.tags")?;
+    assert_eq!(lost.to_string(), labelled, "{output}");
+    assert_eq!(
+        output.stderr.matches("ERROR:").count(),
+        lost,
+        "nothing else failed: {output}"
+    );
+    let mut bare = node.client_as("postgres", "bare")?;
+    assert_eq!(bare.text("SELECT count(*) FROM shop.customer")?, "1000");
+    // What to do: with the library, the same dump's labels are restored alone.
+    bare.batch_execute("CREATE EXTENSION pg_custodian")?;
+    let labels_only: Vec<&str> = contents
+        .lines()
+        .filter(|line| line.contains("SECURITY LABEL"))
+        .collect();
+    let only = node.dir().join("labels");
+    integration::host::write_private(&only, &labels_only.join("\n"))?;
+    let output = node
+        .program("pg_restore")?
+        .env("PGOPTIONS", "-c session_preload_libraries=pg_custodian")
+        .database("bare")
+        .args(["--exit-on-error", "-d", "bare", "-L"])
+        .arg(&only)
+        .arg(&file)
+        .run()?;
+    output.ok()?;
+    assert_eq!(
+        bare.text(POLICY[0])?,
+        source.client_as("postgres", "source")?.text(POLICY[0])?
+    );
+    Ok(())
+}
