@@ -113,6 +113,7 @@ const SOURCES: &[Source] = &[
     ("installation", installation),
     ("modes", modes),
     ("evidence", evidence::findings),
+    ("tags", tag::findings::findings),
     ("worker", worker::findings),
     ("keep", row::findings),
     ("tags", tag::findings::findings),
