@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::error::{self, Error, Kind};
 use crate::evidence;
-use crate::guard::row;
+use crate::guard::{self, row};
 use crate::guc::{self, Disposal, Enforce, Gate};
 use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
@@ -78,7 +78,7 @@ fn status_row() -> Result<
             name!(enforce_ddl, String),
             name!(enforce_access, String),
             name!(region, Option<String>),
-            name!(region_rules_state, Option<String>),
+            name!(region_rules_state, String),
             name!(armed, bool),
             name!(epoch, i64),
         ),
@@ -86,6 +86,7 @@ fn status_row() -> Result<
     ErrorReport,
 > {
     let worker = worker();
+    let rules = guard::active::current();
     Ok(TableIterator::once((
         guc::preloaded(),
         relation::extension_version()?,
@@ -99,8 +100,8 @@ fn status_row() -> Result<
         gate(Gate::Replication).to_owned(),
         gate(Gate::Ddl).to_owned(),
         gate(Gate::Access).to_owned(),
-        guc::region(),
-        None,
+        rules.own().region.clone(),
+        guard::active::state().as_str().to_owned(),
         evidence::keys::armed()?,
         epoch::current()?,
     )))
@@ -117,6 +118,7 @@ const SOURCES: &[Source] = &[
     ("worker", worker::findings),
     ("keep", row::findings),
     ("tags", tag::findings::findings),
+    ("guard", || Ok(guard::view::findings())),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For

@@ -345,3 +345,111 @@ fn without_preloading_evidence_works_and_says_what_is_missing() -> Result<()> {
     );
     Ok(())
 }
+
+/// A cluster where every publication of the table is refused, since nobody reviewed its columns.
+fn guarded(name: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("wal_level = logical")
+        .conf("custodian.enforce = on")
+        // No round of the scheduler after its first one.
+        .conf("custodian.naptime = 86400")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian; CREATE TABLE unreviewed (a int)")?;
+    Ok(node)
+}
+
+const REFUSED: &str = "42501";
+
+#[test]
+fn refused_statement_is_in_the_ledger_although_its_transaction_aborted() -> Result<()> {
+    let node = guarded("refused")?;
+    let mut client = node.client()?;
+    for _ in 0..3 {
+        let error = client.refused("CREATE PUBLICATION secret FOR TABLE unreviewed");
+        assert_eq!(error.sqlstate(), REFUSED);
+    }
+    let shown = "SELECT count, gate, outcome, role, object FROM custodian.guard_events WHERE object LIKE '%secret%'";
+    let expected = client.text(shown)?;
+    assert!(
+        expected.starts_with("3|ddl|refused|postgres|"),
+        "{expected}"
+    );
+    let in_ledger = "SELECT kind, actor, detail ->> 'count', at > now() - interval '1 hour' FROM custodian.ledger WHERE object LIKE '%secret%'";
+    assert_eq!(client.text(in_ledger)?, "");
+
+    // A transaction that moves them and fails loses none.
+    client.batch_execute("BEGIN; SELECT custodian.seal_ledger()")?;
+    assert_eq!(client.text(in_ledger)?, "guard.refused|postgres|3|t");
+    client.batch_execute("ROLLBACK")?;
+    assert_eq!(client.text(in_ledger)?, "");
+    assert_eq!(client.text(shown)?, expected);
+
+    // Once it has committed they are there once.
+    for _ in 0..2 {
+        seal(&node)?;
+        assert_eq!(client.text(in_ledger)?, "guard.refused|postgres|3|t");
+        assert_eq!(client.text(shown)?, expected);
+    }
+    // What comes again is counted again.
+    client.refused("CREATE PUBLICATION secret FOR TABLE unreviewed");
+    let head = seal(&node)?;
+    assert_eq!(
+        client.text(
+            "SELECT sum(count), count(*) FROM custodian.guard_events WHERE object LIKE '%secret%'"
+        )?,
+        "4|2"
+    );
+    assert_eq!(verify(&node, Some(&head))?, "");
+    Ok(())
+}
+
+#[test]
+fn events_that_find_no_room_are_counted() -> Result<()> {
+    let node = guarded("overflow")?;
+    let mut client = node.client()?;
+    let kinds = 300;
+    for number in 0..kinds {
+        client.refused(&format!(
+            "CREATE PUBLICATION p{number} FOR TABLE unreviewed"
+        ));
+    }
+    assert_eq!(
+        client.text("SELECT code, severity FROM custodian.check() WHERE code = 'events-lost'")?,
+        "events-lost|warning"
+    );
+    seal(&node)?;
+    let lost: i64 = client
+        .text("SELECT detail ->> 'count' FROM custodian.ledger WHERE kind = 'status.events_lost'")?
+        .parse()
+        .map_err(|_| "no number of lost events")?;
+    let kept: i64 = client
+        .text("SELECT count(*) FROM custodian.ledger WHERE kind = 'guard.refused'")?
+        .parse()
+        .map_err(|_| "no number of events")?;
+    assert!(lost > 0, "{lost}");
+    assert_eq!(lost + kept, kinds);
+    // There is room again, and the loss is told once.
+    client.refused("CREATE PUBLICATION late FOR TABLE unreviewed");
+    seal(&node)?;
+    assert_eq!(
+        client.text("SELECT count(*) FILTER (WHERE kind = 'status.events_lost'), count(*) FILTER (WHERE object LIKE '%late%') FROM custodian.ledger")?,
+        "1|1"
+    );
+    Ok(())
+}
+
+#[test]
+fn events_of_another_database_are_not_shown_here() -> Result<()> {
+    let node = guarded("databases")?;
+    let mut other = node.create_database("other")?;
+    other.batch_execute("CREATE EXTENSION pg_custodian; CREATE TABLE unreviewed (a int)")?;
+    other.refused("CREATE PUBLICATION elsewhere FOR TABLE unreviewed");
+    let count = "SELECT count(*) FROM custodian.guard_events WHERE object LIKE '%elsewhere%'";
+    assert_eq!(other.text(count)?, "1");
+    assert_eq!(node.text(count)?, "0");
+    seal(&node)?;
+    assert_eq!(node.text(count)?, "0");
+    assert_eq!(other.text(count)?, "1");
+    Ok(())
+}
