@@ -10,7 +10,9 @@ export PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$top/target}
 # cargo-pgrx keeps here which PostgreSQL it builds for; apart from ~/.pgrx, which may serve other projects.
 export PGRX_HOME=${PGRX_HOME:-$CARGO_TARGET_DIR/pgrx}
+# shellcheck disable=SC2034
 PGRX_VERSION=0.18.1
+# shellcheck disable=SC2034
 EXTENSION=pg_custodian
 
 # Announces a step.

@@ -196,6 +196,12 @@ pub fn processes_in(dir: &Path) -> Vec<libc::pid_t> {
         .collect()
 }
 
+/// Whether there is such a process, and it has not ended.
+#[must_use]
+pub fn is_alive(pid: libc::pid_t) -> bool {
+    !is_zombie(pid)
+}
+
 /// Whether the process has ended and only waits to be collected (or is not there at all).
 fn is_zombie(pid: libc::pid_t) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -315,3 +315,37 @@ fn directories_of_living_processes_are_not_stale() {
     assert!(!host::owner_is_gone("pgcust-x", "pgcust-"));
     assert!(!host::owner_is_gone("other-4194305-x", "pgcust-"));
 }
+
+/// Run by the next test, in a process of its own.
+#[test]
+#[ignore = "waits to be killed"]
+fn a_server_of_a_process_that_will_be_killed() -> Result<()> {
+    let node = Cluster::builder("orphan").start()?;
+    println!("\nserver {}", node.pid()?);
+    std::thread::sleep(std::time::Duration::from_secs(600));
+    Ok(())
+}
+
+#[test]
+fn servers_end_when_the_tests_are_killed() -> Result<()> {
+    use std::io::{BufRead, BufReader};
+    let mut tests = std::process::Command::new(std::env::current_exe()?)
+        .args([
+            "--ignored",
+            "--nocapture",
+            "--exact",
+            "a_server_of_a_process_that_will_be_killed",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let lines = BufReader::new(tests.stdout.take().ok_or("no output")?).lines();
+    let pid = lines
+        .map_while(|line| line.ok())
+        .find_map(|line| line.strip_prefix("server ")?.parse::<i32>().ok())
+        .ok_or("the server did not start")?;
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    tests.kill()?;
+    tests.wait()?;
+    wait_until("the server has ended", 30, || !host::is_alive(pid));
+    Ok(())
+}
