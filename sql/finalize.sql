@@ -17,6 +17,13 @@ GRANT EXECUTE ON FUNCTION custodian.check_peer(inet, text, text, text) TO PUBLIC
 GRANT EXECUTE ON FUNCTION custodian.read_region_rules() TO PUBLIC;
 GRANT SELECT ON custodian.region_rules TO PUBLIC;
 
+-- Plan. What they show, they check for themselves; those on pseudonyms answer only inside a sweep or preview,
+-- which runs with the rights of a table's owner.
+GRANT EXECUTE ON FUNCTION custodian.explain_row(regclass, jsonb, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.preview(regclass, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_is_pseudonym(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_pseudonym(text) TO PUBLIC;
+
 -- Status: one row for everybody; the checks are for stewards and pg_monitor, and ask for that themselves.
 GRANT EXECUTE ON FUNCTION custodian.check() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.status_row() TO PUBLIC;

@@ -10,8 +10,8 @@ use crate::guard::{self, row};
 use crate::guc::{self, Disposal, Enforce, Gate};
 use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
-use crate::policy::epoch;
 use crate::policy::model::{Finding, Severity};
+use crate::policy::{epoch, preview};
 use crate::tag;
 use crate::worker::{self, shmem};
 
@@ -114,11 +114,11 @@ const SOURCES: &[Source] = &[
     ("installation", installation),
     ("modes", modes),
     ("evidence", evidence::findings),
-    ("tags", tag::findings::findings),
     ("worker", worker::findings),
     ("keep", row::findings),
     ("tags", tag::findings::findings),
     ("guard", || Ok(guard::view::findings())),
+    ("policy", preview::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For

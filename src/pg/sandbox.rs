@@ -13,10 +13,13 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::pg::relation;
 
-/// Settings that both identities run under: names and operators resolve in pg_catalog alone, and text forms
-/// of values do not depend on the session.
-const PINNED: [(&str, &str); 7] = [
+/// Settings that both identities run under: names and operators resolve in pg_catalog alone, and neither what
+/// is seen nor text forms of values depend on the session.
+const PINNED: [(&str, &str); 8] = [
     ("search_path", "pg_catalog, pg_temp"),
+    // A query that another role's row security would filter fails instead: a row that is not seen must not
+    // count as one that is not there.
+    ("row_security", "off"),
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "iso_8601"),

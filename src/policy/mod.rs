@@ -4,6 +4,10 @@ pub mod affected;
 pub mod basis;
 pub mod compile;
 pub mod epoch;
+pub mod evaluate;
+pub mod explain;
+#[cfg(test)]
+mod fixture;
 pub mod hold;
 pub mod hold_read;
 pub mod hold_value;
@@ -12,6 +16,7 @@ pub mod minimum;
 pub mod model;
 pub mod order;
 pub mod period;
+pub mod preview;
 pub mod publication;
 pub mod purpose;
 pub mod relation_ref;

@@ -7,6 +7,8 @@ mod cells;
 pub mod path;
 mod period;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
@@ -51,6 +53,14 @@ impl Context<'_> {
         remedy: &str,
     ) {
         let table = &self.table.ident.name;
+        let mut letters = problem.chars();
+        let mut problem: String = letters
+            .next()
+            .into_iter()
+            .flat_map(char::to_uppercase)
+            .chain(letters)
+            .collect();
+        problem.push('.');
         let finding = Finding {
             severity,
             code,

@@ -455,7 +455,7 @@ fn govern(table: &mut Table, labels: Own) {
                 table,
                 "label-unreadable",
                 &object,
-                format!("its label cannot be read: {why}"),
+                format!("Its label cannot be read: {why}."),
                 "Set the tag again with custodian.tag_table().",
             );
         }
@@ -484,7 +484,7 @@ fn leaves(
                 table,
                 "several-parents",
                 &name,
-                "it inherits tags from several parents: nothing in it is disposed".to_owned(),
+                "It inherits tags from several parents: nothing in it is disposed.".to_owned(),
                 "Tag the table itself, which then governs its rows.",
             );
         } else if relation.kind == "f" {
@@ -492,7 +492,7 @@ fn leaves(
                 table,
                 "foreign-table",
                 &name,
-                "its rows are on another server: nothing in it is disposed from here".to_owned(),
+                "Its rows are on another server: nothing in it is disposed from here.".to_owned(),
                 "Dispose of them where they are.",
             );
         } else {

@@ -218,7 +218,7 @@ fn holds(findings: &mut Vec<Finding>) -> Result<Vec<Hold>> {
                 code: "hold-without-table",
                 object: format!("hold {id}"),
                 problem: format!(
-                    "the table it lies on, \"{}\", does not exist",
+                    "The table it lies on, \"{}\", does not exist.",
                     row.get(7).cloned().flatten().unwrap_or_default()
                 ),
                 remedy: "Restore the table under that name, or release the hold.".to_owned(),

@@ -185,6 +185,14 @@ impl<'a> Scope<'a> {
         })
     }
 
+    /// The clock is NULL or infinite, or leads nowhere.
+    pub fn clock_missing(&mut self, row: &str, clock: &Clock) -> String {
+        let known = self.along(row, &clock.path, |_, at| {
+            format!("coalesce(isfinite({at}.{}), false)", clock.column.quoted)
+        });
+        not(&known)
+    }
+
     /// The row was collected before `moment`, or it is not known when.
     fn collected_before(&mut self, row: &str, collected: &Clock, moment: Instant) -> String {
         let class = collected.class;

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::model::{Disposal, Group, Hold, Leaf, Plan, Policy};
+use crate::policy::model::{Clock, Disposal, Group, Hold, Leaf, Plan, Policy};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, not};
 use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
 
-/// Cells or rows that no purpose covers any more and that something keeps.
+/// Cells or rows that no purpose covers any more and that something keeps, or that have no clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptBack {
     pub columns: Vec<String>,
-    /// `hold: <matter>`, `minimum: <citation>`, `referenced by <table>`.
+    /// `hold: <matter>`, `minimum: <citation>`, `referenced by <table>`, `no clock: <column>`.
     pub reason: String,
     /// `SELECT count(*)` of the rows.
     pub count: Statement,
@@ -164,6 +164,30 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Cells whose clock is missing although the tag calls that a violation: no period ends for them.
+fn without_clock<'a>(writer: &mut Writer<'a>, group: &'a Group) {
+    let columns = names(
+        group
+            .columns
+            .iter()
+            .map(|column| column.ident.name.as_str()),
+    );
+    let mut seen: Vec<&Clock> = Vec::new();
+    for cover in &group.covers {
+        let clock = &cover.clock;
+        let ended = cover.ended_at.is_some_and(|ended| ended <= writer.cutoff);
+        if ended || clock.null_means_not_started || seen.contains(&clock) {
+            continue;
+        }
+        seen.push(clock);
+        writer.add(
+            columns.clone(),
+            format!("no clock: {}", clock.column.name),
+            |scope| vec![scope.clock_missing(ROW, clock)],
+        );
+    }
+}
+
 /// The counts of what is kept back on a leaf. A row may be counted under several reasons.
 pub fn kept(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
     let mut writer = Writer {
@@ -180,6 +204,9 @@ pub fn kept(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<K
     }
     if plan.delete_rows && !plan.groups.is_empty() {
         writer.rows();
+    }
+    for group in &plan.groups {
+        without_clock(&mut writer, group);
     }
     writer.found
 }

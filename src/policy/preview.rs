@@ -1,0 +1,238 @@
+//! `custodian.preview()`: what is due, and what is kept back, counted without touching it; and what is wrong
+//! with tags and policy, for `custodian.check()`.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::{PgRelation, pg_sys};
+
+use crate::anonymize::key;
+use crate::error::{Error, Kind, Result};
+use crate::pg::regclass::Regclass;
+use crate::pg::subxact::{Caught, subtransaction};
+use crate::pg::{clock, relation, sandbox, spi, time};
+use crate::policy::compile::compile;
+use crate::policy::load;
+use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId};
+use crate::policy::period::Instant;
+use crate::policy::render::kept::kept;
+use crate::policy::render::{self, Statement};
+
+/// A line of a preview. Lines of a table's leaves are added up.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
+    action: String,
+    reason: String,
+    columns: Vec<String>,
+}
+
+/// Counts as the owner of the leaf, with that role's rights only: planning alone already runs the owner's code.
+pub(super) fn as_owner_of<T>(
+    leaf: &Leaf,
+    work: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, Caught> {
+    subtransaction(|| sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), work))
+}
+
+/// What was caught, in words without values.
+pub(super) fn describe(caught: &Caught, leaf: &Leaf) -> String {
+    match &caught.own {
+        Some(error) => format!("{}: {}", leaf.ident.name, error.message),
+        None if caught.sqlstate == "42501" => format!(
+            "{}: its owner lacks a privilege on what the decision reads (42501)",
+            leaf.ident.name
+        ),
+        None => format!("{}: SQLSTATE {}", leaf.ident.name, caught.sqlstate),
+    }
+}
+
+struct Counter {
+    lines: Vec<(Line, Option<i64>)>,
+}
+
+impl Counter {
+    fn add(&mut self, line: Line, rows: Option<i64>) {
+        match self.lines.iter_mut().find(|(known, _)| *known == line) {
+            Some((_, sum)) => {
+                *sum = match (*sum, rows) {
+                    (Some(sum), Some(rows)) => Some(sum.saturating_add(rows)),
+                    (one, other) => one.or(other),
+                };
+            }
+            None => self.lines.push((line, rows)),
+        }
+    }
+
+    /// Counts and adds a line, unless there is nothing to count; false when counting failed.
+    fn count(&mut self, leaf: &Leaf, line: Line, statement: &Statement) -> bool {
+        match as_owner_of(leaf, || spi::count(statement)) {
+            Ok(0) => true,
+            Ok(rows) => {
+                self.add(line, Some(rows));
+                true
+            }
+            Err(caught) => {
+                self.add(
+                    Line {
+                        action: "cannot count".to_owned(),
+                        reason: describe(&caught, leaf),
+                        columns: Vec::new(),
+                    },
+                    None,
+                );
+                false
+            }
+        }
+    }
+
+    fn leaf(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) {
+        for step in render::steps(plan) {
+            let line = Line {
+                action: step.action(plan),
+                reason: step.reason(plan),
+                columns: step.columns(plan),
+            };
+            let statement = render::count(plan, &step, leaf, policy, cutoff, None);
+            if !self.count(leaf, line, &statement) {
+                return;
+            }
+        }
+        for back in kept(plan, leaf, policy, cutoff) {
+            let line = Line {
+                action: "keep".to_owned(),
+                reason: back.reason,
+                columns: back.columns,
+            };
+            if !self.count(leaf, line, &back.count) {
+                return;
+            }
+        }
+    }
+
+    fn plan(mut self, plan: &Plan, policy: &Policy, cutoff: Instant) -> Vec<(Line, Option<i64>)> {
+        for leaf in &plan.leaves {
+            self.leaf(plan, leaf, policy, cutoff);
+        }
+        for (column, why) in &plan.unresolved {
+            self.add(
+                Line {
+                    action: "keep".to_owned(),
+                    reason: format!("tag not resolved: {why}"),
+                    columns: vec![column.clone()],
+                },
+                None,
+            );
+        }
+        self.lines
+    }
+}
+
+/// The moment a preview or explanation is for.
+pub(super) fn moment(as_of: Option<TimestampWithTimeZone>) -> Result<Instant> {
+    let Some(as_of) = as_of else {
+        return Ok(clock::now());
+    };
+    if as_of.is_infinity() || as_of.is_neg_infinity() {
+        return Err(Error::new(
+            Kind::InvalidParameter,
+            "argument \"as_of\" must be a finite timestamp",
+        ));
+    }
+    Ok(time::instant(as_of))
+}
+
+/// Fails unless the current user may see what the policy says about the table's rows.
+pub(super) fn require_owner(rel: pg_sys::Oid) -> Result<()> {
+    if relation::is_owner(rel) || relation::is_steward() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::InsufficientPrivilege,
+        format!("must be owner of table \"{}\"", relation::describe(rel)),
+    )
+    .hint("Ask its owner or a data steward."))
+}
+
+type Counted = (RelId, Line, Option<i64>);
+
+fn counted(rel: Option<pg_sys::Oid>, cutoff: Instant) -> Result<Vec<Counted>> {
+    let steward = relation::is_steward();
+    let schema = load::schema(rel)?;
+    let policy = load::policy()?;
+    let mut found = Vec::new();
+    key::with_key(|| {
+        for id in load::order(&schema) {
+            let Some(table) = schema.tables.get(&id) else {
+                continue;
+            };
+            let asked = match rel {
+                // Other tables are there for the foreign keys alone.
+                Some(rel) => table.family.contains(&rel.to_u32()),
+                None => steward || relation::is_owner(pg_sys::Oid::from(id)),
+            };
+            if !asked {
+                continue;
+            }
+            let mut plan = compile(&schema, &policy, id);
+            if let Some(rel) = rel.map(pg_sys::Oid::to_u32) {
+                // A partition, or a part of the tree: only the leaves below it.
+                plan.leaves.retain(|leaf| {
+                    leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
+                });
+            }
+            let lines = Counter { lines: Vec::new() }.plan(&plan, &policy, cutoff);
+            found.extend(lines.into_iter().map(|(line, rows)| (id, line, rows)));
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// What the policy asks for at `as_of` (now, by default), without doing any of it: one row for each disposal
+/// that is due, and one for each reason why cells or rows that no purpose covers are kept back. `rel` limits it
+/// to one table or partition, whose owner the caller must be; stewards see every table, others those they own.
+/// Counts run with the rights of each leaf's owner; one that fails is a row that says why.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::type_complexity)]
+fn preview(
+    rel: default!(Option<PgRelation>, "NULL"),
+    as_of: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(relation, Regclass),
+            name!(column_names, Vec<String>),
+            name!(action, String),
+            name!(reason, String),
+            name!(rows, Option<i64>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let cutoff = moment(as_of)?;
+    if let Some(rel) = &rel {
+        require_owner(rel.oid())?;
+    }
+    let found = counted(rel.map(|rel| rel.oid()), cutoff)?;
+    Ok(TableIterator::new(found.into_iter().map(
+        |(id, line, rows)| {
+            let relation = Regclass(pg_sys::Oid::from(id));
+            (relation, line.columns, line.action, line.reason, rows)
+        },
+    )))
+}
+
+/// What is wrong with what tags mean, and with the policy they name. Labels that cannot be read are reported
+/// with the tags.
+pub fn findings() -> Result<Vec<Finding>> {
+    let schema = load::schema(None)?;
+    let (policy, mut findings) = load::policy_and_findings()?;
+    for table in schema.tables.values().filter(|table| table.is_tagged()) {
+        for finding in compile(&schema, &policy, table.id).findings {
+            if finding.code != "label-unreadable" && !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+    }
+    Ok(findings)
+}
