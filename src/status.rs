@@ -117,7 +117,7 @@ const SOURCES: &[Source] = &[
     ("worker", worker::findings),
     ("keep", row::findings),
     ("tags", tag::findings::findings),
-    ("guard", || Ok(guard::view::findings())),
+    ("guard", guard::view::findings),
     ("policy", preview::findings),
 ];
 

@@ -68,19 +68,21 @@ fn string(pointer: *const std::ffi::c_char) -> String {
 
 /// The tables of a schema, or of all, that a publication of them would carry.
 fn tables_of(schema: Option<pg_sys::Oid>) -> Result<Vec<Published>> {
-    sandbox::as_extension_owner(|| {
-        spi::select(
-            "SELECT c.oid FROM pg_catalog.pg_class c \
-             WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384 \
-               AND ($1 = 0 OR c.relnamespace = $1) ORDER BY c.oid",
-            &[schema.unwrap_or(pg_sys::Oid::INVALID).into()],
-            |row| {
-                Ok(Published {
-                    relation: row.must(1)?,
-                    columns: None,
-                })
-            },
-        )
+    const ALL: &str = "SELECT c.oid FROM pg_catalog.pg_class c \
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384";
+    let published = |row: &spi::Row| {
+        Ok(Published {
+            relation: row.must(1)?,
+            columns: None,
+        })
+    };
+    sandbox::as_extension_owner(|| match schema {
+        None => spi::select(ALL, &[], published),
+        Some(schema) => spi::select(
+            &format!("{ALL} AND c.relnamespace = $1"),
+            &[schema.into()],
+            published,
+        ),
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
+use crate::guard;
 use crate::pg::{bgworker, database, latch, report, xact};
 use crate::worker::shmem::{self, Wish};
 use crate::worker::{pacing, scheduler};
@@ -49,6 +50,7 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
     let mut launcher = Launcher::default();
     loop {
         bgworker::reload_settings();
+        guard::active::reload();
         let pause = launcher.round();
         bgworker::report_idle();
         latch::wait(pause);
