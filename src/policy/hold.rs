@@ -141,7 +141,7 @@ fn subject_scope(kind: String, key: Vec<Option<String>>) -> Result<Scope> {
                 Kind::UndefinedObject,
                 format!("no table is tagged as the one of subjects of kind \"{kind}\""),
             )
-            .hint("Tag it with custodian.tag_table(…, subject_kind => …, subject_key => …).")
+            .hint("Tag it with custodian.tag_table(rel, subject_kind => kind, subject_key => columns).")
         })?;
     let (table, columns) = own;
     if columns.len() != key.len() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
-use crate::pg::{relation, sandbox};
+use crate::pg::{relation, sandbox, subxact};
 
 /// Reads `{"column": ["value", …], …}`. One value may stand for a list of one; numbers and booleans for
 /// their text.
@@ -72,8 +72,8 @@ const EXACT: [pg_sys::Oid; 17] = [
 
 /// The values as the column would hold them, as text. Runs the type's input as the table's owner.
 ///
-/// Errors: 42704 without such a column; 42809 for a type whose equal values have different texts; those of
-/// the type's input.
+/// Errors: 42704 without such a column; 42809 for a type whose equal values have different texts; 22023 for
+/// a value that the type does not accept.
 pub fn normalize(table: pg_sys::Oid, column: &str, values: Vec<String>) -> Result<Vec<String>> {
     let rows = fresh::rows(
         "SELECT t.oid, a.atttypmod, (t.typtype = 'e')::int FROM pg_catalog.pg_attribute a \
@@ -119,18 +119,42 @@ pub fn normalize(table: pg_sys::Oid, column: &str, values: Vec<String>) -> Resul
         values
             .iter()
             .map(|value| {
-                let rows = fresh::rows(
-                    &format!("SELECT ($1::text::{type_name})::text"),
-                    &[value.as_str().into()],
-                    Seen::Everything,
-                    1,
-                )?;
-                rows.first()
-                    .ok_or_else(|| Error::internal("a value was lost"))
-                    .and_then(|row| Ok(fresh::must(row, 0)?.to_owned()))
+                as_type(value, &type_name).map_err(|error| not_of_type(error, column, &name))
             })
             .collect()
     })
+}
+
+/// The text form of a value after it was read as the type.
+fn as_type(value: &str, type_name: &str) -> std::result::Result<String, subxact::Caught> {
+    subxact::subtransaction(|| {
+        let rows = fresh::rows(
+            &format!("SELECT ($1::text::{type_name})::text"),
+            &[value.into()],
+            Seen::Everything,
+            1,
+        )?;
+        rows.first()
+            .ok_or_else(|| Error::internal("a value was lost"))
+            .and_then(|row| Ok(fresh::must(row, 0)?.to_owned()))
+    })
+}
+
+/// The server's own text would show the value.
+fn not_of_type(caught: subxact::Caught, column: &str, table: &str) -> Error {
+    match caught.own {
+        Some(own) => own,
+        None => Error::new(
+            Kind::InvalidParameter,
+            format!(
+                "a value given for column \"{column}\" of table \"{table}\" is not one of its type"
+            ),
+        )
+        .detail(format!(
+            "Reading it failed with SQLSTATE {}.",
+            caught.sqlstate
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::evidence::{keys, sealer};
+use crate::guard::row;
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock, latch, random, report, xact};
@@ -85,6 +86,12 @@ impl Rounds {
         wait_for_sweep(database);
         let evidence = evidence(shmem::leads(database));
         transaction(interrupted)?;
+        if let Err(caught) = transaction(row::maintain) {
+            report::log(
+                PgLogLevel::WARNING,
+                caught.describe("pg_custodian could not put the row guard on all its tables"),
+            );
+        }
         if guc::disposal() == Disposal::Off {
             return evidence;
         }

@@ -330,7 +330,9 @@ fn deleted(old: &Old) -> Result<()> {
         }
     }
     for reference in &keeping.references {
-        referring(old, reference)?;
+        if !reference.seen_on_delete || !keys_fire() {
+            referring(old, reference)?;
+        }
     }
     Ok(())
 }
@@ -345,9 +347,7 @@ fn updated(old: &Old) -> Result<()> {
             .is_some_and(|column| fired.changed(column.attnum, column.by_value, column.length))
     };
     if keeping.has_holds() {
-        let all = keeping.columns.keys().map(String::as_str);
-        let protected = verdict::protected(all, &keeping.tagged, &keeping.found_by());
-        if protected.iter().any(|name| changed(name))
+        if keeping.protected.iter().any(|name| changed(name))
             && let Some(keeper) = old.hold()?
         {
             return object(&keeping.name, Act::UpdateRow, &keeper);
@@ -364,6 +364,9 @@ fn updated(old: &Old) -> Result<()> {
         }
     }
     for reference in &keeping.references {
+        if reference.seen_on_update && keys_fire() {
+            continue;
+        }
         if reference
             .key
             .parent_columns
@@ -374,6 +377,13 @@ fn updated(old: &Old) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the triggers that enforce foreign keys fire in this session.
+fn keys_fire() -> bool {
+    // SAFETY: reads a setting of this session.
+    let role = unsafe { pg_sys::SessionReplicationRole } as u32;
+    role != pg_sys::SESSION_REPLICATION_ROLE_REPLICA
 }
 
 /// Refuses when kept rows of another table refer to the row.

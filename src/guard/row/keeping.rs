@@ -8,8 +8,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::guard::row::lookup::{self, Key, Source};
-use crate::guard::row::verdict::Keeper;
+use crate::guard::row::lookup::{self, Key, Reaction, Source};
+use crate::guard::row::verdict::{self, Keeper};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::lock::{self, Mode};
 use crate::pg::textform::TextForm;
@@ -71,6 +71,11 @@ pub struct Kept {
 pub struct Reference {
     pub key: Key,
     pub child: Rc<Keeping>,
+    /// The child's own guard sees what becomes of each referring row when this one is deleted, unless the
+    /// triggers of foreign keys do not fire.
+    pub seen_on_delete: bool,
+    /// The same when the key of this one changes.
+    pub seen_on_update: bool,
 }
 
 #[derive(Debug)]
@@ -83,6 +88,8 @@ pub struct Keeping {
     pub partitioned: bool,
     pub columns: BTreeMap<String, Column>,
     pub tagged: BTreeSet<String>,
+    /// The columns that may not change in a held row.
+    pub protected: BTreeSet<String>,
     pub held: Vec<Held>,
     pub subjects: Option<Subjects>,
     pub minimums: Vec<Kept>,
@@ -100,8 +107,20 @@ impl Keeping {
         !self.held.is_empty() || self.subjects.is_some()
     }
 
+    /// Whether the guard of the rows refuses whatever a foreign key over these columns would do to a kept row.
+    fn sees(&self, reaction: Reaction, columns: &[String]) -> bool {
+        let holds_see =
+            || !self.has_holds() || columns.iter().all(|column| self.protected.contains(column));
+        match reaction {
+            Reaction::Seen => true,
+            Reaction::Moved => holds_see(),
+            Reaction::Emptied => self.minimums.is_empty() && holds_see(),
+            Reaction::Unsure => false,
+        }
+    }
+
     /// The columns by which holds find the rows.
-    pub fn found_by(&self) -> BTreeSet<String> {
+    fn found_by(&self) -> BTreeSet<String> {
         let mut columns: BTreeSet<String> = self
             .held
             .iter()
@@ -125,7 +144,10 @@ pub fn load(relation: pg_sys::Oid) -> Result<Keeping> {
             read_one(key.child, true)?
         };
         if !child.keeps_nothing() {
+            let (on_delete, on_update) = lookup::reactions(&key)?;
             keeping.references.push(Reference {
+                seen_on_delete: child.sees(on_delete, &key.columns),
+                seen_on_update: child.sees(on_update, &key.columns),
                 key,
                 child: Rc::new(child),
             });
@@ -190,6 +212,12 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
         .hint("Correct the tag with custodian.tag_table()."));
     }
     keeping.subjects = subjects(relation, labels.table.as_ref())?;
+
+    keeping.protected = verdict::protected(
+        keeping.columns.keys().map(String::as_str),
+        &keeping.tagged,
+        &keeping.found_by(),
+    );
 
     let table_clock = labels.table.as_ref().and_then(|tag| tag.clock.clone());
     let mut minimums: BTreeMap<(String, Option<String>), BTreeSet<String>> = BTreeMap::new();
@@ -404,6 +432,7 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
         partitioned: false,
         columns: BTreeMap::new(),
         tagged: BTreeSet::new(),
+        protected: BTreeSet::new(),
         held: Vec::new(),
         subjects: None,
         minimums: Vec::new(),

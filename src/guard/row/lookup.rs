@@ -9,6 +9,7 @@ use crate::pg::{inherit, relation};
 /// A foreign key, with names for everything, quoted by the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
+    pub constraint: pg_sys::Oid,
     pub name: String,
     pub child: pg_sys::Oid,
     pub parent: pg_sys::Oid,
@@ -27,7 +28,7 @@ const KEYS: &str = "SELECT c.conname, c.conrelid, c.confrelid, \
     (SELECT pg_catalog.json_agg('OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')' ORDER BY k.n) \
      FROM pg_catalog.unnest(c.conpfeqop) WITH ORDINALITY k(num, n) \
      JOIN pg_catalog.pg_operator o ON o.oid = k.num JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) \
-    FROM pg_catalog.pg_constraint c ";
+    , c.oid FROM pg_catalog.pg_constraint c ";
 
 fn keys(condition: &str, relation: pg_sys::Oid) -> Result<Vec<Key>> {
     fresh::rows(
@@ -39,6 +40,7 @@ fn keys(condition: &str, relation: pg_sys::Oid) -> Result<Vec<Key>> {
     .iter()
     .map(|row| {
         Ok(Key {
+            constraint: fresh::oid(row, 6)?,
             name: fresh::must(row, 0)?.to_owned(),
             child: fresh::oid(row, 1)?,
             parent: fresh::oid(row, 2)?,
@@ -68,6 +70,54 @@ pub fn of_parent(parent: pg_sys::Oid) -> Result<Vec<Key>> {
          ORDER BY c.oid",
         parent,
     )
+}
+
+/// What a foreign key does to the rows that refer to one that goes or changes its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// The server looks at each of them, and deletes or changes it or refuses: their own guard sees it.
+    Seen,
+    /// The key's columns are emptied.
+    Emptied,
+    /// The key's columns follow.
+    Moved,
+    /// It may leave them as they are.
+    Unsure,
+}
+
+/// What a key does on deletion and on change of its parent's row, unless triggers of foreign keys do not fire
+/// at all. Disabled triggers, and triggers and rules of the referring tables that can make the server pass a
+/// row over, leave it unsure.
+pub fn reactions(key: &Key) -> Result<(Reaction, Reaction)> {
+    let mut tree = vec![key.child];
+    tree.extend(inherit::descendants(key.child));
+    let rows = fresh::rows(
+        "SELECT c.confdeltype, c.confupdtype, \
+         (EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgconstraint = c.oid AND t.tgenabled NOT IN ('O', 'A')) \
+          OR EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = ANY ($2) AND NOT t.tgisinternal \
+                     AND t.tgtype::int & 3 = 3) \
+          OR EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = ANY ($2)))::int \
+         FROM pg_catalog.pg_constraint c WHERE c.oid = $1",
+        &[key.constraint.into(), tree.into()],
+        Seen::Everything,
+        1,
+    )?;
+    let Some(row) = rows.first() else {
+        return Ok((Reaction::Unsure, Reaction::Unsure));
+    };
+    if fresh::number::<i32>(row, 2)? != 0 {
+        return Ok((Reaction::Unsure, Reaction::Unsure));
+    }
+    let reaction = |code: &str, on_delete: bool| match code {
+        "a" | "r" => Reaction::Seen,
+        "c" if on_delete => Reaction::Seen,
+        "c" => Reaction::Moved,
+        _ => Reaction::Emptied,
+    };
+    Ok((
+        reaction(fresh::must(row, 0)?, true),
+        reaction(fresh::must(row, 1)?, false),
+    ))
 }
 
 /// Where a value is found: in columns of the row itself (`hops` empty), or of one reached over foreign keys.

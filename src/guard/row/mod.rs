@@ -9,10 +9,13 @@ pub mod sync;
 pub mod verdict;
 pub mod veto;
 
+use std::time::Duration;
+
 use pgrx::prelude::*;
 
-use crate::pg::relation;
+use crate::error::Result;
 use crate::pg::report::SqlResult;
+use crate::pg::{relation, timeout};
 use crate::policy::relation_ref;
 
 pub use findings::findings;
@@ -22,6 +25,20 @@ pub use sync::sync;
 pub fn init() {
     fire::init();
 }
+
+/// What the scheduler does in each round: brings the guard's triggers in line with the policy, as after a
+/// restore that no hook saw. Gives up soon when somebody uses a table, and tries again in the next round.
+pub fn maintain() -> Result<()> {
+    // An error rolls the setting back with the transaction.
+    timeout::set_lock_timeout(MAINTENANCE_LOCK_TIMEOUT);
+    relation_ref::adopt()?;
+    sync::sync_all()?;
+    timeout::set_lock_timeout(Duration::ZERO);
+    Ok(())
+}
+
+/// Writers queue behind a trigger that is being made for at most this long.
+const MAINTENANCE_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Puts the row guard's triggers on every table that legal holds or statutory minimums concern and that lacks
 /// them, and takes them off where nothing needs them. The extension does so by itself when holds, tags, keys

@@ -12,10 +12,9 @@ use crate::compat;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
 use crate::guard::row::fire;
-use crate::guard::row::keeping::Keeping;
 use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::sync;
-use crate::guard::row::verdict::{self, Act};
+use crate::guard::row::verdict::Act;
 use crate::pg::object_access::Drop;
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, relation, trigger};
@@ -55,23 +54,13 @@ fn refuse_if_any_kept(relation: pg_sys::Oid, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_protected(keeping: &Keeping, column: &str) -> bool {
-    keeping.has_holds()
-        && verdict::protected(
-            keeping.columns.keys().map(String::as_str),
-            &keeping.tagged,
-            &keeping.found_by(),
-        )
-        .contains(column)
-}
-
 /// Refuses while the column has values that are kept.
 fn refuse_if_column_kept(relation: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
     if !sync::is_guarded(relation)? {
         return Ok(());
     }
     let keeping = fire::keeping(relation)?;
-    let held = is_protected(&keeping, column);
+    let held = keeping.has_holds() && keeping.protected.contains(column);
     // A minimum whose clock is the column would never lapse without it, or at once.
     let keeper = probe::any(&keeping, held, Minimums::OfColumn(column), None)?;
     match keeper {

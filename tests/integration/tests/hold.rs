@@ -242,6 +242,38 @@ fn the_replica_role_orphans_no_held_row() -> Result<()> {
 }
 
 #[test]
+fn triggers_and_rules_that_swallow_a_cascade_orphan_no_held_row() -> Result<()> {
+    let node = shop()?;
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', rel => 'shop.orders', match => '{{\"invoice_no\":[\"A2\"]}}')"
+    ))?;
+    let mut owner = node.client_as("shop", "postgres")?;
+    kept(&mut owner, "DELETE FROM shop.customer WHERE id = 2");
+    owner.batch_execute(
+        "CREATE FUNCTION shop.skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER skip BEFORE DELETE ON shop.orders FOR EACH ROW EXECUTE FUNCTION shop.skip()",
+    )?;
+    kept(&mut owner, "DELETE FROM shop.customer WHERE id = 2");
+    owner.batch_execute(
+        "DROP TRIGGER skip ON shop.orders;
+         CREATE RULE skip AS ON DELETE TO shop.orders DO INSTEAD NOTHING",
+    )?;
+    kept(&mut owner, "DELETE FROM shop.customer WHERE id = 2");
+    // A trigger that undoes or makes changes after all others saw them does not get round the guard.
+    owner.batch_execute(
+        "DROP RULE skip ON shop.orders;
+         CREATE FUNCTION shop.change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.invoice_no := ''Z''; RETURN NEW; END';
+         CREATE TRIGGER \"~~~~\" BEFORE UPDATE ON shop.orders FOR EACH ROW EXECUTE FUNCTION shop.change()",
+    )?;
+    kept(
+        &mut owner,
+        "UPDATE shop.orders SET id = id WHERE invoice_no = 'A2'",
+    );
+    assert_eq!(counts(&node)?, "3|6|3");
+    Ok(())
+}
+
+#[test]
 fn rows_are_held_by_the_values_of_their_columns() -> Result<()> {
     let node = shop()?;
     node.exec(&format!(
@@ -548,6 +580,31 @@ fn a_restored_database_keeps_its_holds() -> Result<()> {
         copy.text("SELECT count(*) FROM custodian.check() WHERE code IN ('row-guard-missing', 'hold-without-table')")?,
         "0"
     );
+    Ok(())
+}
+
+#[test]
+fn the_scheduler_puts_a_missing_guard_back() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    let mut client = node.client()?;
+    // As after a restore that no hook of ours saw.
+    client.batch_execute(
+        "SET allow_system_table_mods = on;
+         DELETE FROM pg_depend WHERE classid = 'pg_trigger'::regclass AND objid IN
+             (SELECT oid FROM pg_trigger WHERE tgrelid = 'shop.ticket'::regclass AND tgfoid = 'custodian.row_guard'::regproc);
+         DELETE FROM pg_trigger WHERE tgrelid = 'shop.ticket'::regclass AND tgfoid = 'custodian.row_guard'::regproc",
+    )?;
+    assert_eq!(
+        client.text("SELECT object FROM custodian.check() WHERE code = 'row-guard-missing'")?,
+        "shop.ticket"
+    );
+    node.alter_system("custodian.naptime", "1")?;
+    wait_until("the guard is back", 60, || {
+        node.text("SELECT count(*) FROM custodian.check() WHERE code = 'row-guard-missing'")
+            .is_ok_and(|missing| missing == "0")
+    });
+    kept(&mut node.client()?, "DELETE FROM shop.ticket WHERE id = 2");
     Ok(())
 }
 
