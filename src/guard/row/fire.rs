@@ -346,12 +346,11 @@ fn updated(old: &Old) -> Result<()> {
             .get(name)
             .is_some_and(|column| fired.changed(column.attnum, column.by_value, column.length))
     };
-    if keeping.has_holds() {
-        if keeping.protected.iter().any(|name| changed(name))
-            && let Some(keeper) = old.hold()?
-        {
-            return object(&keeping.name, Act::UpdateRow, &keeper);
-        }
+    if keeping.has_holds()
+        && keeping.protected.iter().any(|name| changed(name))
+        && let Some(keeper) = old.hold()?
+    {
+        return object(&keeping.name, Act::UpdateRow, &keeper);
     }
     for kept in &keeping.minimums {
         let emptied = kept.columns.iter().any(|name| {
