@@ -25,8 +25,10 @@ const LISTED: usize = 10_000;
 #[pg_extern(schema = "custodian")]
 fn seal_ledger() -> SqlResult<i64> {
     relation::require_steward("seal the ledger")?;
+    sealer::wait_for_turn()?;
     sealer::drain_events(true, true)?;
-    Ok(sealer::seal()?)
+    let block = sealer::seal()?;
+    Ok(block.ok_or_else(|| Error::internal("the turn to seal was lost"))?)
 }
 
 /// The end of the sealed ledger, to be kept where the administrators of this server cannot write:
@@ -34,7 +36,7 @@ fn seal_ledger() -> SqlResult<i64> {
 /// head does not vouch. For stewards.
 #[pg_extern(schema = "custodian", stable)]
 fn ledger_head() -> SqlResult<String> {
-    relation::require_steward("read the head of the ledger")?;
+    relation::expect_steward("read the head of the ledger")?;
     let head = sandbox::as_extension_owner(|| {
         // One statement, so that a sealer at work cannot come between its parts.
         spi::select_one(
@@ -81,7 +83,7 @@ fn verify_ledger(
     >,
     ErrorReport,
 > {
-    relation::require_steward("verify the ledger")?;
+    relation::expect_steward("verify the ledger")?;
     let head = head.map(str::parse::<Head>).transpose()?;
     let mut problems = verify(head)?;
     if xact::may_write() {
@@ -212,7 +214,7 @@ fn pending_events() -> Result<
     >,
     ErrorReport,
 > {
-    relation::require_steward("read the guard's events")?;
+    relation::expect_steward("read the guard's events")?;
     let database = xact::database();
     let name = relation::database_name(database).unwrap_or_default();
     let pending = events::pending(database, &name, true, true)
@@ -245,7 +247,7 @@ fn pending_events() -> Result<
 /// `action` completes "must be a data steward to …".
 #[pg_extern(schema = "custodian", stable, strict)]
 fn require_steward(action: &str) -> SqlResult<bool> {
-    relation::require_steward(action)?;
+    relation::expect_steward(action)?;
     Ok(true)
 }
 

@@ -11,6 +11,7 @@ mod functions;
 mod keyfile;
 pub mod keys;
 pub mod ledger;
+pub mod refusal;
 mod ring;
 pub mod sealer;
 mod verify;

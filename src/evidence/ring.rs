@@ -60,8 +60,8 @@ pub enum Gate {
     Access,
     /// The row guard: legal holds and statutory minimums.
     Row,
-    /// Setting, loosening and removing tags.
-    Tag,
+    /// What only stewards, or owners, may decide: tags, purposes, minimums, holds, approvals.
+    Policy,
 }
 
 impl Gate {
@@ -72,7 +72,7 @@ impl Gate {
             Gate::Ddl => "ddl",
             Gate::Access => "access",
             Gate::Row => "row",
-            Gate::Tag => "tag",
+            Gate::Policy => "policy",
         }
     }
 }

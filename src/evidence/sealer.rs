@@ -17,8 +17,9 @@ use crate::policy::period::Instant;
 /// Entries in one block, at most: what a sealer, or a verification, has in memory at a time.
 const BLOCK_ENTRIES: i64 = 5_000;
 
-/// Makes sure that this transaction alone seals in this database, and sees what those before it sealed.
-fn exclusively() -> Result<()> {
+/// Whether this transaction alone seals in this database, until it ends, and sees what those before it
+/// sealed. With `wait` it waits for whoever does; without, it says that somebody else is at it.
+fn exclusively(wait: bool) -> Result<bool> {
     if xact::in_recovery() {
         return Err(Error::new(
             Kind::NotInPrerequisiteState,
@@ -36,7 +37,17 @@ fn exclusively() -> Result<()> {
         .hint("Use isolation level READ COMMITTED."));
     }
     let table = relation::own_relation(c"ledger_block").ok_or_else(relation::not_installed)?;
-    lock::relation(table, pg_sys::ShareRowExclusiveLock);
+    let mode = pg_sys::ShareRowExclusiveLock;
+    if wait {
+        lock::relation(table, mode);
+        return Ok(true);
+    }
+    Ok(lock::try_relation(table, mode))
+}
+
+/// Waits until nobody else seals in this database, and keeps others from it until the transaction ends.
+pub fn wait_for_turn() -> Result<()> {
+    exclusively(true)?;
     Ok(())
 }
 
@@ -45,18 +56,24 @@ fn exclusively() -> Result<()> {
 /// `repeats`, those too that came again within an hour after they were moved.
 ///
 /// They leave shared memory when this transaction commits. In a subtransaction, whose end would not be
-/// noticed, nothing is moved.
+/// noticed, nothing is moved, nor while another session is at it.
 pub fn drain_events(also_unbound: bool, repeats: bool) -> Result<usize> {
     // SAFETY: reads backend-local state.
     if unsafe { pg_sys::GetCurrentTransactionNestLevel() } > 1 {
         return Ok(0);
     }
-    exclusively()?;
     let database = xact::database();
     let name = relation::database_name(database).unwrap_or_default();
-    let handover = match events::pending(database, &name, also_unbound, repeats) {
-        Some(handover) if !handover.is_empty() => handover,
-        _ => return Ok(0),
+    let waiting = || {
+        events::pending(database, &name, also_unbound, repeats)
+            .filter(|handover| !handover.is_empty())
+    };
+    // Most rounds find nothing, and take no lock for it.
+    if waiting().is_none() || !exclusively(false)? {
+        return Ok(0);
+    }
+    let Some(handover) = waiting() else {
+        return Ok(0);
     };
     write(&handover)?;
     let moved = handover.events.len();
@@ -109,9 +126,11 @@ fn write(handover: &Handover) -> Result<()> {
 }
 
 /// Seals what no block holds yet, and returns the number of the last block, 0 when there is none. What this
-/// transaction itself appended is sealed with it.
-pub fn seal() -> Result<i64> {
-    exclusively()?;
+/// transaction itself appended is sealed with it. `None` when another session is at it.
+pub fn seal() -> Result<Option<i64>> {
+    if !exclusively(false)? {
+        return Ok(None);
+    }
     sandbox::as_extension_owner(|| {
         let last = spi::write(
             "SELECT block, hash FROM custodian.ledger_block ORDER BY block DESC LIMIT 1",
@@ -130,7 +149,7 @@ pub fn seal() -> Result<i64> {
                 |row| Ok((row.must::<i64>(1)?, row.must::<String>(2)?)),
             )?;
             if entries.is_empty() {
-                return Ok(number);
+                return Ok(Some(number));
             }
             number += 1;
             previous = close(number, previous, &entries)?;

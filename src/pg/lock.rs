@@ -65,3 +65,9 @@ pub fn own_table(name: &CStr) -> Result<()> {
     }
     Ok(())
 }
+
+/// The same without waiting; whether the lock could be had.
+pub fn try_relation(relation: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as i32) }
+}

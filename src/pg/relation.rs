@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::evidence::refusal;
 use crate::guc;
 use crate::policy::model::Ident;
 
@@ -224,8 +225,14 @@ pub fn is_monitor() -> bool {
     unsafe { pg_sys::has_privs_of_role(current_user(), monitor) }
 }
 
-/// Fails unless the current user is a steward. `action` completes "must be a data steward to …".
+/// Fails unless the current user is a steward, and puts the attempt on its way to the ledger. `action`
+/// completes "must be a data steward to …"; it may hold no personal value.
 pub fn require_steward(action: &str) -> Result<()> {
+    expect_steward(action).map_err(|error| refusal::of_decision(action, error))
+}
+
+/// The same for those who only want to look: the attempt is not recorded.
+pub fn expect_steward(action: &str) -> Result<()> {
     if is_steward() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::evidence::refusal;
 use crate::guard::row;
 use crate::pg::{inherit, label, lock, relation};
 use crate::policy::epoch;
@@ -21,13 +22,12 @@ pub fn authorize_at_all(target: &Target) -> Result<()> {
 }
 
 fn stranger(target: &Target) -> Error {
-    Error::new(
+    let action = format!("tag {}", target.describe());
+    let error = Error::new(
         Kind::InsufficientPrivilege,
-        format!(
-            "must be owner of the table or a data steward to tag {}",
-            target.describe()
-        ),
-    )
+        format!("must be owner of the table or a data steward to {action}"),
+    );
+    refusal::of_decision(&action, error)
 }
 
 /// Fails unless the current user may make this change to a label. `owner` says whether the user owns the

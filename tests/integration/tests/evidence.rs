@@ -453,3 +453,47 @@ fn events_of_another_database_are_not_shown_here() -> Result<()> {
     assert_eq!(other.text(count)?, "1");
     Ok(())
 }
+
+#[test]
+fn refusals_reach_the_ledger_unasked_and_are_sealed() -> Result<()> {
+    let node = Cluster::builder("unasked")
+        .preload("pg_custodian")
+        .conf("custodian.enforce = on")
+        .conf("custodian.naptime = 1")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian; CREATE TABLE customer (email text); CREATE ROLE intern LOGIN")?;
+    let mut intern = node.client_as("intern", "postgres")?;
+    let decisions = [
+        "SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.account}')",
+        "SELECT custodian.define_purpose('shop.forever', 'contract', '99 years')",
+        "SELECT custodian.seal_ledger()",
+    ];
+    for decision in decisions {
+        assert_eq!(intern.refused(decision).sqlstate(), REFUSED);
+    }
+    // Looking is refused too, and no entry.
+    assert_eq!(
+        intern.refused("SELECT custodian.ledger_head()").sqlstate(),
+        REFUSED
+    );
+    // A walsender belongs to no database.
+    let copy = node
+        .program("pg_basebackup")?
+        .args(["-D", &node.dir().join("copy").display().to_string()])
+        .run()?;
+    assert!(!copy.success(), "{copy}");
+    let sealed = "SELECT string_agg(DISTINCT concat_ws(' ', detail ->> 'gate', actor, object), ', ' ORDER BY concat_ws(' ', detail ->> 'gate', actor, object))
+        FROM custodian.ledger WHERE kind = 'guard.refused' AND block IS NOT NULL AND detail ->> 'gate' = ";
+    let expected = "policy intern define a purpose, policy intern seal the ledger, policy intern tag column public.customer.email";
+    wait_until("the scheduler has sealed the refused decisions", 60, || {
+        node.text(&format!("{sealed}'policy'"))
+            .is_ok_and(|text| text == expected)
+    });
+    wait_until("the scheduler has sealed the refused walsender", 60, || {
+        node.text(&format!("{sealed}'login'"))
+            .is_ok_and(|text| text.contains("postgres"))
+    });
+    let head = seal(&node)?;
+    assert_eq!(verify(&node, Some(&head))?, "");
+    Ok(())
+}
