@@ -9,11 +9,13 @@ use std::rc::Rc;
 use pgrx::Uuid;
 use pgrx::prelude::*;
 
+use crate::anonymize::method::Method;
 use crate::anonymize::pseudonym::Key;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::pg::report::SqlResult;
 use crate::pg::{sandbox, spi};
+use crate::policy::model::{Disposal, Plan};
 
 /// Every pseudonym key of this database, the one in use first. `None`: one is missing, so that values could be
 /// taken for such as were never disposed.
@@ -52,9 +54,17 @@ impl Drop for Loan {
     }
 }
 
-/// Runs `work` with the keys lent to this backend: what `work` does as a table's owner may make and recognise
-/// pseudonyms.
-pub fn with_key<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Runs `work` with the keys lent to this backend, where the plan asks for pseudonyms: what `work` does as a
+/// table's owner may make and recognise them.
+pub fn with_key<T>(plan: &Plan, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let asked = plan
+        .groups
+        .iter()
+        .flat_map(|group| &group.columns)
+        .any(|column| column.disposal == Disposal::Anonymize(Method::Hmac));
+    if !asked {
+        return work();
+    }
     let ring = Rc::new(load()?);
     let _loan = Loan(LENT.with(|lent| lent.borrow_mut().replace(ring)));
     work()

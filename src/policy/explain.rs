@@ -132,7 +132,9 @@ fn explain(rel: pg_sys::Oid, key: &serde_json::Value, now: Instant) -> Result<Ve
                 continue;
             }
             let statement = statement(&plan, leaf, &policy, now, &parts);
-            let rows = key::with_key(|| Ok(as_owner_of(leaf, || read_facts(&statement, leaf))))?;
+            let rows = key::with_key(&plan, || {
+                Ok(as_owner_of(leaf, || read_facts(&statement, leaf)))
+            })?;
             let rows = rows.map_err(|caught| {
                 Error::new(
                     if caught.sqlstate == "42501" {

@@ -159,31 +159,30 @@ fn counted(rel: Option<pg_sys::Oid>, cutoff: Instant) -> Result<Vec<Counted>> {
     let schema = load::schema(rel)?;
     let policy = load::policy()?;
     let mut found = Vec::new();
-    key::with_key(|| {
-        for id in load::order(&schema) {
-            let Some(table) = schema.tables.get(&id) else {
-                continue;
-            };
-            let asked = match rel {
-                // Other tables are there for the foreign keys alone.
-                Some(rel) => table.family.contains(&rel.to_u32()),
-                None => steward || relation::is_owner(pg_sys::Oid::from(id)),
-            };
-            if !asked {
-                continue;
-            }
-            let mut plan = compile(&schema, &policy, id);
-            if let Some(rel) = rel.map(pg_sys::Oid::to_u32) {
-                // A partition, or a part of the tree: only the leaves below it.
-                plan.leaves.retain(|leaf| {
-                    leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
-                });
-            }
-            let lines = Counter { lines: Vec::new() }.plan(&plan, &policy, cutoff);
-            found.extend(lines.into_iter().map(|(line, rows)| (id, line, rows)));
+    for id in load::order(&schema) {
+        let Some(table) = schema.tables.get(&id) else {
+            continue;
+        };
+        let asked = match rel {
+            // Other tables are there for the foreign keys alone.
+            Some(rel) => table.family.contains(&rel.to_u32()),
+            None => steward || relation::is_owner(pg_sys::Oid::from(id)),
+        };
+        if !asked {
+            continue;
         }
-        Ok(())
-    })?;
+        let mut plan = compile(&schema, &policy, id);
+        if let Some(rel) = rel.map(pg_sys::Oid::to_u32) {
+            // A partition, or a part of the tree: only the leaves below it.
+            plan.leaves.retain(|leaf| {
+                leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
+            });
+        }
+        let lines = key::with_key(&plan, || {
+            Ok(Counter { lines: Vec::new() }.plan(&plan, &policy, cutoff))
+        })?;
+        found.extend(lines.into_iter().map(|(line, rows)| (id, line, rows)));
+    }
     Ok(found)
 }
 

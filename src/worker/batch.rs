@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use pgrx::pg_sys;
 
+use crate::anonymize::key;
 use crate::error::Result;
 use crate::pg::{heap, lock, sandbox, spi, xact};
 use crate::policy::epoch;
@@ -71,11 +72,13 @@ pub fn dispose(target: &Target, blocks: Range<u32>) -> Result<Outcome> {
             .with_blocks(blocks.start, blocks.end);
         let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
             .with_blocks(blocks.start, blocks.end);
-        sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
-            let rows = spi::run(&batch)?;
-            Ok(Outcome::Done {
-                rows: i64::try_from(rows).unwrap_or(i64::MAX),
-                left: spi::count_fresh(&rest)?,
+        key::with_key(&work.plan, || {
+            sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+                let rows = spi::run(&batch)?;
+                Ok(Outcome::Done {
+                    rows: i64::try_from(rows).unwrap_or(i64::MAX),
+                    left: spi::count_fresh(&rest)?,
+                })
             })
         })
     })

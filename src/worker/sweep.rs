@@ -6,6 +6,7 @@ use std::time::{Duration, Instant as Moment};
 
 use pgrx::prelude::*;
 
+use crate::anonymize::key;
 use crate::error::Result;
 use crate::guc;
 use crate::pg::subxact::Caught;
@@ -232,9 +233,11 @@ impl Sweep {
         let statement = render::segments(plan, &step, leaf, policy, self.run.cutoff, after);
         transaction(|| {
             let params = spi::bind(&statement.params)?;
-            sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
-                spi::select(&statement.sql, &params, |row| {
-                    Ok(u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX / SEGMENT))
+            key::with_key(plan, || {
+                sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+                    spi::select(&statement.sql, &params, |row| {
+                        Ok(u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX / SEGMENT))
+                    })
                 })
             })
         })

@@ -197,12 +197,15 @@ CREATE TABLE plan.person (id int PRIMARY KEY, at date, v text UNIQUE, short varc
 INSERT INTO plan.person VALUES (1, '2020-01-01', 'someone', 's'), (2, '2020-01-01', 'ps1.00000000.' || repeat('0', 32) || '.' || repeat('0', 16), 's'), (3, 'infinity', 'x', 's'), (4, '5874897-01-01', 'y', 's');
 SELECT custodian.tag_table('plan.person', clock => 'at');
 SELECT custodian.tag_column('plan.person', 'v', 'user.name', '{shop.account}', on_expiry => 'hmac');
+-- The tag function refuses a method that does not fit; a label that says so all the same is kept.
 SELECT custodian.tag_column('plan.person', 'short', 'user.name', '{shop.account}', on_expiry => 'hmac');
+SECURITY LABEL FOR custodian ON COLUMN plan.person.short IS '{"category":"user.name","sensitivity":"personal","purposes":["shop.account"],"on_expiry":"hmac"}';
 SELECT relation, column_names, action, reason, rows FROM custodian.preview('plan.person', '2030-01-01Z') ORDER BY action, reason;
 
 SELECT severity, code, object, problem FROM custodian.check()
 WHERE object LIKE 'plan.%' ORDER BY object, code;
 
+SELECT custodian.untag_column('plan.orders', 'invoice_no');
 DROP SCHEMA plan CASCADE;
 DELETE FROM custodian.hold;
 DELETE FROM custodian.relation_ref WHERE ref = 900;
