@@ -35,7 +35,14 @@ impl Caught {
                 Some(detail) => format!("{what}: {detail}"),
                 None => what.to_owned(),
             }),
-            None => Error::new(Kind::Internal, what).detail(format!("SQLSTATE {}.", self.sqlstate)),
+            None => {
+                let kind = match self.sqlstate.as_str() {
+                    "42501" => Kind::InsufficientPrivilege,
+                    "55P03" | "40P01" => Kind::LockNotAvailable,
+                    _ => Kind::Internal,
+                };
+                Error::new(kind, what).detail(format!("SQLSTATE {}.", self.sqlstate))
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One batch: the rows of one step in a range of blocks of one leaf, in the current transaction.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use pgrx::pg_sys;
@@ -50,8 +51,8 @@ fn fits(target: &Target) -> Result<bool> {
 }
 
 /// Disposes of what is due in `blocks`. Errors of the table's own code are raised as they come: the caller
-/// catches them, and keeps no more than their SQLSTATE.
-pub fn dispose(target: &Target, blocks: Range<u32>) -> Result<Outcome> {
+/// catches them, and keeps no more than their SQLSTATE. `locked` is set once the locks were had.
+pub fn dispose(target: &Target, blocks: Range<u32>, locked: &Cell<bool>) -> Result<Outcome> {
     let Target {
         work,
         step,
@@ -62,6 +63,7 @@ pub fn dispose(target: &Target, blocks: Range<u32>) -> Result<Outcome> {
     if !lock(work.plan.table, leaf)? {
         return Ok(Outcome::Stale);
     }
+    locked.set(true);
     xact::with_snapshot(|| {
         if !fits(target)? {
             return Ok(Outcome::Stale);
@@ -72,13 +74,15 @@ pub fn dispose(target: &Target, blocks: Range<u32>) -> Result<Outcome> {
             .with_blocks(blocks.start, blocks.end);
         let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
             .with_blocks(blocks.start, blocks.end);
+        let owner = pg_sys::Oid::from(leaf.owner);
         key::with_key(&work.plan, || {
-            sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
-                let rows = spi::run(&batch)?;
-                Ok(Outcome::Done {
-                    rows: i64::try_from(rows).unwrap_or(i64::MAX),
-                    left: spi::count_fresh(&rest)?,
-                })
+            let rows = sandbox::as_table_owner(owner, || spi::run(&batch))?;
+            // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
+            // and so what the names and operators of the second statement mean.
+            let left = sandbox::as_table_owner(owner, || spi::count_fresh(&rest))?;
+            Ok(Outcome::Done {
+                rows: i64::try_from(rows).unwrap_or(i64::MAX),
+                left,
             })
         })
     })

@@ -83,17 +83,24 @@ fn runs(findings: &mut Vec<Finding>) -> Result<()> {
                 code: "run-waiting",
                 object,
                 problem: format!("Run {id} waits for an approval: {reason}."),
-                remedy: format!("Compare custodian.run_items with custodian.preview(), then call custodian.approve_run({id}, reason)."),
+                remedy: format!(
+                    "Compare custodian.run_items with custodian.preview(), then call custodian.approve_run({id}, reason)."
+                ),
             },
             "failed" => Finding {
                 severity: Severity::Error,
                 code: "run-failed",
                 object,
+                remedy: match &sqlstate {
+                    Some(sqlstate) => remedy(sqlstate).to_owned(),
+                    None => "It is tried again by itself.".to_owned(),
+                },
                 problem: match sqlstate {
-                    Some(sqlstate) => format!("Run {id} failed with SQLSTATE {sqlstate}{colon}{reason}."),
+                    Some(sqlstate) => {
+                        format!("Run {id} failed with SQLSTATE {sqlstate}{colon}{reason}.")
+                    }
                     None => format!("Run {id} failed{colon}{reason}."),
                 },
-                remedy: "See custodian.run_items and the constraints and triggers of the table. It is tried again by itself.".to_owned(),
             },
             _ => Finding {
                 severity: Severity::Notice,
@@ -141,7 +148,8 @@ fn obstacles(findings: &mut Vec<Finding>) -> Result<()> {
     Ok(())
 }
 
-fn remedy(sqlstate: &str) -> &'static str {
+/// What to do about an error of a table's own code.
+pub fn remedy(sqlstate: &str) -> &'static str {
     match sqlstate {
         super::sweep::SWALLOWED => {
             "A trigger or a rule of the table swallows the statement. Remove it, or have it let go of rows that are due."

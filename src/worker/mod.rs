@@ -21,6 +21,8 @@ mod scheduler;
 pub mod shmem;
 mod survey;
 mod sweep;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod work;
 
 pub use findings::findings;

@@ -9,11 +9,13 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::guc;
 use crate::pg::regclass::Regclass;
-use crate::pg::{clock, lock, relation, subxact, xact};
+use crate::pg::subxact::{self, Caught};
+use crate::pg::{clock, lock, relation, xact};
 use crate::policy::load;
 use crate::policy::render;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::batch::{self, Outcome, Target};
+use crate::worker::findings;
 use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::run::{self, State};
 use crate::worker::survey;
@@ -137,7 +139,9 @@ fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
                 cutoff,
                 after: *after,
             };
-            let done = match subxact::subtransaction(|| batch::dispose(&target, batch::WHOLE)) {
+            let done = match subxact::subtransaction(|| {
+                batch::dispose(&target, batch::WHOLE, &std::cell::Cell::new(false))
+            }) {
                 Ok(Outcome::Done { rows, left: 0 }) => rows,
                 Ok(Outcome::Done { left, .. }) => {
                     return Err(Error::new(
@@ -155,10 +159,8 @@ fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
                     .hint("Try again."));
                 }
                 Err(caught) => {
-                    return Err(caught.describe(&format!(
-                        "rows of {} could not be disposed",
-                        leaf.ident.name
-                    )));
+                    let what = format!("rows of {} could not be disposed", leaf.ident.name);
+                    return Err(told(&caught, &what));
                 }
             };
             xact::with_snapshot(|| run::progress(id, number, done))?;
@@ -223,7 +225,14 @@ fn begin(root: pg_sys::Oid, name: &str) -> Result<Option<Begun>> {
         run::begin(run.id)?;
         return Ok(Some((work, run.id, run.cutoff, after, limit)));
     }
-    let survey = survey::survey(&work, clock::now(), true)?;
+    let survey = subxact::subtransaction(|| survey::survey(&work, clock::now(), true)).map_err(
+        |caught| {
+            told(
+                &caught,
+                &format!("what is due in {name} could not be counted"),
+            )
+        },
+    )?;
     if survey.items.is_empty() {
         return Ok(None);
     }
@@ -239,6 +248,15 @@ fn begin(root: pg_sys::Oid, name: &str) -> Result<Option<Begun>> {
         survey.after,
         estimate.limit(false),
     )))
+}
+
+/// An error of the table's own code, of which no more than the SQLSTATE may be said.
+fn told(caught: &Caught, what: &str) -> Error {
+    let error = caught.describe(what);
+    if caught.own.is_some() {
+        return error;
+    }
+    error.hint(findings::remedy(&caught.sqlstate))
 }
 
 fn blown(name: &str, detail: &str) -> Error {

@@ -122,6 +122,10 @@ impl Rounds {
                     PgLogLevel::WARNING,
                     caught.describe(&format!("pg_custodian could not work on {name}")),
                 );
+                transaction(|| {
+                    let relation = pg_sys::Oid::from(table);
+                    run::insert_failed(relation, &name, overview.epoch, &caught.sqlstate)
+                })?;
             }
         }
         evidence
@@ -206,12 +210,14 @@ impl Rounds {
         shmem::clear_starved();
         wait_for_start(database, id);
         wait_for_sweep(database);
-        let state = transaction(|| {
+        let run = transaction(|| {
             run::interrupt(id, "its worker ended")?;
-            Ok(run::get(id)?.map(|run| run.state))
+            run::get(id)
         })?;
-        match state {
-            Some(State::Failed | State::Interrupted) => self.failed(table),
+        match run.as_ref().map(|run| (run.state, run.reason.as_deref())) {
+            // Nobody's fault: it goes on in the next round.
+            Some((State::Interrupted, Some(sweep::TABLE_LOCKED))) => {}
+            Some((State::Failed | State::Interrupted, _)) | None => self.failed(table),
             _ => {
                 if let Some(memory) = self.tables.get_mut(&table) {
                     memory.failures = 0;
@@ -251,9 +257,16 @@ fn wait_for_start(database: pg_sys::Oid, id: i64) {
     }
 }
 
+/// A batch is cancelled after a minute. Code of a table that does not let itself be cancelled is ended, with
+/// the worker, after this many microseconds.
+const STUBBORN: i64 = 180_000_000;
+
 /// Waits until no sweep worker is in the database.
 fn wait_for_sweep(database: pg_sys::Oid) {
-    while shmem::sweep(database) != 0 {
+    while let Some(slot) = shmem::slot(database).filter(|slot| slot.sweep != 0) {
+        if slot.batch_since != 0 && xact::server_now() - slot.batch_since > STUBBORN {
+            latch::terminate(slot.sweep);
+        }
         latch::wait(Duration::from_secs(5));
     }
 }

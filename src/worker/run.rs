@@ -74,10 +74,11 @@ pub struct Run {
     pub table_rows: i64,
     pub planned: i64,
     pub done: i64,
+    pub reason: Option<String>,
 }
 
 const COLUMNS: &str = "run_id, relation, relation_name, state, cutoff, plan, approved_at IS NOT NULL, \
-                       coalesce(table_rows, 0), rows_planned, rows_done";
+                       coalesce(table_rows, 0), rows_planned, rows_done, reason";
 
 fn read(row: &spi::Row) -> Result<Run> {
     Ok(Run {
@@ -91,6 +92,7 @@ fn read(row: &spi::Row) -> Result<Run> {
         table_rows: row.must(8)?,
         planned: row.must(9)?,
         done: row.must(10)?,
+        reason: row.get(11)?,
     })
 }
 
@@ -233,6 +235,29 @@ pub fn forget_barren(relation: pg_sys::Oid) -> Result<()> {
         )?;
         Ok(())
     })
+}
+
+/// Stores that a table could not be planned, in place of the last such attempt.
+pub fn insert_failed(relation: pg_sys::Oid, name: &str, epoch: i64, sqlstate: &str) -> Result<()> {
+    forget_barren(relation)?;
+    let id = sandbox::as_extension_owner(|| {
+        spi::write(
+            "INSERT INTO custodian.run (relation, relation_name, state, cutoff, epoch, plan)
+             VALUES ($1, $2, 'failed', pg_catalog.clock_timestamp(), $3, '')
+             RETURNING run_id",
+            &[relation.into(), name.into(), epoch.into()],
+            |row| row.must::<i64>(1),
+        )
+    })?;
+    for id in id {
+        set_state(
+            id,
+            State::Failed,
+            Some("it could not be planned"),
+            Some(sqlstate),
+        )?;
+    }
+    Ok(())
 }
 
 /// Marks a run as started by this server, before anything of it is done.

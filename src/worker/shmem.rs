@@ -48,6 +48,8 @@ pub struct Slot {
     pub barred_until: i64,
     /// When a round last ended without an error; 0 is never.
     pub last_success: i64,
+    /// When the sweep's present batch began; 0 is between batches.
+    pub batch_since: i64,
 }
 
 impl Slot {
@@ -60,6 +62,7 @@ impl Slot {
         since: 0,
         barred_until: 0,
         last_success: 0,
+        batch_since: 0,
     };
 
     fn idle(&self) -> bool {
@@ -313,6 +316,7 @@ pub fn claim_sweep(database: pg_sys::Oid, pid: i32) -> bool {
     write(|directory| match directory.find(database) {
         Some(slot) if slot.sweep == 0 && slot.barred_until <= now => {
             slot.sweep = pid;
+            slot.batch_since = 0;
             true
         }
         _ => false,
@@ -333,6 +337,16 @@ pub fn release_sweep(pid: i32) -> i32 {
         scheduler
     })
     .unwrap_or(0)
+}
+
+/// Notes that the sweep begins a batch, or is through with it.
+pub fn mark_batch(database: pg_sys::Oid, begins: bool) {
+    let now = if begins { xact::server_now() } else { 0 };
+    write(|directory| {
+        if let Some(slot) = directory.find(database) {
+            slot.batch_since = now;
+        }
+    });
 }
 
 /// The sweep worker in the database; 0 is none.

@@ -1,5 +1,6 @@
 //! The sweep: executes one run, in batches, each a transaction of its own.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant as Moment};
@@ -27,7 +28,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest a batch may take: a trigger that never ends must not keep the other tables waiting.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often a batch that met a lock or a deadlock is tried again as it is.
+/// How often a batch that could not lock its table, or the rows of a single block, is tried again.
 const RETRIES: u32 = 3;
 
 /// A run stops after this many block ranges that it had to leave.
@@ -105,6 +106,8 @@ enum End {
     Tripped,
     /// Too many block ranges had to be left.
     GaveUp,
+    /// Somebody holds a lock on the table, or changes the policy.
+    Locked,
 }
 
 /// What became of one batch.
@@ -113,6 +116,7 @@ enum Batched {
     Swallowed(i64),
     Stale,
     Tripped,
+    Locked,
 }
 
 struct Sweep {
@@ -272,15 +276,18 @@ impl Sweep {
                     self.done = self.done.saturating_add(rows);
                     self.obstacle(leaf, &blocks, SWALLOWED)?;
                 }
-                Err(caught) if is_contention(&caught.sqlstate) && retries < RETRIES => {
-                    latch::sleep(Duration::from_millis(100) * 4u32.pow(retries));
-                    retries += 1;
+                Ok(Batched::Locked) if retries < RETRIES => {
+                    pause(&mut retries);
                     continue;
                 }
+                Ok(Batched::Locked) => return Ok(End::Locked),
                 Err(caught) => {
-                    retries = 0;
                     if let Some(half) = BatchSize::of(blocks.end - blocks.start).halved() {
                         *size = half;
+                        continue;
+                    }
+                    if is_contention(&caught.sqlstate) && retries < RETRIES {
+                        pause(&mut retries);
                         continue;
                     }
                     self.obstacle(leaf, &blocks, &caught.sqlstate)?;
@@ -314,9 +321,11 @@ impl Sweep {
             after,
         };
         let id = self.run.id;
+        let locked = Cell::new(false);
+        shmem::mark_batch(xact::database(), true);
         let outcome = timeout::within(BATCH_TIMEOUT, || {
             xact::transaction(|| {
-                Ok(match batch::dispose(&target, blocks)? {
+                Ok(match batch::dispose(&target, blocks, &locked)? {
                     Outcome::Stale => Batched::Stale,
                     Outcome::Done { rows, .. } if rows > self.limit.saturating_sub(self.done) => {
                         // What the batch did is undone with its transaction.
@@ -338,6 +347,7 @@ impl Sweep {
                 })
             })
         });
+        shmem::mark_batch(xact::database(), false);
         heap::release_session_advisory_locks();
         bgworker::report_statistics();
         match outcome {
@@ -349,6 +359,7 @@ impl Sweep {
             {
                 Ok(Batched::Tripped)
             }
+            Err(caught) if is_contention(&caught.sqlstate) && !locked.get() => Ok(Batched::Locked),
             outcome => outcome,
         }
     }
@@ -385,6 +396,7 @@ impl Sweep {
             End::Superseded => run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None),
             // The next round counts again, and lets the fuse decide.
             End::Tripped => run::set_state(id, State::Superseded, Some(TRIPPED), None),
+            End::Locked => run::interrupt(id, TABLE_LOCKED),
             End::GaveUp | End::Through if self.obstacles > 0 => run::set_state(
                 id,
                 State::Failed,
@@ -420,6 +432,15 @@ pub fn waiting_message(id: i64, relation: &str, reason: &str) -> crate::error::E
     .hint(format!(
         "Look at custodian.run_items and custodian.preview(), then call custodian.approve_run({id}, reason => '…')."
     ))
+}
+
+/// The table, or the policy, was locked by somebody else for longer than a sweep waits.
+pub const TABLE_LOCKED: &str = "the table or the policy is locked by another session";
+
+/// Waits, ever longer, before a batch is tried again as it is.
+fn pause(retries: &mut u32) {
+    latch::sleep(Duration::from_millis(100) * 3u32.pow(*retries));
+    *retries += 1;
 }
 
 /// Lock timeout, deadlock, serialization failure: worth trying again as it is.

@@ -1,8 +1,8 @@
 //! What the worker disposes of, and when: exactly what was planned, after the fuse, and never twice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use integration::{Cluster, Result, Sql};
+use integration::{Cluster, Result, Sql, Stop, wait_until};
 
 /// Customers last seen 1, 2, 3, … days ago, their owner an ordinary role; after 200 days they go.
 const SCHEMA: &str = "
@@ -146,6 +146,210 @@ fn what_is_due_is_observed_then_waits_then_goes_as_planned() -> Result<()> {
         "superseded",
         "SELECT count(*) FROM custodian.runs WHERE state = 'waiting'",
         "0",
+    );
+    Ok(())
+}
+
+/// A table whose sweep takes many batches: wide rows, and a trigger that makes each batch slow and notes what
+/// went, in the same transaction.
+const SLOW: &str = "
+    CREATE EXTENSION pg_custodian;
+    CREATE ROLE app NOLOGIN;
+    CREATE SCHEMA shop AUTHORIZATION app;
+    SET ROLE app;
+    CREATE TABLE shop.log (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+    ALTER TABLE shop.log ALTER body SET STORAGE PLAIN;
+    CREATE TABLE shop.gone (id bigint);
+    CREATE FUNCTION shop.note() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO shop.gone SELECT id FROM old; PERFORM pg_sleep(0.05); RETURN NULL; END';
+    CREATE TRIGGER note AFTER DELETE ON shop.log REFERENCING OLD TABLE AS old
+        FOR EACH STATEMENT EXECUTE FUNCTION shop.note();
+    RESET ROLE;
+    INSERT INTO shop.log SELECT n, repeat('x', 3000), now() - interval '1 year' FROM generate_series(1, 600) n;
+    INSERT INTO shop.log SELECT n, repeat('x', 3000), now() FROM generate_series(601, 700) n;
+    SELECT custodian.define_purpose('shop.log', 'contract', '100 days');
+    SELECT custodian.tag_table('shop.log', clock => 'at', on_expiry => 'delete');
+    SELECT custodian.tag_column('shop.log', 'body', 'user.behavior', '{shop.log}')";
+
+const SWEEP: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND state = 'active'";
+
+/// Waits until a sweep has done more batches than `before`; gives its process id and the batches.
+fn mid_sweep(node: &Cluster, before: i64) -> (i32, i64) {
+    let mut found = (0, 0);
+    wait_until("a sweep is at work", 120, || {
+        let batches = node
+            .text("SELECT batches FROM custodian.runs WHERE state = 'running'")
+            .unwrap_or_default()
+            .parse()
+            .unwrap_or(0);
+        let pid = node.text(SWEEP).unwrap_or_default().parse().unwrap_or(0);
+        found = (pid, batches);
+        pid != 0 && batches > before
+    });
+    found
+}
+
+#[test]
+fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
+    let node = cluster(
+        "interrupted",
+        &[
+            "custodian.disposal = on",
+            "custodian.max_disposal_fraction = 1",
+            "custodian.batch_target = 1ms",
+        ],
+    )?;
+    node.exec(SLOW)?;
+
+    let (pid, batches) = mid_sweep(&node, 0);
+    assert_eq!(
+        node.text(&format!(
+            "SELECT query FROM pg_stat_activity WHERE pid = {pid}"
+        ))?,
+        format!(
+            "pg_custodian run {}: shop.log",
+            node.text("SELECT run_id FROM custodian.runs")?
+        )
+    );
+    node.exec(&format!("SELECT pg_terminate_backend({pid})"))?;
+    let (other, batches) = mid_sweep(&node, batches);
+    assert_ne!(pid, other);
+
+    // The sweep outlives its scheduler; the next one waits for it.
+    node.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_custodian scheduler'")?;
+    let (_, batches) = mid_sweep(&node, batches);
+
+    let start = Instant::now();
+    node.stop(Stop::Fast)?;
+    assert!(start.elapsed() < Duration::from_secs(15));
+    node.start()?;
+    let (_, batches) = mid_sweep(&node, batches);
+    node.stop(Stop::Immediate)?;
+    node.start()?;
+    let (pid, batches) = mid_sweep(&node, batches);
+
+    // SAFETY: kills a process that this test's own cluster started.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    wait_until("the server has recovered", 60, || {
+        node.log().contains("was terminated by signal 9") && node.text("SELECT 1").is_ok()
+    });
+    mid_sweep(&node, batches);
+
+    wait_for(
+        &node,
+        "done",
+        "SELECT state, rows_planned, rows_done FROM custodian.runs",
+        "done|600|600",
+    );
+    assert_eq!(
+        node.text("SELECT count(*), count(DISTINCT id), max(id) FROM shop.gone")?,
+        "600|600|600"
+    );
+    assert_eq!(node.text("SELECT count(*) FROM shop.log")?, "100");
+    assert_eq!(
+        node.text("SELECT planned, done FROM custodian.run_items")?,
+        "600|600"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_hold_placed_during_a_sweep_is_in_force_when_its_call_returns() -> Result<()> {
+    let node = cluster(
+        "hold",
+        &[
+            "custodian.disposal = on",
+            "custodian.max_disposal_fraction = 1",
+            "custodian.batch_target = 1ms",
+        ],
+    )?;
+    node.exec(SLOW)?;
+    mid_sweep(&node, 0);
+    node.exec(
+        "CREATE ROLE counsel;
+         SELECT custodian.place_hold('2026-civ-1', 'counsel', current_date + 30, 'lawsuit', rel => 'shop.log')",
+    )?;
+    let left = node.text("SELECT count(*) FROM shop.log")?;
+    let gone: i64 = left.parse().expect("a count");
+    assert!(gone > 100, "the sweep was through before the hold");
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(node.text("SELECT count(*) FROM shop.log")?, left);
+    Ok(())
+}
+
+#[test]
+fn rows_that_cannot_go_are_left_and_the_rest_goes() -> Result<()> {
+    let node = cluster(
+        "obstacles",
+        &[
+            "custodian.disposal = on",
+            "custodian.max_disposal_fraction = 1",
+        ],
+    )?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE item (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+         ALTER TABLE item ALTER body SET STORAGE PLAIN;
+         INSERT INTO item SELECT n, repeat('x', 7000), now() - interval '1 year' FROM generate_series(1, 100) n;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN IF OLD.id IN (17, 63) THEN RAISE EXCEPTION ''no''; END IF; RETURN OLD; END';
+         CREATE TRIGGER refuse BEFORE DELETE ON item FOR EACH ROW EXECUTE FUNCTION refuse();
+         SELECT custodian.define_purpose('test.item', 'contract', '100 days');
+         SELECT custodian.tag_table('item', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('item', 'body', 'user.behavior', '{test.item}')",
+    )?;
+    wait_for(
+        &node,
+        "the rest went",
+        "SELECT string_agg(id::text, ',' ORDER BY id) FROM item",
+        "17,63",
+    );
+    wait_for(
+        &node,
+        "failed",
+        "SELECT state, rows_planned, rows_done, obstacles, sqlstate FROM custodian.runs ORDER BY run_id LIMIT 1",
+        "failed|100|98|2|P0001",
+    );
+    // It is tried again, and goes once nothing stands in the way.
+    node.exec("DROP TRIGGER refuse ON item")?;
+    wait_for(&node, "all went", "SELECT count(*) FROM item", "0");
+    wait_for(
+        &node,
+        "no problem is left",
+        "SELECT count(*) FROM custodian.check() WHERE code IN ('undisposable-rows', 'run-failed')",
+        "0",
+    );
+    Ok(())
+}
+
+#[test]
+fn a_locked_table_is_tried_again_and_does_not_stop_the_others() -> Result<()> {
+    let node = cluster(
+        "locked",
+        &[
+            "custodian.disposal = on",
+            "custodian.max_disposal_fraction = 1",
+        ],
+    )?;
+    node.exec("CREATE TABLE other (id bigint, email text, at timestamptz)")?;
+    node.exec(SCHEMA)?;
+    wait_for(&node, "swept", "SELECT count(*) FROM shop.customer", "200");
+    let mut client = node.client()?;
+    client.text("BEGIN; LOCK TABLE shop.customer IN SHARE MODE")?;
+    node.alter_system("custodian.clock_offset", "5d")?;
+    node.exec(
+        "INSERT INTO other SELECT n, 'e', now() - interval '1 year' FROM generate_series(1, 10) n;
+         SELECT custodian.tag_table('other', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('other', 'email', 'user.contact.email', '{shop.account}')",
+    )?;
+    wait_for(&node, "the other table", "SELECT count(*) FROM other", "0");
+    assert_eq!(node.text("SELECT count(*) FROM shop.customer")?, "200");
+    client.text("ROLLBACK")?;
+    wait_for(
+        &node,
+        "unlocked",
+        "SELECT count(*) FROM shop.customer",
+        "195",
     );
     Ok(())
 }
