@@ -5,7 +5,7 @@
 //! a comparison of two numbers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -54,6 +54,39 @@ thread_local! {
     /// Counts invalidations, so that what was read while one arrived is not kept.
     static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    static SEEN: RefCell<Seen> = RefCell::new(Seen::default());
+}
+
+/// What this session has read already in mode `warn`: a read is examined and recorded once per session, relation
+/// and columns, until rules or tags change, so that a rollout costs a look-up per statement.
+#[derive(Default)]
+struct Seen {
+    generation: u64,
+    invalidations: u64,
+    reads: HashSet<(u32, Option<Vec<i16>>)>,
+}
+
+impl Seen {
+    /// Reads remembered at most; then it begins anew.
+    const MAX: usize = 4096;
+
+    /// Whether this read was examined before.
+    fn knows(&mut self, generation: u64, relation: u32, read: &Option<Vec<i16>>) -> bool {
+        let invalidations = INVALIDATIONS.get();
+        if self.generation != generation || self.invalidations != invalidations {
+            self.generation = generation;
+            self.invalidations = invalidations;
+            self.reads.clear();
+        }
+        self.reads.contains(&(relation, read.clone()))
+    }
+
+    fn remember(&mut self, relation: u32, read: Option<Vec<i16>>) {
+        if self.reads.len() >= Self::MAX {
+            self.reads.clear();
+        }
+        self.reads.insert((relation, read));
+    }
 }
 
 #[pg_guard]
@@ -135,16 +168,15 @@ fn is_open_table(relation: pg_sys::Oid) -> bool {
 }
 
 /// The columns of a relation that this session may not read.
-fn offending(session: &Session, access: &Access) -> Vec<(pg_sys::Oid, Column)> {
-    let wanted = attributes(access);
-    columns(access.relation)
+fn offending(
+    session: &Session,
+    relation: pg_sys::Oid,
+    wanted: Option<&[i16]>,
+) -> Vec<(pg_sys::Oid, Column)> {
+    columns(relation)
         .columns
         .iter()
-        .filter(|column| {
-            wanted
-                .as_ref()
-                .is_none_or(|wanted| wanted.contains(&column.attnum))
-        })
+        .filter(|column| wanted.is_none_or(|wanted| wanted.contains(&column.attnum)))
         .filter(|column| match (&column.exposure, &session.active.rules) {
             (Exposure::Cleared, _) => false,
             (
@@ -156,7 +188,7 @@ fn offending(session: &Session, access: &Access) -> Vec<(pg_sys::Oid, Column)> {
             ) => !session.judgement.may_hold(rules, residency),
             _ => true,
         })
-        .map(|column| (access.relation, column.clone()))
+        .map(|column| (relation, column.clone()))
         .collect()
 }
 
@@ -164,17 +196,29 @@ fn check(access: &Access, session: &Session) -> Result<()> {
     if access.required & pg_sys::ACL_SELECT == 0 || is_catalog(access.relation) {
         return Ok(());
     }
-    // SAFETY: a cached catalog lookup by OID.
-    let kind = unsafe { pg_sys::get_rel_relkind(access.relation) } as u8;
-    // The tables below a view are in the list themselves; a sequence holds a number of its own.
-    if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE)
-        || is_open_table(access.relation)
-    {
+    let wanted = attributes(access);
+    if guc::enforce(Gate::Access) != Enforce::Warn {
+        return examine(access.relation, wanted.as_deref(), session);
+    }
+    let (generation, key) = (session.active.generation, access.relation.to_u32());
+    if SEEN.with_borrow_mut(|seen| seen.knows(generation, key, &wanted)) {
         return Ok(());
     }
-    let closed = if VALUES.contains(&access.relation) {
+    examine(access.relation, wanted.as_deref(), session)?;
+    SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
+    Ok(())
+}
+
+fn examine(relation: pg_sys::Oid, wanted: Option<&[i16]>, session: &Session) -> Result<()> {
+    // SAFETY: a cached catalog lookup by OID.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    // The tables below a view are in the list themselves; a sequence holds a number of its own.
+    if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE) || is_open_table(relation) {
+        return Ok(());
+    }
+    let closed = if VALUES.contains(&relation) {
         Some("It holds values of other tables' columns.")
-    } else if relation::schema_oid() == Some(namespace(access.relation)) {
+    } else if relation::schema_oid() == Some(namespace(relation)) {
         Some("It is a table of the extension that may hold keys of subjects.")
     } else {
         None
@@ -182,7 +226,7 @@ fn check(access: &Access, session: &Session) -> Result<()> {
     let what = match closed {
         Some(what) => what.to_owned(),
         None => {
-            let offending = offending(session, access);
+            let offending = offending(session, relation, wanted);
             if offending.is_empty() {
                 return Ok(());
             }
@@ -192,7 +236,7 @@ fn check(access: &Access, session: &Session) -> Result<()> {
             )
         }
     };
-    let name = relation::describe(access.relation);
+    let name = relation::describe(relation);
     let error = Error::new(
         Kind::RegionRefused,
         format!("reading \"{name}\" from {} is not allowed", session.peer),

@@ -233,6 +233,17 @@ fn remove_copy() {
     }
 }
 
+/// Says in the log that other rules are in force.
+fn announce(state: State) {
+    let message = match state {
+        State::Current => "other region rules are in force",
+        State::Missing => "no region rules are in force, since there is no rules file",
+        // Said already.
+        State::Kept | State::Broken | State::Inactive => return,
+    };
+    report::log(PgLogLevel::LOG, Error::new(Kind::ConfigFile, message));
+}
+
 fn complain(problem: &str, detail: Option<String>, kept: bool) {
     let consequence = if kept {
         "the rules read before stay in force"
@@ -341,6 +352,7 @@ fn read_again() {
         let generation = shared.generation.load(Ordering::Relaxed) + 1;
         LOCAL.with(|local| local.replace(Some(Active::new(generation, rules))));
         shared.generation.store(generation, Ordering::Release);
+        announce(state);
     }
     shared.read_at.store(read_at, Ordering::Release);
 }

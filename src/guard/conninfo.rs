@@ -70,6 +70,13 @@ fn host(text: &str) -> Host {
     address(text).map_or_else(|| Host::Name(text.to_owned()), Host::Address)
 }
 
+/// The host, if it looks like the name of one. What does not may be a part of a password that was not encoded
+/// as it should be, and is not to be shown.
+pub fn host_name(host: &str) -> Option<&str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    host.chars().all(plain).then_some(host)
+}
+
 /// A literal address, with or without a zone.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.split_once('%').map_or(text, |(address, _)| address);
@@ -311,6 +318,14 @@ mod tests {
         ] {
             assert_eq!(hosts(text), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn a_part_of_a_password_is_not_taken_for_a_host() {
+        let found = hosts("postgresql://app:p@ss@db.example/x").unwrap();
+        assert_eq!(found, [name("ss@db.example")]);
+        assert_eq!(host_name("ss@db.example"), None);
+        assert_eq!(host_name("db-1.example"), Some("db-1.example"));
     }
 
     #[test]

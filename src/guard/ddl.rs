@@ -266,7 +266,13 @@ fn subscription(name: *const std::ffi::c_char, conninfo: *const std::ffi::c_char
                 Host::Address(address) => outside(judge(Address::Ip(address)), address.to_string()),
                 Host::Socket => outside(judge(Address::Socket), "a unix socket".to_owned()),
                 Host::Name(host) => Some((
-                    format!("It leads to \"{host}\", a name whose address may change."),
+                    match conninfo::host_name(&host) {
+                        Some(host) => {
+                            format!("It leads to \"{host}\", a name whose address may change.")
+                        }
+                        None => "It leads to something that is neither an address nor a name."
+                            .to_owned(),
+                    },
                     NAME_REMEDY.to_owned(),
                     None,
                 )),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::row::{fire, keeping, sync};
+use crate::guc;
 use crate::pg::lock::{self, Mode};
 use crate::pg::report::SqlResult;
 use crate::pg::{clock, inherit, relation, sandbox, spi, subxact};
@@ -217,6 +218,15 @@ fn trees(roots: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
     all.into_iter().map(pg_sys::Oid::from).collect()
 }
 
+/// Takes the epoch locks that guards of these tables share: of the roots, and of the other roots that a child
+/// of several parents has.
+fn lock_epochs(roots: &[pg_sys::Oid]) -> Result<()> {
+    for root in roots_of(&trees(roots)) {
+        lock::epoch(root, Mode::Exclusive)?;
+    }
+    Ok(())
+}
+
 /// Keeps partitions, children and foreign keys of the tables as they are.
 fn lock_trees(roots: &[pg_sys::Oid]) -> Result<()> {
     for relation in trees(roots) {
@@ -274,9 +284,7 @@ fn place(
         for root in &scope.roots {
             sync::after_ddl(*root)?;
         }
-        for root in &scope.roots {
-            lock::epoch(*root, Mode::Exclusive)?;
-        }
+        lock_epochs(&scope.roots)?;
         Ok(id)
     })?;
     let Some(id) = in_time else {
@@ -333,7 +341,7 @@ fn waited(roots: &[pg_sys::Oid]) -> Result<Error> {
             with.into(),
             modes(1).into(),
             class.into(),
-            roots.to_vec().into(),
+            roots_of(&trees(roots)).into(),
         ],
         |row| row.must::<i32>(1),
     )?;
@@ -393,7 +401,8 @@ fn detail(id: i64, scope: &Scope, more: Value) -> Value {
 ///
 /// Errors: 42501 for others than stewards, or an approver who is the requester; 22023 for a review date that
 /// is not in the future, no matter, no reason, no scope or several; 42704 for an unknown approver, column or
-/// kind of subject; 42809 for a relation or a column that cannot be held by.
+/// kind of subject; 42809 for a relation or a column that cannot be held by; 55000 when the library is not
+/// preloaded.
 #[pg_extern(
     sql = r#"CREATE FUNCTION custodian.place_hold(
     matter text, approver text, review_on date, reason text, rel regclass DEFAULT NULL,
@@ -414,6 +423,7 @@ fn place_hold(
     matching: Option<JsonB>,
 ) -> SqlResult<i64> {
     relation::require_steward("place legal holds")?;
+    guc::require_preload("keeping rows under a legal hold")?;
     let matter = required(matter.unwrap_or_default(), "matter")?;
     let reason = required(reason.unwrap_or_default(), "reason")?;
     let approver = required(approver.unwrap_or_default(), "approver")?;
@@ -497,9 +507,7 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
     let done = subxact::unless_lock_timeout(|| {
         sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
         lock_trees(&scope.roots)?;
-        for root in &scope.roots {
-            lock::epoch(*root, Mode::Exclusive)?;
-        }
+        lock_epochs(&scope.roots)?;
         // Again, now that nobody else can have released it.
         find(hold)?;
         let leaves = trees(&scope.roots);

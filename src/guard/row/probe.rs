@@ -331,6 +331,8 @@ pub enum Minimums<'a> {
     All,
     /// Only minimums that keep this column.
     OfColumn(&'a str),
+    /// None: it is holds that are asked about.
+    Disregarded,
 }
 
 /// What keeps some row of the table (or of those that refer to a given row): holds first.
@@ -352,6 +354,7 @@ pub fn any(
         let asked = match minimums {
             Minimums::All => true,
             Minimums::OfColumn(column) => kept.columns.contains(column),
+            Minimums::Disregarded => false,
         };
         if asked {
             let probe = minimum(keeping, kept, first, referring)?;

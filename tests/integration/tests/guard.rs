@@ -160,6 +160,12 @@ fn inside_replicates_and_outside_is_refused() -> Result<()> {
         .run()?;
     assert_refused(&dump, &["reading \"public.customer\""]);
 
+    // What a standby refuses is recorded there.
+    let there = events(&standby)?;
+    assert!(
+        there.contains("login|refused|physical replication|eu"),
+        "{there}"
+    );
     let events = events(&node)?;
     for line in [
         "access|refused|public.customer|eu",
@@ -229,5 +235,36 @@ fn warn_lets_through_and_records_what_on_would_refuse() -> Result<()> {
     assert!(log.contains("received replication command: BASE_BACKUP"));
     assert!(!log.contains("received replication command: IDENTIFY_SYSTEM"));
     client.batch_execute("DROP SUBSCRIPTION s")?;
+    Ok(())
+}
+
+#[test]
+fn holds_are_kept_from_outside_too_and_other_rows_can_be_deleted() -> Result<()> {
+    let node = Cluster::builder("held")
+        .preload("pg_custodian")
+        .conf("custodian.region = 'cn'")
+        .start()?;
+    set_rules(&node, "region cn\nlocal postgres\n")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(
+        r#"CREATE ROLE app LOGIN; CREATE ROLE counsel;
+           CREATE TABLE customer (id int PRIMARY KEY, plan text);
+           INSERT INTO customer SELECT i, 'basic' FROM generate_series(1, 10) i;
+           GRANT ALL ON customer TO app;
+           SECURITY LABEL FOR custodian ON COLUMN customer.id IS '{"not_personal":true}';
+           SECURITY LABEL FOR custodian ON COLUMN customer.plan IS '{"not_personal":true}'"#,
+    )?;
+    node.exec(
+        "SELECT custodian.place_hold('M-1', 'counsel', (now() + interval '1 year')::date, 'a lawsuit',
+                                     rel => 'customer', match => '{\"id\":[7]}')",
+    )?;
+    node.alter_system("custodian.enforce", "on")?;
+    let mut app = node.client_as("app", "postgres")?;
+    assert_eq!(
+        app.refused("DELETE FROM customer WHERE id = 7").sqlstate(),
+        "23001"
+    );
+    app.batch_execute("DELETE FROM customer WHERE id = 8")?;
+    assert_eq!(app.text("SELECT count(id) FROM customer")?, "9");
     Ok(())
 }

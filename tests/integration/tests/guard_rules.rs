@@ -175,6 +175,7 @@ fn wrong_rules_keep_the_last_good_ones_also_across_a_restart_and_a_crash() -> Re
     set_rules(&node, good)?;
     assert_eq!(node.text(state)?, "current");
     assert_eq!(node.text(verdict)?, "inside");
+    node.wait_for_log("other region rules are in force", 10);
 
     let bad = "region cn\nnetwork 10.0.0.0/8 cn\nnetwork 10.86.0.0/16 us\n";
     set_rules(&node, bad)?;
@@ -427,6 +428,34 @@ fn reads_from_outside_are_refused_by_column() -> Result<()> {
         assert_eq!(boss.refused(&format!("TABLE {table}")).sqlstate(), "42501");
     }
     boss.batch_execute("SELECT custodian.ledger_head()")?;
+    // A foreign key asks a table of its own: refused while its key is unreviewed, and an answer once it is cleared.
+    node.exec(
+        "CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1);
+         CREATE TABLE line (item int REFERENCES item); GRANT ALL ON line TO app",
+    )?;
+    assert_eq!(
+        app.refused("INSERT INTO line VALUES (1)").sqlstate(),
+        "42501"
+    );
+    node.exec(r#"SECURITY LABEL FOR custodian ON COLUMN item.id IS '{"not_personal":true}'"#)?;
+    app.batch_execute("INSERT INTO line VALUES (1)")?;
+
+    // In warn a read is recorded once, and again when the tags have changed.
+    node.alter_system("custodian.enforce_access", "warn")?;
+    let warned = "SELECT coalesce(sum(count), 0) FROM custodian.guard_events WHERE outcome = 'warned' AND gate = 'access'";
+    let before: i64 = node.text(warned)?.parse().map_err(|_| "no number")?;
+    let more = |n: i64| -> Result<()> {
+        assert_eq!(node.text(warned)?, (before + n).to_string());
+        Ok(())
+    };
+    let mut app = node.client_as("app", "postgres")?;
+    app.batch_execute("SELECT email FROM customer LIMIT 1")?;
+    app.batch_execute("SELECT email FROM customer LIMIT 1")?;
+    more(1)?;
+    node.exec("SECURITY LABEL FOR custodian ON COLUMN customer.plan IS NULL")?;
+    app.batch_execute("SELECT email FROM customer LIMIT 1")?;
+    more(2)?;
+
     let events = events(&node)?;
     assert!(
         events.contains("access|refused|public.customer|"),

@@ -584,6 +584,119 @@ fn a_restored_database_keeps_its_holds() -> Result<()> {
 }
 
 #[test]
+fn tags_by_which_holds_work_cannot_be_taken_away() -> Result<()> {
+    let node = shop()?;
+    let hold = hold_customer(&node, 2)?;
+    let mut client = node.client()?;
+    kept(
+        &mut client,
+        "SELECT custodian.untag_column('shop.customer', 'email')",
+    );
+    kept(
+        &mut client,
+        "SELECT custodian.clear_column('shop.customer', 'email')",
+    );
+    kept(
+        &mut client,
+        "SECURITY LABEL FOR custodian ON COLUMN shop.customer.email IS NULL",
+    );
+    for sql in [
+        "SELECT custodian.untag_table('shop.ticket')",
+        "SELECT custodian.tag_table('shop.ticket', clock => 'at', subject_kind => 'customer', subject_via => ARRAY['id'])",
+        "SECURITY LABEL FOR custodian ON TABLE shop.customer IS NULL",
+    ] {
+        kept_by(&mut client, sql, "legal holds on subjects of kind");
+    }
+    // A table that is tagged while the hold is in force is guarded from then on.
+    client.batch_execute(
+        "CREATE TABLE shop.visit (customer_id int REFERENCES shop.customer, page text, at timestamptz);
+         INSERT INTO shop.visit VALUES (1, 'a', now()), (2, 'b', now());
+         SELECT custodian.tag_table('shop.visit', clock => 'at', subject_kind => 'customer', subject_via => ARRAY['customer_id'])",
+    )?;
+    client.batch_execute("DELETE FROM shop.visit WHERE customer_id = 1")?;
+    kept(&mut client, "DELETE FROM shop.visit");
+    // An owner's first column tag would free the rest of held rows.
+    let mut owner = node.client_as("shop", "postgres")?;
+    kept(
+        &mut owner,
+        "SELECT custodian.tag_column('shop.ticket', 'at', 'user.behavior', ARRAY['shop.account'], clock => 'at')",
+    );
+    node.exec(&format!(
+        "SELECT custodian.release_hold({hold}, 'counsel', 'settled')"
+    ))?;
+    client.batch_execute("SELECT custodian.untag_column('shop.customer', 'email'); SELECT custodian.untag_table('shop.ticket')")?;
+    Ok(())
+}
+
+#[test]
+fn subjects_are_found_over_foreign_keys_and_among_many() -> Result<()> {
+    let node = shop()?;
+    // The subject's key is not what the foreign key refers to.
+    node.exec(
+        "CREATE TABLE shop.person (id int PRIMARY KEY, number text UNIQUE, born date);
+         CREATE TABLE shop.visit (id int PRIMARY KEY, person_id int REFERENCES shop.person, at timestamptz);
+         CREATE TABLE shop.click (visit_id int REFERENCES shop.visit ON DELETE CASCADE, at timestamptz);
+         INSERT INTO shop.person SELECT n, 'P-' || n, '1990-01-01' FROM generate_series(1, 3) n;
+         INSERT INTO shop.visit SELECT n, n, now() FROM generate_series(1, 3) n;
+         INSERT INTO shop.click SELECT n, now() FROM generate_series(1, 3) n;
+         SELECT custodian.tag_table('shop.person', clock => 'born', subject_kind => 'person', subject_key => ARRAY['number']);
+         SELECT custodian.tag_table('shop.visit', clock => 'at', subject_kind => 'person', subject_via => ARRAY['person_id']);
+         SELECT custodian.tag_table('shop.click', clock => 'at', subject_kind => 'person', subject_via => ARRAY['visit_id'])",
+    )?;
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', subject_kind => 'person', subject_key => ARRAY['P-2'])"
+    ))?;
+    let check = || -> Result<()> {
+        let mut client = node.client()?;
+        kept(&mut client, "DELETE FROM shop.click WHERE visit_id = 2");
+        kept(&mut client, "TRUNCATE shop.click");
+        kept(&mut client, "DELETE FROM shop.visit WHERE id = 2");
+        kept(
+            &mut client,
+            "SET session_replication_role = replica; DELETE FROM shop.visit WHERE id = 2",
+        );
+        kept(
+            &mut client,
+            "UPDATE shop.person SET number = 'P-9' WHERE id = 2",
+        );
+        kept(&mut client, "DROP TABLE shop.click");
+        client.batch_execute("BEGIN; DELETE FROM shop.visit WHERE id = 1; ROLLBACK")?;
+        Ok(())
+    };
+    check()?;
+    // More holds than are kept in memory.
+    node.exec(
+        "INSERT INTO custodian.hold (matter, scope, subject_kind, subject_key, reason, approver, review_on)
+         SELECT 'another', 'subject', 'person', ARRAY['Q-' || n], 'r', 'counsel', current_date + 30 FROM generate_series(1, 1100) n",
+    )?;
+    check()
+}
+
+#[test]
+fn a_child_of_several_parents_obeys_holds_on_each() -> Result<()> {
+    let node = shop()?;
+    node.exec(
+        "CREATE TABLE shop.one (a int); CREATE TABLE shop.two (b int);
+         CREATE TABLE shop.both () INHERITS (shop.one, shop.two);
+         INSERT INTO shop.both VALUES (1, 1), (2, 2)",
+    )?;
+    node.exec("SELECT custodian.place_hold('first', 'counsel', current_date + 30, 'r', rel => 'shop.two', match => '{\"b\":[7]}')")?;
+    let mut writer = node.client()?;
+    writer.batch_execute("BEGIN; DELETE FROM shop.both WHERE a = 1")?;
+    let mut steward = node.client()?;
+    let place = format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', rel => 'shop.two')"
+    );
+    let error = steward.refused(&format!("SET lock_timeout = '300ms'; {place}"));
+    assert_eq!(error.sqlstate(), "55P03", "{error}");
+    writer.batch_execute("ROLLBACK")?;
+    steward.batch_execute(&place)?;
+    kept(&mut writer, "DELETE FROM shop.both WHERE a = 2");
+    kept(&mut writer, "DELETE FROM shop.one");
+    Ok(())
+}
+
+#[test]
 fn the_scheduler_puts_a_missing_guard_back() -> Result<()> {
     let node = shop()?;
     hold_customer(&node, 2)?;
