@@ -57,8 +57,7 @@ SELECT custodian.require_minimum('cn.tax.records', 'app.orders', '{buyer_name,am
     clock => 'issued_at');
 
 -- Order lines have no clock of their own: it is reached over the foreign key.
-SELECT custodian.tag_table('app.order_item', clock => 'order_item_order_id_fkey.ordered_at',
-    collected => 'order_item_order_id_fkey.ordered_at');
+SELECT custodian.tag_table('app.order_item', clock => 'order_item_order_id_fkey.ordered_at');
 SELECT custodian.tag_column('app.order_item', 'gift_message', 'user.content.private', '{shop.order}',
     residency => '{cn}', on_expiry => 'set_null');
 

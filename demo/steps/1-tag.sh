@@ -9,7 +9,7 @@ step_1() {
     show li_steward 'SELECT name, basis, period, required FROM custodian.purposes ORDER BY name'
     show li_steward 'SELECT relation, column_name, category, purposes, residency, on_expiry FROM custodian.tags ORDER BY relation::text, column_name NULLS FIRST'
     show postgres "SELECT provider, objtype, objname, label FROM pg_seclabels WHERE objname = 'app.account.email'"
-    is 'tagged columns' 14 "$(value "SELECT count(*) FROM pg_seclabels WHERE provider = 'custodian' AND objtype = 'column'
+    is 'tagged columns' 13 "$(value "SELECT count(*) FROM pg_seclabels WHERE provider = 'custodian' AND objtype = 'column'
         AND label LIKE '%purposes%'")"
     is 'problems that are errors' 0 "$(value "SELECT count(*) FROM custodian.check() WHERE severity = 'error'")"
 
