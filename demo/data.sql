@@ -63,7 +63,7 @@ FROM (SELECT o AS id, p.id AS account_id,
 
 INSERT INTO app.order_item
 SELECT i, (i + 1) / 2, 'sku-' || demo.pick(i, 41, 200), 1 + demo.pick(i, 42, 4),
-       CASE WHEN demo.pick(i, 43, 4) = 0 THEN 'zqcanary happy birthday ' || i END
+       CASE WHEN demo.pick(i, 43, 4) > 0 THEN 'zqcanary happy birthday ' || i END
 FROM generate_series(1, 50000) AS i;
 
 INSERT INTO app.product
