@@ -65,6 +65,7 @@ SELECT custodian.require_minimum('cn.tax.records', 'wallpaper.purchase', '{payer
 
 -- "… or proving that a certain right or contract meets the applicable statute of limitations …"
 -- NOT YET: claim defences, with a clock of their own. Where a claim is known, a legal hold keeps what it needs.
+CREATE ROLE legal LOGIN;
 SELECT custodian.place_hold('2026-claim-17', approver => 'legal', review_on => current_date + 365,
     reason => 'claim for damages', rel => 'wallpaper.feedback', match => '{"id": ["20"]}') > 0;
 

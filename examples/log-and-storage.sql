@@ -108,6 +108,7 @@ ROLLBACK;
 -- "We may share your personal information in accordance with … the mandatory requirements of the competent
 -- government departments … such as subpoena or investigation letter."
 -- A hold keeps what a letter names, with its matter. NOT YET: a record of what was handed over.
+CREATE ROLE legal LOGIN;
 SELECT custodian.place_hold('2026-letter-4', approver => 'legal', review_on => current_date + 180,
     reason => 'investigation letter', subject_kind => 'user', subject_key => '{2}') > 0;
 DO $$

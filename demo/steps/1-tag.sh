@@ -14,7 +14,7 @@ step_1() {
     is 'problems that are errors' 0 "$(value "SELECT count(*) FROM custodian.check() WHERE severity = 'error'")"
 
     say 'what keeps data whatever its age: a court asks for one customer, tax law for the orders (policy.sql)'
-    run_sql li_steward "SELECT custodian.place_hold('2026-civ-0417', approver => 'general.counsel', review_on => current_date + 180,
+    run_sql li_steward "SELECT custodian.place_hold('2026-civ-0417', approver => 'general_counsel', review_on => current_date + 180,
         reason => 'order of the court of first instance', subject_kind => 'customer', subject_key => '{4711}')"
 
     is 'custodian.disposal' observe "$(value 'SHOW custodian.disposal')"

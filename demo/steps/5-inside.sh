@@ -17,7 +17,7 @@ step_5() {
     local account
     account=$(value 'SELECT account_id FROM app.account AS a WHERE EXISTS (SELECT FROM app.device AS d WHERE d.account_id = a.account_id)
         AND NOT EXISTS (SELECT FROM app.orders AS o WHERE o.account_id = a.account_id) ORDER BY account_id LIMIT 1')
-    run_sql li_steward "SELECT custodian.place_hold('2026-ip-0093', approver => 'general.counsel', review_on => current_date + 90,
+    run_sql li_steward "SELECT custodian.place_hold('2026-ip-0093', approver => 'general_counsel', review_on => current_date + 90,
         reason => 'one device in an expert opinion', rel => 'app.device',
         match => jsonb_build_object('device_id', (SELECT jsonb_build_array(min(device_id)::text) FROM app.device WHERE account_id = $account)))"
     refused shop_app 23001 2026-ip-0093 "DELETE FROM app.account WHERE account_id = $account"
