@@ -124,5 +124,5 @@ refused() {
     psql_as "$role" -v VERBOSITY=sqlstate "${args[@]}" >>"$out" 2>&1 || true
     contains "refused with SQLSTATE $state" "$state" "$out"
     contains "the message names '$text'" "$text" "$out"
-    grep -q '^HINT:' "$out" || failed 'a hint that says what to do' 'HINT' "$(cat "$out")"
+    grep -qE '^HINT:|must be ' "$out" || failed 'a hint that says what to do, or who may' 'HINT, or must be' "$(cat "$out")"
 }

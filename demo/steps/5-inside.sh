@@ -29,9 +29,9 @@ step_5() {
         (SELECT count(*) FROM app.orders WHERE order_no = 'SO-0000007')")"
 
     say 'tags: by somebody who owns nothing, and loosened by the owner'
-    refused intern 42501 '' "SELECT custodian.tag_column('app.account', 'phone', 'user.contact.phone_number', '{shop.personal}')"
-    refused shop_app 42501 '' 'SET ROLE app_owner' "SECURITY LABEL FOR custodian ON COLUMN app.account.email IS NULL"
-    refused shop_app 42501 '' 'SET ROLE app_owner' "SELECT custodian.untag_column('app.account', 'email')"
-    refused intern 42501 '' "SELECT custodian.define_purpose('shop.forever', 'contract', '99 years')"
+    refused intern 42501 steward "SELECT custodian.tag_column('app.account', 'phone', 'user.contact.phone_number', '{shop.personal}')"
+    refused shop_app 42501 steward 'SET ROLE app_owner' "SECURITY LABEL FOR custodian ON COLUMN app.account.email IS NULL"
+    refused shop_app 42501 steward 'SET ROLE app_owner' "SELECT custodian.untag_column('app.account', 'email')"
+    refused intern 42501 steward "SELECT custodian.define_purpose('shop.forever', 'contract', '99 years')"
     shown 'refused inside the primary: a publication of tagged columns, changes of held rows, directly and by cascade, and tags by others than stewards'
 }
