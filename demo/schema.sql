@@ -29,7 +29,7 @@ CREATE TABLE app.app_log (
     log_id      bigint NOT NULL,
     happened_at timestamptz NOT NULL,
     account_id  bigint NOT NULL REFERENCES app.account ON DELETE CASCADE,
-    device_id   bigint NOT NULL REFERENCES app.device ON DELETE CASCADE,
+    device_id   bigint NOT NULL,
     kind        text NOT NULL,
     ip          inet,
     page_url    text,
@@ -38,7 +38,6 @@ CREATE TABLE app.app_log (
 ) PARTITION BY RANGE (happened_at);
 CREATE INDEX ON app.app_log (happened_at);
 CREATE INDEX ON app.app_log (account_id);
-CREATE INDEX ON app.app_log (device_id);
 
 -- One partition per month, for the three years before today and the month after it.
 DO $$

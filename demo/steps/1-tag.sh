@@ -19,7 +19,8 @@ step_1() {
 
     is 'custodian.disposal' observe "$(value 'SHOW custodian.disposal')"
     BEFORE=$(fingerprint)
-    run_sql postgres 'CREATE TABLE demo.preview AS SELECT * FROM custodian.preview()'
+    run_sql postgres 'CREATE TABLE demo.preview AS SELECT * FROM custodian.preview()' \
+        'GRANT USAGE ON SCHEMA demo TO li_steward' 'GRANT SELECT ON demo.preview TO li_steward'
     show li_steward 'SELECT relation, column_names, action, reason, rows FROM custodian.preview() ORDER BY relation::text, action, rows DESC'
 
     say 'counted by plain SQL, to compare:'

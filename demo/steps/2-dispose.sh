@@ -14,7 +14,8 @@ step_2() {
   FROM custodian.runs WHERE state = 'done' AND rows_done > 0 ORDER BY run_id"
 
     run_sql postgres "CREATE TABLE demo.done AS SELECT r.relation::text AS relation, i.columns AS column_names, i.action, sum(i.done) AS rows
-        FROM custodian.run_items AS i JOIN custodian.runs AS r USING (run_id) WHERE r.state = 'done' AND i.done > 0 GROUP BY 1, 2, 3"
+        FROM custodian.run_items AS i JOIN custodian.runs AS r USING (run_id) WHERE r.state = 'done' AND i.done > 0 GROUP BY 1, 2, 3" \
+        'GRANT SELECT ON demo.done TO li_steward'
     show li_steward "SELECT relation, column_names, action, p.rows AS previewed, d.rows AS disposed
   FROM (SELECT relation::text, column_names, action, sum(rows) AS rows FROM demo.preview WHERE action <> 'keep' GROUP BY 1, 2, 3) AS p
   FULL JOIN demo.done AS d USING (relation, column_names, action) ORDER BY relation, action, column_names"
