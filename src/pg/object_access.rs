@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
-use crate::guard::row::veto;
+use crate::guard::row::dropping;
 use crate::pg::report;
 
 /// An object about to be dropped, directly or because something it depends on is.
@@ -22,7 +22,7 @@ pub struct Drop {
 
 /// What runs before an object goes; an error refuses it.
 fn before_drop(drop: Drop) -> Result<()> {
-    veto::before_drop(drop)
+    dropping::before_drop(drop)
 }
 
 /// What runs before a function is called for the first time in a statement; an error refuses it.

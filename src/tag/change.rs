@@ -67,7 +67,7 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
         return Ok(());
     }
     lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
-    row::veto::before_relabel(target.relation, target.attnum, old, new)?;
+    row::relabel::before_change(target.relation, target.attnum, old, new)?;
     let code = match (old, new) {
         (_, None) => "tag.removed",
         (None, Some(_)) => "tag.added",

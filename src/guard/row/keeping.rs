@@ -60,10 +60,19 @@ pub struct Subjects {
 pub struct Kept {
     pub keeper: Keeper,
     pub columns: BTreeSet<String>,
-    /// `None` when the policy does not define the minimum.
+    /// `None` when it cannot be told until when rows are kept.
     pub rule: Option<(Period, Source)>,
     /// Somebody was warned in this transaction.
     pub warned: Cell<bool>,
+}
+
+impl Kept {
+    /// Whether the minimum keeps the column, or finds its clock by it.
+    pub fn concerns(&self, column: &str) -> bool {
+        let clock = self.rule.as_ref().map(|(_, source)| source.own_columns());
+        self.columns.contains(column)
+            || clock.is_some_and(|names| names.iter().any(|name| name == column))
+    }
 }
 
 /// A foreign key by which rows of a guarded table refer to this one.
@@ -100,6 +109,23 @@ impl Keeping {
     /// Nothing keeps any of its rows.
     pub fn keeps_nothing(&self) -> bool {
         self.held.is_empty() && self.subjects.is_none() && self.minimums.is_empty()
+    }
+
+    fn has_columns(&self, names: &[String]) -> bool {
+        names.iter().all(|name| self.columns.contains_key(name))
+    }
+
+    /// Whether a hold or minimum finds what it needs over this foreign key of the relation.
+    pub fn reaches_over(&self, key: &Key) -> bool {
+        let by_clock = self.minimums.iter().any(|kept| {
+            let source = kept.rule.as_ref().map(|(_, source)| source);
+            source.is_some_and(|source| source.hops.first().is_some_and(|hop| hop.name == key.name))
+        });
+        by_clock
+            || self
+                .subjects
+                .as_ref()
+                .is_some_and(|subjects| subjects.source.own_columns() == key.columns)
     }
 
     /// Some hold may lie on its rows.
@@ -242,14 +268,18 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
                 (Some(minimum), _) if minimum.defence => continue,
                 (Some(minimum), Some(clock)) => (
                     minimum.citation.clone(),
-                    Some((minimum.period, lookup::clock(relation, &clock)?)),
+                    // A clock that is not there keeps the rows, and leaves everything else alone.
+                    lookup::clock(relation, &clock)
+                        .ok()
+                        .filter(|source| keeping.has_columns(source.own_columns()))
+                        .map(|source| (minimum.period, source)),
                 ),
                 (Some(minimum), None) => (minimum.citation.clone(), None),
                 (None, _) => (String::new(), None),
             };
             keeping.minimums.push(Kept {
                 keeper: Keeper::Minimum {
-                    undefined: rule.is_none(),
+                    open: rule.is_none(),
                     name,
                     citation,
                 },

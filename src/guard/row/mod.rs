@@ -1,10 +1,12 @@
 //! The row guard: keeps rows that legal holds and statutory minimums protect, from everybody.
 
+pub mod dropping;
 mod findings;
 pub mod fire;
 pub mod keeping;
 pub mod lookup;
 pub mod probe;
+pub mod relabel;
 pub mod sync;
 pub mod verdict;
 pub mod veto;

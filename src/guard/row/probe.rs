@@ -329,7 +329,7 @@ pub fn subject_keeper(subjects: &Subjects, key: &[String]) -> Result<Option<Keep
 pub enum Minimums<'a> {
     /// Any: the rows are about to go.
     All,
-    /// Only minimums that keep this column.
+    /// Only minimums that keep this column, or whose clock is found by it.
     OfColumn(&'a str),
     /// None: it is holds that are asked about.
     Disregarded,
@@ -353,7 +353,7 @@ pub fn any(
     for kept in &keeping.minimums {
         let asked = match minimums {
             Minimums::All => true,
-            Minimums::OfColumn(column) => kept.columns.contains(column),
+            Minimums::OfColumn(column) => kept.concerns(column),
             Minimums::Disregarded => false,
         };
         if asked {

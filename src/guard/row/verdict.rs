@@ -15,8 +15,8 @@ pub enum Keeper {
     Minimum {
         name: String,
         citation: String,
-        /// The policy does not say how long: the row is kept until it does.
-        undefined: bool,
+        /// Policy and tags do not say until when: the row is kept until they do.
+        open: bool,
     },
 }
 
@@ -26,10 +26,8 @@ impl Keeper {
         match self {
             Keeper::Hold { matter, .. } => format!("by the legal hold of matter \"{matter}\""),
             Keeper::Minimum {
-                name,
-                undefined: true,
-                ..
-            } => format!("under the statutory minimum \"{name}\", which is not defined"),
+                name, open: true, ..
+            } => format!("under the statutory minimum \"{name}\", whose end cannot be told"),
             Keeper::Minimum { name, citation, .. } => {
                 format!("under the statutory minimum \"{name}\" ({citation})")
             }
@@ -41,9 +39,9 @@ impl Keeper {
             Keeper::Hold { id, .. } => format!(
                 "A data steward can end the hold with custodian.release_hold({id}, approver, reason)."
             ),
-            Keeper::Minimum {
-                undefined: true, ..
-            } => "Define it with custodian.require_minimum().".to_owned(),
+            Keeper::Minimum { open: true, .. } => {
+                "Correct the tag of the table, or define the minimum: custodian.check() says what is missing.".to_owned()
+            }
             Keeper::Minimum { .. } => {
                 "Wait until its period has passed: custodian.explain_row() says when that is."
                     .to_owned()
@@ -189,7 +187,7 @@ mod tests {
         let minimum = Keeper::Minimum {
             name: "cn.tax".to_owned(),
             citation: "Art. 1".to_owned(),
-            undefined: false,
+            open: false,
         };
         assert_eq!(
             refusal("a.b", Act::Table("drop table \"a.b\""), &minimum).message,

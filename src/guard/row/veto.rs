@@ -1,41 +1,34 @@
 //! DDL that would destroy kept rows, or take the guard off them: refused while a hold or a minimum keeps
 //! rows there. What changes which tables need the guard is followed afterwards.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use pgrx::PgList;
 use pgrx::pg_sys;
 
-use crate::compat;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
-use crate::guard::row::fire;
 use crate::guard::row::probe::{self, Minimums};
-use crate::guard::row::sync;
 use crate::guard::row::verdict::Act;
-use crate::pg::object_access::Drop;
+use crate::guard::row::{dropping, fire, lookup, sync};
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, relation, trigger};
-use crate::policy::{hold_read, relation_ref};
-use crate::tag::read;
-use crate::tag::target::Label;
+use crate::policy::relation_ref;
 
 /// Whether the extension is there to ask.
-fn installed() -> bool {
+pub(super) fn installed() -> bool {
     relation::own_relation(c"hold").is_some()
 }
 
 /// A relation with everything below it.
-fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+pub(super) fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut all = vec![relation];
     all.extend(inherit::descendants(relation));
     all
 }
 
 /// Refuses while rows of the relation itself are kept. `what` completes "cannot …".
-fn refuse_if_kept(relation: pg_sys::Oid, what: &str) -> Result<()> {
+pub(super) fn refuse_if_kept(relation: pg_sys::Oid, what: &str) -> Result<()> {
     if !sync::is_guarded(relation)? {
         return Ok(());
     }
@@ -57,13 +50,13 @@ fn refuse_if_any_kept(relation: pg_sys::Oid, what: &str) -> Result<()> {
 }
 
 /// Refuses while the column has values that are kept.
-fn refuse_if_column_kept(relation: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
+pub(super) fn refuse_if_column_kept(relation: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
     if !sync::is_guarded(relation)? {
         return Ok(());
     }
     let keeping = fire::keeping(relation)?;
     let held = keeping.has_holds() && keeping.protected.contains(column);
-    // A minimum whose clock is the column would never lapse without it, or at once.
+    // Without the column that says from when a minimum runs nobody could say when it ends.
     let keeper = probe::any(&keeping, held, Minimums::OfColumn(column), None)?;
     match keeper {
         Some(keeper) => fire::object(&keeping.name, Act::Table(what), &keeper),
@@ -71,176 +64,8 @@ fn refuse_if_column_kept(relation: pg_sys::Oid, column: &str, what: &str) -> Res
     }
 }
 
-/// Before a label changes: while holds are in force, the tags by which they find and protect rows stay, for
-/// stewards too, since releasing a hold takes two people.
-pub fn before_relabel(
-    relation: pg_sys::Oid,
-    attnum: i16,
-    old: Option<&Label>,
-    new: Option<&Label>,
-) -> Result<()> {
-    if !installed() {
-        return Ok(());
-    }
-    match (old, new) {
-        (Some(Label::Table(old)), new) => {
-            let after = match new {
-                Some(Label::Table(new)) => new.subject.as_ref(),
-                _ => None,
-            };
-            match &old.subject {
-                Some(before) if Some(before) != after => subject_changed(relation, &before.kind),
-                _ => Ok(()),
-            }
-        }
-        (Some(Label::Column(old)), new) => {
-            let still = matches!(new, Some(Label::Column(new)) if new.tag().is_some());
-            if old.tag().is_none() || still {
-                return Ok(());
-            }
-            let column = relation::column_name(relation, attnum).unwrap_or_default();
-            let name = relation::describe(relation);
-            refuse_if_any_held(
-                relation,
-                &format!("remove the tag of column \"{column}\" of table \"{name}\""),
-            )
-        }
-        (None, Some(Label::Column(new))) if new.tag().is_some() && !relation::is_steward() => {
-            // The first tag of a column would free the other columns of held rows.
-            if read::labels(relation).column_tags().is_empty() {
-                let name = relation::describe(relation);
-                return refuse_if_any_held(
-                    relation,
-                    &format!("tag the first column of table \"{name}\""),
-                );
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-fn subject_changed(relation: pg_sys::Oid, kind: &str) -> Result<()> {
-    if !hold_read::subject_kinds()?.iter().any(|held| held == kind) {
-        return Ok(());
-    }
-    let name = relation::describe(relation);
-    let error = Error::new(
-        Kind::Kept,
-        format!(
-            "the subjects of table \"{name}\" cannot be tagged otherwise: legal holds on subjects of kind \"{kind}\" are in force"
-        ),
-    )
-    .hint("A data steward can end them with custodian.release_hold().");
-    fire::record(&name, Outcome::Refused, &error);
-    Err(error)
-}
-
-fn refuse_if_any_held(relation: pg_sys::Oid, what: &str) -> Result<()> {
-    for relation in tree(relation) {
-        if !sync::is_guarded(relation)? {
-            continue;
-        }
-        let keeping = fire::keeping(relation)?;
-        if keeping.has_holds()
-            && let Some(keeper) = probe::any(&keeping, true, Minimums::Disregarded, None)?
-        {
-            return fire::object(&keeping.name, Act::Table(what), &keeper);
-        }
-    }
-    Ok(())
-}
-
-thread_local! {
-    /// Relations whose guard triggers were checked before they go, in this transaction.
-    static CHECKED: RefCell<(u32, BTreeSet<u32>)> = const { RefCell::new((0, BTreeSet::new())) };
-}
-
-/// Before an object is dropped, whatever led to it.
-pub fn before_drop(drop: Drop) -> Result<()> {
-    if sync::removing() {
-        return Ok(());
-    }
-    match drop.class {
-        pg_sys::TriggerRelationId => trigger_dropped(drop.object),
-        pg_sys::RelationRelationId if drop.sub != 0 => column_dropped(drop),
-        pg_sys::RelationRelationId => {
-            if installed() && relation::own_relation(c"hold") == Some(drop.object) {
-                refuse_without_guard()?;
-            }
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A trigger of the guard goes before its table does, while the rows can still be read.
-fn trigger_dropped(dropped: pg_sys::Oid) -> Result<()> {
-    if !installed() {
-        return Ok(());
-    }
-    let Some(function) = sync::function()? else {
-        return Ok(());
-    };
-    let Some(installed) = trigger::get(dropped, function) else {
-        return Ok(());
-    };
-    let table = installed.relation.to_u32();
-    let transaction = compat::local_transaction_id();
-    // The second trigger of a table that is being dropped needs no second look, and could have none: parts
-    // of the table may be gone by then.
-    let again = CHECKED.with_borrow_mut(|(of, checked)| {
-        if *of != transaction {
-            *of = transaction;
-            checked.clear();
-        }
-        checked.remove(&table)
-    });
-    if again {
-        return Ok(());
-    }
-    let name = relation::describe(installed.relation);
-    refuse_if_kept(installed.relation, &format!("drop table \"{name}\""))?;
-    CHECKED.with_borrow_mut(|(_, checked)| checked.insert(table));
-    Ok(())
-}
-
-fn column_dropped(drop: Drop) -> Result<()> {
-    if !installed() {
-        return Ok(());
-    }
-    let column = i16::try_from(drop.sub)
-        .ok()
-        .and_then(|attnum| relation::column_name(drop.object, attnum));
-    let Some(column) = column else {
-        return Ok(());
-    };
-    let name = relation::describe(drop.object);
-    refuse_if_column_kept(
-        drop.object,
-        &column,
-        &format!("drop column \"{column}\" of table \"{name}\""),
-    )
-}
-
-/// Refuses to part with the guard itself while holds are in force.
-fn refuse_without_guard() -> Result<()> {
-    let matters = hold_read::matters()?;
-    if matters.is_empty() {
-        return Ok(());
-    }
-    let error = Error::new(
-        Kind::Kept,
-        "cannot drop extension \"pg_custodian\": legal holds are in force",
-    )
-    .detail(format!("Matters: {}.", matters.join(", ")))
-    .hint("A data steward can end them with custodian.release_hold().");
-    fire::record("pg_custodian", Outcome::Refused, &error);
-    Err(error)
-}
-
 /// The relation that a statement names, if it exists.
-fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+pub(super) fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     if name.is_null() {
         return None;
     }
@@ -257,7 +82,7 @@ fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     (oid != pg_sys::Oid::INVALID).then_some(oid)
 }
 
-fn string(name: *const std::ffi::c_char) -> String {
+pub(super) fn string(name: *const std::ffi::c_char) -> String {
     text(name)
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
@@ -286,7 +111,7 @@ pub fn before(utility: Utility) -> Result<()> {
             return before_alter(statement);
         }
         if let Some(statement) = utility.cast::<pg_sys::DropStmt>(T_DropStmt) {
-            return before_dropping(statement);
+            return dropping::before_statement(statement);
         }
     }
     Ok(())
@@ -318,6 +143,19 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
                     &format!("take table \"{name}\" away from its parent"),
                 )?;
             }
+            At::AT_DropColumn => {
+                // Here, since constraints of the column go before it does.
+                let column = string(command.name);
+                for relation in tree(relation) {
+                    let name = relation::describe(relation);
+                    refuse_if_column_kept(
+                        relation,
+                        &column,
+                        &format!("drop column \"{column}\" of table \"{name}\""),
+                    )?;
+                }
+            }
+            At::AT_DropConstraint => refuse_if_key_needed(relation, &string(command.name))?,
             At::AT_AlterColumnType => {
                 let column = string(command.name);
                 for relation in tree(relation) {
@@ -342,6 +180,27 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to drop a foreign key over which kept rows find their clock or their subject.
+fn refuse_if_key_needed(relation: pg_sys::Oid, constraint: &str) -> Result<()> {
+    for relation in tree(relation) {
+        if !sync::is_guarded(relation)? {
+            continue;
+        }
+        let keeping = fire::keeping(relation)?;
+        let needed = lookup::of_child(relation)?
+            .iter()
+            .any(|key| key.name == constraint && keeping.reaches_over(key));
+        if needed {
+            let what = format!(
+                "drop constraint \"{constraint}\" of table \"{}\"",
+                keeping.name
+            );
+            refuse_if_kept(relation, &what)?;
+        }
+    }
+    Ok(())
+}
+
 /// Refuses to disable a trigger of the guard, by name or with all others.
 fn refuse_disabling(relation: pg_sys::Oid, name: Option<&CStr>) -> Result<()> {
     let Some(function) = sync::function()? else {
@@ -361,7 +220,7 @@ fn refuse_disabling(relation: pg_sys::Oid, name: Option<&CStr>) -> Result<()> {
     Ok(())
 }
 
-fn guard_stays(relation: pg_sys::Oid) -> Error {
+pub(super) fn guard_stays(relation: pg_sys::Oid) -> Error {
     let name = relation::describe(relation);
     let error = Error::new(
         Kind::Kept,
@@ -374,7 +233,7 @@ fn guard_stays(relation: pg_sys::Oid) -> Error {
 }
 
 /// The names in a qualified name of the parse tree.
-fn names(list: *mut pg_sys::List) -> Vec<String> {
+pub(super) fn names(list: *mut pg_sys::List) -> Vec<String> {
     // SAFETY: a list of String nodes of the parse tree.
     unsafe {
         PgList::<pg_sys::String>::from_pg(list)
@@ -385,51 +244,8 @@ fn names(list: *mut pg_sys::List) -> Vec<String> {
     }
 }
 
-fn before_dropping(statement: &pg_sys::DropStmt) -> Result<()> {
-    // SAFETY: the objects of a DROP are nodes of the parse tree.
-    let objects: Vec<*mut pg_sys::Node> = unsafe {
-        PgList::<pg_sys::Node>::from_pg(statement.objects)
-            .iter_ptr()
-            .collect()
-    };
-    match statement.removeType {
-        pg_sys::ObjectType::OBJECT_EXTENSION => {
-            let ours = objects.iter().any(|object| {
-                // SAFETY: DROP EXTENSION names its objects by String nodes.
-                unsafe { object.cast::<pg_sys::String>().as_ref() }
-                    .is_some_and(|name| string(name.sval) == "pg_custodian")
-            });
-            if ours {
-                refuse_without_guard()?;
-                // Its triggers would otherwise ask for CASCADE. If the statement fails, they stay.
-                sync::remove_all()?;
-            }
-        }
-        pg_sys::ObjectType::OBJECT_TRIGGER => {
-            for object in objects {
-                let mut name = names(object.cast());
-                let Some(trigger_name) = name.pop() else {
-                    continue;
-                };
-                if let Some(relation) = relation_named(&name)? {
-                    let trigger_name =
-                        std::ffi::CString::new(trigger_name).map_err(Error::internal)?;
-                    if let Some(function) = sync::function()?
-                        && let Some(dropped) = trigger::named(relation, &trigger_name)
-                        && trigger::get(dropped, function).is_some()
-                    {
-                        return Err(guard_stays(relation));
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
 /// The relation of a name in parts, as it would be found by the search path.
-fn relation_named(parts: &[String]) -> Result<Option<pg_sys::Oid>> {
+pub(super) fn relation_named(parts: &[String]) -> Result<Option<pg_sys::Oid>> {
     let mut strings = Vec::with_capacity(parts.len());
     for part in parts {
         strings.push(std::ffi::CString::new(part.as_str()).map_err(Error::internal)?);

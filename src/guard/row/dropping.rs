@@ -1,0 +1,238 @@
+//! Dropping what holds kept rows, or the guard itself.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use pgrx::PgList;
+use pgrx::pg_sys;
+
+use crate::compat;
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Outcome;
+use crate::guard::row::veto::{
+    guard_stays, installed, names, refuse_if_column_kept, refuse_if_kept, relation_named, string,
+    tree,
+};
+use crate::guard::row::{fire, sync};
+use crate::pg::object_access::Drop;
+use crate::pg::{fresh, relation, trigger};
+use crate::policy::hold_read;
+
+/// Which triggers of the guard may go, since the rows of their table were looked at: the number of triggers
+/// by table, in one subtransaction.
+struct Cleared {
+    transaction: u32,
+    subtransaction: u32,
+    triggers: BTreeMap<u32, usize>,
+}
+
+thread_local! {
+    static CLEARED: RefCell<Cleared> = const {
+        RefCell::new(Cleared { transaction: 0, subtransaction: 0, triggers: BTreeMap::new() })
+    };
+}
+
+/// Works on what was cleared in this very subtransaction.
+fn cleared<T>(work: impl FnOnce(&mut BTreeMap<u32, usize>) -> T) -> T {
+    let transaction = compat::local_transaction_id();
+    // SAFETY: reads backend-local state.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    CLEARED.with_borrow_mut(|cleared| {
+        if cleared.transaction != transaction || cleared.subtransaction != subtransaction {
+            *cleared = Cleared {
+                transaction,
+                subtransaction,
+                triggers: BTreeMap::new(),
+            };
+        }
+        work(&mut cleared.triggers)
+    })
+}
+
+/// Before an object is dropped, whatever led to it.
+pub fn before_drop(drop: Drop) -> Result<()> {
+    if sync::removing() {
+        return Ok(());
+    }
+    match drop.class {
+        pg_sys::TriggerRelationId => trigger_dropped(drop.object),
+        pg_sys::RelationRelationId if drop.sub != 0 => column_dropped(drop),
+        pg_sys::RelationRelationId => {
+            if installed() && relation::own_relation(c"hold") == Some(drop.object) {
+                refuse_without_guard()?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A trigger of the guard goes before its table does, while the rows can still be read.
+fn trigger_dropped(dropped: pg_sys::Oid) -> Result<()> {
+    if !installed() {
+        return Ok(());
+    }
+    let Some(function) = sync::function()? else {
+        return Ok(());
+    };
+    let Some(installed) = trigger::get(dropped, function) else {
+        return Ok(());
+    };
+    let table = installed.relation.to_u32();
+    // The second trigger of a table that is being dropped needs no second look, and could have none: parts
+    // of the table may be gone by then.
+    let may_go = cleared(|triggers| match triggers.get_mut(&table) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    });
+    if may_go {
+        return Ok(());
+    }
+    let name = relation::describe(installed.relation);
+    refuse_if_kept(installed.relation, &format!("drop table \"{name}\""))?;
+    let others = trigger::on(installed.relation, function).len();
+    cleared(|triggers| triggers.insert(table, others.saturating_sub(1)));
+    Ok(())
+}
+
+/// Looks at the rows of tables that are about to be dropped together, while everything is there that tells
+/// which of them are kept. Locks them as dropping does.
+fn clear_together(tables: &[pg_sys::Oid], may_drop: impl Fn(pg_sys::Oid) -> bool) -> Result<()> {
+    let Some(function) = sync::function()? else {
+        return Ok(());
+    };
+    for table in tables.iter().copied().filter(|table| may_drop(*table)) {
+        for relation in tree(table) {
+            let guards = trigger::on(relation, function).len();
+            if guards == 0 {
+                continue;
+            }
+            // SAFETY: a heavyweight lock, released with the transaction.
+            unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessExclusiveLock as i32) };
+            let name = relation::describe(relation);
+            refuse_if_kept(relation, &format!("drop table \"{name}\""))?;
+            cleared(|triggers| triggers.insert(relation.to_u32(), guards));
+        }
+    }
+    Ok(())
+}
+
+/// The guarded tables of schemas that the current user owns.
+fn guarded_in(schemas: &[String]) -> Result<Vec<pg_sys::Oid>> {
+    let Some(function) = sync::function()? else {
+        return Ok(Vec::new());
+    };
+    fresh::rows(
+        "SELECT DISTINCT c.oid FROM pg_catalog.pg_trigger t \
+         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE t.tgfoid = $1 AND n.nspname = ANY ($2) \
+         AND pg_catalog.pg_has_role(n.nspowner, 'USAGE') ORDER BY 1",
+        &[function.into(), schemas.to_vec().into()],
+        fresh::Seen::Everything,
+        0,
+    )?
+    .iter()
+    .map(|row| fresh::oid(row, 0))
+    .collect()
+}
+
+fn column_dropped(drop: Drop) -> Result<()> {
+    if !installed() {
+        return Ok(());
+    }
+    let column = i16::try_from(drop.sub)
+        .ok()
+        .and_then(|attnum| relation::column_name(drop.object, attnum));
+    let Some(column) = column else {
+        return Ok(());
+    };
+    let name = relation::describe(drop.object);
+    refuse_if_column_kept(
+        drop.object,
+        &column,
+        &format!("drop column \"{column}\" of table \"{name}\""),
+    )
+}
+
+/// Refuses to part with the guard itself while holds are in force.
+fn refuse_without_guard() -> Result<()> {
+    let matters = hold_read::matters()?;
+    if matters.is_empty() {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::Kept,
+        "cannot drop extension \"pg_custodian\": legal holds are in force",
+    )
+    .detail(format!("Matters: {}.", matters.join(", ")))
+    .hint("A data steward can end them with custodian.release_hold().");
+    fire::record("pg_custodian", Outcome::Refused, &error);
+    Err(error)
+}
+
+/// Before a DROP statement, while everything it names is there.
+pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
+    // SAFETY: the objects of a DROP are nodes of the parse tree.
+    let objects: Vec<*mut pg_sys::Node> = unsafe {
+        PgList::<pg_sys::Node>::from_pg(statement.objects)
+            .iter_ptr()
+            .collect()
+    };
+    match statement.removeType {
+        pg_sys::ObjectType::OBJECT_EXTENSION => {
+            let ours = objects.iter().any(|object| {
+                // SAFETY: DROP EXTENSION names its objects by String nodes.
+                unsafe { object.cast::<pg_sys::String>().as_ref() }
+                    .is_some_and(|name| string(name.sval) == "pg_custodian")
+            });
+            if ours {
+                refuse_without_guard()?;
+                // Its triggers would otherwise ask for CASCADE. If the statement fails, they stay.
+                sync::remove_all()?;
+            }
+        }
+        pg_sys::ObjectType::OBJECT_TABLE => {
+            let mut tables = Vec::new();
+            for object in objects {
+                tables.extend(relation_named(&names(object.cast()))?);
+            }
+            tables.sort_unstable_by_key(|table| table.to_u32());
+            clear_together(&tables, relation::is_owner)?;
+        }
+        pg_sys::ObjectType::OBJECT_SCHEMA
+            if statement.behavior == pg_sys::DropBehavior::DROP_CASCADE =>
+        {
+            let schemas: Vec<String> = objects
+                .iter()
+                // SAFETY: DROP SCHEMA names its objects by String nodes.
+                .filter_map(|object| unsafe { object.cast::<pg_sys::String>().as_ref() })
+                .map(|name| string(name.sval))
+                .collect();
+            clear_together(&guarded_in(&schemas)?, |_| true)?;
+        }
+        pg_sys::ObjectType::OBJECT_TRIGGER => {
+            for object in objects {
+                let mut name = names(object.cast());
+                let Some(trigger_name) = name.pop() else {
+                    continue;
+                };
+                if let Some(relation) = relation_named(&name)? {
+                    let trigger_name =
+                        std::ffi::CString::new(trigger_name).map_err(Error::internal)?;
+                    if let Some(function) = sync::function()?
+                        && let Some(dropped) = trigger::named(relation, &trigger_name)
+                        && trigger::get(dropped, function).is_some()
+                    {
+                        return Err(guard_stays(relation));
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
