@@ -1,6 +1,6 @@
 //! The region guard on real nodes: in-region replication works, everything from outside is refused.
 
-use integration::{Cluster, Net, Output, Result, Sql, needs_net, wait_until};
+use integration::{Certs, Cluster, Net, Output, Result, Sql, needs_net, wait_until};
 
 /// A value of a tagged column. Not a byte of it may reach the outside.
 const CANARY: &str = "canary-4711@example.com";
@@ -266,5 +266,42 @@ fn holds_are_kept_from_outside_too_and_other_rows_can_be_deleted() -> Result<()>
     );
     app.batch_execute("DELETE FROM customer WHERE id = 8")?;
     assert_eq!(app.text("SELECT count(id) FROM customer")?, "9");
+    Ok(())
+}
+
+#[test]
+fn a_certificate_of_the_region_does_not_help_from_outside_it() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "cn-b", "eu"])?;
+    let certs = Certs::new(&["cn", "eu"])?;
+    let node = Cluster::builder("primary")
+        .preload("pg_custodian")
+        .place(net.at("cn-a"))
+        .tls(&certs, "cn")?
+        .start()?;
+    let issuers = "issuer \"/O=cn/CN=cn authority\" cn\nissuer \"/O=eu/CN=eu authority\" eu\n";
+    set_rules(&node, &format!("{RULES}{issuers}"))?;
+    node.alter_system("custodian.enforce", "on")?;
+    let backup = |place: &str, region: &str| {
+        node.program("pg_basebackup")?
+            .from(net.at(place))
+            .cert(&certs.client(region, "postgres")?)
+            .args(["-D", "-", "-Ft", "-X", "none", "--checkpoint=fast"])
+            .run()
+    };
+    let inside = backup("cn-b", "cn")?;
+    assert!(inside.success(), "{}", inside.stderr);
+    assert_refused(
+        &backup("eu", "cn")?,
+        &[
+            "Line 9 of the region rules (issuer) puts the peer in \"cn\", line 7 (network) in \"eu\".",
+            "Connect from the region that the certificate is for",
+        ],
+    );
+    assert_refused(
+        &backup("cn-b", "eu")?,
+        &["puts the peer in \"eu\", line 6 (network) in \"cn\"."],
+    );
+    assert_refused(&backup("eu", "eu")?, &["puts the peer in region \"eu\""]);
     Ok(())
 }
