@@ -104,8 +104,9 @@ SELECT pg_catalog.pg_extension_config_dump('custodian.key_ref', '');
 -- ---------------------------------------------------------------------------------------------------------
 
 CREATE TABLE custodian.secret (
-    key_id uuid PRIMARY KEY,
-    key    bytea NOT NULL
+    key_id      uuid PRIMARY KEY,
+    key         bytea NOT NULL,
+    imported_at timestamptz -- NULL for a key that was made in this database
 );
 COMMENT ON TABLE custodian.secret IS 'keys; moved by custodian.export_keys() and custodian.import_keys(), never by dumps';
 

@@ -6,15 +6,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use pgrx::Uuid;
 use pgrx::prelude::*;
 
 use crate::anonymize::method::Method;
 use crate::anonymize::pseudonym::Key;
 use crate::error::{Error, Kind, Result};
-use crate::evidence::keys;
+use crate::evidence::keys::{self, Use};
 use crate::pg::report::SqlResult;
-use crate::pg::{sandbox, spi};
 use crate::policy::model::{Disposal, Plan};
 
 /// Every pseudonym key of this database, the one in use first. `None`: one is missing, so that values could be
@@ -29,19 +27,13 @@ fn load() -> Result<Ring> {
     if !keys::armed()? {
         return Ok(None);
     }
-    let ring = sandbox::as_extension_owner(|| {
-        spi::select(
-            "SELECT r.key_id, s.key FROM custodian.key_ref r JOIN custodian.secret s USING (key_id)
-             WHERE r.use = 'pseudonym' ORDER BY r.created_at, r.key_id",
-            &[],
-            |row| {
-                Ok(Key {
-                    id: *row.must::<Uuid>(1)?.as_bytes(),
-                    secret: row.must(2)?,
-                })
-            },
-        )
-    })?;
+    let ring = keys::all(Use::Pseudonym)?
+        .into_iter()
+        .map(|key| Key {
+            id: *key.id.as_bytes(),
+            secret: key.secret.to_vec(),
+        })
+        .collect();
     Ok(Some(ring))
 }
 

@@ -47,23 +47,34 @@ pub struct Key {
     pub secret: Zeroizing<Vec<u8>>,
 }
 
-/// The key in use: the oldest one that the configuration knows, so that a restored database goes on with the
-/// key of its origin and not with the one made when the extension was created there. `None` when its secret
-/// is missing.
+/// The key in use: the oldest one that came from elsewhere, otherwise the oldest one made here. So a restored
+/// database goes on with the key of its origin, and not with the one that was made when the extension was
+/// created there. `None` when its secret is missing.
 pub fn active(usage: Use) -> Result<Option<Key>> {
+    Ok(known(usage)?.into_iter().next().flatten())
+}
+
+/// Every key of this database for a use, the one in use first.
+pub fn all(usage: Use) -> Result<Vec<Key>> {
+    Ok(known(usage)?.into_iter().flatten().collect())
+}
+
+/// The keys that the configuration knows, the one in use first; `None` for each whose secret is missing.
+fn known(usage: Use) -> Result<Vec<Option<Key>>> {
     sandbox::as_extension_owner(|| {
-        let key = spi::select_one(
+        spi::select(
             "SELECT r.key_id, s.key FROM custodian.key_ref r LEFT JOIN custodian.secret s USING (key_id)
-             WHERE r.use = $1 ORDER BY r.created_at, r.key_id LIMIT 1",
+             WHERE r.use = $1
+             ORDER BY s.key_id IS NOT NULL AND s.imported_at IS NULL, r.created_at, r.key_id",
             &[usage.as_str().into()],
-            |row| Ok((row.must::<Uuid>(1)?, row.get::<Vec<u8>>(2)?)),
-        )?;
-        Ok(key.and_then(|(id, secret)| {
-            secret.map(|secret| Key {
-                id,
-                secret: Zeroizing::new(secret),
-            })
-        }))
+            |row| {
+                let id = row.must(1)?;
+                Ok(row.get(2)?.map(|secret| Key {
+                    id,
+                    secret: Zeroizing::new(secret),
+                }))
+            },
+        )
     })
 }
 
@@ -143,10 +154,11 @@ fn require_superuser(action: &str) -> Result<()> {
     .hint("Keys are worth what the pseudonyms are worth that they protect. Ask a superuser."))
 }
 
-fn store(id: Uuid, secret: &[u8]) -> Result<()> {
+fn store(id: Uuid, secret: &[u8], imported: bool) -> Result<()> {
     spi::execute(
-        "INSERT INTO custodian.secret (key_id, key) VALUES ($1, $2)",
-        &[id.into(), secret.to_vec().into()],
+        "INSERT INTO custodian.secret (key_id, key, imported_at)
+         VALUES ($1, $2, CASE WHEN $3 THEN clock_timestamp() END)",
+        &[id.into(), secret.to_vec().into(), imported.into()],
     )?;
     Ok(())
 }
@@ -180,7 +192,7 @@ fn create_missing_keys() -> SqlResult<i32> {
                     keyfile::fingerprint(&id, secret.as_slice()).into(),
                 ],
             )?;
-            store(Uuid::from_bytes(id), secret.as_slice())?;
+            store(Uuid::from_bytes(id), secret.as_slice(), false)?;
             ledger::append(
                 "key.created",
                 &keyfile::uuid_text(&id),
@@ -288,7 +300,7 @@ fn import(key: &Exported) -> Result<bool> {
     if present {
         return Ok(false);
     }
-    store(Uuid::from_bytes(key.id), &key.secret)?;
+    store(Uuid::from_bytes(key.id), &key.secret, true)?;
     Ok(true)
 }
 

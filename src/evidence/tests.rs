@@ -127,16 +127,16 @@ mod tests {
     #[pg_test]
     fn restored_key_goes_before_the_one_made_here() -> Result<(), Error> {
         assert!(keys::armed()?);
-        // As COPY does when a dump is restored into a database whose extension was just created.
+        // As COPY does when a dump is restored; which key is older says nothing.
         Spi::run(
             "INSERT INTO custodian.key_ref
-             VALUES ('00000000-0000-4000-8000-000000000001', 'pseudonym', 'f', now() - interval '1 year')",
+             VALUES ('00000000-0000-4000-8000-000000000001', 'pseudonym', 'f', now() + interval '1 year')",
         )?;
         assert!(!keys::armed()?);
         assert!(keys::active(keys::Use::Pseudonym)?.is_none());
         assert_eq!(keys::missing()?.len(), 1);
         Spi::run(
-            "INSERT INTO custodian.secret VALUES ('00000000-0000-4000-8000-000000000001', '\\x0102')",
+            "INSERT INTO custodian.secret VALUES ('00000000-0000-4000-8000-000000000001', '\\x0102', now())",
         )?;
         assert!(keys::armed()?);
         let key = keys::active(keys::Use::Pseudonym)?.expect("a key");
