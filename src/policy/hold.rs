@@ -8,6 +8,7 @@ use pgrx::{JsonB, pg_sys};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
+use crate::evidence::keys;
 use crate::guard::row::{fire, keeping, sync};
 use crate::guc;
 use crate::pg::lock::{self, Mode};
@@ -362,8 +363,9 @@ fn waited(roots: &[pg_sys::Oid]) -> Result<Error> {
     .hint("Try again, with a longer lock_timeout, or end those transactions with pg_terminate_backend()."))
 }
 
-/// What the epoch and the ledger say about a hold: never a key or a value.
-fn detail(id: i64, scope: &Scope, more: Value) -> Value {
+/// What the epoch and the ledger say about a hold: never a key or a value, but a keyed digest of the subject,
+/// by which whoever has the ledger's key can tell whose hold it was.
+fn detail(id: i64, scope: &Scope, more: Value) -> Result<Value> {
     let tables: Vec<String> = scope
         .roots
         .iter()
@@ -376,6 +378,10 @@ fn detail(id: i64, scope: &Scope, more: Value) -> Value {
     });
     if let Some(kind) = &scope.kind {
         detail["subject_kind"] = json!(kind);
+        if let Some(key) = &scope.key {
+            let key: Vec<&str> = key.iter().map(String::as_str).collect();
+            detail["subject_digest"] = json!(keys::digest(kind, &key)?);
+        }
     }
     if let Some(relation) = scope.relation {
         detail["relation"] = json!(relation::describe(relation));
@@ -386,7 +392,7 @@ fn detail(id: i64, scope: &Scope, more: Value) -> Value {
     if let (Value::Object(detail), Value::Object(more)) = (&mut detail, more) {
         detail.extend(more);
     }
-    detail
+    Ok(detail)
 }
 
 /// Places a legal hold and returns its number. It lies on a subject (`subject_kind`, `subject_key`), on a
@@ -446,7 +452,7 @@ fn place_hold(
             id,
             &scope,
             json!({"approver": approver, "review_on": review_on.to_string(), "reason": reason}),
-        ),
+        )?,
     )?;
     fire::forget();
     Ok(id)
@@ -538,7 +544,7 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
             hold,
             &scope,
             json!({"approver": approver, "reason": reason}),
-        ),
+        )?,
     )?;
     fire::forget();
     Ok(())

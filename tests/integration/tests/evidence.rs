@@ -497,3 +497,36 @@ fn refusals_reach_the_ledger_unasked_and_are_sealed() -> Result<()> {
     assert_eq!(verify(&node, Some(&head))?, "");
     Ok(())
 }
+
+#[test]
+fn hold_is_in_the_ledger_with_a_digest_and_without_the_subject() -> Result<()> {
+    let node = node("digest")?;
+    node.exec(
+        "CREATE ROLE counsel; CREATE TABLE customer (id text PRIMARY KEY, email text);
+         SELECT custodian.define_purpose('shop.account', 'contract', '1 year');
+         SELECT custodian.tag_table('customer', subject_kind => 'customer', subject_key => '{id}')",
+    )?;
+    let place = |key: &str, matter: &str| {
+        node.exec(&format!(
+            "SELECT custodian.place_hold('{matter}', approver => 'counsel', review_on => current_date + 30,
+                 reason => 'a dispute', subject_kind => 'customer', subject_key => '{{{key}}}')"
+        ))
+    };
+    place("canary-4711", "m1")?;
+    place("canary-4711", "m2")?;
+    place("canary-4712", "m3")?;
+    let digest = |matter: &str| {
+        node.text(&format!(
+            "SELECT detail ->> 'subject_digest' FROM custodian.ledger WHERE kind = 'hold.placed' AND object = '{matter}'"
+        ))
+    };
+    let first = digest("m1")?;
+    assert_eq!(first.len(), 36 + 1 + 64, "{first}");
+    assert_eq!(digest("m2")?, first);
+    assert_ne!(digest("m3")?, first);
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.ledger_entry WHERE body LIKE '%canary%'")?,
+        "0"
+    );
+    Ok(())
+}
