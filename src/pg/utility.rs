@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::report;
-use crate::tag::provider;
+use crate::tag::{detach, provider};
 use crate::worker;
 
 /// A utility statement about to be executed, or just executed.
@@ -42,6 +42,7 @@ fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
     veto::before(utility)?;
     guard::ddl::before(&utility)?;
+    detach::before(utility)?;
     worker::database::before(&utility)
 }
 

@@ -1,6 +1,7 @@
 //! Column and table tags: their grammar, the label provider, and the functions that write them.
 
 pub mod change;
+pub mod detach;
 pub mod effective;
 pub mod findings;
 mod functions;

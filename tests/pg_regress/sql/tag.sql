@@ -231,6 +231,27 @@ SELECT code, object, problem FROM custodian.check() WHERE code LIKE 'tag-overrul
 SELECT custodian.untag_column('app.event_1', 'ip');
 SELECT code, object, problem FROM custodian.check() WHERE code LIKE 'tag-overruled';
 
+-- what leaves its parent takes the tags with it
+SET ROLE regress_tag_owner;
+CREATE TABLE app.event_2 PARTITION OF app.event FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+CREATE TABLE app.event_3 PARTITION OF app.event FOR VALUES FROM ('2022-01-01') TO ('2023-01-01');
+CREATE TABLE app.person (name text, at timestamptz);
+CREATE TABLE app.employee (room text) INHERITS (app.person);
+SELECT custodian.tag_column('app.person', 'name', 'user.name', '{shop.account,shop.marketing}', on_expiry => 'set_null', clock => 'at');
+SELECT custodian.tag_column('app.employee', 'name', 'user.name', '{shop.account}');
+SET ROLE regress_tag_stranger;
+ALTER TABLE app.event DETACH PARTITION app.event_2;
+SET ROLE regress_tag_owner;
+ALTER TABLE app.event DETACH PARTITION app.event_2;
+ALTER TABLE app.event DETACH PARTITION app.event_3 CONCURRENTLY;
+ALTER TABLE app.employee NO INHERIT app.person;
+SELECT relation, column_name, kind, purposes, on_expiry, clock FROM custodian.tags
+WHERE relation IN ('app.event_2'::regclass, 'app.event_3'::regclass, 'app.employee'::regclass) ORDER BY 1, 2;
+ALTER TABLE app.event ATTACH PARTITION app.event_2 FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+ALTER TABLE app.event DETACH PARTITION app.event_2;
+DROP TABLE app.event_2, app.event_3, app.employee, app.person;
+RESET ROLE;
+
 --
 -- A label that does not parse, which only a damaged catalog can bring, does not break the view
 --

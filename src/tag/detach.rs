@@ -1,0 +1,96 @@
+//! A partition or child that leaves its parent takes the tags in force with it: they are written to it as its
+//! own before it goes.
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::pg::utility::Utility;
+use crate::pg::{label, list, lock, relation};
+use crate::tag::change;
+use crate::tag::read;
+use crate::tag::target::{Label, Target};
+
+fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: a RangeVar of the parse tree; without a lock, and without an error where there is none.
+    let oid = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    };
+    (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
+/// Before a utility statement: for DETACH PARTITION, also CONCURRENTLY, and NO INHERIT.
+pub fn before(utility: Utility) -> Result<()> {
+    use pg_sys::AlterTableType as At;
+    // SAFETY: the tag belongs to the struct.
+    let Some(statement) =
+        (unsafe { utility.cast::<pg_sys::AlterTableStmt>(pg_sys::NodeTag::T_AlterTableStmt) })
+    else {
+        return Ok(());
+    };
+    // SAFETY: ALTER TABLE carries a list of AlterTableCmd nodes, which lives as long as the statement.
+    let commands = unsafe { list::items::<pg_sys::AlterTableCmd>(statement.cmds) };
+    for command in commands {
+        let child = match command.subtype {
+            At::AT_DetachPartition => {
+                // SAFETY: DETACH PARTITION carries a PartitionCmd.
+                let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() };
+                partition.and_then(|partition| named(partition.name))
+            }
+            At::AT_DropInherit => named(statement.relation),
+            _ => continue,
+        };
+        // The server refuses everyone else in a moment.
+        let may = named(statement.relation).is_some_and(relation::is_owner);
+        if let (Some(child), true) = (child, may) {
+            keep_tags(child)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the tags in force on a child to the child itself. This adds and tightens only, so it needs no more
+/// rights than the statement that takes the child away.
+fn keep_tags(child: pg_sys::Oid) -> Result<()> {
+    let effective = read::labels(child);
+    if effective.is_empty() {
+        return Ok(());
+    }
+    lock::labels(child)?;
+    let columns = effective
+        .columns
+        .into_iter()
+        .map(|(column, label)| (Some(column), Label::Column(label)));
+    let table = effective.table.map(|tag| (None, Label::Table(tag)));
+    let mut written = false;
+    for (column, new) in table.into_iter().chain(columns) {
+        let target = match &column {
+            None => Target::table(child)?,
+            Some(column) => Target::column(child, column)?,
+        };
+        let old = match target.current() {
+            None => None,
+            Some(Ok(old)) => Some(old),
+            // Nobody can say what it was meant to be: it stays, and the checks report it.
+            Some(Err(_)) => continue,
+        };
+        if old.as_ref() == Some(&new) {
+            continue;
+        }
+        change::begin(&target, old.as_ref(), Some(&new))?;
+        label::set(child, target.attnum, Some(&new.text()?))?;
+        written = true;
+    }
+    if written {
+        change::finish(child)?;
+    }
+    Ok(())
+}
