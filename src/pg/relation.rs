@@ -127,6 +127,24 @@ pub fn qualified(relation: pg_sys::Oid) -> Result<Option<Ident>> {
     }
 }
 
+/// The relation that a statement names, if it exists; without a lock. `name` is NULL or of a parse tree.
+pub fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: a RangeVar of the parse tree; without an error where there is no such relation.
+    let oid = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    };
+    (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
 /// The name of a column by its number; `None` when there is no such column.
 pub fn column_name(relation: pg_sys::Oid, attnum: i16) -> Option<String> {
     // SAFETY: a cached catalog lookup; the result is NULL or a palloc'd string.

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::report;
-use crate::tag::{detach, provider};
+use crate::tag::{detach, provider, rename};
 use crate::worker;
 
 /// A utility statement about to be executed, or just executed.
@@ -49,6 +49,7 @@ fn before(utility: Utility) -> Result<()> {
 /// What runs after a utility statement that succeeded.
 fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
+    rename::after(utility)?;
     veto::after(utility)?;
     worker::database::after(&utility)
 }

@@ -10,23 +10,6 @@ use crate::tag::change;
 use crate::tag::read;
 use crate::tag::target::{Label, Target};
 
-fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    if name.is_null() {
-        return None;
-    }
-    // SAFETY: a RangeVar of the parse tree; without a lock, and without an error where there is none.
-    let oid = unsafe {
-        pg_sys::RangeVarGetRelidExtended(
-            name,
-            pg_sys::NoLock as i32,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        )
-    };
-    (oid != pg_sys::Oid::INVALID).then_some(oid)
-}
-
 /// Before a utility statement: for DETACH PARTITION, also CONCURRENTLY, and NO INHERIT.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::AlterTableType as At;
@@ -43,13 +26,13 @@ pub fn before(utility: Utility) -> Result<()> {
             At::AT_DetachPartition => {
                 // SAFETY: DETACH PARTITION carries a PartitionCmd.
                 let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() };
-                partition.and_then(|partition| named(partition.name))
+                partition.and_then(|partition| relation::named(partition.name))
             }
-            At::AT_DropInherit => named(statement.relation),
+            At::AT_DropInherit => relation::named(statement.relation),
             _ => continue,
         };
         // The server refuses everyone else in a moment.
-        let may = named(statement.relation).is_some_and(relation::is_owner);
+        let may = relation::named(statement.relation).is_some_and(relation::is_owner);
         if let (Some(child), true) = (child, may) {
             keep_tags(child)?;
         }

@@ -11,8 +11,11 @@ pub mod names;
 mod parse;
 pub mod provider;
 pub mod read;
+pub mod rename;
 pub mod rules;
 pub mod target;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 mod view;
 
 pgrx::extension_sql_file!(

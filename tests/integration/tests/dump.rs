@@ -109,6 +109,14 @@ fn a_restore_brings_the_same_tags_and_policy_whatever_the_oids() -> Result<()> {
     );
     assert_eq!(policy(&node, "target")?, policy(&node, "source")?);
 
+    // The same policy on the same rows means the same: one preview, one moment.
+    let preview = "SELECT relation::text, column_names, action, reason, rows
+                   FROM custodian.preview(as_of => '2030-06-01 00:00+00') ORDER BY 1, 2, 3, 4";
+    let expected = source.text(preview)?;
+    assert!(expected.contains("shop.customer|"), "{expected}");
+    assert!(expected.contains("Law A, article 1"), "{expected}");
+    assert_eq!(target.text(preview)?, expected);
+
     // With several jobs, too: labels are restored by the first connection.
     node.create_database("parallel")?;
     node.program("pg_restore")?

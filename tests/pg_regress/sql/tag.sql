@@ -191,6 +191,16 @@ SET ROLE regress_tag_owner;
 ALTER TABLE app.invoice RENAME TO bill;
 ALTER TABLE app.bill RENAME COLUMN address TO place;
 SELECT relation, column_name, kind FROM custodian.tags WHERE relation = 'app.bill'::regclass ORDER BY 2;
+-- what they name is followed, too: a clock's column, a foreign key, the columns of a subject
+ALTER TABLE app.customer RENAME COLUMN seen TO "last.seen";
+ALTER TABLE app.customer RENAME COLUMN id TO no;
+ALTER TABLE app.customer RENAME COLUMN created TO seen;
+ALTER TABLE app.bill RENAME CONSTRAINT customer_fk TO buyer;
+ALTER TABLE app.bill RENAME COLUMN customer_id TO buyer_id;
+ALTER TABLE app.bill RENAME COLUMN issued TO "Issued";
+SELECT relation, column_name, clock, collected, subject_key, subject_via FROM custodian.tags
+WHERE kind <> 'cleared' ORDER BY 1, 2;
+SELECT label FROM pg_seclabel WHERE objoid = 'app.bill'::regclass AND objsubid > 0;
 ALTER TABLE app.bill DROP COLUMN place;
 SELECT relation, column_name, kind FROM custodian.tags WHERE relation = 'app.bill'::regclass ORDER BY 2;
 DROP TABLE app.bill;

@@ -1,0 +1,229 @@
+//! Tags name columns and foreign keys; when those are renamed, the tags follow. Otherwise a rename would end
+//! disposal, and two renames would put another column in a clock's place.
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::pg::utility::{Utility, text};
+use crate::pg::{inherit, label, relation};
+use crate::policy::compile::path;
+use crate::policy::load;
+use crate::policy::model::Schema;
+use crate::tag::change;
+use crate::tag::grammar::ColumnLabel;
+use crate::tag::names;
+use crate::tag::target::{Label, Target};
+
+/// A name that was changed.
+struct Renamed {
+    old: String,
+    new: String,
+    /// For a column: the tables that have it.
+    family: Vec<pg_sys::Oid>,
+}
+
+fn renamed(statement: &pg_sys::RenameStmt) -> Option<Renamed> {
+    let name = |name| Some(text(name)?.to_string_lossy().into_owned());
+    // SAFETY: the parse tree's RangeVar, which may be NULL.
+    let range = unsafe { statement.relation.as_ref() }?;
+    let (old, family) = match statement.renameType {
+        pg_sys::ObjectType::OBJECT_COLUMN => {
+            let relation = relation::named(statement.relation)?;
+            let root = inherit::root(relation);
+            let mut family = inherit::descendants(root);
+            family.push(root);
+            (name(statement.subname)?, family)
+        }
+        pg_sys::ObjectType::OBJECT_TABCONSTRAINT => (name(statement.subname)?, Vec::new()),
+        pg_sys::ObjectType::OBJECT_TABLE | pg_sys::ObjectType::OBJECT_FOREIGN_TABLE => {
+            (name(range.relname)?, Vec::new())
+        }
+        _ => return None,
+    };
+    Some(Renamed {
+        old,
+        new: name(statement.newname)?,
+        family,
+    })
+}
+
+/// Renames within the fields of a label. `own` says that the label is of a table whose column was renamed;
+/// `leads` whether a clock leads to a column now.
+struct Rewrite<'a> {
+    old: &'a str,
+    new: &'a str,
+    own: bool,
+    leads: &'a dyn Fn(&str) -> bool,
+}
+
+impl Rewrite<'_> {
+    fn column(&self, name: &mut String) {
+        if self.own && name == self.old {
+            self.new.clone_into(name);
+        }
+    }
+
+    fn clock(&self, clock: &mut String) {
+        if self.own && clock == self.old {
+            *clock = names::clock_text(&[self.new.to_owned()]);
+            return;
+        }
+        let Ok(mut parts) = names::clock_path(clock) else {
+            return;
+        };
+        if !parts.iter().any(|part| part == self.old) {
+            return;
+        }
+        if let [only] = parts.as_mut_slice() {
+            self.column(only);
+            *clock = names::clock_text(&parts);
+        } else if !(self.leads)(clock) {
+            for part in &mut parts {
+                if part == self.old {
+                    self.new.clone_into(part);
+                }
+            }
+            let candidate = names::clock_text(&parts);
+            if (self.leads)(&candidate) {
+                *clock = candidate;
+            }
+        }
+    }
+
+    fn label(&self, label: &Label) -> Label {
+        let mut label = label.clone();
+        match &mut label {
+            Label::Column(ColumnLabel::NotPersonal) => {}
+            Label::Column(ColumnLabel::Tag(tag)) => {
+                let minimums = tag.minimums.iter_mut();
+                let clocks = minimums.filter_map(|minimum| minimum.clock.as_mut());
+                for clock in tag.clock.iter_mut().chain(clocks) {
+                    self.clock(clock);
+                }
+            }
+            Label::Table(tag) => {
+                if let Some(clock) = &mut tag.clock {
+                    self.clock(clock);
+                }
+                let subject = tag
+                    .subject
+                    .iter_mut()
+                    .flat_map(|subject| subject.key.iter_mut().chain(&mut subject.via).flatten());
+                for column in tag
+                    .collected
+                    .iter_mut()
+                    .chain(&mut tag.residency_column)
+                    .chain(subject)
+                {
+                    self.column(column);
+                }
+            }
+        }
+        label
+    }
+}
+
+/// After a utility statement: follows RENAME of a column, a constraint or a table.
+pub fn after(utility: Utility) -> Result<()> {
+    // SAFETY: the tag belongs to the struct.
+    let statement = unsafe { utility.cast::<pg_sys::RenameStmt>(pg_sys::NodeTag::T_RenameStmt) };
+    let Some(renamed) = statement.and_then(renamed) else {
+        return Ok(());
+    };
+    // A label that never mentions the name, however JSON writes it, is not looked at.
+    let quoted = serde_json::Value::from(renamed.old.as_str()).to_string();
+    let mention = quoted.trim_matches('"');
+    let labels: Vec<_> = label::everywhere()
+        .into_iter()
+        .filter(|(_, _, text)| text.contains(mention) || text.contains('\\'))
+        .collect();
+    if labels.is_empty() || relation::extension_oid().is_none() {
+        return Ok(());
+    }
+    // SAFETY: makes the new name visible to what comes next.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    let schema = load::schema(None)?;
+    for (table, attnum, _) in labels {
+        follow(&renamed, &schema, table, attnum)?;
+    }
+    Ok(())
+}
+
+fn follow(renamed: &Renamed, schema: &Schema, table: pg_sys::Oid, attnum: i16) -> Result<()> {
+    let target = Target::attribute(table, i32::from(attnum))?;
+    let Some(Ok(old)) = target.current() else {
+        return Ok(());
+    };
+    let leads = |clock: &str| {
+        schema
+            .tables
+            .get(&table.to_u32())
+            .is_some_and(|table| path::clock(schema, table, clock, false).is_ok())
+    };
+    let rewrite = Rewrite {
+        old: &renamed.old,
+        new: &renamed.new,
+        own: renamed.family.contains(&table),
+        leads: &leads,
+    };
+    let new = rewrite.label(&old);
+    if new == old {
+        return Ok(());
+    }
+    change::begin(&target, Some(&old), Some(&new))?;
+    label::set(table, attnum, Some(&new.text()?))?;
+    change::finish(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tag::grammar::{parse_column, parse_table};
+
+    fn rewritten(label: &Label, own: bool, leads: &dyn Fn(&str) -> bool) -> String {
+        let rewrite = Rewrite {
+            old: "seen",
+            new: "last.seen",
+            own,
+            leads,
+        };
+        rewrite
+            .label(label)
+            .text()
+            .expect("a label that can be written")
+    }
+
+    #[test]
+    fn a_table_follows_its_own_columns_only() {
+        let label = Label::Table(
+            parse_table(
+                r#"{"subject":{"kind":"customer","key":["id","seen"]},"clock":"seen","collected":"seen","residency_column":"seen"}"#,
+            )
+            .expect("valid"),
+        );
+        assert_eq!(
+            rewritten(&label, true, &|_| true),
+            r#"{"subject":{"kind":"customer","key":["id","last.seen"]},"clock":"\"last.seen\"","collected":"last.seen","residency_column":"last.seen"}"#
+        );
+        assert_eq!(
+            rewritten(&label, false, &|_| false),
+            label.text().expect("valid")
+        );
+    }
+
+    #[test]
+    fn a_clock_over_a_foreign_key_follows_where_it_led() {
+        let label = Label::Column(
+            parse_column(
+                r#"{"category":"user","sensitivity":"personal","purposes":["a.b"],"clock":"fk.seen","minimums":[{"name":"x.y","clock":"other.seen"}]}"#,
+            )
+            .expect("valid"),
+        );
+        // fk leads to the table whose column was renamed, other to one that still has it.
+        let leads = |clock: &str| clock == r#"fk."last.seen""# || clock == "other.seen";
+        assert_eq!(
+            rewritten(&label, false, &leads),
+            r#"{"category":"user","sensitivity":"personal","purposes":["a.b"],"clock":"fk.\"last.seen\"","minimums":[{"name":"x.y","clock":"other.seen"}]}"#
+        );
+    }
+}
