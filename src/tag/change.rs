@@ -73,6 +73,20 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
         (None, Some(_)) => "tag.added",
         (Some(_), Some(_)) => "tag.changed",
     };
+    record(code, target, old, new)
+}
+
+/// The same for a label that follows a rename: it means what it meant, so holds have nothing against it.
+pub fn begin_renamed(target: &Target, old: &Label, new: &Label) -> Result<()> {
+    if !keeps_policy() {
+        return Ok(());
+    }
+    lock::labels(target.relation)?;
+    lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
+    record("tag.renamed", target, Some(old), Some(new))
+}
+
+fn record(code: &str, target: &Target, old: Option<&Label>, new: Option<&Label>) -> Result<()> {
     let json = |label: Option<&Label>| label.map(Label::json).transpose();
     epoch::advance(
         code,

@@ -170,7 +170,7 @@ fn follow(renamed: &Renamed, schema: &Schema, table: pg_sys::Oid, attnum: i16) -
     if new == old {
         return Ok(());
     }
-    change::begin(&target, Some(&old), Some(&new))?;
+    change::begin_renamed(&target, &old, &new)?;
     label::set(table, attnum, Some(&new.text()?))?;
     change::finish(table)
 }

@@ -109,3 +109,38 @@ fn a_shorter_period_waits_for_a_table_whose_epoch_is_shared() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_subject_that_is_renamed_stays_held() -> Result<()> {
+    let node = Cluster::builder("renamed")
+        .preload("pg_custodian")
+        .start()?;
+    node.exec(SCHEMA)?;
+    node.exec(
+        "CREATE ROLE counsel;
+         ALTER TABLE a ADD PRIMARY KEY (id);
+         INSERT INTO a SELECT n, n || '@example.com', now() FROM generate_series(1, 3) n;
+         SELECT custodian.tag_table('a', clock => 'at', subject_kind => 'customer', subject_key => '{id}');
+         SELECT custodian.place_hold('matter 1', 'counsel', current_date + 30, 'a suit', subject_kind => 'customer', subject_key => '{2}')",
+    )?;
+    let mut client = node.client()?;
+    assert_eq!(client.refused("DELETE FROM a").sqlstate(), "23001");
+    assert_eq!(
+        client
+            .refused("SELECT custodian.untag_table('a')")
+            .sqlstate(),
+        "23001"
+    );
+    client.batch_execute("ALTER TABLE a RENAME COLUMN id TO number")?;
+    assert_eq!(
+        client.text("SELECT subject_key FROM custodian.tags WHERE kind = 'table'")?,
+        "{number}"
+    );
+    assert_eq!(client.refused("DELETE FROM a").sqlstate(), "23001");
+    assert_eq!(
+        client.refused("DELETE FROM a WHERE number = 2").sqlstate(),
+        "23001"
+    );
+    client.batch_execute("DELETE FROM a WHERE number = 1")?;
+    Ok(())
+}
