@@ -1,0 +1,220 @@
+//! Runs that no longer apply, that cannot be, and that depend on each other.
+
+use integration::{Cluster, Result, poll};
+
+const CUSTOMER: &str = "
+    CREATE TABLE customer (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
+    INSERT INTO customer SELECT n, n || '@example.com', now() - (n - 0.5) * interval '1 day' FROM generate_series(1, 100) n;
+    SELECT custodian.define_purpose('test.account', 'contract', '50 days');
+    SELECT custodian.tag_table('customer', clock => 'seen', on_expiry => 'delete');
+    SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{test.account}')";
+
+fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
+    let mut builder = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on");
+    for line in conf {
+        builder = builder.conf(line);
+    }
+    let node = builder.start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    Ok(node)
+}
+
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = poll(120, || {
+        last = node
+            .text(query)
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
+            .unwrap_or_default()
+    );
+}
+
+/// Waits until the scheduler has gone through two more rounds.
+fn two_rounds(node: &Cluster) {
+    for _ in 0..2 {
+        let last = node
+            .text("SELECT last_success FROM custodian.status")
+            .unwrap_or_default();
+        wait_for(
+            node,
+            &format!(
+                "SELECT last_success IS DISTINCT FROM nullif('{last}', '')::timestamptz FROM custodian.status"
+            ),
+            "t",
+        );
+    }
+}
+
+const STATES: &str = "SELECT state, rows_planned FROM custodian.runs ORDER BY run_id";
+
+#[test]
+fn a_run_that_waits_is_superseded_when_the_policy_changes_or_the_table_goes() -> Result<()> {
+    let node = cluster("superseded", &[])?;
+    node.exec(CUSTOMER)?;
+    wait_for(&node, STATES, "waiting|50");
+    node.exec("SELECT custodian.define_purpose('test.account', 'contract', '40 days')")?;
+    wait_for(&node, STATES, "superseded|50\nwaiting|60");
+    node.exec(
+        "SELECT custodian.approve_run(run_id, 'backlog') FROM custodian.runs WHERE state = 'waiting';
+         SELECT custodian.define_purpose('test.account', 'contract', '30 days')",
+    )?;
+    wait_for(&node, STATES, "superseded|50\nsuperseded|60\nwaiting|70");
+    assert_eq!(node.text("SELECT count(*) FROM customer")?, "100");
+
+    // Nobody needs to approve once the fuse is wide enough.
+    node.exec("DELETE FROM customer WHERE id > 32")?;
+    wait_for(&node, STATES, "superseded|50\nsuperseded|60\nwaiting|70");
+    node.alter_system("custodian.max_disposal_fraction", "0.1")?;
+    wait_for(
+        &node,
+        STATES,
+        "superseded|50\nsuperseded|60\nsuperseded|70\ndone|2",
+    );
+
+    node.alter_system("custodian.clock_offset", "10d")?;
+    wait_for(
+        &node,
+        "SELECT rows_planned FROM custodian.runs WHERE state = 'waiting'",
+        "10",
+    );
+    node.exec("DROP TABLE customer")?;
+    wait_for(
+        &node,
+        "SELECT relation IS NULL, relation_name, state FROM custodian.runs ORDER BY run_id DESC LIMIT 1",
+        "t|public.customer|superseded",
+    );
+    Ok(())
+}
+
+#[test]
+fn another_version_of_the_library_keeps_still() -> Result<()> {
+    let node = cluster("version", &["custodian.max_disposal_fraction = 1"])?;
+    node.exec("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'pg_custodian'")?;
+    wait_for(
+        &node,
+        "SELECT count(*) FROM custodian.check() WHERE code = 'version-mismatch'",
+        "1",
+    );
+    node.exec(CUSTOMER)?;
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(node.text("SELECT count(*) FROM custodian.runs")?, "0");
+    node.exec(&format!(
+        "UPDATE pg_extension SET extversion = '{}' WHERE extname = 'pg_custodian'",
+        node.text("SELECT library_version FROM custodian.status")?
+    ))?;
+    wait_for(&node, "SELECT count(*) FROM customer", "50");
+    Ok(())
+}
+
+#[test]
+fn a_database_without_its_keys_only_observes() -> Result<()> {
+    let node = cluster("keys", &["custodian.max_disposal_fraction = 1"])?;
+    node.exec("CREATE TABLE kept AS SELECT * FROM custodian.secret; DELETE FROM custodian.secret")?;
+    node.exec(CUSTOMER)?;
+    wait_for(&node, STATES, "observed|50");
+    two_rounds(&node);
+    assert_eq!(node.text("SELECT count(*) FROM customer")?, "100");
+    node.exec("INSERT INTO custodian.secret SELECT * FROM kept")?;
+    wait_for(&node, STATES, "done|50");
+    assert_eq!(node.text("SELECT count(*) FROM customer")?, "50");
+    Ok(())
+}
+
+#[test]
+fn without_a_free_worker_slot_the_check_says_so() -> Result<()> {
+    let node = cluster(
+        "starved",
+        &[
+            "custodian.max_disposal_fraction = 1",
+            "max_worker_processes = 2",
+            "max_logical_replication_workers = 0",
+        ],
+    )?;
+    // The launcher and a scheduler: there is no slot for a sweep.
+    node.exec(CUSTOMER)?;
+    wait_for(
+        &node,
+        "SELECT state, reason FROM custodian.runs",
+        "interrupted|no background worker could be started",
+    );
+    wait_for(
+        &node,
+        "SELECT count(*) FROM custodian.check() WHERE code = 'no-worker-slot'",
+        "1",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM customer")?, "100");
+    Ok(())
+}
+
+#[test]
+fn dependents_and_partitions_go_in_one_round() -> Result<()> {
+    let node = cluster("family", &["custodian.max_disposal_fraction = 1"])?;
+    node.exec(
+        "CREATE ROLE app; CREATE ROLE archive;
+         SELECT custodian.define_purpose('test.account', 'contract', '50 days');
+         CREATE TABLE customer (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
+         CREATE TABLE visit (customer bigint NOT NULL REFERENCES customer, at timestamptz NOT NULL, page text)
+             PARTITION BY RANGE (at);
+         CREATE TABLE visit_old PARTITION OF visit FOR VALUES FROM (MINVALUE) TO ('2020-01-01');
+         CREATE TABLE visit_new PARTITION OF visit FOR VALUES FROM ('2020-01-01') TO (MAXVALUE);
+         INSERT INTO customer SELECT n, 'e', '2010-01-01' FROM generate_series(1, 10) n;
+         INSERT INTO customer SELECT n, 'e', now() FROM generate_series(11, 20) n;
+         INSERT INTO visit SELECT n, '2015-01-01', 'p' FROM generate_series(1, 20) n;
+         INSERT INTO visit SELECT n, '2021-01-01', 'p' FROM generate_series(1, 20) n;
+         INSERT INTO visit SELECT n, now(), 'p' FROM generate_series(5, 20) n;
+         ALTER TABLE customer OWNER TO app; ALTER TABLE visit OWNER TO app;
+         ALTER TABLE visit_old OWNER TO archive; ALTER TABLE visit_new OWNER TO app;
+         GRANT SELECT ON visit, visit_old, visit_new, customer TO app;
+         SELECT custodian.tag_table('visit', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('visit', 'page', 'user.behavior', '{test.account}');
+         SELECT custodian.tag_table('customer', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{test.account}')",
+    )?;
+    // Customers 5 to 10 are due and have a recent visit, which keeps them.
+    wait_for(
+        &node,
+        "SELECT relation, state, rows_planned, rows_done FROM custodian.runs WHERE state <> 'superseded' ORDER BY relation::text",
+        "customer|done|4|4\nvisit|done|40|40",
+    );
+    assert_eq!(
+        node.text("SELECT i.leaf, i.action, i.done FROM custodian.run_items i ORDER BY i.leaf")?,
+        "public.customer|delete row|4\npublic.visit_new|delete row|20\npublic.visit_old|delete row|20"
+    );
+    assert_eq!(node.text("SELECT count(*), min(id) FROM customer")?, "16|5");
+    assert_eq!(node.text("SELECT count(*) FROM visit")?, "16");
+    Ok(())
+}
+
+#[test]
+fn a_table_that_cannot_be_planned_is_said_and_stops_nobody() -> Result<()> {
+    let node = cluster("unplannable", &["custodian.max_disposal_fraction = 1"])?;
+    node.exec(
+        "CREATE ROLE app;
+         CREATE TABLE parent (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
+         INSERT INTO parent SELECT n, 'e', '2010-01-01' FROM generate_series(1, 10) n;
+         ALTER TABLE parent OWNER TO app;
+         CREATE TABLE child (parent bigint REFERENCES parent);
+         SELECT custodian.define_purpose('test.parent', 'contract', '50 days');
+         SELECT custodian.tag_table('parent', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('parent', 'email', 'user.contact.email', '{test.parent}')",
+    )?;
+    node.exec(CUSTOMER)?;
+    wait_for(&node, "SELECT count(*) FROM customer", "50");
+    wait_for(
+        &node,
+        "SELECT object, regexp_replace(problem, '[0-9]+', 'N') FROM custodian.check() WHERE code = 'run-failed'",
+        "public.parent|Run N failed with SQLSTATE 42501: it could not be planned.",
+    );
+    node.exec("GRANT SELECT ON child TO app")?;
+    wait_for(&node, "SELECT count(*) FROM parent", "0");
+    Ok(())
+}
