@@ -4,10 +4,10 @@ use crate::error::Result;
 use crate::guard::row::sync;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, relation, sandbox, time};
-use crate::policy::hold_read;
 use crate::policy::model::{Finding, Severity};
 
-/// Holds past their review date, holds that have lost their table, tables that lack the guard.
+/// Holds past their review date, and tables that lack the guard. Holds that have lost their table are found
+/// where the policy is read.
 pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let now = time::timestamp(clock::wall());
@@ -32,21 +32,6 @@ pub fn findings() -> Result<Vec<Finding>> {
             ),
             remedy: format!(
                 "Release it with custodian.release_hold({id}, approver, reason), or place it anew with a later date and release this one."
-            ),
-        });
-    }
-    for orphan in hold_read::on_relations()?.orphans {
-        findings.push(Finding {
-            severity: Severity::Error,
-            code: "hold-without-table",
-            object: orphan.matter,
-            problem: format!(
-                "Table \"{}\", on which legal hold {} lies, is not there.",
-                orphan.table, orphan.id
-            ),
-            remedy: format!(
-                "Restore the table under that name, or release the hold with custodian.release_hold({}, approver, reason).",
-                orphan.id
             ),
         });
     }

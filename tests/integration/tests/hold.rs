@@ -1,7 +1,10 @@
 //! Legal holds and statutory minimums on a real cluster, with concurrent sessions: what destroys kept rows is
 //! refused, whoever tries, and by whatever way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use integration::{Cluster, Error, Result, Sql, wait_until};
 use postgres::Client;
@@ -417,6 +420,153 @@ fn a_deletion_that_waits_for_a_hold_is_refused() -> Result<()> {
     let (state, text) = waiting.join().expect("the writer's thread");
     assert_eq!(state, "23001", "{text}");
     assert!(text.contains(MATTER), "{text}");
+    Ok(())
+}
+
+#[test]
+fn nothing_held_goes_while_many_delete() -> Result<()> {
+    let node = shop()?;
+    node.exec("INSERT INTO shop.customer SELECT n, 'c', 'n', now() FROM generate_series(4, 60) n")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for level in ["READ COMMITTED", "REPEATABLE READ", "READ COMMITTED"] {
+        let mut client = node.client()?;
+        let stop = Arc::clone(&stop);
+        // Deletes tickets of random customers and writes them again, two in a transaction, now and then with
+        // a savepoint; refusals, deadlocks and serialization failures are part of it.
+        writers.push(thread::spawn(move || -> (u32, u32) {
+            let (mut done, mut refused) = (0, 0);
+            let delete = "DELETE FROM shop.ticket WHERE customer_id = 1 + (random() * 59)::int";
+            while !stop.load(Ordering::Relaxed) {
+                let work = format!(
+                    "BEGIN ISOLATION LEVEL {level}; {delete}; SAVEPOINT s; {delete}; ROLLBACK TO s; {delete};
+                     INSERT INTO shop.ticket SELECT (random() * 1000000000)::int, 1 + (random() * 59)::int, 'x', now()
+                     FROM generate_series(1, 3) ON CONFLICT DO NOTHING; COMMIT"
+                );
+                match client.batch_execute(&work) {
+                    Ok(()) => done += 1,
+                    Err(error) => {
+                        let error = Error::from(error);
+                        assert!(
+                            ["23001", "40001", "40P01"].contains(&error.sqlstate()),
+                            "{error}"
+                        );
+                        refused += u32::from(error.sqlstate() == "23001");
+                        let _rolled_back = client.batch_execute("ROLLBACK");
+                    }
+                }
+            }
+            (done, refused)
+        }));
+    }
+    let mut steward = node.client()?;
+    let mut placed = 0;
+    while placed < 60 {
+        let customer = 1 + placed % 59;
+        let place = format!(
+            "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r',
+                 subject_kind => 'customer', subject_key => ARRAY['{customer}'])"
+        );
+        let hold = match steward.text(&place) {
+            Ok(hold) => hold,
+            Err(error) if error.sqlstate() == "40P01" => continue,
+            Err(error) => return Err(error),
+        };
+        let tickets = format!(
+            "SELECT coalesce(array_agg(id ORDER BY id), '{{}}') FROM shop.ticket WHERE customer_id = {customer}"
+        );
+        let held = steward.text(&tickets)?;
+        thread::sleep(Duration::from_millis(30));
+        assert_eq!(
+            steward.text(&format!("SELECT '{held}'::int[] <@ ({tickets})"))?,
+            "t",
+            "a ticket of customer {customer} is gone"
+        );
+        // Every other one stays, so that the guard is in place for some and made anew for others.
+        let release = format!("SELECT custodian.release_hold({hold}, 'counsel', 'settled')");
+        while let Err(error) = steward.batch_execute(&release) {
+            assert_eq!(
+                error.code().map(|code| code.code()),
+                Some("40P01"),
+                "{error}"
+            );
+        }
+        placed += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut done, mut refused) = (0, 0);
+    for writer in writers {
+        let counts = writer.join().expect("a writer's thread");
+        done += counts.0;
+        refused += counts.1;
+    }
+    assert!(done > 0 && refused > 0, "{done} done, {refused} refused");
+    Ok(())
+}
+
+#[test]
+fn a_sweep_passes_over_held_rows_and_is_not_refused() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    node.exec(
+        "SELECT custodian.define_purpose('shop.short', 'contract', '1 day');
+         SELECT custodian.tag_column('shop.ticket', 'body', 'user.behavior', ARRAY['shop.short'], clock => 'at');
+         SELECT custodian.tag_table('shop.ticket', clock => 'at', subject_kind => 'customer', subject_via => ARRAY['customer_id'], on_expiry => 'delete')",
+    )?;
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_until("the settings are read", 60, || {
+        node.text("SELECT current_setting('custodian.disposal') || current_setting('custodian.max_disposal_fraction')")
+            .is_ok_and(|mode| mode == "on1")
+    });
+    let mut client = node.client()?;
+    client.batch_execute("SELECT * FROM custodian.sweep_now('shop.ticket')")?;
+    assert_eq!(node.text("SELECT id FROM shop.ticket ORDER BY id")?, "2");
+    // Once it is released, the sweep reaches back for it.
+    node.exec("SELECT custodian.release_hold(hold, 'counsel', 'settled') FROM custodian.holds WHERE released_at IS NULL")?;
+    client.batch_execute("SELECT * FROM custodian.sweep_now('shop.ticket')")?;
+    assert_eq!(node.text("SELECT id FROM shop.ticket ORDER BY id")?, "");
+    Ok(())
+}
+
+#[test]
+fn a_prepared_transaction_holds_a_hold_off() -> Result<()> {
+    let node = Cluster::builder("prepared")
+        .preload("pg_custodian")
+        .conf("max_prepared_transactions = 2")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian; CREATE ROLE counsel; CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2), (3)")?;
+    let place = |matching: &str| {
+        format!(
+            "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', rel => 't', match => '{{\"a\":[{matching}]}}')"
+        )
+    };
+    node.exec(&place("9"))?;
+    let mut client = node.client()?;
+    client.batch_execute("BEGIN; DELETE FROM t WHERE a = 1; PREPARE TRANSACTION 'p'")?;
+    assert_eq!(
+        client
+            .refused(&format!("SET lock_timeout = '200ms'; {}", place("1")))
+            .sqlstate(),
+        "55P03"
+    );
+    client.batch_execute("ROLLBACK PREPARED 'p'")?;
+    client.batch_execute(&place("1"))?;
+    kept(
+        &mut client,
+        "BEGIN; DELETE FROM t WHERE a = 1; PREPARE TRANSACTION 'p'",
+    );
+    // A prepared hold is in force as soon as it is prepared: deletions wait for it.
+    client.batch_execute(&format!("BEGIN; {}; PREPARE TRANSACTION 'h'", place("2")))?;
+    assert_eq!(
+        client
+            .refused("SET lock_timeout = '200ms'; DELETE FROM t WHERE a = 2")
+            .sqlstate(),
+        "55P03"
+    );
+    client.batch_execute("COMMIT PREPARED 'h'")?;
+    kept(&mut client, "DELETE FROM t WHERE a = 2");
+    client.batch_execute("DELETE FROM t WHERE a = 3")?;
     Ok(())
 }
 
