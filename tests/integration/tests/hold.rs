@@ -461,7 +461,7 @@ fn nothing_held_goes_while_many_delete() -> Result<()> {
     }
     let mut steward = node.client()?;
     let mut placed = 0;
-    while placed < 60 {
+    while placed < 30 {
         let customer = 1 + placed % 59;
         let place = format!(
             "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r',
