@@ -21,3 +21,5 @@ pub mod publication;
 pub mod purpose;
 pub mod relation_ref;
 pub mod render;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
