@@ -365,3 +365,7 @@ fn waits(plan: &Plan, standings: &[Standing], referring: &[&str]) -> String {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "evaluate_tests.rs"]
+mod tests;

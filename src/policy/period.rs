@@ -167,6 +167,25 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn bounds_hold_for_every_clock(
+            clock in -2_000_000_000_000_000i64..4_000_000_000_000_000,
+            months in 0i32..600, days in 0i32..400, micros in 0i64..200_000_000_000,
+            shift in -400_000_000_000i64..400_000_000_000,
+        ) {
+            let period = Period { months, days, micros };
+            let clock = Instant::from_micros(clock);
+            let end = clock.plus(period).expect("in range");
+            let now = Instant::from_micros(end.micros() + shift);
+            if end <= now {
+                proptest::prop_assert!(clock <= now.latest_start(period).expect("in range"));
+            } else {
+                proptest::prop_assert!(clock > now.earliest_start(period).expect("in range"));
+            }
+        }
+    }
+
     #[test]
     fn iso_text() {
         assert_eq!(Period::months(37).iso(), "P37M");

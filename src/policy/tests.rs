@@ -125,9 +125,13 @@ mod tests {
                     period: random.period(),
                     citation: format!("Law on {name}"),
                     defence: false,
-                    suspended: random.chance(10),
+                    suspended: false,
                 },
             );
+        }
+        if let Some(minimum) = policy.minimums.get_mut("m.y") {
+            minimum.suspended = random.chance(20);
+            minimum.defence = minimum.suspended;
         }
         for id in 0..random.below(12) {
             let scope = match random.below(12) {
@@ -246,6 +250,10 @@ mod tests {
     }
 
     fn fill(random: &mut Random, rows: u64) -> Result<(), Error> {
+        // Minimums of the trial before guard its rows until their tags are gone.
+        for column in ["a", "b", "e"] {
+            label(&format!("COLUMN plan_test.t.{column}"), None)?;
+        }
         Spi::run("DELETE FROM plan_test.k; DELETE FROM plan_test.t; DELETE FROM plan_test.p")?;
         let parents: Vec<String> = (0..30)
             .map(|id| format!("({id}, {})", random.clock()))
@@ -412,10 +420,23 @@ mod tests {
     }
 
     fn trial(random: &mut Random, table: RelId, seen: &mut Seen) -> Result<(), Error> {
-        tags(random)?;
-        fill(random, 160)?;
-        let schema = load::schema(None)?;
+        fill(random, 140)?;
         let policy = policy(random, table);
+        for minimum in policy.minimums.values() {
+            // The row guard, which batches meet too, reads them from the table.
+            Spi::run(&format!(
+                "INSERT INTO custodian.minimum (name, period, citation, defence, suspended_at)
+                 VALUES ('{}', '{}', '{}', {suspended}, CASE WHEN {suspended} THEN now() END)
+                 ON CONFLICT (name) DO UPDATE SET period = excluded.period, defence = excluded.defence,
+                     suspended_at = excluded.suspended_at",
+                minimum.name,
+                minimum.period.iso(),
+                minimum.citation,
+                suspended = minimum.suspended
+            ))?;
+        }
+        tags(random)?;
+        let schema = load::schema(None)?;
         let plan = compile(&schema, &policy, table);
         let [leaf] = plan.leaves.as_slice() else {
             panic!("one leaf");
@@ -442,6 +463,8 @@ mod tests {
                 }
             }
         }
+        // No sweep has a cutoff in the future, and the guard knows the present alone.
+        now = now.min(crate::pg::clock::now());
         let mut known = all_facts(&plan, leaf, &policy, now)?;
         let child_facts = match &child {
             Some(child) => Some(all_facts(
@@ -532,13 +555,13 @@ mod tests {
             .to_u32();
         let mut random = Random(0x5eed_0fac_0570_d1a5);
         let mut seen = Seen::default();
-        for _ in 0..60 {
+        for _ in 0..40 {
             trial(&mut random, table, &mut seen)?;
         }
         // The trials must not have passed for want of anything to decide.
-        assert!(seen.rewritten > 300, "{}", seen.rewritten);
-        assert!(seen.deleted > 100, "{}", seen.deleted);
-        assert!(seen.narrowed > 10, "{}", seen.narrowed);
+        assert!(seen.rewritten > 200, "{}", seen.rewritten);
+        assert!(seen.deleted > 50, "{}", seen.deleted);
+        assert!(seen.narrowed > 5, "{}", seen.narrowed);
         Ok(())
     }
 }
