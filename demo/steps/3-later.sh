@@ -13,6 +13,9 @@ step_3() {
     setting custodian.clock_offset 3d
     until_is 'log rows older than six months' 120 "SELECT count(*) $logs" 0
     until_is 'pages older than 90 days' 120 "SELECT count(page_url) $pages" 0
+    until_is 'tables with a run of that day that is done' 120 "SELECT count(DISTINCT relation) FROM custodian.runs
+        WHERE state = 'done' AND rows_done > 0 AND cutoff > now() + interval '1 day'" 5
+    until_is 'runs that go on' 60 "SELECT count(*) FROM custodian.runs WHERE state IN ('approved', 'running')" 0 quiet
     say "gone after $((SECONDS - from)) s; custodian.naptime is $(value 'SHOW custodian.naptime')"
     show li_steward "SELECT run_id, relation, state, rows_planned, rows_done, approved_by, cutoff FROM custodian.runs
  WHERE cutoff > now() + interval '1 day' AND rows_planned > 0 ORDER BY run_id"

@@ -47,7 +47,7 @@ inside_standby() {
     at standby "$BIN/pg_basebackup" -d "$(conninfo standby)" -D "$WORK/standby/data" -X stream -c fast -R --no-sync
     start standby
     until_is 'the standby in the region replicates' 60 "SELECT state FROM pg_stat_replication WHERE application_name = 'standby'" streaming
-    until_is_standby 'SELECT count(*) FROM app.orders' 25000
+    until_is_standby 'SELECT count(*) FROM app.orders' 8000
     show postgres "SELECT application_name, client_addr, state, sync_state FROM pg_stat_replication"
 }
 

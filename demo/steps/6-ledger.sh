@@ -2,7 +2,8 @@
 
 step_6() {
     headline 'Step 6: the ledger lists all of it, and verifies against a head that was exported before'
-    until_is 'refusals of step 5 that reached the ledger' 60 "SELECT count(*) > 0 FROM custodian.ledger WHERE kind = 'guard.refused' AND object ~ 'contacts|app.account'" t
+    until_is 'the last refusal of step 5 reached the ledger' 60 \
+        "SELECT count(*) > 0 FROM custodian.ledger WHERE kind = 'guard.refused' AND object = 'define a purpose'" t
     run_sql postgres 'SELECT custodian.seal_ledger()'
     HEAD=$(value 'SELECT custodian.ledger_head()')
     say "exported, to a place that this server cannot write: $HEAD"
@@ -12,7 +13,14 @@ step_6() {
         positive "entries of kind $kind" "$(value "SELECT count(*) FROM custodian.ledger WHERE starts_with(kind, '$kind')")"
     done
     say 'refused attempts, although their transactions were rolled back:'
-    show li_steward "SELECT entry, at::timestamptz(0), kind, object, detail FROM custodian.ledger WHERE kind = 'guard.refused' ORDER BY entry DESC LIMIT 12"
+    show li_steward "SELECT entry, at::timestamptz(0), detail ->> 'role' AS role, detail ->> 'gate' AS gate, object, left(detail ->> 'reason', 80) AS reason
+  FROM custodian.ledger WHERE kind = 'guard.refused' ORDER BY entry"
+    local object
+    for object in 'physical replication' 'logical replication' 'publication contacts' app.account app.device app.orders \
+        'remove the tag of column app.account.email' 'define a purpose'; do
+        positive "refused and in the ledger: $object" \
+            "$(value "SELECT count(*) FROM custodian.ledger WHERE kind = 'guard.refused' AND object = '$object'")"
+    done
 
     is 'entries that hold a personal value' 0 "$(value "SELECT count(*) FROM custodian.ledger_entry WHERE body ~ 'zqcanary'")"
     run_sql li_steward "SELECT custodian.define_purpose('shop.survey', 'consent', '30 days', required => false)"
