@@ -165,8 +165,8 @@ const SLOW: &str = "
     CREATE TRIGGER note AFTER DELETE ON shop.log REFERENCING OLD TABLE AS old
         FOR EACH STATEMENT EXECUTE FUNCTION shop.note();
     RESET ROLE;
-    INSERT INTO shop.log SELECT n, repeat('x', 3000), now() - interval '1 year' FROM generate_series(1, 600) n;
-    INSERT INTO shop.log SELECT n, repeat('x', 3000), now() FROM generate_series(601, 700) n;
+    INSERT INTO shop.log SELECT n, repeat('x', 3000), now() - interval '1 year' FROM generate_series(1, 300) n;
+    INSERT INTO shop.log SELECT n, repeat('x', 3000), now() FROM generate_series(301, 400) n;
     SELECT custodian.define_purpose('shop.log', 'contract', '100 days');
     SELECT custodian.tag_table('shop.log', clock => 'at', on_expiry => 'delete');
     SELECT custodian.tag_column('shop.log', 'body', 'user.behavior', '{shop.log}')";
@@ -239,16 +239,16 @@ fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
         &node,
         "done",
         "SELECT state, rows_planned, rows_done FROM custodian.runs",
-        "done|600|600",
+        "done|300|300",
     );
     assert_eq!(
         node.text("SELECT count(*), count(DISTINCT id), max(id) FROM shop.gone")?,
-        "600|600|600"
+        "300|300|300"
     );
     assert_eq!(node.text("SELECT count(*) FROM shop.log")?, "100");
     assert_eq!(
         node.text("SELECT planned, done FROM custodian.run_items")?,
-        "600|600"
+        "300|300"
     );
     Ok(())
 }
