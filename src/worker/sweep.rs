@@ -126,6 +126,8 @@ struct Sweep {
     limit: i64,
     done: i64,
     obstacles: u32,
+    /// Rows kept turning up where the sweep had passed: no watermark is set.
+    moving: bool,
     first_sqlstate: Option<String>,
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
 }
@@ -176,6 +178,7 @@ impl Sweep {
             limit,
             done: run.done,
             obstacles: 0,
+            moving: false,
             first_sqlstate: None,
             numbers,
             run,
@@ -212,35 +215,39 @@ impl Sweep {
         let mut size = BatchSize::first();
         let before = self.obstacles;
         for _ in 0..PASSES {
-            let segments = self.segments(step, leaf, after)?;
-            if segments.is_empty() || self.obstacles > before {
-                break;
-            }
-            for segment in segments {
-                let end = self.segment(step, leaf, after, number, segment, &mut size)?;
+            for blocks in self.segments(step, leaf, after)? {
+                let end = self.segment(step, leaf, after, number, blocks, &mut size)?;
                 if !matches!(end, End::Through) {
                     return Ok(end);
                 }
             }
+            if self.obstacles > before || self.segments(step, leaf, after)?.is_empty() {
+                return Ok(End::Through);
+            }
         }
+        self.moving = true;
         Ok(End::Through)
     }
 
-    /// Where rows are due.
+    /// The ranges of blocks in which rows are due.
     fn segments(
         &self,
         step: Step,
         leaf: &Leaf,
         after: Option<Instant>,
-    ) -> std::result::Result<Vec<u32>, Caught> {
+    ) -> std::result::Result<Vec<Range<u32>>, Caught> {
         let Work { plan, policy, .. } = &self.work;
         let statement = render::segments(plan, &step, leaf, policy, self.run.cutoff, after);
         transaction(|| {
             let params = spi::bind(&statement.params)?;
+            let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
             key::with_key(plan, || {
                 sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
                     spi::select(&statement.sql, &params, |row| {
-                        Ok(u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX / SEGMENT))
+                        let number = u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX);
+                        let first = number.saturating_mul(SEGMENT);
+                        // Rows that are added behind the end meanwhile are for the next pass.
+                        Ok(first..first.saturating_add(SEGMENT).min(heap))
                     })
                 })
             })
@@ -254,11 +261,11 @@ impl Sweep {
         leaf: &Leaf,
         after: Option<Instant>,
         number: i32,
-        segment: u32,
+        segment: Range<u32>,
         size: &mut BatchSize,
     ) -> std::result::Result<End, Caught> {
-        let end = segment.saturating_add(1).saturating_mul(SEGMENT);
-        let mut at = segment.saturating_mul(SEGMENT);
+        let end = segment.end;
+        let mut at = segment.start;
         let mut retries = 0;
         while at < end {
             let blocks = at..at.saturating_add(size.blocks()).min(end);
@@ -404,7 +411,8 @@ impl Sweep {
                 sqlstate,
             ),
             End::GaveUp | End::Through => {
-                for (leaf, after) in self.work.plan.leaves.iter().zip(after) {
+                let leaves = self.work.plan.leaves.iter().zip(after);
+                for (leaf, after) in leaves.filter(|_| !self.moving) {
                     work::advance_watermark(
                         leaf,
                         &self.work.plan.digest,
