@@ -2,8 +2,6 @@
 //!
 //! `_PG_init` is the table of contents: each module installs its own settings and hooks in `init()`.
 
-#![allow(dead_code)] // until every layer uses what lies below it
-
 use pgrx::prelude::*;
 
 mod anonymize;

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
 
-use crate::evidence::ring::{Filter, Key, Ring, Started, Text};
+use crate::evidence::ring::{Filter, Key, Ring, Text};
 pub use crate::evidence::ring::{Gate, Handover, Outcome};
 use crate::guc;
 use crate::pg::{time, xact};
@@ -127,12 +127,6 @@ pub fn lost() -> u64 {
     } else {
         unstored
     }
-}
-
-/// When the store was set up, and after how many crashes of this server. `None` when the library is not
-/// preloaded.
-pub fn started() -> Option<Started> {
-    attached().then(|| RING.share().started())
 }
 
 /// What waits for the ledger of a database, oldest events first; with `also_unbound` those events too that

@@ -225,10 +225,6 @@ impl Ring {
         self.lost
     }
 
-    pub const fn started(&self) -> Started {
-        self.started
-    }
-
     /// Counts an occurrence. With every slot waiting to be handed over it is counted as lost.
     pub fn record(&mut self, key: &Key, now: i64) {
         let mut room: Option<usize> = None;

@@ -4,8 +4,6 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result};
-
 /// The databases that accept connections. Reads pg_database through the table interface, since without a
 /// database there is no SPI. Inside a transaction.
 pub fn connectable() -> Vec<pg_sys::Oid> {
@@ -44,18 +42,6 @@ pub fn by_name(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a cached catalog lookup inside a transaction with a NUL-terminated name.
     let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
     (oid != pg_sys::Oid::INVALID).then_some(oid)
-}
-
-/// The name of a database.
-pub fn name(database: pg_sys::Oid) -> Result<String> {
-    // SAFETY: a catalog lookup inside a transaction; the result is NULL or a palloc'd string.
-    unsafe {
-        let name = pg_sys::get_database_name(database);
-        if name.is_null() {
-            return Err(Error::internal("the database is gone"));
-        }
-        Ok(CStr::from_ptr(name).to_string_lossy().into_owned())
-    }
 }
 
 /// Whether the current user owns the database (membership counts, superusers always).

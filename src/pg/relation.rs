@@ -95,14 +95,6 @@ pub fn quote_identifier(name: &str) -> Result<String> {
         .ok_or_else(|| Error::internal("quote_identifier returned nothing"))
 }
 
-/// The column or relation name with its quoted form.
-pub fn ident(name: &str) -> Result<Ident> {
-    Ok(Ident {
-        name: name.to_owned(),
-        quoted: quote_identifier(name)?,
-    })
-}
-
 /// The schema-qualified name of a relation, plain and quoted; `None` when it does not exist.
 pub fn qualified(relation: pg_sys::Oid) -> Result<Option<Ident>> {
     // SAFETY: cached catalog lookups by OID; results are NULL or palloc'd strings.

@@ -18,8 +18,6 @@ use crate::worker;
 pub struct Utility<'a> {
     /// The parse tree's node: look at its tag before casting.
     pub node: &'a pg_sys::Node,
-    /// Whether the user sent it as a statement of its own (not from inside a function or another command).
-    pub top_level: bool,
 }
 
 impl<'a> Utility<'a> {
@@ -72,41 +70,29 @@ unsafe extern "C-unwind" {
 }
 
 /// Statements that end or begin transactions are left alone: no catalog can be read around them.
-fn utility<'a>(
-    pstmt: *mut pg_sys::PlannedStmt,
-    context: pg_sys::ProcessUtilityContext::Type,
-) -> Option<Utility<'a>> {
+fn utility<'a>(pstmt: *mut pg_sys::PlannedStmt) -> Option<Utility<'a>> {
     // SAFETY: the server hands over a valid planned statement whose utility node lives as long as it.
     let node = unsafe { pstmt.as_ref()?.utilityStmt.as_ref()? };
     if node.type_ == pg_sys::NodeTag::T_TransactionStmt {
         return None;
     }
-    Some(Utility {
-        node,
-        top_level: context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL,
-    })
+    Some(Utility { node })
 }
 
 #[pg_guard]
-extern "C-unwind" fn run_before(
-    pstmt: *mut pg_sys::PlannedStmt,
-    context: pg_sys::ProcessUtilityContext::Type,
-) {
-    if let Some(Err(error)) = utility(pstmt, context).map(before) {
+extern "C-unwind" fn run_before(pstmt: *mut pg_sys::PlannedStmt) {
+    if let Some(Err(error)) = utility(pstmt).map(before) {
         report::raise(error);
     }
 }
 
 #[pg_guard]
-extern "C-unwind" fn run_after(
-    pstmt: *mut pg_sys::PlannedStmt,
-    context: pg_sys::ProcessUtilityContext::Type,
-) {
+extern "C-unwind" fn run_after(pstmt: *mut pg_sys::PlannedStmt) {
     // SAFETY: reads backend-local state. A statement that ended its transaction leaves no catalog to read.
     if !unsafe { pg_sys::IsTransactionState() } {
         return;
     }
-    if let Some(Err(error)) = utility(pstmt, context).map(after) {
+    if let Some(Err(error)) = utility(pstmt).map(after) {
         report::raise(error);
     }
 }
@@ -124,7 +110,7 @@ unsafe extern "C-unwind" fn hook(
     dest: *mut pg_sys::DestReceiver,
     qc: *mut pg_sys::QueryCompletion,
 ) {
-    run_before(pstmt, context);
+    run_before(pstmt);
     // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs.
     unsafe {
         match PREVIOUS {
@@ -150,7 +136,7 @@ unsafe extern "C-unwind" fn hook(
             ),
         }
     }
-    run_after(pstmt, context);
+    run_after(pstmt);
 }
 
 /// Installs the hook in front of whatever is there.

@@ -148,16 +148,6 @@ pub fn subject_kinds() -> Result<Vec<String>> {
         .collect()
 }
 
-/// Every hold in force. One whose table is gone is left out: [`on_relations`] names it.
-pub fn active() -> Result<Vec<Hold>> {
-    let mut holds = on_relations()?.holds;
-    for kind in subject_kinds()? {
-        holds.extend(on_subjects(&kind, 0)?);
-    }
-    holds.sort_by_key(|hold| hold.id);
-    Ok(holds)
-}
-
 /// The matters of the holds in force, for a refusal that concerns them all.
 pub fn matters() -> Result<Vec<String>> {
     let rows = sandbox::as_extension_owner(|| {

@@ -73,6 +73,7 @@ impl Instant {
     }
 }
 
+#[cfg(test)]
 impl Period {
     pub const fn days(days: i32) -> Self {
         Period {
@@ -89,7 +90,9 @@ impl Period {
             micros: 0,
         }
     }
+}
 
+impl Period {
     /// Whether every field is zero or positive and one is positive: what a retention period must be.
     pub fn is_positive(self) -> bool {
         self.months >= 0 && self.days >= 0 && self.micros >= 0 && self != Period::default()

@@ -122,6 +122,7 @@ pub fn table_tag(relation: pg_sys::Oid) -> Result<Option<TableTag>> {
 }
 
 /// The column tags in force on a relation, without cleared columns; an error when one does not parse.
+#[cfg(any(test, feature = "pg_test"))]
 pub fn column_tags(relation: pg_sys::Oid) -> Result<BTreeMap<String, ColumnTag>> {
     let mut labels = labels(relation);
     if let Some(at) = labels.malformed.iter().position(|bad| bad.column.is_some()) {

@@ -381,18 +381,6 @@ pub fn obstacle(id: i64, leaf: &str, blocks: &std::ops::Range<u32>, sqlstate: &s
     })
 }
 
-/// How many block ranges the run had to leave.
-pub fn obstacles(id: i64) -> Result<i64> {
-    sandbox::as_extension_owner(|| {
-        Ok(spi::select_one(
-            "SELECT count(*) FROM custodian.obstacle WHERE run_id = $1",
-            &[id.into()],
-            |row| row.must::<i64>(1),
-        )?
-        .unwrap_or(0))
-    })
-}
-
 /// Forgets what stood in the way of an earlier attempt of the run: it is tried again.
 pub fn clear_obstacles(id: i64) -> Result<()> {
     sandbox::as_extension_owner(|| {

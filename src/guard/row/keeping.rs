@@ -89,7 +89,6 @@ pub struct Reference {
 
 #[derive(Debug)]
 pub struct Keeping {
-    pub relation: pg_sys::Oid,
     pub name: String,
     pub quoted: String,
     pub owner: pg_sys::Oid,
@@ -455,7 +454,6 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
         0,
     )?;
     let mut keeping = Keeping {
-        relation,
         name: ident.name,
         quoted: ident.quoted,
         owner: pg_sys::Oid::INVALID,
