@@ -2,10 +2,9 @@
 
 use crate::anonymize::fits::fits;
 use crate::anonymize::method::Method;
-use crate::policy::compile::{Compiler, Context, deletes, path, period};
+use crate::policy::compile::{Compiler, Context, clock_texts, deletes, path, period};
 use crate::policy::model::{Clock, Column, Cover, Disposal, Keep, PlannedColumn, Severity, Table};
 use crate::tag::grammar::{ColumnTag, NullClock};
-use crate::tag::names;
 
 /// A resolved cell: its group's decision and its own column.
 pub(super) struct Cell {
@@ -253,32 +252,12 @@ impl Compiler<'_> {
                             .is_some_and(|hop| hop.columns.iter().any(|step| step.name == column)))
             }
         };
-        for user in self.schema.tables.values() {
-            let of_columns = user.column_tags.values().flat_map(|tag| {
-                tag.clock.iter().chain(
-                    tag.minimums
-                        .iter()
-                        .filter_map(|minimum| minimum.clock.as_ref()),
-                )
-            });
-            let of_table = user
-                .tag
-                .iter()
-                .flat_map(|tag| tag.clock.iter().chain(tag.collected.iter()));
-            for text in of_columns.chain(of_table) {
-                let own = user.id == table.id;
-                let over = names::clock_path(text).is_ok_and(|path| {
-                    path.len() > 1 && (own || path.last().is_some_and(|last| last == column))
-                });
-                if !(own || over) {
-                    continue;
-                }
-                if path::clock(self.schema, user, text, false).is_ok_and(|clock| same(&clock, user))
-                {
-                    return Some(user.ident.name.clone());
-                }
-            }
-        }
-        None
+        let own = clock_texts(table).map(|text| (table, text.as_str()));
+        let distant = self.distant_clocks.get(column).into_iter().flatten();
+        own.chain(distant.copied())
+            .find(|(user, text)| {
+                path::clock(self.schema, user, text, false).is_ok_and(|clock| same(&clock, user))
+            })
+            .map(|(user, _)| user.ident.name.clone())
     }
 }

@@ -10,6 +10,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::cell;
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
@@ -18,16 +19,21 @@ use crate::policy::model::{
     Finding, ForeignKey, Group, HoldScope, Plan, Policy, RelId, Schema, Severity, SubjectKey, Table,
 };
 use crate::tag::grammar::{DisposalMode, RowExpiry};
+use crate::tag::names;
 use cells::{Cell, Unresolved, unresolved};
 
 /// How deep dependents of dependents are looked into: rows further down block.
 const MAX_DEPTH: usize = 6;
 
+/// How many tables are looked into as dependents of one: a condition over hundreds of tables would take longer
+/// to plan than to wait for the next round, in which rows of the tables beyond are gone and block no more.
+const MAX_DEPENDENTS: usize = 48;
+
 /// Compiles the plan of the table with this OID. A table that the schema does not have, or that carries no
 /// tag, gets a plan that disposes nothing.
 pub fn compile(schema: &Schema, policy: &Policy, root: RelId) -> Plan {
     match schema.tables.get(&root) {
-        Some(table) => Compiler { schema, policy }.table(table, &mut Vec::new()),
+        Some(table) => Compiler::new(schema, policy).table(table, &mut Vec::new()),
         None => Plan::default(),
     }
 }
@@ -35,6 +41,50 @@ pub fn compile(schema: &Schema, policy: &Policy, root: RelId) -> Plan {
 struct Compiler<'a> {
     schema: &'a Schema,
     policy: &'a Policy,
+    /// How many more plans of dependents may be compiled.
+    budget: cell::Cell<usize>,
+    /// Clocks over foreign keys, by the name of the column they end at: the table that names one, and its text.
+    distant_clocks: BTreeMap<String, Vec<(&'a Table, &'a str)>>,
+}
+
+/// The clocks and collection dates that the tags of a table name.
+fn clock_texts(table: &Table) -> impl Iterator<Item = &String> {
+    let of_columns = table.column_tags.values().flat_map(|tag| {
+        tag.clock.iter().chain(
+            tag.minimums
+                .iter()
+                .filter_map(|minimum| minimum.clock.as_ref()),
+        )
+    });
+    let of_table = table
+        .tag
+        .iter()
+        .flat_map(|tag| tag.clock.iter().chain(tag.collected.iter()));
+    of_columns.chain(of_table)
+}
+
+impl<'a> Compiler<'a> {
+    fn new(schema: &'a Schema, policy: &'a Policy) -> Self {
+        let mut distant_clocks: BTreeMap<String, Vec<(&Table, &str)>> = BTreeMap::new();
+        for table in schema.tables.values() {
+            for text in clock_texts(table) {
+                let path = names::clock_path(text).unwrap_or_default();
+                let [_, .., last] = path.as_slice() else {
+                    continue;
+                };
+                let users = distant_clocks.entry(last.clone()).or_default();
+                if !users.contains(&(table, text)) {
+                    users.push((table, text));
+                }
+            }
+        }
+        Compiler {
+            schema,
+            policy,
+            budget: cell::Cell::new(MAX_DEPENDENTS),
+            distant_clocks,
+        }
+    }
 }
 
 /// What the cells of one table have in common.

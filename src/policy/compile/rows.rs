@@ -95,6 +95,8 @@ impl Compiler<'_> {
         if !usable {
             return None;
         }
+        let budget = self.budget.get().checked_sub(1)?;
+        self.budget.set(budget);
         Some(self.table(child, stack)).filter(|plan| plan.delete_rows)
     }
 }
