@@ -73,7 +73,7 @@ impl Instant {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "pg_test"))]
 impl Period {
     pub const fn days(days: i32) -> Self {
         Period {

@@ -212,6 +212,10 @@ fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
         )
     );
     node.exec(&format!("SELECT pg_terminate_backend({pid})"))?;
+    wait_until("the terminated worker has left", 60, || {
+        node.text(SWEEP)
+            .is_ok_and(|at_work| at_work != pid.to_string())
+    });
     let (other, batches) = mid_sweep(&node, batches);
     assert_ne!(pid, other);
 

@@ -356,6 +356,10 @@ fn guarded(name: &str) -> Result<Cluster> {
         .conf("custodian.naptime = 86400")
         .start()?;
     node.exec("CREATE EXTENSION pg_custodian; CREATE TABLE unreviewed (a int)")?;
+    wait_until("the scheduler's first round is over", 60, || {
+        node.text("SELECT last_success IS NOT NULL FROM custodian.status")
+            .is_ok_and(|over| over == "t")
+    });
     Ok(node)
 }
 
