@@ -34,6 +34,16 @@ fn with_row(group: &Group) -> Vec<String> {
     )
 }
 
+/// The columns that are listed for a row that is kept: those that go with it, or all.
+fn row_columns(plan: &Plan) -> Vec<String> {
+    let mut columns: Vec<String> = plan.groups.iter().flat_map(with_row).collect();
+    columns.sort();
+    if columns.is_empty() {
+        columns = super::Step::Rows.columns(plan);
+    }
+    columns
+}
+
 /// The holds that concern a leaf, by matter.
 fn matters<'a>(scope: &Scope<'a>, plan: &Plan, leaf: &Leaf) -> BTreeMap<&'a str, Vec<&'a Hold>> {
     let mut matters: BTreeMap<&str, Vec<&Hold>> = BTreeMap::new();
@@ -98,6 +108,11 @@ impl<'a> Writer<'a> {
                 let kept = scope.kept(ROW, group);
                 parts.push(not(&kept));
                 parts.push(scope.held_by(ROW, plan, &holds));
+                if plan.delete_rows && columns == row_columns(plan) {
+                    // The same columns are listed for rows: what counts there is not counted here again.
+                    let kept = scope.row_kept(ROW, plan);
+                    parts.push(not(&all([scope.row_past(ROW, plan), not(&kept)])));
+                }
                 parts
             });
         }
@@ -129,11 +144,7 @@ impl<'a> Writer<'a> {
                 );
             }
         }
-        let mut columns: Vec<String> = plan.groups.iter().flat_map(with_row).collect();
-        columns.sort();
-        if columns.is_empty() {
-            columns = super::Step::Rows.columns(plan);
-        }
+        let columns = row_columns(plan);
         let free = |scope: &mut Scope<'a>| {
             let mut parts = base(scope);
             let kept = scope.row_kept(ROW, plan);

@@ -205,6 +205,16 @@ SELECT relation, column_names, action, reason, rows FROM custodian.preview('plan
 SELECT severity, code, object, problem FROM custodian.check()
 WHERE object LIKE 'plan.%' ORDER BY object, code;
 
+-- A held row whose every cell and which itself would go is counted once.
+CREATE TABLE plan.visitor (id int PRIMARY KEY, name text, seen_at timestamptz NOT NULL);
+INSERT INTO plan.visitor VALUES (7, 'a', '2020-01-01Z'), (8, 'b', '2020-01-01Z');
+SELECT custodian.tag_table('plan.visitor', clock => 'seen_at', subject_kind => 'visitor', subject_key => '{id}', on_expiry => 'delete');
+SELECT custodian.tag_column('plan.visitor', 'name', 'user.name', '{shop.account}', on_expiry => 'set_null');
+INSERT INTO custodian.hold (matter, scope, subject_kind, subject_key, reason, approver, review_on)
+VALUES ('M4', 'subject', 'visitor', '{7}', 'suit', 'counsel', '2030-01-01');
+SELECT * FROM custodian.preview('plan.visitor', '2030-01-01Z') ORDER BY 3, 4, 2;
+UPDATE custodian.hold SET released_at = now() WHERE matter = 'M4';
+
 SELECT custodian.untag_column('plan.orders', 'invoice_no');
 DROP SCHEMA plan CASCADE;
 DELETE FROM custodian.hold;
