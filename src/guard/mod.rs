@@ -9,6 +9,7 @@ pub mod command;
 pub mod conninfo;
 pub mod ddl;
 mod exposure;
+pub mod function;
 mod login;
 mod refuse;
 mod replication;

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard::function;
 use crate::guard::row::dropping;
 use crate::pg::report;
 
@@ -26,8 +27,17 @@ fn before_drop(drop: Drop) -> Result<()> {
 }
 
 /// What runs before a function is called for the first time in a statement; an error refuses it.
-fn before_execute(_function: pg_sys::Oid) -> Result<()> {
-    Ok(())
+fn before_execute(function: pg_sys::Oid) -> Result<()> {
+    function::before_execute(function)
+}
+
+/// Whether anybody cares: cheap, since the server asks for every function of every statement.
+fn concerns(access: pg_sys::ObjectAccessType::Type, object: pg_sys::Oid) -> bool {
+    match access {
+        pg_sys::ObjectAccessType::OAT_DROP => true,
+        pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => function::concerns(object),
+        _ => false,
+    }
 }
 
 static mut PREVIOUS: pg_sys::object_access_hook_type = None;
@@ -63,7 +73,7 @@ unsafe extern "C-unwind" fn hook(
             previous(access, class, object, sub, arg);
         }
         // Without a transaction no catalog can be read.
-        if pg_sys::IsTransactionState() {
+        if concerns(access, object) && pg_sys::IsTransactionState() {
             run(access, class, object, sub);
         }
     }

@@ -1,0 +1,72 @@
+//! Functions of the server that hand out values past the tables: decoded changes, slots that keep WAL for
+//! somebody, large objects and files. A session from outside may not call them.
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::refuse::{self, Flow};
+use crate::guard::session;
+use crate::guard::verdict::Verdict;
+use crate::guc::{self, Enforce, Gate};
+
+/// The name of a function that is gated, and its gate. The numbers are those of the server's pg_proc.dat.
+const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
+    Some(match function.to_u32() {
+        3779 => ("pg_create_physical_replication_slot", Gate::Replication),
+        3786 => ("pg_create_logical_replication_slot", Gate::Replication),
+        4220 | 4221 => ("pg_copy_physical_replication_slot", Gate::Replication),
+        4222..=4224 => ("pg_copy_logical_replication_slot", Gate::Replication),
+        3782 => ("pg_logical_slot_get_changes", Gate::Replication),
+        3783 => ("pg_logical_slot_get_binary_changes", Gate::Replication),
+        3784 => ("pg_logical_slot_peek_changes", Gate::Replication),
+        3785 => ("pg_logical_slot_peek_binary_changes", Gate::Replication),
+        765 => ("lo_export", Gate::Access),
+        954 => ("loread", Gate::Access),
+        3458 | 3459 => ("lo_get", Gate::Access),
+        // 6208 and 6209 exist from 16 on.
+        2624 | 3293 | 3826 | 4100 | 6208 => ("pg_read_file", Gate::Access),
+        3295 | 3827 | 3828 | 6209 => ("pg_read_binary_file", Gate::Access),
+        _ => return None,
+    })
+}
+
+/// Whether a call must be looked at: not for other functions, nor from inside.
+#[inline]
+pub fn concerns(function: pg_sys::Oid) -> bool {
+    gated(function).is_some() && !session::is_known_inside()
+}
+
+/// Before a function is called for the first time in a statement.
+pub fn before_execute(function: pg_sys::Oid) -> Result<()> {
+    let Some((name, gate)) = gated(function) else {
+        return Ok(());
+    };
+    if !guc::preloaded() || guc::enforce(gate) == Enforce::Off {
+        return Ok(());
+    }
+    let session = session::current();
+    let judgement = &session.judgement;
+    if judgement.verdict == Verdict::Inside {
+        return Ok(());
+    }
+    let object = format!("{name}()");
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("calling {object} from {} is not allowed", session.peer),
+    )
+    .detail(judgement.reason.clone())
+    .hint(judgement.remedy.clone());
+    refuse::unless_only_warned(
+        Flow {
+            gate,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: judgement.region.clone(),
+            object,
+            error,
+        },
+        |_| {},
+    )
+}

@@ -1,0 +1,115 @@
+//! The region guard: ways to values that are not a SELECT.
+
+use integration::{Cluster, Result, Sql};
+
+/// A value of a tagged column.
+const CANARY: &str = "canary-4711@example.com";
+
+/// A node that knows the role `postgres` on its socket, and no other: `away` is from outside, a superuser even.
+fn node() -> Result<Cluster> {
+    let node = Cluster::builder("paths")
+        .preload("pg_custodian")
+        .conf("wal_level = logical")
+        .conf("custodian.region = 'cn'")
+        .start()?;
+    let rules = node.data_dir().join("custodian_regions.conf");
+    std::fs::write(rules, "region cn\nlocal postgres\n")?;
+    node.reload()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec("CREATE ROLE away LOGIN SUPERUSER; CREATE ROLE app LOGIN")?;
+    node.exec("CREATE TABLE customer (id int PRIMARY KEY, email text, plan text)")?;
+    node.exec(
+        r#"SECURITY LABEL FOR custodian ON COLUMN customer.email IS
+             '{"category":"user.contact.email","sensitivity":"personal","purposes":["shop.account"],"residency":["cn"]}';
+           SECURITY LABEL FOR custodian ON COLUMN customer.id IS '{"not_personal":true}';
+           SECURITY LABEL FOR custodian ON COLUMN customer.plan IS '{"not_personal":true}'"#,
+    )?;
+    Ok(node)
+}
+
+/// Calls that hand out values past the tables, with what is recorded of each.
+const CALLS: [(&str, &str); 14] = [
+    (
+        "SELECT data FROM pg_logical_slot_peek_changes('existing', NULL, NULL)",
+        "replication|pg_logical_slot_peek_changes()",
+    ),
+    (
+        "SELECT pg_logical_slot_peek_binary_changes('existing', NULL, NULL)",
+        "replication|pg_logical_slot_peek_binary_changes()",
+    ),
+    (
+        "SELECT pg_copy_logical_replication_slot('existing', 'copy', true)",
+        "replication|pg_copy_logical_replication_slot()",
+    ),
+    (
+        "SELECT pg_create_logical_replication_slot('new', 'test_decoding', true)",
+        "replication|pg_create_logical_replication_slot()",
+    ),
+    (
+        "SELECT pg_create_physical_replication_slot('physical', true, true)",
+        "replication|pg_create_physical_replication_slot()",
+    ),
+    ("SELECT lo_get(4711)", "access|lo_get()"),
+    ("SELECT lo_get(4711, 0, 4)", "access|lo_get()"),
+    ("SELECT loread(lo_open(4711, 262144), 4)", "access|loread()"),
+    ("SELECT lo_export(4711, '/dev/null')", "access|lo_export()"),
+    ("SELECT pg_read_file('PG_VERSION')", "access|pg_read_file()"),
+    (
+        "SELECT pg_read_file('PG_VERSION', 0, 1, true)",
+        "access|pg_read_file()",
+    ),
+    (
+        "DO $$ DECLARE b bytea; BEGIN b := pg_read_binary_file('PG_VERSION'); END $$",
+        "access|pg_read_binary_file()",
+    ),
+    (
+        "SELECT pg_logical_slot_get_changes('existing', NULL, NULL)",
+        "replication|pg_logical_slot_get_changes()",
+    ),
+    (
+        "SELECT pg_logical_slot_get_binary_changes('existing', NULL, NULL)",
+        "replication|pg_logical_slot_get_binary_changes()",
+    ),
+];
+
+#[test]
+fn functions_that_read_past_tables_are_refused_from_outside() -> Result<()> {
+    let node = node()?;
+    node.text("SELECT pg_create_logical_replication_slot('existing', 'test_decoding')")?;
+    node.exec(&format!(
+        "INSERT INTO customer VALUES (1, '{CANARY}', 'basic')"
+    ))?;
+    node.text("SELECT lo_from_bytea(4711, 'canary')")?;
+    node.alter_system("custodian.enforce", "on")?;
+    let mut away = node.client_as("away", "postgres")?;
+
+    for (call, _) in CALLS {
+        let refused = away.refused(call);
+        let text = refused.to_string();
+        assert!(text.contains("is not allowed"), "{call}: {text}");
+        assert!(!text.contains("canary"), "{call}: {text}");
+    }
+    // Others work, and the node itself can do all of it.
+    assert_eq!(away.text("SELECT upper(md5('')) <> ''")?, "t");
+    let refused = node.text(
+        "SELECT DISTINCT gate || '|' || object FROM custodian.guard_events WHERE outcome = 'refused'",
+    )?;
+    for (_, event) in CALLS {
+        assert!(refused.contains(event), "{event} is not in {refused}");
+    }
+    let mut inside = node.client()?;
+    let changes = inside.text(CALLS[0].0)?;
+    assert!(changes.contains(CANARY), "{changes}");
+    assert_eq!(inside.text(CALLS[5].0)?, "\\x63616e617279");
+
+    // In mode warn they pass and are recorded; with the gate off they only pass.
+    node.alter_system("custodian.enforce_access", "off")?;
+    node.alter_system("custodian.enforce_replication", "warn")?;
+    assert_eq!(away.text(CALLS[5].0)?, "\\x63616e617279");
+    assert!(away.text(CALLS[0].0)?.contains(CANARY));
+    assert_eq!(
+        node.text("SELECT object FROM custodian.guard_events WHERE outcome = 'warned'")?,
+        "pg_logical_slot_peek_changes()"
+    );
+    Ok(())
+}
