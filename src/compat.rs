@@ -40,6 +40,8 @@ pub struct Access {
     pub required: u32,
     /// Offset by `FirstLowInvalidHeapAttributeNumber`.
     pub read: *mut pg_sys::Bitmapset,
+    /// Whether it sets columns of rows that are there: an UPDATE, and not a row lock, which asks for the same right.
+    pub updates: bool,
 }
 
 /// What `ExecutorCheckPerms_hook` is called with: the range table up to 15, permission records from 16 on.
@@ -57,6 +59,7 @@ pub unsafe fn accesses(list: *mut pg_sys::List) -> Vec<Access> {
                 relation: entry.relid,
                 required: entry.requiredPerms,
                 read: entry.selectedCols,
+                updates: !entry.updatedCols.is_null(),
             })
             .collect()
     }
@@ -69,6 +72,7 @@ pub unsafe fn accesses(list: *mut pg_sys::List) -> Vec<Access> {
                 relation: entry.relid,
                 required: entry.requiredPerms as u32,
                 read: entry.selectedCols,
+                updates: !entry.updatedCols.is_null(),
             })
             .collect()
     }

@@ -1,7 +1,8 @@
 //! Access gate: a session from outside reads only what may be where it is.
 //!
 //! The executor's permission check sees every read, also of COPY and of views, with the columns it needs. A
-//! view counts with all columns of its tables that it uses. A session that is known to be inside passes after
+//! view counts with all columns of its tables that it uses. Who changes or deletes rows counts as one who reads
+//! them as a whole: error messages, row security and triggers of the owner may show the old row. A session that is known to be inside passes after
 //! a comparison of two numbers.
 
 use std::cell::{Cell, RefCell};
@@ -192,24 +193,36 @@ fn offending(
         .collect()
 }
 
+/// Whether a query changes or deletes rows that are there.
+fn changes_rows(access: &Access) -> bool {
+    access.required & pg_sys::ACL_DELETE != 0
+        || (access.required & pg_sys::ACL_UPDATE != 0 && access.updates)
+}
+
 fn check(access: &Access, session: &Session) -> Result<()> {
-    if access.required & pg_sys::ACL_SELECT == 0 || is_catalog(access.relation) {
+    let changes = changes_rows(access);
+    if (access.required & pg_sys::ACL_SELECT == 0 && !changes) || is_catalog(access.relation) {
         return Ok(());
     }
-    let wanted = attributes(access);
+    let wanted = if changes { None } else { attributes(access) };
     if guc::enforce(Gate::Access) != Enforce::Warn {
-        return examine(access.relation, wanted.as_deref(), session);
+        return examine(access.relation, wanted.as_deref(), changes, session);
     }
     let (generation, key) = (session.active.generation, access.relation.to_u32());
     if SEEN.with_borrow_mut(|seen| seen.knows(generation, key, &wanted)) {
         return Ok(());
     }
-    examine(access.relation, wanted.as_deref(), session)?;
+    examine(access.relation, wanted.as_deref(), changes, session)?;
     SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
     Ok(())
 }
 
-fn examine(relation: pg_sys::Oid, wanted: Option<&[i16]>, session: &Session) -> Result<()> {
+fn examine(
+    relation: pg_sys::Oid,
+    wanted: Option<&[i16]>,
+    changes: bool,
+    session: &Session,
+) -> Result<()> {
     // SAFETY: a cached catalog lookup by OID.
     let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
     // The tables below a view are in the list themselves; a sequence holds a number of its own.
@@ -239,7 +252,15 @@ fn examine(relation: pg_sys::Oid, wanted: Option<&[i16]>, session: &Session) -> 
     let name = relation::describe(relation);
     let error = Error::new(
         Kind::RegionRefused,
-        format!("reading \"{name}\" from {} is not allowed", session.peer),
+        format!(
+            "{} \"{name}\" from {} is not allowed",
+            if changes {
+                "changing or deleting rows of"
+            } else {
+                "reading"
+            },
+            session.peer
+        ),
     )
     .detail(format!("{what} {}", session.judgement.reason))
     .hint(if session.judgement.verdict == Verdict::Outside {
