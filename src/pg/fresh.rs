@@ -7,6 +7,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::pg::sandbox;
 
 /// What of the present transaction's own work is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +47,13 @@ pub fn json<T: serde::de::DeserializeOwned>(row: &Row, column: usize) -> Result<
     serde_json::from_str(must(row, column)?).map_err(Error::internal)
 }
 
-/// Runs a query that only reads; at most `limit` rows, 0 for all.
+/// Runs a query that only reads; at most `limit` rows, 0 for all. Settings are pinned: what the query's names
+/// and operators mean must not depend on the caller's search_path.
 pub fn rows(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
+    sandbox::with_pinned_settings(|| rows_as_set(sql, args, seen, limit))
+}
+
+fn rows_as_set(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
     let sql = CString::new(sql).map_err(Error::internal)?;
     let mut types: Vec<pg_sys::Oid> = args.iter().map(DatumWithOid::oid).collect();
     let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(args.len());

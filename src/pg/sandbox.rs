@@ -4,28 +4,31 @@
 //! caller who may not. [`as_table_owner`] touches somebody's table with that owner's rights only, in a
 //! security-restricted operation, so that triggers, generated columns, index expressions and operators of
 //! that owner gain nothing.
+//!
+//! Every query of the extension runs under the settings pinned here, whoever runs it: `pg::fresh` and `pg::spi`
+//! pin them, so that no caller can forget to.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pg::relation;
 
 /// Settings that both identities run under: names and operators resolve in pg_catalog alone, and neither what
 /// is seen nor text forms of values depend on the session.
-const PINNED: [(&str, &str); 8] = [
-    ("search_path", "pg_catalog, pg_temp"),
+const PINNED: [(&CStr, &CStr); 8] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
     // A query that another role's row security would filter fails instead: a row that is not seen must not
     // count as one that is not there.
-    ("row_security", "off"),
-    ("TimeZone", "UTC"),
-    ("DateStyle", "ISO"),
-    ("IntervalStyle", "iso_8601"),
-    ("bytea_output", "hex"),
-    ("extra_float_digits", "1"),
-    ("default_text_search_config", "pg_catalog.simple"),
+    (c"row_security", c"off"),
+    (c"TimeZone", c"UTC"),
+    (c"DateStyle", c"ISO"),
+    (c"IntervalStyle", c"iso_8601"),
+    (c"bytea_output", c"hex"),
+    (c"extra_float_digits", c"1"),
+    (c"default_text_search_config", c"pg_catalog.simple"),
 ];
 
 /// Settings and, perhaps, an identity that end when this is dropped, also while an error unwinds.
@@ -36,7 +39,7 @@ struct Scope {
 }
 
 impl Scope {
-    fn enter(identity: Option<(pg_sys::Oid, u32)>) -> Result<Scope> {
+    fn enter(identity: Option<(pg_sys::Oid, u32)>) -> Scope {
         let mut user = pg_sys::Oid::INVALID;
         let mut context = 0;
         // SAFETY: both out-pointers are valid; the calls only read and write backend-local state.
@@ -51,18 +54,16 @@ impl Scope {
             nest,
         };
         for (name, value) in PINNED {
-            scope.set(name, value)?;
+            scope.set(name, value);
         }
         if let Some((role, flags)) = identity {
             // SAFETY: switching the user id inside a transaction; Drop, or the transaction's abort, restores it.
             unsafe { pg_sys::SetUserIdAndSecContext(role, context | flags as i32) };
         }
-        Ok(scope)
+        scope
     }
 
-    fn set(&self, name: &str, value: &str) -> Result<()> {
-        let name = CString::new(name).map_err(Error::internal)?;
-        let value = CString::new(value).map_err(Error::internal)?;
+    fn set(&self, name: &CStr, value: &CStr) {
         // SAFETY: both strings are NUL-terminated and outlive the call; PGC_S_SESSION with GUC_ACTION_SAVE is
         // undone at this nest level.
         unsafe {
@@ -77,7 +78,6 @@ impl Scope {
                 false,
             );
         }
-        Ok(())
     }
 }
 
@@ -122,7 +122,7 @@ pub fn is_extension_owner() -> bool {
 pub fn as_extension_owner<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let owner = relation::extension_owner()?;
     let _counted = Counted::new();
-    let _scope = Scope::enter(Some((owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE)))?;
+    let _scope = Scope::enter(Some((owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE)));
     work()
 }
 
@@ -132,12 +132,35 @@ pub fn as_table_owner<T>(role: pg_sys::Oid, work: impl FnOnce() -> Result<T>) ->
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE
         | pg_sys::SECURITY_RESTRICTED_OPERATION
         | pg_sys::SECURITY_NOFORCE_RLS;
-    let _scope = Scope::enter(Some((role, flags)))?;
+    let _scope = Scope::enter(Some((role, flags)));
     work()
 }
 
-/// Runs `work` with pinned settings and the caller's identity.
+/// Whether the settings in force are the pinned ones. Compares what is in force, not who entered a scope:
+/// inside one, code of a user may run that changes settings and comes back here.
+fn are_settings_pinned() -> bool {
+    PINNED.iter().all(|(name, value)| match in_force(name) {
+        // The order of day and month, which ISO does not need, is named as well.
+        Some(found) if *name == c"DateStyle" => found.to_bytes().starts_with(b"ISO,"),
+        Some(found) => found == *value,
+        None => false,
+    })
+}
+
+/// The value of a setting, valid until settings change or the next one is asked for.
+fn in_force<'a>(name: &CStr) -> Option<&'a CStr> {
+    // SAFETY: the name is NUL-terminated; the result is NULL or a NUL-terminated string, static or the setting's own.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value))
+    }
+}
+
+/// Runs `work` with pinned settings and the caller's identity. Costs little where they are pinned already.
 pub fn with_pinned_settings<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let _scope = Scope::enter(None)?;
+    if are_settings_pinned() {
+        return work();
+    }
+    let _scope = Scope::enter(None);
     work()
 }

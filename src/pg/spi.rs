@@ -1,11 +1,12 @@
-//! Queries through SPI that return plain values.
+//! Queries through SPI that return plain values. All run with pinned settings: what their names and operators
+//! mean must not depend on the caller's search_path.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{Spi, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum};
 
 use crate::error::{Error, Result};
-use crate::pg::time;
+use crate::pg::{sandbox, time};
 use crate::policy::render::{Param, Statement};
 
 impl From<pgrx::spi::Error> for Error {
@@ -38,13 +39,15 @@ pub fn select<T>(
     args: &[DatumWithOid],
     mut map: impl FnMut(&Row) -> Result<T>,
 ) -> Result<Vec<T>> {
-    Spi::connect(|client| {
-        let table = client.select(sql, None, args)?;
-        let mut rows = Vec::with_capacity(table.len());
-        for tuple in table {
-            rows.push(map(&Row { tuple })?);
-        }
-        Ok(rows)
+    sandbox::with_pinned_settings(|| {
+        Spi::connect(|client| {
+            let table = client.select(sql, None, args)?;
+            let mut rows = Vec::with_capacity(table.len());
+            for tuple in table {
+                rows.push(map(&Row { tuple })?);
+            }
+            Ok(rows)
+        })
     })
 }
 
@@ -63,22 +66,26 @@ pub fn write<T>(
     args: &[DatumWithOid],
     mut map: impl FnMut(&Row) -> Result<T>,
 ) -> Result<Vec<T>> {
-    Spi::connect_mut(|client| {
-        let table = client.update(sql, None, args)?;
-        let mut rows = Vec::new();
-        for tuple in table {
-            rows.push(map(&Row { tuple })?);
-        }
-        Ok(rows)
+    sandbox::with_pinned_settings(|| {
+        Spi::connect_mut(|client| {
+            let table = client.update(sql, None, args)?;
+            let mut rows = Vec::new();
+            for tuple in table {
+                rows.push(map(&Row { tuple })?);
+            }
+            Ok(rows)
+        })
     })
 }
 
 /// Runs a statement that writes; returns the number of rows it processed.
 pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<u64> {
-    Spi::connect_mut(|client| {
-        client.update(sql, None, args)?;
-        // SAFETY: SPI_processed is a backend-local counter set by the statement that just ran.
-        Ok(unsafe { pgrx::pg_sys::SPI_processed })
+    sandbox::with_pinned_settings(|| {
+        Spi::connect_mut(|client| {
+            client.update(sql, None, args)?;
+            // SAFETY: SPI_processed is a backend-local counter set by the statement that just ran.
+            Ok(unsafe { pgrx::pg_sys::SPI_processed })
+        })
     })
 }
 

@@ -25,7 +25,7 @@ const KEYS: &str = "SELECT c.conname, c.conrelid, c.confrelid, \
      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.num), \
     (SELECT pg_catalog.json_agg(a.attname ORDER BY k.n) FROM pg_catalog.unnest(c.confkey) WITH ORDINALITY k(num, n) \
      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.num), \
-    (SELECT pg_catalog.json_agg('OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')' ORDER BY k.n) \
+    (SELECT pg_catalog.json_agg(pg_catalog.concat('OPERATOR(', pg_catalog.quote_ident(n.nspname), '.', o.oprname, ')') ORDER BY k.n) \
      FROM pg_catalog.unnest(c.conpfeqop) WITH ORDINALITY k(num, n) \
      JOIN pg_catalog.pg_operator o ON o.oid = k.num JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) \
     , c.oid FROM pg_catalog.pg_constraint c ";
