@@ -74,6 +74,13 @@ struct Scope {
 }
 
 fn held_table(relation: pg_sys::Oid) -> Result<()> {
+    if relation::qualified(relation)?.is_none() {
+        return Err(Error::new(
+            Kind::UndefinedObject,
+            format!("relation {} does not exist", relation.to_u32()),
+        )
+        .hint("Name the table, as in rel => 'sales.invoice'."));
+    }
     // SAFETY: cached catalog lookups by OID.
     let (kind, persistence) = unsafe {
         (
@@ -530,7 +537,7 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
             )
         })?;
         for root in &scope.roots {
-            sync::after_ddl(*root)?;
+            sync::after_release(*root)?;
         }
         Ok(())
     })?;

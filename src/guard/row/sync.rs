@@ -97,7 +97,7 @@ pub fn concerned() -> Result<BTreeSet<u32>> {
 pub fn labelled() -> Result<Vec<u32>> {
     fresh::rows(
         "SELECT DISTINCT objoid FROM pg_catalog.pg_seclabel \
-         WHERE provider = 'custodian' AND classoid = 'pg_catalog.pg_class'::pg_catalog.regclass",
+         WHERE provider = 'custodian' AND classoid = 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid",
         &[],
         Seen::Everything,
         0,
@@ -240,7 +240,15 @@ fn retire(relation: pg_sys::Oid, function: pg_sys::Oid) {
     }
 }
 
-fn bring(within: Option<&BTreeSet<u32>>) -> Result<()> {
+/// Whether triggers that nothing needs go as well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unneeded {
+    /// What anybody's DDL and tags lead to only ever adds guards.
+    Stay,
+    Go,
+}
+
+fn bring(within: Option<&BTreeSet<u32>>, unneeded: Unneeded) -> Result<()> {
     let Some(function) = function()? else {
         return Ok(());
     };
@@ -248,6 +256,9 @@ fn bring(within: Option<&BTreeSet<u32>>) -> Result<()> {
     let needed = needed()?;
     for relation in needed.iter().filter(|relation| inside(relation)) {
         install(pg_sys::Oid::from(*relation), function)?;
+    }
+    if unneeded == Unneeded::Stay {
+        return Ok(());
     }
     for relation in guarded(function)?
         .difference(&needed)
@@ -266,25 +277,37 @@ pub fn surroundings(relation: pg_sys::Oid) -> Result<BTreeSet<u32>> {
     Ok(within)
 }
 
-/// Brings the triggers of a table, of its partitions and children, and of the tables it refers to in line
-/// with the policy, after tags, minimums, foreign keys or partitions changed. Waits for those who write to a
-/// table that needs a trigger. Holds cannot be placed before the transaction ends.
+/// Puts the triggers on a table, on its partitions and children, and on the tables it refers to where the
+/// policy needs them, after tags, minimums, foreign keys or partitions changed. What needs none any more keeps
+/// its triggers until the scheduler's next round. Waits for those who write to a table that needs a trigger.
+/// Holds cannot be placed before the transaction ends.
 pub fn sync(root: pg_sys::Oid) -> Result<()> {
     if relation::extension_oid().is_none() {
         return Ok(());
     }
     lock_holds(pg_sys::RowExclusiveLock as i32)?;
-    bring(Some(&surroundings(root)?))
+    bring(Some(&surroundings(root)?), Unneeded::Stay)
 }
 
 /// The same after DDL that already holds a lock on the table with which placing a hold conflicts.
 pub fn after_ddl(relation: pg_sys::Oid) -> Result<()> {
-    bring(Some(&surroundings(relation)?))
+    bring(Some(&surroundings(relation)?), Unneeded::Stay)
 }
 
-/// The same for every table: after a restore, and from time to time.
+/// The same for every table, after a restore.
+pub fn after_restore() -> Result<()> {
+    bring(None, Unneeded::Stay)
+}
+
+/// Brings the triggers of a table and its surroundings in line with the policy after a hold was released, which
+/// takes two people: those that nothing needs go.
+pub fn after_release(relation: pg_sys::Oid) -> Result<()> {
+    bring(Some(&surroundings(relation)?), Unneeded::Go)
+}
+
+/// The same for every table: in the scheduler's rounds, and for stewards who ask for it.
 pub fn sync_all() -> Result<()> {
-    bring(None)
+    bring(None, Unneeded::Go)
 }
 
 /// Takes every trigger of the guard away, before the extension is dropped.

@@ -316,7 +316,7 @@ pub fn after(utility: Utility) -> Result<()> {
             // A dump is being restored: holds are in force from here on.
             relation_ref::adopt()?;
             fire::forget();
-            return sync::sync_all();
+            return sync::after_restore();
         }
     }
     Ok(())

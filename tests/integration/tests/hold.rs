@@ -583,6 +583,7 @@ fn two_people_place_and_release_a_hold() -> Result<()> {
         (place("nobody", "current_date + 1", customer), "42704"),
         (place("counsel", "current_date", customer), "22023"),
         (place("counsel", "current_date + 1", "rel => NULL"), "22023"),
+        (place("counsel", "current_date + 1", "rel => 0"), "42704"),
         (
             place(
                 "counsel",
