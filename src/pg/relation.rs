@@ -1,5 +1,6 @@
 //! Names, owners and kinds of relations, and what a role may do with them.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
@@ -29,8 +30,49 @@ pub fn extension_version() -> Result<Option<String>> {
     )
 }
 
-/// OID of the extension's schema, from the catalog cache.
+thread_local! {
+    /// The schema that is known to belong to the extension.
+    static VERIFIED: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
+    static LISTENING: Cell<bool> = const { Cell::new(false) };
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn schemas_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    VERIFIED.set(None);
+}
+
+/// Whether a schema belongs to the installed extension, as one that a user made under the same name does not.
+fn is_ours(schema: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog lookup inside a transaction; without an error where the schema belongs to no extension.
+    let member_of = unsafe { pg_sys::getExtensionOfObject(pg_sys::NamespaceRelationId, schema) };
+    member_of != pg_sys::Oid::INVALID && extension_oid() == Some(member_of)
+}
+
+/// OID of the extension's schema, if the extension is installed in this database; from the catalog cache. A
+/// schema that only has its name is not it.
 pub fn schema_oid() -> Option<pg_sys::Oid> {
+    let schema = schema_of_that_name()?;
+    if VERIFIED.get() == Some(schema) {
+        return Some(schema);
+    }
+    if !LISTENING.replace(true) {
+        // SAFETY: a callback for the rest of this backend's life.
+        unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+                Some(schemas_changed),
+                pg_sys::Datum::from(0usize),
+            );
+        }
+    }
+    if !is_ours(schema) {
+        return None;
+    }
+    VERIFIED.set(Some(schema));
+    Some(schema)
+}
+
+fn schema_of_that_name() -> Option<pg_sys::Oid> {
     // SAFETY: a cached catalog lookup inside a transaction with a NUL-terminated constant.
     let oid = unsafe { pg_sys::get_namespace_oid(SCHEMA.as_ptr(), true) };
     (oid != pg_sys::Oid::INVALID).then_some(oid)
@@ -47,7 +89,6 @@ pub fn not_installed() -> Error {
 
 /// The role that owns the extension, with whose rights its own tables are read and written.
 pub fn extension_owner() -> Result<pg_sys::Oid> {
-    extension_oid().ok_or_else(not_installed)?;
     let schema = schema_oid().ok_or_else(not_installed)?;
     // SAFETY: the tuple is released before its memory could go; the attribute number is a constant of the
     // catalog, and nspowner is never NULL.
@@ -212,7 +253,8 @@ pub fn is_owner(relation: pg_sys::Oid) -> bool {
     unsafe { pg_sys::pg_class_ownercheck(relation, current_user()) }
 }
 
-/// Whether the current user is a steward: a superuser, or a member of `custodian.steward_role`.
+/// Whether the current user is a steward: a superuser, or one with the privileges of `custodian.steward_role`. A
+/// member that does not inherit them must SET ROLE first.
 pub fn is_steward() -> bool {
     let user = current_user();
     // SAFETY: catalog lookups inside a transaction; the role name is NUL-terminated.
@@ -224,7 +266,7 @@ pub fn is_steward() -> bool {
             return false;
         };
         let role = pg_sys::get_role_oid(role.as_ptr(), true);
-        role != pg_sys::Oid::INVALID && pg_sys::is_member_of_role(user, role)
+        role != pg_sys::Oid::INVALID && pg_sys::has_privs_of_role(user, role)
     }
 }
 
