@@ -212,3 +212,24 @@ CREATE TABLE custodian.ledger_leaf (
     hash     bytea NOT NULL,
     UNIQUE (block, position)
 );
+
+-- pg_read_all_data and pg_write_all_data reach every table, whatever is revoked, but not past row security: without
+-- a policy nobody but the owner sees or changes a row.
+ALTER TABLE custodian.purpose ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.purpose_period ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.minimum ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.relation_ref ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.hold ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.publication_permit ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.key_ref ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.secret ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.relation_oid ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.epoch ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.run ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.run_item ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.obstacle ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.watermark ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.ledger_entry ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.ledger_tail ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.ledger_block ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.ledger_leaf ENABLE ROW LEVEL SECURITY;
