@@ -1,4 +1,4 @@
-//! The keys of pseudonyms, lent to a sweep or preview of this backend while it runs.
+//! The keys of pseudonyms, lent to a sweep of this backend while it runs, and for recognising to a preview.
 //!
 //! A sweep works with the rights of a table's owner, who may not read keys. So the keys are read before the
 //! identity changes, and two functions answer with them only while they are lent.
@@ -19,8 +19,24 @@ use crate::policy::model::{Disposal, Plan};
 /// taken for such as were never disposed.
 type Ring = Option<Vec<Key>>;
 
+/// What the keys are lent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// To tell what is a pseudonym already. Code of a table's owner that runs meanwhile cannot make any, and so
+    /// cannot try values against the pseudonyms of other tables.
+    Recognizing,
+    /// To make pseudonyms, too.
+    Making,
+}
+
+#[derive(Clone)]
+struct Lent {
+    ring: Rc<Ring>,
+    purpose: For,
+}
+
 thread_local! {
-    static LENT: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
+    static LENT: RefCell<Option<Lent>> = const { RefCell::new(None) };
 }
 
 fn load() -> Result<Ring> {
@@ -38,7 +54,7 @@ fn load() -> Result<Ring> {
 }
 
 /// Takes the keys back when it goes, also while an error unwinds.
-struct Loan(Option<Rc<Ring>>);
+struct Loan(Option<Lent>);
 
 impl Drop for Loan {
     fn drop(&mut self) {
@@ -47,8 +63,8 @@ impl Drop for Loan {
 }
 
 /// Runs `work` with the keys lent to this backend, where the plan asks for pseudonyms: what `work` does as a
-/// table's owner may make and recognise them.
-pub fn with_key<T>(plan: &Plan, work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// table's owner may recognise and, where it is lent for that, make them.
+pub fn with_key<T>(plan: &Plan, purpose: For, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let asked = plan
         .groups
         .iter()
@@ -58,16 +74,19 @@ pub fn with_key<T>(plan: &Plan, work: impl FnOnce() -> Result<T>) -> Result<T> {
         return work();
     }
     let ring = Rc::new(load()?);
-    let _loan = Loan(LENT.with(|lent| lent.borrow_mut().replace(ring)));
+    let lent = Lent { ring, purpose };
+    let _loan = Loan(LENT.with(|slot| slot.borrow_mut().replace(lent)));
     work()
 }
 
-fn lent<T>(answer: impl FnOnce(&[Key]) -> Result<T>) -> Result<T> {
-    let ring = LENT.with(|lent| lent.borrow().clone());
-    let Some(ring) = ring else {
+fn lent<T>(purpose: For, answer: impl FnOnce(&[Key]) -> Result<T>) -> Result<T> {
+    let lent = LENT.with(|lent| lent.borrow().clone());
+    let Some(Lent { ring, .. }) =
+        lent.filter(|lent| lent.purpose == For::Making || purpose == For::Recognizing)
+    else {
         return Err(Error::new(
             Kind::InsufficientPrivilege,
-            "pseudonyms are made and recognised by sweeps and previews only",
+            "pseudonyms are made by sweeps, and recognised by sweeps and previews only",
         )
         .hint("Use custodian.preview(), or tag the column with on_expiry => 'hmac'."));
     };
@@ -81,11 +100,11 @@ fn lent<T>(answer: impl FnOnce(&[Key]) -> Result<T>) -> Result<T> {
     }
 }
 
-/// The keyed pseudonym of a value. Answers only inside a sweep or preview of this backend: 42501 otherwise.
+/// The keyed pseudonym of a value. Answers only inside a sweep of this backend: 42501 otherwise.
 /// 55000 while a key is missing.
 #[pg_extern(schema = "custodian", stable, strict, parallel_unsafe)]
 fn sweep_pseudonym(value: &str) -> SqlResult<String> {
-    let pseudonym = lent(|ring| {
+    let pseudonym = lent(For::Making, |ring| {
         ring.first()
             .and_then(|key| key.pseudonym(value))
             .ok_or_else(|| {
@@ -103,5 +122,7 @@ fn sweep_pseudonym(value: &str) -> SqlResult<String> {
 /// this backend: 42501 otherwise. 55000 while a key is missing.
 #[pg_extern(schema = "custodian", stable, strict, parallel_unsafe)]
 fn sweep_is_pseudonym(value: &str) -> SqlResult<bool> {
-    Ok(lent(|ring| Ok(ring.iter().any(|key| key.made(value))))?)
+    Ok(lent(For::Recognizing, |ring| {
+        Ok(ring.iter().any(|key| key.made(value)))
+    })?)
 }

@@ -4,7 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{JsonB, PgRelation, pg_sys};
 
-use crate::anonymize::key;
+use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{spi, time};
 use crate::policy::compile::compile;
@@ -132,7 +132,7 @@ fn explain(rel: pg_sys::Oid, key: &serde_json::Value, now: Instant) -> Result<Ve
                 continue;
             }
             let statement = statement(&plan, leaf, &policy, now, &parts);
-            let rows = key::with_key(&plan, || {
+            let rows = key::with_key(&plan, For::Recognizing, || {
                 Ok(as_owner_of(leaf, || read_facts(&statement, leaf)))
             })?;
             let rows = rows.map_err(|caught| {

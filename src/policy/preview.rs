@@ -5,7 +5,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 
-use crate::anonymize::key;
+use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
@@ -178,7 +178,7 @@ fn counted(rel: Option<pg_sys::Oid>, cutoff: Instant) -> Result<Vec<Counted>> {
                 leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
             });
         }
-        let lines = key::with_key(&plan, || {
+        let lines = key::with_key(&plan, For::Recognizing, || {
             Ok(Counter { lines: Vec::new() }.plan(&plan, &policy, cutoff))
         })?;
         found.extend(lines.into_iter().map(|(line, rows)| (id, line, rows)));

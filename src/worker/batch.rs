@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use pgrx::pg_sys;
 
-use crate::anonymize::key;
+use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::pg::{heap, lock, sandbox, spi, xact};
 use crate::policy::epoch;
@@ -75,7 +75,7 @@ pub fn dispose(target: &Target, blocks: Range<u32>, locked: &Cell<bool>) -> Resu
         let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
             .with_blocks(blocks.start, blocks.end);
         let owner = pg_sys::Oid::from(leaf.owner);
-        key::with_key(&work.plan, || {
+        key::with_key(&work.plan, For::Making, || {
             let rows = sandbox::as_table_owner(owner, || spi::run(&batch))?;
             // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
             // and so what the names and operators of the second statement mean.

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::anonymize::key;
+use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::pg::{heap, sandbox, spi};
 use crate::policy::model::{Leaf, Plan};
@@ -68,7 +68,7 @@ pub fn survey(work: &Work, cutoff: Instant, watermarks: bool) -> Result<Survey> 
         survey.after.push(after);
         for step in &steps {
             let statement = render::count(plan, step, leaf, policy, cutoff, after);
-            let planned = key::with_key(plan, || {
+            let planned = key::with_key(plan, For::Recognizing, || {
                 sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || spi::count(&statement))
             })?;
             if planned > 0 {

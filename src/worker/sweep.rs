@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as Moment};
 
 use pgrx::prelude::*;
 
-use crate::anonymize::key;
+use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::guc;
 use crate::pg::subxact::Caught;
@@ -241,7 +241,7 @@ impl Sweep {
         transaction(|| {
             let params = spi::bind(&statement.params)?;
             let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
-            key::with_key(plan, || {
+            key::with_key(plan, For::Recognizing, || {
                 sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
                     spi::select(&statement.sql, &params, |row| {
                         let number = u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX);
