@@ -160,6 +160,16 @@ fn subject_scope(kind: String, key: Vec<Option<String>>) -> Result<Scope> {
             key.len()
         )));
     }
+    for relation in &tables {
+        let subject = read::own(*relation).table.and_then(|tag| tag.subject);
+        for column in subject
+            .iter()
+            .flat_map(|subject| subject.key.iter().chain(&subject.via))
+            .flatten()
+        {
+            hold_value::check_stays(*relation, column)?;
+        }
+    }
     let mut normal = Vec::with_capacity(key.len());
     for (column, value) in columns.iter().zip(key) {
         normal.extend(hold_value::normalize(table, column, vec![value])?);

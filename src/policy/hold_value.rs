@@ -70,13 +70,43 @@ const EXACT: [pg_sys::Oid; 17] = [
     pg_sys::CIDROID,
 ];
 
+/// Whether a type that is not a domain was made by a user, as every enum was.
+fn users_own(base: pg_sys::Oid) -> bool {
+    base.to_u32() >= pg_sys::FirstNormalObjectId
+}
+
+fn not_by(table: &str, column: &str, detail: &str) -> Error {
+    Error::new(
+        Kind::WrongObjectType,
+        format!("rows of table \"{table}\" cannot be held by column \"{column}\""),
+    )
+    .detail(detail)
+    .hint("Hold them by a column of another type, such as text, integer or numeric with a scale, or hold the whole table.")
+}
+
+/// Fails where a column by which rows are found to be of a subject has a type whose owner can change how values
+/// are written (ALTER TYPE … RENAME VALUE, CREATE CAST): held rows would not be found any more.
+pub fn check_stays(table: pg_sys::Oid, column: &str) -> Result<()> {
+    let base = relation::column_number(table, column)
+        // SAFETY: catalog lookups by OID and number; no such type gives the invalid one back.
+        .map(|attnum| unsafe { pg_sys::getBaseType(pg_sys::get_atttype(table, attnum)) });
+    match base {
+        Some(base) if users_own(base) => Err(not_by(
+            &relation::describe(table),
+            column,
+            "The owner of its type can change how its values are written.",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The values as the column would hold them, as text. Runs the type's input as the table's owner.
 ///
 /// Errors: 42704 without such a column; 42809 for a type whose equal values have different texts; 22023 for
 /// a value that the type does not accept.
 pub fn normalize(table: pg_sys::Oid, column: &str, values: Vec<String>) -> Result<Vec<String>> {
     let rows = fresh::rows(
-        "SELECT t.oid, a.atttypmod, (t.typtype = 'e')::int FROM pg_catalog.pg_attribute a \
+        "SELECT t.oid, a.atttypmod FROM pg_catalog.pg_attribute a \
          JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
          WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
         &[table.into(), column.into()],
@@ -93,13 +123,13 @@ pub fn normalize(table: pg_sys::Oid, column: &str, values: Vec<String>) -> Resul
     // SAFETY: a catalog lookup by OID.
     let base = unsafe { pg_sys::getBaseType(fresh::oid(row, 0)?) };
     let scaled = base == pg_sys::NUMERICOID && fresh::number::<i32>(row, 1)? >= 0;
-    if !EXACT.contains(&base) && !scaled && fresh::number::<i32>(row, 2)? == 0 {
-        return Err(Error::new(
-            Kind::WrongObjectType,
-            format!("rows of table \"{name}\" cannot be held by column \"{column}\""),
-        )
-        .detail("Equal values of its type can be written in several ways.")
-        .hint("Hold them by another column, or hold the whole table."));
+    if !EXACT.contains(&base) && !scaled {
+        let detail = if users_own(base) {
+            "The owner of its type can change how its values are written."
+        } else {
+            "Equal values of its type can be written in several ways."
+        };
+        return Err(not_by(&name, column, detail));
     }
     let owner = relation::owner(table)?;
     // A name of another schema is qualified, for the search_path is pinned inside.
