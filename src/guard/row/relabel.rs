@@ -35,9 +35,8 @@ pub fn before_change(
                 _ => Ok(()),
             }
         }
-        (Some(Label::Column(old)), new) => {
-            let still = matches!(new, Some(Label::Column(new)) if new.tag().is_some());
-            if old.tag().is_none() || still {
+        (Some(Label::Column(old)), new) if old.tag().is_some() => {
+            if matches!(new, Some(Label::Column(new)) if new.tag().is_some()) {
                 return Ok(());
             }
             let column = relation::column_name(relation, attnum).unwrap_or_default();
@@ -47,8 +46,8 @@ pub fn before_change(
                 &format!("remove the tag of column \"{column}\" of table \"{name}\""),
             )
         }
-        (None, Some(Label::Column(new))) if new.tag().is_some() && !relation::is_steward() => {
-            // The first tag of a column would free the other columns of held rows.
+        (_, Some(Label::Column(new))) if new.tag().is_some() && !relation::is_steward() => {
+            // The first tag of a column, also of one that was cleared, would free the other columns of held rows.
             if read::labels(relation).column_tags().is_empty() {
                 let name = relation::describe(relation);
                 return refuse_if_any_held(
