@@ -11,6 +11,7 @@ use crate::evidence::events::Outcome;
 use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::verdict::Act;
 use crate::guard::row::{dropping, fire, lookup, sync};
+use crate::pg::fresh::{self, Seen};
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, relation, trigger};
 use crate::policy::relation_ref;
@@ -25,6 +26,31 @@ pub(super) fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut all = vec![relation];
     all.extend(inherit::descendants(relation));
     all
+}
+
+/// The relations whose columns follow those of this one: everything below it, and for a composite type the
+/// typed tables made of it, with everything below them.
+fn with_columns_of(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    let mut all = tree(relation);
+    // SAFETY: cached catalog lookups by OID.
+    let (kind, row_type) = unsafe {
+        (
+            pg_sys::get_rel_relkind(relation) as u8,
+            pg_sys::get_rel_type_id(relation),
+        )
+    };
+    if kind == pg_sys::RELKIND_COMPOSITE_TYPE {
+        let typed = fresh::rows(
+            "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.reloftype OPERATOR(pg_catalog.=) $1",
+            &[row_type.into()],
+            Seen::Everything,
+            0,
+        )?;
+        for row in &typed {
+            all.extend(tree(fresh::oid(row, 0)?));
+        }
+    }
+    Ok(all)
 }
 
 /// Refuses while rows of the relation itself are kept. `what` completes "cannot …".
@@ -146,7 +172,7 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_DropColumn => {
                 // Here, since constraints of the column go before it does.
                 let column = string(command.name);
-                for relation in tree(relation) {
+                for relation in with_columns_of(relation)? {
                     let name = relation::describe(relation);
                     refuse_if_column_kept(
                         relation,
@@ -158,7 +184,7 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_DropConstraint => refuse_if_key_needed(relation, &string(command.name))?,
             At::AT_AlterColumnType => {
                 let column = string(command.name);
-                for relation in tree(relation) {
+                for relation in with_columns_of(relation)? {
                     let name = relation::describe(relation);
                     refuse_if_column_kept(
                         relation,
