@@ -247,14 +247,20 @@ fn export_keys() -> SqlResult<String> {
 /// A key that its configuration does not know, or whose fingerprint differs, is refused. For superusers.
 #[pg_extern(schema = "custodian")]
 fn import_keys(mut keys: String) -> SqlResult<i32> {
-    // The statement holds the keys: do not show it to whoever may see the activity of other sessions.
-    // SAFETY: a NUL-terminated constant that the call copies.
-    unsafe {
+    // The statement holds the keys: do not show it to whoever may see the activity of other sessions, nor to
+    // whoever reads the log, where an error comes with its statement, and with those of functions as its context.
+    // SAFETY: a NUL-terminated constant that the call copies. The server takes NULL for no statement and no context;
+    // an error resets both.
+    let (statement, context) = unsafe {
         pg_sys::pgstat_report_activity(
             pg_sys::BackendState::STATE_RUNNING,
             c"SELECT custodian.import_keys(…)".as_ptr(),
         );
-    }
+        (
+            std::ptr::replace(&raw mut pg_sys::debug_query_string, std::ptr::null()),
+            std::ptr::replace(&raw mut pg_sys::error_context_stack, std::ptr::null_mut()),
+        )
+    };
     require_superuser("import keys")?;
     let parsed = keyfile::read(&keys);
     keys.zeroize();
@@ -268,6 +274,12 @@ fn import_keys(mut keys: String) -> SqlResult<i32> {
     })?;
     if imported > 0 {
         ledger::append("key.imported", "", json!({"keys": imported}))?;
+    }
+    // After an error they stay hidden, for its report.
+    // SAFETY: what was there before; the statement is still running, and so are the functions around this one.
+    unsafe {
+        pg_sys::debug_query_string = statement;
+        pg_sys::error_context_stack = context;
     }
     Ok(imported)
 }
