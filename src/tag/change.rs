@@ -8,6 +8,7 @@ use crate::evidence::refusal;
 use crate::guard::row;
 use crate::pg::{inherit, label, lock, relation};
 use crate::policy::epoch;
+use crate::tag::grammar::{self, SubjectTag};
 use crate::tag::rules::{Change, Class};
 use crate::tag::target::{Label, Target};
 use crate::worker;
@@ -52,6 +53,43 @@ pub fn authorize(target: &Target, change: &Change, owner: bool) -> Result<()> {
     }
 }
 
+/// Fails unless the current user may declare the subjects of a table: refusals would tell the owner of a table of
+/// one's own which subjects are held, so a kind that somebody else's table declares is a steward's to add to.
+fn authorize_subject(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Result<()> {
+    fn subject(label: Option<&Label>) -> Option<&SubjectTag> {
+        match label {
+            Some(Label::Table(tag)) => tag.subject.as_ref(),
+            _ => None,
+        }
+    }
+    let Some(declared) = subject(new) else {
+        return Ok(());
+    };
+    if subject(old) == Some(declared) || relation::is_steward() {
+        return Ok(());
+    }
+    let others = label::everywhere()
+        .into_iter()
+        .any(|(other, attnum, text)| {
+            attnum == 0
+                && other != target.relation
+                && relation::owner(other).is_ok()
+                && !relation::is_owner(other)
+                && grammar::parse_table(&text)
+                    .ok()
+                    .and_then(|tag| tag.subject)
+                    .is_some_and(|subject| subject.kind == declared.kind)
+        });
+    if !others {
+        return Ok(());
+    }
+    relation::require_steward(&format!(
+        "tag {} with subjects of kind \"{}\", which a table of another owner has",
+        target.describe(),
+        declared.kind
+    ))
+}
+
 /// Whether this database keeps a policy to which a change of a label belongs.
 fn keeps_policy() -> bool {
     // SAFETY: both read backend-local state.
@@ -66,6 +104,7 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
     if !keeps_policy() {
         return Ok(());
     }
+    authorize_subject(target, old, new)?;
     lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
     row::relabel::before_change(target.relation, target.attnum, old, new)?;
     let code = match (old, new) {
