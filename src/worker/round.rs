@@ -12,7 +12,7 @@ use crate::guard::row;
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock, latch, random, report, xact};
-use crate::policy::model::{Policy, Schema};
+use crate::policy::model::{Plan, Policy, Schema};
 use crate::policy::{epoch, load};
 use crate::tag::grammar::DisposalMode;
 use crate::worker::fuse::{Estimate, Verdict};
@@ -303,7 +303,14 @@ fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<
         root,
     )?;
     let mut waiting: Option<Run> = None;
-    for run in run::open()? {
+    let open = run::open()?;
+    // What refers to the table's rows goes first, by a run of its own, which may wait for somebody.
+    let mut referring = BTreeSet::new();
+    add_referring(&work.plan, &mut referring);
+    let behind = open
+        .iter()
+        .any(|run| run.relation != root && referring.contains(&run.relation.to_u32()));
+    for run in open {
         if run.relation != root {
             continue;
         }
@@ -314,7 +321,7 @@ fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<
             run::set_state(run.id, State::Superseded, Some(reason), None)?;
         } else {
             match run.state {
-                State::Approved | State::Interrupted if mode == Disposal::On => {
+                State::Approved | State::Interrupted if mode == Disposal::On && !behind => {
                     run::begin(run.id)?;
                     return Ok(Next::Sweep(run.id));
                 }
@@ -350,6 +357,7 @@ fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<
             let id = run::insert(&work, &survey, State::Waiting, Some(&reason))?;
             Ok(Next::Waiting(id, reason))
         }
+        (Verdict::Go, _) if behind => Ok(Next::Nothing),
         (Verdict::Go, waiting) => {
             if let Some(run) = waiting {
                 let reason = "less is due now, and may go without approval";
@@ -358,6 +366,19 @@ fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<
             run::forget_barren(root)?;
             let id = run::insert(&work, &survey, State::Running, None)?;
             Ok(Next::Sweep(id))
+        }
+    }
+}
+
+/// The tables whose rows go before those of the plan, because they refer to them.
+fn add_referring(plan: &Plan, tables: &mut BTreeSet<u32>) {
+    for plan in plan
+        .dependents
+        .iter()
+        .filter_map(|dependent| dependent.plan.as_ref())
+    {
+        if tables.insert(plan.table) {
+            add_referring(plan, tables);
         }
     }
 }

@@ -14,6 +14,9 @@ pub struct Scope<'a> {
     pub cutoff: Instant,
     pub binder: Binder,
     aliases: u32,
+    /// Any row that refers to one keeps it, also one that is itself due: it has a run of its own, which the
+    /// fuse may have stopped, and must not go by a cascade.
+    pub alone: bool,
 }
 
 const DAY: i64 = 86_400_000_000;
@@ -72,6 +75,7 @@ impl<'a> Scope<'a> {
             cutoff,
             binder: Binder::default(),
             aliases: 0,
+            alone: false,
         }
     }
 
@@ -381,7 +385,8 @@ impl<'a> Scope<'a> {
         any(kept)
     }
 
-    /// A row refers to this one by the foreign key and is not itself due for deletion.
+    /// A row refers to this one by the foreign key and is not itself due for deletion, or not gone yet where
+    /// the row must stand alone.
     pub fn referenced(&mut self, row: &str, dependent: &Dependent) -> String {
         let key = &dependent.foreign_key;
         let alias = self.alias();
@@ -402,7 +407,9 @@ impl<'a> Scope<'a> {
                 "NOT ({alias}.tableoid = {row}.tableoid AND {alias}.ctid = {row}.ctid)"
             ));
         }
-        if let Some(plan) = &dependent.plan {
+        if let Some(plan) = &dependent.plan
+            && !self.alone
+        {
             let due = self.row_due(&alias, plan, None);
             conditions.push(not(&due));
         }

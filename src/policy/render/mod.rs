@@ -184,8 +184,9 @@ pub fn count(
     ))
 }
 
-/// `UPDATE` or `DELETE` of the rows that [`count`] counts, within a range of blocks: its bounds are the last
-/// two parameters, `tid`s left open ([`Statement::with_blocks`] binds them).
+/// `UPDATE` or `DELETE` of the rows that [`count`] counts, within a range of blocks. A row to which others refer
+/// is not deleted before those are gone, since they are another run's. The bounds of the range are the last two
+/// parameters, `tid`s left open ([`Statement::with_blocks`] binds them).
 pub fn batch(
     plan: &Plan,
     step: &Step,
@@ -195,6 +196,7 @@ pub fn batch(
     after: Option<Instant>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
+    scope.alone = *step == Step::Rows;
     let condition = due(&mut scope, plan, *step, leaf, after);
     let head = match step {
         Step::Rows => format!("DELETE FROM ONLY {} AS {ROW}", leaf.ident.quoted),
@@ -234,6 +236,7 @@ pub fn rest(
     after: Option<Instant>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
+    scope.alone = *step == Step::Rows;
     let condition = due(&mut scope, plan, *step, leaf, after);
     let first = scope.binder.open(1);
     let end = scope.binder.open(2);

@@ -218,3 +218,42 @@ fn a_table_that_cannot_be_planned_is_said_and_stops_nobody() -> Result<()> {
     wait_for(&node, "SELECT count(*) FROM parent", "0");
     Ok(())
 }
+
+#[test]
+fn rows_whose_run_waits_do_not_go_by_the_cascade_of_another() -> Result<()> {
+    let node = cluster("cascade", &[])?;
+    node.exec(
+        "CREATE TABLE person (id bigint PRIMARY KEY, name text, seen timestamptz NOT NULL);
+         CREATE TABLE visit (id bigint PRIMARY KEY, person bigint REFERENCES person ON DELETE CASCADE,
+                             page text, at timestamptz NOT NULL);
+         CREATE INDEX ON visit (person);
+         INSERT INTO person SELECT n, 'x', now() - CASE WHEN n <= 2 THEN 100 ELSE 1 END * interval '1 day'
+         FROM generate_series(1, 100) n;
+         INSERT INTO visit SELECT n, 1 + n % 2, 'x', now() - interval '100 days' FROM generate_series(1, 50) n;
+         SELECT custodian.define_purpose('test.account', 'contract', '50 days');
+         SELECT custodian.tag_table('person', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_table('visit', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('person', 'name', 'user.name', '{test.account}');
+         SELECT custodian.tag_column('visit', 'page', 'user.behavior', '{test.account}')",
+    )?;
+    // Two of 100 persons would be let through by the fuse, all visits are not.
+    wait_for(&node, STATES, "waiting|50");
+    two_rounds(&node);
+    assert_eq!(node.text(STATES)?, "waiting|50");
+    assert_eq!(node.text("SELECT count(*) FROM person")?, "100");
+    // A sweep of the persons alone leaves those who are referred to.
+    assert_eq!(
+        node.text("SELECT coalesce(sum(rows), 0) FROM custodian.sweep_now('person')")?,
+        "0"
+    );
+    assert_eq!(node.text("SELECT count(*) FROM visit")?, "50");
+
+    node.exec("SELECT custodian.approve_run(run_id, 'backlog') FROM custodian.runs WHERE state = 'waiting'")?;
+    wait_for(
+        &node,
+        "SELECT relation, state, rows_done FROM custodian.runs WHERE rows_done > 0 ORDER BY run_id",
+        "visit|done|50\nperson|done|2",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM person")?, "98");
+    Ok(())
+}
