@@ -1,6 +1,10 @@
 -- Tables of pg_custodian. Everything here is owned by the role that runs CREATE EXTENSION and is written by
 -- the extension alone; users read the views of finalize.sql.
 
+-- For the rest of the script, and undone by the server after it: views and defaults must not find an operator that
+-- somebody put into the schema that CREATE EXTENSION runs in.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- A plain CREATE SCHEMA: a schema of this name that somebody else made must stop the installation.
 CREATE SCHEMA custodian;
 GRANT USAGE ON SCHEMA custodian TO PUBLIC;

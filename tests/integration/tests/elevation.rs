@@ -92,6 +92,11 @@ fn operators_in_a_superusers_search_path_do_not_run() -> Result<()> {
         root.batch_execute(sql)?;
         gained_nothing(&node)?;
     }
+    // No view or function of the extension was made with one of them.
+    assert_eq!(
+        node.text("SELECT count(*) FROM pg_depend WHERE refclassid = 2617::oid AND refobjid >= 16384::oid AND deptype = 'n' AND classid <> 2617::oid")?,
+        "0"
+    );
     assert_eq!(
         root.refused("DELETE FROM shop.customer WHERE id = 2")
             .sqlstate(),
