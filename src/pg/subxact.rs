@@ -61,7 +61,8 @@ pub fn caught(error: &CaughtError) -> Caught {
 }
 
 /// Runs `work` in a subtransaction. An error, raised by the server or returned, rolls it back and is handed
-/// over as [`Caught`]. A request to end the backend is not caught: it is FATAL.
+/// over as [`Caught`]. A request to end the backend is not caught: it is FATAL. A cancel of the statement, also by
+/// `statement_timeout`, passes as it is; a worker's batch, which has a timeout of its own, ends its transaction then.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
     // SAFETY: the idiom of PL/pgSQL's exception block: context and resource owner are saved before the
     // subtransaction begins, and restored after it was released or rolled back.
@@ -70,6 +71,7 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Resul
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
+        let saved = Saved { context, owner };
 
         let work = AssertUnwindSafe(work);
         let outcome: std::result::Result<T, Caught> =
@@ -80,6 +82,10 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Resul
                     own: Some(error),
                 })
             }))
+            .catch_when(pgrx::PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
+                saved.roll_back();
+                error.rethrow()
+            })
             .catch_others(|error| Err(caught(&error)))
             .execute();
 

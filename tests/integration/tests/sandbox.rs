@@ -255,3 +255,37 @@ fn settings_of_a_databases_owner_reach_no_worker() -> Result<()> {
     assert_eq!(node.text("SELECT * FROM public.canary")?, "");
     Ok(())
 }
+
+#[test]
+fn a_timeout_ends_the_statement_and_is_no_finding() -> Result<()> {
+    let node = Cluster::builder("timeout")
+        .preload("pg_custodian")
+        .start()?;
+    node.exec(BEFORE)?;
+    let mut holder = node.client()?;
+    holder.batch_execute("BEGIN; LOCK TABLE good.customer IN ACCESS EXCLUSIVE MODE")?;
+    let mut client = node.client()?;
+    client.batch_execute("SET statement_timeout = '1s'")?;
+    for statement in [
+        "SELECT count(*) FROM custodian.explain_row('good.customer', '{\"id\": 1}')",
+        "SELECT count(*) FROM custodian.preview('good.customer')",
+    ] {
+        let error = client.refused(statement);
+        assert_eq!(error.sqlstate(), "57014", "{statement}: {error}");
+        assert!(
+            error.to_string().contains("due to statement timeout"),
+            "{statement}: {error}"
+        );
+    }
+    // The session goes on as it was.
+    holder.batch_execute("COMMIT")?;
+    assert_eq!(
+        client.text("SHOW search_path; SELECT current_user")?,
+        "\"$user\", public\npostgres"
+    );
+    assert_eq!(
+        client.text("SELECT state FROM custodian.explain_row('good.customer', '{\"id\": 1}')")?,
+        "due"
+    );
+    Ok(())
+}
