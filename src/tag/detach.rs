@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::utility::Utility;
-use crate::pg::{label, list, lock, relation};
+use crate::pg::{inherit, label, list, lock, relation};
 use crate::tag::change;
 use crate::tag::read;
 use crate::tag::target::{Label, Target};
@@ -21,20 +21,27 @@ pub fn before(utility: Utility) -> Result<()> {
     };
     // SAFETY: ALTER TABLE carries a list of AlterTableCmd nodes, which lives as long as the statement.
     let commands = unsafe { list::items::<pg_sys::AlterTableCmd>(statement.cmds) };
+    // The server refuses everyone else in a moment.
+    let Some(relation) =
+        relation::named(statement.relation).filter(|relation| relation::is_owner(*relation))
+    else {
+        return Ok(());
+    };
     for command in commands {
-        let child = match command.subtype {
+        match command.subtype {
             At::AT_DetachPartition => {
                 // SAFETY: DETACH PARTITION carries a PartitionCmd.
                 let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() };
-                partition.and_then(|partition| relation::named(partition.name))
+                // And a table that is no partition of this one.
+                if let Some(child) = partition
+                    .and_then(|partition| relation::named(partition.name))
+                    .filter(|child| inherit::parents(*child).contains(&relation))
+                {
+                    keep_tags(child)?;
+                }
             }
-            At::AT_DropInherit => relation::named(statement.relation),
-            _ => continue,
-        };
-        // The server refuses everyone else in a moment.
-        let may = relation::named(statement.relation).is_some_and(relation::is_owner);
-        if let (Some(child), true) = (child, may) {
-            keep_tags(child)?;
+            At::AT_DropInherit => keep_tags(relation)?,
+            _ => {}
         }
     }
     Ok(())

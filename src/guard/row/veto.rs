@@ -148,6 +148,10 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
     let Some(relation) = named(statement.relation) else {
         return Ok(());
     };
+    // The server refuses everyone else in its own words, and they learn nothing of what is kept.
+    if !relation::is_owner(relation) {
+        return Ok(());
+    }
     for command in commands(statement) {
         match command.subtype {
             At::AT_DisableTrigAll => refuse_disabling(relation, None)?,
@@ -157,7 +161,10 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_DetachPartition => {
                 // SAFETY: DETACH PARTITION carries a PartitionCmd.
                 let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() };
-                if let Some(partition) = partition.and_then(|partition| named(partition.name)) {
+                // Of a partition its parent's owner may ask, of another table nobody.
+                if let Some(partition) = partition.and_then(|partition| named(partition.name))
+                    && inherit::parents(partition).contains(&relation)
+                {
                     let name = relation::describe(partition);
                     refuse_if_any_kept(partition, &format!("detach partition \"{name}\""))?;
                 }

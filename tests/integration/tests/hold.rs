@@ -192,6 +192,58 @@ fn no_ddl_takes_held_rows_away() -> Result<()> {
 }
 
 #[test]
+fn a_stranger_learns_nothing_of_holds_from_ddl() -> Result<()> {
+    let node = shop()?;
+    hold_customer(&node, 2)?;
+    node.exec(
+        "CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA shop TO stranger;
+         CREATE SCHEMA own AUTHORIZATION stranger",
+    )?;
+    let mut stranger = node.client_as("stranger", "postgres")?;
+    stranger.batch_execute("CREATE TABLE own.p (at date) PARTITION BY RANGE (at)")?;
+    for (ddl, words) in [
+        (
+            "ALTER TABLE shop.customer DROP COLUMN email",
+            "must be owner of table customer",
+        ),
+        (
+            "ALTER TABLE shop.customer ALTER COLUMN email TYPE varchar(3)",
+            "must be owner of table customer",
+        ),
+        (
+            "ALTER TABLE shop.customer SET UNLOGGED",
+            "must be owner of table customer",
+        ),
+        (
+            "ALTER TABLE shop.customer DISABLE TRIGGER ALL",
+            "must be owner of table customer",
+        ),
+        (
+            "ALTER TABLE shop.ticket DROP CONSTRAINT ticket_customer_id_fkey",
+            "must be owner of table ticket",
+        ),
+        (
+            "ALTER TABLE shop.orders DETACH PARTITION shop.orders_2024",
+            "must be owner of table orders",
+        ),
+        // The table altered is the stranger's own; the one named is no partition of it.
+        (
+            "ALTER TABLE own.p DETACH PARTITION shop.orders_2024",
+            "relation \"orders_2024\" is not a partition of relation \"p\"",
+        ),
+    ] {
+        let error = stranger.refused(ddl).to_string();
+        assert!(error.contains(words), "{ddl}: {error}");
+        assert!(!error.contains(MATTER), "{ddl}: {error}");
+    }
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.guard_events WHERE role = 'stranger'")?,
+        "0"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_partition_that_comes_later_is_guarded() -> Result<()> {
     let node = shop()?;
     hold_customer(&node, 2)?;
