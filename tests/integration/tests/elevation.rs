@@ -22,9 +22,9 @@ CREATE TABLE shop.orders (id int PRIMARY KEY, customer int REFERENCES shop.custo
 INSERT INTO shop.customer SELECT n, n || '@example.com', now() FROM generate_series(1, 3) n;
 INSERT INTO shop.orders SELECT n, n, now() FROM generate_series(1, 3) n";
 
-/// Operators on types that no operator of the server takes exactly, where a statement relies on conversions: any such
-/// operator that a statement finds through search_path would run with the rights of the statement's user.
-const OPERATORS: &str = r"
+/// Operators on types that no operator of the server takes exactly, which a statement that relies on conversions would
+/// find wherever they are in search_path, and others that it would find only in front of the server's own.
+const OPERATORS: &str = r#"
 CREATE FUNCTION public.attack(what text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO public.trace VALUES (current_user, what);
@@ -36,9 +36,10 @@ DO $$
 DECLARE pair text[];
 BEGIN
     FOREACH pair SLICE 1 IN ARRAY ARRAY[['oid', 'regclass'], ['regclass', 'oid'], ['name', 'varchar'],
-        ['oid', 'regproc'], ['varchar', 'varchar'], ['varchar', 'text'], ['text', 'varchar'], ['int2', 'oid']] LOOP
+        ['oid', 'regproc'], ['varchar', 'varchar'], ['varchar', 'text'], ['text', 'varchar'], ['int2', 'oid'],
+        ['oid', 'oid'], ['"char"', '"char"'], ['name', 'name'], ['text', 'text']] LOOP
         EXECUTE format('CREATE FUNCTION public.same(a %s, b %s) RETURNS boolean LANGUAGE plpgsql AS %L',
-            pair[1], pair[2], format('BEGIN PERFORM public.attack(%L); RETURN a::text = b::text; END', pair::text));
+            pair[1], pair[2], format('BEGIN PERFORM public.attack(%L); RETURN a::text OPERATOR(pg_catalog.=) b::text; END', pair::text));
         EXECUTE format('CREATE OPERATOR public.= (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.same)', pair[1], pair[2]);
     END LOOP;
     FOREACH pair SLICE 1 IN ARRAY ARRAY[['text', 'name'], ['name', 'text'], ['name', 'name'], ['text', 'varchar'],
@@ -47,7 +48,7 @@ BEGIN
             pair[1], pair[2], format('BEGIN PERFORM public.attack(%L); RETURN concat(a, b); END', pair::text));
         EXECUTE format('CREATE OPERATOR public.|| (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.joined)', pair[1], pair[2]);
     END LOOP;
-END $$";
+END $$"#;
 
 /// Nothing that mallory made has run.
 fn gained_nothing(node: &Cluster) -> Result<()> {
