@@ -20,7 +20,7 @@ CONF
     DB=postgres run_sql postgres 'CREATE DATABASE shop'
     run_sql postgres 'CREATE ROLE data_steward' 'CREATE ROLE li_steward LOGIN IN ROLE data_steward' \
         'CREATE ROLE general_counsel LOGIN' \
-        'CREATE ROLE intern LOGIN' 'CREATE ROLE replicator LOGIN REPLICATION IN ROLE pg_read_all_data'
+        'CREATE ROLE intern LOGIN' 'CREATE ROLE replicator LOGIN REPLICATION BYPASSRLS IN ROLE pg_read_all_data'
     say 'the application: demo/schema.sql'
     psql_as postgres -1 -f "$WORK/schema.sql" >/dev/null
     run_sql postgres 'CREATE ROLE shop_app LOGIN IN ROLE app_owner' 'GRANT USAGE ON SCHEMA app TO intern, li_steward' \
