@@ -13,6 +13,7 @@ GRANT USAGE ON SCHEMA custodian TO PUBLIC;
 -- Policy: dumped by pg_dump, since labels name these rows.
 -- ---------------------------------------------------------------------------------------------------------
 
+-- No foreign keys among these: a restore with several jobs loads them in any order.
 CREATE TABLE custodian.purpose (
     name         text PRIMARY KEY CHECK (name ~ '^[a-z0-9_]+(\.[a-z0-9_]+)+$'),
     basis        text NOT NULL,
@@ -26,7 +27,7 @@ CREATE TABLE custodian.purpose (
 COMMENT ON TABLE custodian.purpose IS 'why data is held; names are immutable';
 
 CREATE TABLE custodian.purpose_period (
-    purpose        text NOT NULL REFERENCES custodian.purpose,
+    purpose        text NOT NULL,
     in_force_since timestamptz NOT NULL,
     period         interval NOT NULL CHECK (period > '0'),
     PRIMARY KEY (purpose, in_force_since)
@@ -57,7 +58,7 @@ CREATE TABLE custodian.hold (
     scope          text NOT NULL CHECK (scope IN ('subject', 'table', 'rows')),
     subject_kind   text,
     subject_key    text[],
-    relation       bigint REFERENCES custodian.relation_ref,
+    relation       bigint,
     matching       jsonb,
     reason         text NOT NULL,
     approver       text NOT NULL,
