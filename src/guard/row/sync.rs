@@ -305,8 +305,10 @@ pub fn after_release(relation: pg_sys::Oid) -> Result<()> {
     bring(Some(&surroundings(relation)?), Unneeded::Go)
 }
 
-/// The same for every table: in the scheduler's rounds, and for stewards who ask for it.
+/// The same for every table: in the scheduler's rounds, and for stewards who ask for it. No hold is placed and no
+/// table tagged between finding out what is needed and taking off what is not.
 pub fn sync_all() -> Result<()> {
+    lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
     bring(None, Unneeded::Go)
 }
 
