@@ -13,7 +13,7 @@ GRANT USAGE ON SCHEMA custodian TO PUBLIC;
 -- Policy: dumped by pg_dump, since labels name these rows.
 -- ---------------------------------------------------------------------------------------------------------
 
--- No foreign keys among these: a restore with several jobs loads them in any order.
+-- No foreign key from periods to purposes: a restore with several jobs loads them in any order.
 CREATE TABLE custodian.purpose (
     name         text PRIMARY KEY CHECK (name ~ '^[a-z0-9_]+(\.[a-z0-9_]+)+$'),
     basis        text NOT NULL,
@@ -58,7 +58,7 @@ CREATE TABLE custodian.hold (
     scope          text NOT NULL CHECK (scope IN ('subject', 'table', 'rows')),
     subject_kind   text,
     subject_key    text[],
-    relation       bigint,
+    relation       bigint REFERENCES custodian.relation_ref,
     matching       jsonb,
     reason         text NOT NULL,
     approver       text NOT NULL,

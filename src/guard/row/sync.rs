@@ -240,6 +240,15 @@ fn retire(relation: pg_sys::Oid, function: pg_sys::Oid) {
     }
 }
 
+/// Keeps holds from being placed and tables from being tagged until the transaction ends; false when somebody
+/// does so just now.
+fn no_hold_is_placed() -> bool {
+    relation::own_relation(c"hold").is_some_and(|holds| {
+        // SAFETY: a conditional heavyweight lock, released with the transaction.
+        unsafe { pg_sys::ConditionalLockRelationOid(holds, pg_sys::ShareRowExclusiveLock as i32) }
+    })
+}
+
 /// Whether triggers that nothing needs go as well.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unneeded {
@@ -257,9 +266,11 @@ fn bring(within: Option<&BTreeSet<u32>>, unneeded: Unneeded) -> Result<()> {
     for relation in needed.iter().filter(|relation| inside(relation)) {
         install(pg_sys::Oid::from(*relation), function)?;
     }
-    if unneeded == Unneeded::Stay {
+    if unneeded == Unneeded::Stay || guarded(function)?.is_subset(&needed) || !no_hold_is_placed() {
         return Ok(());
     }
+    // What was needed a moment ago may be too little: a hold may have been placed since.
+    let needed = self::needed()?;
     for relation in guarded(function)?
         .difference(&needed)
         .filter(|relation| inside(relation))
@@ -305,10 +316,8 @@ pub fn after_release(relation: pg_sys::Oid) -> Result<()> {
     bring(Some(&surroundings(relation)?), Unneeded::Go)
 }
 
-/// The same for every table: in the scheduler's rounds, and for stewards who ask for it. No hold is placed and no
-/// table tagged between finding out what is needed and taking off what is not.
+/// The same for every table: in the scheduler's rounds, and for stewards who ask for it.
 pub fn sync_all() -> Result<()> {
-    lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
     bring(None, Unneeded::Go)
 }
 
