@@ -53,3 +53,7 @@ GRANT EXECUTE ON FUNCTION custodian.install_row_guard() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.place_hold(text, text, date, text, regclass, text, text[], jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.release_hold(bigint, text, text) TO PUBLIC;
 GRANT SELECT ON custodian.holds TO PUBLIC;
+
+-- Lawful bases: for everyone to see; the function checks for a steward itself.
+GRANT EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) TO PUBLIC;
+GRANT SELECT ON custodian.lawful_bases TO PUBLIC;

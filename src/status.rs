@@ -11,7 +11,7 @@ use crate::guc::{self, Disposal, Enforce, Gate};
 use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::model::{Finding, Severity};
-use crate::policy::{epoch, preview};
+use crate::policy::{basis_store, epoch, preview};
 use crate::tag;
 use crate::worker::{self, shmem};
 
@@ -119,6 +119,7 @@ const SOURCES: &[Source] = &[
     ("tags", tag::findings::findings),
     ("guard", guard::view::findings),
     ("policy", preview::findings),
+    ("bases", basis_store::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For

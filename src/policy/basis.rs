@@ -1,170 +1,97 @@
-//! Lawful bases, by jurisdiction: data, with citations. Pure.
-//!
-//! Sources: Personal Information Protection Law of the People's Republic of China (PIPL), article 13,
-//! paragraph 1; Regulation (EU) 2016/679 (GDPR), article 6(1); the UK GDPR, article 6(1).
+//! Lawful bases, by jurisdiction: which one counts on a day. Pure; the data is in `custodian.lawful_basis`.
 
 use crate::error::{Error, Kind, Result};
+use crate::policy::period::Instant;
 
-/// A basis on which personal data may be processed in a jurisdiction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Basis {
-    pub jurisdiction: &'static str,
-    pub name: &'static str,
-    pub citation: &'static str,
-    pub meaning: &'static str,
-}
+/// Microseconds in a day.
+const DAY: i64 = 86_400_000_000;
 
-const fn basis(
-    jurisdiction: &'static str,
-    name: &'static str,
-    citation: &'static str,
-    meaning: &'static str,
-) -> Basis {
-    Basis {
-        jurisdiction,
-        name,
-        citation,
-        meaning,
+/// A day, in days since 1970-01-01 (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day(pub i64);
+
+impl Day {
+    /// The day that an instant lies in.
+    pub const fn of(instant: Instant) -> Day {
+        Day(instant.micros().div_euclid(DAY))
+    }
+
+    /// The date as ISO 8601 writes it.
+    pub fn text(self) -> String {
+        chrono::DateTime::from_timestamp(self.0.saturating_mul(86_400), 0).map_or_else(
+            || format!("day {}", self.0),
+            |at| at.format("%Y-%m-%d").to_string(),
+        )
     }
 }
 
-/// Every basis known. The name `consent` means the same everywhere: the subject may withdraw it.
-pub const BASES: [Basis; 19] = [
-    basis(
-        "cn",
-        "consent",
-        "PIPL art. 13(1)(1)",
-        "the individual consented",
-    ),
-    basis(
-        "cn",
-        "contract",
-        "PIPL art. 13(1)(2)",
-        "necessary to conclude or perform a contract with the individual, or for human resources management under lawful rules",
-    ),
-    basis(
-        "cn",
-        "legal_obligation",
-        "PIPL art. 13(1)(3)",
-        "necessary for statutory duties or obligations",
-    ),
-    basis(
-        "cn",
-        "emergency",
-        "PIPL art. 13(1)(4)",
-        "necessary in a public health emergency, or to protect life, health or property in an emergency",
-    ),
-    basis(
-        "cn",
-        "public_interest",
-        "PIPL art. 13(1)(5)",
-        "news reporting and supervision by public opinion, within reason",
-    ),
-    basis(
-        "cn",
-        "disclosed",
-        "PIPL art. 13(1)(6)",
-        "disclosed by the individual, or otherwise lawfully, within reason",
-    ),
-    basis(
-        "cn",
-        "other_law",
-        "PIPL art. 13(1)(7)",
-        "another case provided by law or administrative regulation",
-    ),
-    basis(
-        "eu",
-        "consent",
-        "GDPR art. 6(1)(a)",
-        "the data subject consented",
-    ),
-    basis(
-        "eu",
-        "contract",
-        "GDPR art. 6(1)(b)",
-        "necessary for a contract with the data subject, or for steps before one at the subject's request",
-    ),
-    basis(
-        "eu",
-        "legal_obligation",
-        "GDPR art. 6(1)(c)",
-        "necessary for a legal obligation of the controller",
-    ),
-    basis(
-        "eu",
-        "vital_interests",
-        "GDPR art. 6(1)(d)",
-        "necessary to protect the vital interests of a person",
-    ),
-    basis(
-        "eu",
-        "public_task",
-        "GDPR art. 6(1)(e)",
-        "necessary for a task in the public interest or official authority",
-    ),
-    basis(
-        "eu",
-        "legitimate_interests",
-        "GDPR art. 6(1)(f)",
-        "necessary for legitimate interests that the subject's do not override",
-    ),
-    basis(
-        "gb",
-        "consent",
-        "UK GDPR art. 6(1)(a)",
-        "the data subject consented",
-    ),
-    basis(
-        "gb",
-        "contract",
-        "UK GDPR art. 6(1)(b)",
-        "necessary for a contract with the data subject, or for steps before one at the subject's request",
-    ),
-    basis(
-        "gb",
-        "legal_obligation",
-        "UK GDPR art. 6(1)(c)",
-        "necessary for a legal obligation of the controller",
-    ),
-    basis(
-        "gb",
-        "vital_interests",
-        "UK GDPR art. 6(1)(d)",
-        "necessary to protect the vital interests of a person",
-    ),
-    basis(
-        "gb",
-        "public_task",
-        "UK GDPR art. 6(1)(e)",
-        "necessary for a task in the public interest or official authority",
-    ),
-    basis(
-        "gb",
-        "legitimate_interests",
-        "UK GDPR art. 6(1)(f)",
-        "necessary for legitimate interests that the subject's do not override",
-    ),
-];
+/// A version of a basis on which personal data may be processed in a jurisdiction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Basis {
+    pub jurisdiction: String,
+    pub name: String,
+    pub citation: String,
+    /// The subject may withdraw it.
+    pub consent_based: bool,
+    pub valid_from: Day,
+    /// The first day on which it is none any more.
+    pub valid_to: Option<Day>,
+    /// It came with the extension. A steward's own version of the same day goes before it.
+    pub seeded: bool,
+}
 
-/// The basis of this name in this jurisdiction; the errors name what there is.
-pub fn find(jurisdiction: &str, name: &str) -> Result<&'static Basis> {
-    let here: Vec<&'static Basis> = BASES
+/// The version of a basis that counts on `day`: the latest that has begun, also when it has ended since.
+fn version<'a>(known: &'a [Basis], jurisdiction: &str, name: &str, day: Day) -> Option<&'a Basis> {
+    known
         .iter()
-        .filter(|basis| basis.jurisdiction == jurisdiction)
-        .collect();
-    if here.is_empty() {
-        let mut known: Vec<&str> = BASES.iter().map(|basis| basis.jurisdiction).collect();
-        known.dedup();
+        .filter(|basis| {
+            basis.jurisdiction == jurisdiction && basis.name == name && basis.valid_from <= day
+        })
+        .max_by_key(|basis| (basis.valid_from, !basis.seeded))
+}
+
+/// The names that are lawful bases in the jurisdiction on `day`, with their citations, in the order of `known`.
+fn lawful<'a>(known: &'a [Basis], jurisdiction: &str, day: Day) -> Vec<&'a Basis> {
+    known
+        .iter()
+        .filter(|basis| {
+            basis.jurisdiction == jurisdiction
+                && version(known, jurisdiction, &basis.name, day) == Some(basis)
+                && is_open(basis, day)
+        })
+        .collect()
+}
+
+fn is_open(basis: &Basis, day: Day) -> bool {
+    basis.valid_to.is_none_or(|end| day < end)
+}
+
+/// The basis of this name in this jurisdiction on `day`.
+///
+/// Errors: 22023 for an unknown jurisdiction, a name that is no basis there, and one that is none on that day; they
+/// name what there is.
+pub fn find<'a>(known: &'a [Basis], jurisdiction: &str, name: &str, day: Day) -> Result<&'a Basis> {
+    if !known.iter().any(|basis| basis.jurisdiction == jurisdiction) {
+        let mut jurisdictions: Vec<&str> = known
+            .iter()
+            .map(|basis| basis.jurisdiction.as_str())
+            .collect();
+        jurisdictions.sort_unstable();
+        jurisdictions.dedup();
         return Err(Error::new(
             Kind::InvalidParameter,
             format!("jurisdiction \"{jurisdiction}\" is not known"),
         )
-        .hint(format!("Known jurisdictions: {}.", known.join(", "))));
+        .hint(format!(
+            "Known jurisdictions: {}. A data steward adds one with custodian.define_lawful_basis().",
+            jurisdictions.join(", ")
+        )));
     }
-    if let Some(basis) = here.iter().find(|basis| basis.name == name) {
+    let here = version(known, jurisdiction, name, day);
+    if let Some(basis) = here.filter(|basis| is_open(basis, day)) {
         return Ok(basis);
     }
-    let names: Vec<String> = here
+    let names: Vec<String> = lawful(known, jurisdiction, day)
         .iter()
         .map(|basis| format!("{} ({})", basis.name, basis.citation))
         .collect();
@@ -173,12 +100,20 @@ pub fn find(jurisdiction: &str, name: &str) -> Result<&'static Basis> {
         format!("\"{name}\" is no lawful basis in jurisdiction \"{jurisdiction}\""),
     )
     .hint(format!("Lawful bases there: {}.", names.join(", ")));
-    let elsewhere: Vec<&str> = BASES
+    let to_come = known
         .iter()
-        .filter(|basis| basis.name == name)
-        .map(|basis| basis.citation)
+        .any(|basis| basis.jurisdiction == jurisdiction && basis.name == name);
+    let mut elsewhere: Vec<&str> = known
+        .iter()
+        .filter(|basis| basis.name == name && basis.jurisdiction != jurisdiction)
+        .map(|basis| basis.citation.as_str())
         .collect();
-    if !elsewhere.is_empty() {
+    elsewhere.dedup();
+    if let Some(ended) = here {
+        error = error.detail(format!("It is none any more: {}.", ended.citation));
+    } else if to_come {
+        error = error.detail("It is none yet.");
+    } else if !elsewhere.is_empty() {
         error = error.detail(format!(
             "It is one elsewhere only: {}.",
             elsewhere.join(", ")
@@ -187,48 +122,111 @@ pub fn find(jurisdiction: &str, name: &str) -> Result<&'static Basis> {
     Err(error)
 }
 
+/// Whether a subject can withdraw what a purpose rests on. The versions of a basis agree on it; a basis that is
+/// not known is taken for none that rests on consent, so that nothing goes for want of a consent.
+pub fn is_consent_based(known: &[Basis], jurisdiction: &str, name: &str) -> bool {
+    known.iter().any(|basis| {
+        basis.jurisdiction == jurisdiction && basis.name == name && basis.consent_based
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TODAY: Day = Day(20_000);
+
+    fn basis(jurisdiction: &str, name: &str, from: i64, to: Option<i64>, seeded: bool) -> Basis {
+        Basis {
+            jurisdiction: jurisdiction.to_owned(),
+            name: name.to_owned(),
+            citation: format!("{jurisdiction} {name} {from}"),
+            consent_based: name == "consent",
+            valid_from: Day(from),
+            valid_to: to.map(Day),
+            seeded,
+        }
+    }
+
+    fn known() -> Vec<Basis> {
+        vec![
+            basis("cn", "consent", 18_000, None, true),
+            basis("cn", "contract", 18_000, None, true),
+            basis("eu", "consent", 17_000, None, true),
+            basis("eu", "interests", 17_000, None, true),
+        ]
+    }
+
     #[test]
-    fn legitimate_interests_are_no_basis_in_china() {
-        let error = find("cn", "legitimate_interests").expect_err("PIPL has no such basis");
+    fn a_basis_of_elsewhere_is_refused_with_where_it_is_one() {
+        let error = find(&known(), "cn", "interests", TODAY).expect_err("none there");
         assert_eq!(
             error.detail.as_deref(),
-            Some("It is one elsewhere only: GDPR art. 6(1)(f), UK GDPR art. 6(1)(f).")
-        );
-        assert!(
-            error
-                .hint
-                .is_some_and(|hint| hint.contains("PIPL art. 13(1)(1)"))
+            Some("It is one elsewhere only: eu interests 17000.")
         );
         assert_eq!(
-            find("eu", "legitimate_interests").map(|basis| basis.citation),
-            Ok("GDPR art. 6(1)(f)")
+            error.hint.as_deref(),
+            Some("Lawful bases there: consent (cn consent 18000), contract (cn contract 18000).")
         );
     }
 
     #[test]
     fn an_unknown_jurisdiction_lists_the_known_ones() {
-        let error = find("xx", "consent").expect_err("there is none");
-        assert_eq!(
-            error.hint.as_deref(),
-            Some("Known jurisdictions: cn, eu, gb.")
+        let error = find(&known(), "xx", "consent", TODAY).expect_err("there is none");
+        assert!(
+            error
+                .hint
+                .is_some_and(|hint| hint.starts_with("Known jurisdictions: cn, eu."))
         );
     }
 
     #[test]
-    fn each_jurisdiction_names_a_basis_once_and_has_consent() {
-        for (index, basis) in BASES.iter().enumerate() {
-            assert!(
-                !BASES
-                    .iter()
-                    .take(index)
-                    .any(|other| (other.jurisdiction, other.name)
-                        == (basis.jurisdiction, basis.name))
-            );
-            assert!(find(basis.jurisdiction, "consent").is_ok());
-        }
+    fn the_version_that_began_last_counts_and_ends_on_its_day() {
+        let mut known = known();
+        known.push(basis("cn", "contract", 19_000, Some(21_000), false));
+        let cited = |day| find(&known, "cn", "contract", Day(day)).map(|b| b.valid_from.0);
+        assert!(cited(17_999).is_err());
+        assert_eq!(cited(18_000), Ok(18_000));
+        assert_eq!(cited(18_999), Ok(18_000));
+        assert_eq!(cited(19_000), Ok(19_000));
+        assert_eq!(cited(20_999), Ok(19_000));
+        // The older version does not come back.
+        let error = cited(21_000).expect_err("ended");
+        assert_eq!(
+            error.detail.as_deref(),
+            Some("It is none any more: cn contract 19000.")
+        );
+        assert!(error.hint.is_some_and(|hint| !hint.contains("contract")));
+    }
+
+    #[test]
+    fn a_stewards_version_of_the_same_day_goes_before_the_seeded_one() {
+        let mut known = known();
+        known.insert(0, basis("cn", "contract", 18_000, Some(19_000), false));
+        assert!(find(&known, "cn", "contract", Day(18_500)).is_ok());
+        assert!(find(&known, "cn", "contract", Day(19_000)).is_err());
+    }
+
+    #[test]
+    fn a_basis_that_is_to_come_is_none_yet() {
+        let mut known = known();
+        known.push(basis("cn", "later", 30_000, None, false));
+        let error = find(&known, "cn", "later", TODAY).expect_err("not yet");
+        assert_eq!(error.detail.as_deref(), Some("It is none yet."));
+    }
+
+    #[test]
+    fn only_a_known_basis_rests_on_consent() {
+        assert!(is_consent_based(&known(), "eu", "consent"));
+        assert!(!is_consent_based(&known(), "eu", "interests"));
+        assert!(!is_consent_based(&known(), "us", "consent"));
+    }
+
+    #[test]
+    fn days_before_1970_are_counted_downwards() {
+        assert_eq!(Day::of(Instant::from_micros(-1)), Day(-1));
+        assert_eq!(Day::of(Instant::from_micros(DAY)), Day(1));
+        assert_eq!(Day(-1).text(), "1969-12-31");
+        assert_eq!(Day(18_523).text(), "2020-09-18");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod affected;
 pub mod basis;
+pub mod basis_store;
 pub mod compile;
 pub mod epoch;
 pub mod evaluate;

@@ -9,7 +9,7 @@ use crate::pg::args::{required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{clock, lock, relation, sandbox, spi, time};
 use crate::policy::period::{Instant, Period};
-use crate::policy::{affected, basis, epoch};
+use crate::policy::{affected, basis_store, epoch};
 use crate::tag::names;
 use crate::worker;
 
@@ -123,7 +123,7 @@ fn define(
     check_name("purpose", name)?;
     let period = time::period(interval);
     check_period(period)?;
-    basis::find(jurisdiction, basis_name)?;
+    basis_store::require(jurisdiction, basis_name)?;
 
     lock::own_table(c"purpose")?;
     let Some(old) = stored(name)? else {

@@ -22,6 +22,8 @@ const SCHEMA: &str = r#"
     INSERT INTO shop.invoice SELECT n, 'street ' || n, current_date - n * 4, n FROM generate_series(1, 1000) n;
     INSERT INTO shop.click VALUES ('2024-05-05', '10.1.2.3', '/');
     RESET ROLE;
+    SELECT custodian.define_lawful_basis('br', 'contract', 'LGPD art. 7, V', false, valid_from => '2020-09-18');
+    SELECT custodian.define_purpose('shop.brazil', 'contract', '3 years', 'br');
     SELECT custodian.define_purpose('shop.account', 'contract', '3 years');
     SELECT custodian.define_purpose('shop.account', 'contract', '200 days');
     SELECT custodian.define_purpose('shop.marketing', 'consent', '90 days', required => false, description => 'letters; "quoted"');
@@ -42,7 +44,7 @@ const SCHEMA: &str = r#"
     SELECT custodian.permit_publication('pub', '{cn,eu}', 'assessed');"#;
 
 /// All that was declared, by name.
-const POLICY: [&str; 6] = [
+const POLICY: [&str; 7] = [
     "SELECT relation::text, column_name, kind, category, sensitivity, purposes, residency, on_expiry, clock, minimums,
             subject_kind, subject_key, subject_via, collected, null_clock, residency_column, disposal, problem
      FROM custodian.tags ORDER BY 1, 2",
@@ -50,6 +52,7 @@ const POLICY: [&str; 6] = [
     "SELECT * FROM custodian.purpose_period ORDER BY 1, 2",
     "SELECT * FROM custodian.minimum ORDER BY 1",
     "SELECT * FROM custodian.publication_permit ORDER BY 1",
+    "SELECT * FROM custodian.lawful_basis ORDER BY 1, 2, 3",
     "SELECT provider, objname, label FROM pg_seclabels WHERE objtype IN ('table', 'column') ORDER BY 2",
 ];
 

@@ -46,7 +46,9 @@ const OBJECTS: &str = r"
     WHERE d.deptype = 'e' AND e.extname = 'pg_custodian'
     UNION ALL
     SELECT format('dumped %s %s', r.oid::regclass, r.condition)
-    FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS r (oid, condition) WHERE e.extname = 'pg_custodian'";
+    FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS r (oid, condition) WHERE e.extname = 'pg_custodian'
+    UNION ALL
+    SELECT format('seeded %s', b) FROM custodian.lawful_basis b";
 
 fn objects(node: &Cluster, database: &str) -> Result<BTreeSet<String>> {
     let rows = node.client_as("postgres", database)?.query(OBJECTS, &[])?;
