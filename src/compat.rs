@@ -91,3 +91,17 @@ pub fn local_transaction_id() -> u32 {
         return process.vxid.lxid;
     }
 }
+
+/// Whether a role owns a type (membership counts, superusers always).
+///
+/// # Safety
+/// Inside a transaction; the type must exist.
+pub unsafe fn owns_type(type_oid: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_type_ownercheck(type_oid, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::TypeRelationId, type_oid, role);
+    }
+}

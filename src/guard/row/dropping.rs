@@ -7,16 +7,14 @@ use pgrx::PgList;
 use pgrx::pg_sys;
 
 use crate::compat;
-use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Outcome;
+use crate::error::{Error, Result};
 use crate::guard::row::veto::{
-    guard_stays, installed, names, refuse_if_column_kept, refuse_if_kept, relation_named, string,
-    tree,
+    Asked, guard_stays, installed, names, refuse_if_column_kept, refuse_if_kept, relation_named,
+    string, tree,
 };
-use crate::guard::row::{fire, sync};
+use crate::guard::row::{own, sync};
 use crate::pg::object_access::Drop;
 use crate::pg::{fresh, relation, trigger};
-use crate::policy::hold_read;
 
 /// Which triggers of the guard may go, since the rows of their table were looked at: the number of triggers
 /// by table, in one subtransaction.
@@ -25,6 +23,8 @@ struct Cleared {
     subtransaction: u32,
     triggers: BTreeMap<u32, usize>,
 }
+
+const DROP_EXTENSION: &str = "drop extension \"pg_custodian\"";
 
 thread_local! {
     static CLEARED: RefCell<Cleared> = const {
@@ -59,7 +59,7 @@ pub fn before_drop(drop: Drop) -> Result<()> {
         pg_sys::RelationRelationId if drop.sub != 0 => column_dropped(drop),
         pg_sys::RelationRelationId => {
             if installed() && relation::own_relation(c"hold") == Some(drop.object) {
-                refuse_without_guard()?;
+                own::refuse_while_held(DROP_EXTENSION)?;
             }
             Ok(())
         }
@@ -154,24 +154,9 @@ fn column_dropped(drop: Drop) -> Result<()> {
     refuse_if_column_kept(
         drop.object,
         &column,
+        Asked::Gone,
         &format!("drop column \"{column}\" of table \"{name}\""),
     )
-}
-
-/// Refuses to part with the guard itself while holds are in force.
-fn refuse_without_guard() -> Result<()> {
-    let matters = hold_read::matters()?;
-    if matters.is_empty() {
-        return Ok(());
-    }
-    let error = Error::new(
-        Kind::Kept,
-        "cannot drop extension \"pg_custodian\": legal holds are in force",
-    )
-    .detail(format!("Matters: {}.", matters.join(", ")))
-    .hint("A data steward can end them with custodian.release_hold().");
-    fire::record("pg_custodian", Outcome::Refused, &error);
-    Err(error)
 }
 
 /// Before a DROP statement, while everything it names is there.
@@ -189,8 +174,9 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
                 unsafe { object.cast::<pg_sys::String>().as_ref() }
                     .is_some_and(|name| string(name.sval) == "pg_custodian")
             });
-            if ours {
-                refuse_without_guard()?;
+            // The server refuses everyone else in its own words.
+            if ours && own::may_change()? {
+                own::refuse_while_held(DROP_EXTENSION)?;
                 // Its triggers would otherwise ask for CASCADE. If the statement fails, they stay.
                 sync::remove_all()?;
             }
@@ -220,7 +206,10 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
                 let Some(trigger_name) = name.pop() else {
                     continue;
                 };
-                if let Some(relation) = relation_named(&name)? {
+                // The owner alone is told what is kept; the server refuses everyone else.
+                if let Some(relation) =
+                    relation_named(&name)?.filter(|relation| relation::is_owner(*relation))
+                {
                     let trigger_name =
                         std::ffi::CString::new(trigger_name).map_err(Error::internal)?;
                     if let Some(function) = sync::function()?

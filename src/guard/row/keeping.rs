@@ -23,6 +23,9 @@ use crate::tag::read;
 /// Holds on subjects of one kind that are kept in memory; beyond that each row is looked up.
 const IN_MEMORY: u32 = 1000;
 
+/// How many of the things that keep rows an error names.
+const MANY: usize = 4;
+
 /// How many foreign keys a subject may be reached over.
 const MAX_HOPS: usize = 8;
 
@@ -108,6 +111,26 @@ impl Keeping {
     /// Nothing keeps any of its rows.
     pub fn keeps_nothing(&self) -> bool {
         self.held.is_empty() && self.subjects.is_none() && self.minimums.is_empty()
+    }
+
+    /// What keeps rows of the table, or rows that refer to them, each completing "is kept …": a few of them.
+    pub fn keepers(&self) -> Vec<String> {
+        let subjects = self.subjects.iter().flat_map(|subjects| {
+            let known = subjects.known.iter().flat_map(BTreeMap::values);
+            known.take(MANY).map(Keeper::phrase)
+        });
+        let own = self
+            .held
+            .iter()
+            .map(|held| held.keeper.phrase())
+            .chain(subjects)
+            .chain(self.minimums.iter().map(|kept| kept.keeper.phrase()));
+        let referring = self
+            .references
+            .iter()
+            .flat_map(|reference| reference.child.keepers());
+        let distinct: BTreeSet<String> = own.chain(referring).collect();
+        distinct.into_iter().take(MANY).collect()
     }
 
     fn has_columns(&self, names: &[String]) -> bool {

@@ -5,9 +5,11 @@ mod findings;
 pub mod fire;
 pub mod keeping;
 pub mod lookup;
+mod own;
 pub mod probe;
 pub mod relabel;
 pub mod sync;
+mod types;
 pub mod verdict;
 pub mod veto;
 

@@ -22,7 +22,7 @@ pub enum Keeper {
 
 impl Keeper {
     /// Completes "rows … are kept …".
-    fn phrase(&self) -> String {
+    pub fn phrase(&self) -> String {
         match self {
             Keeper::Hold { matter, .. } => format!("by the legal hold of matter \"{matter}\""),
             Keeper::Minimum {

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
 use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::verdict::Act;
-use crate::guard::row::{dropping, fire, lookup, sync};
+use crate::guard::row::{dropping, fire, lookup, own, sync, types};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, relation, trigger};
@@ -75,15 +75,33 @@ fn refuse_if_any_kept(relation: pg_sys::Oid, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// What would become of the values of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// They would go, or no longer be what they were.
+    Gone,
+    /// They would be corrected, which a minimum allows.
+    Changed,
+}
+
 /// Refuses while the column has values that are kept.
-pub(super) fn refuse_if_column_kept(relation: pg_sys::Oid, column: &str, what: &str) -> Result<()> {
+pub(super) fn refuse_if_column_kept(
+    relation: pg_sys::Oid,
+    column: &str,
+    asked: Asked,
+    what: &str,
+) -> Result<()> {
     if !sync::is_guarded(relation)? {
         return Ok(());
     }
     let keeping = fire::keeping(relation)?;
     let held = keeping.has_holds() && keeping.protected.contains(column);
     // Without the column that says from when a minimum runs nobody could say when it ends.
-    let keeper = probe::any(&keeping, held, Minimums::OfColumn(column), None)?;
+    let minimums = match asked {
+        Asked::Gone => Minimums::OfColumn(column),
+        Asked::Changed => Minimums::Disregarded,
+    };
+    let keeper = probe::any(&keeping, held, minimums, None)?;
     match keeper {
         Some(keeper) => fire::object(&keeping.name, Act::Table(what), &keeper),
         None => Ok(()),
@@ -127,8 +145,10 @@ fn commands(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
 
 /// Before a utility statement.
 pub fn before(utility: Utility) -> Result<()> {
-    use pg_sys::NodeTag::{T_AlterTableStmt, T_DropStmt};
-    if !matches!(utility.node.type_, T_AlterTableStmt | T_DropStmt) || !installed() {
+    use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_DropStmt};
+    let tag = utility.node.type_;
+    let concerns = matches!(tag, T_AlterTableStmt | T_DropStmt | T_AlterEnumStmt);
+    if !(concerns || own::concerns(tag)) || !installed() {
         return Ok(());
     }
     // SAFETY: each tag belongs to its struct.
@@ -139,8 +159,11 @@ pub fn before(utility: Utility) -> Result<()> {
         if let Some(statement) = utility.cast::<pg_sys::DropStmt>(T_DropStmt) {
             return dropping::before_statement(statement);
         }
+        if let Some(statement) = utility.cast::<pg_sys::AlterEnumStmt>(T_AlterEnumStmt) {
+            return types::before_enum(statement);
+        }
     }
-    Ok(())
+    own::before(utility)
 }
 
 fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
@@ -184,9 +207,18 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
                     refuse_if_column_kept(
                         relation,
                         &column,
+                        Asked::Gone,
                         &format!("drop column \"{column}\" of table \"{name}\""),
                     )?;
                 }
+                // SAFETY: a cached catalog lookup by OID.
+                let row_type = unsafe { pg_sys::get_rel_type_id(relation) };
+                let name = relation::describe(relation);
+                types::refuse_if_used(
+                    row_type,
+                    Asked::Gone,
+                    &format!("drop attribute \"{column}\" of type \"{name}\""),
+                )?;
             }
             At::AT_DropConstraint => refuse_if_key_needed(relation, &string(command.name))?,
             At::AT_AlterColumnType => {
@@ -196,6 +228,7 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
                     refuse_if_column_kept(
                         relation,
                         &column,
+                        Asked::Gone,
                         &format!("change the type of column \"{column}\" of table \"{name}\""),
                     )?;
                 }
@@ -255,11 +288,19 @@ fn refuse_disabling(relation: pg_sys::Oid, name: Option<&CStr>) -> Result<()> {
 
 pub(super) fn guard_stays(relation: pg_sys::Oid) -> Error {
     let name = relation::describe(relation);
+    let keepers = fire::keeping(relation).map(|keeping| keeping.keepers());
+    let detail = match keepers {
+        Ok(keepers) if !keepers.is_empty() => {
+            format!("Rows that it guards are kept {}.", keepers.join(", "))
+        }
+        // No reason to let it go.
+        _ => "Legal holds or statutory minimums concern the table.".to_owned(),
+    };
     let error = Error::new(
         Kind::Kept,
-        format!("the row guard of table \"{name}\" cannot be disabled or dropped"),
+        format!("the row guard of table \"{name}\" cannot be changed, disabled or dropped"),
     )
-    .detail("Legal holds or statutory minimums concern the table.")
+    .detail(detail)
     .hint("Disable other triggers by name, or with DISABLE TRIGGER USER. The guard goes by itself when nothing needs it.");
     fire::record(&name, Outcome::Refused, &error);
     error

@@ -1,0 +1,228 @@
+//! DDL on the guard itself: its function, its schema, the tables where holds are, and its triggers. While holds
+//! are in force it stays as it was installed, for superusers too: what a hold promises rests on it.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::{NodeTag, ObjectType};
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Outcome;
+use crate::guard::row::veto::{guard_stays, named, names, string};
+use crate::guard::row::{fire, sync};
+use crate::pg::utility::{Utility, text};
+use crate::pg::{relation, trigger};
+use crate::policy::hold_read;
+
+/// The tables without which nobody could tell what is held.
+const TABLES: [&std::ffi::CStr; 3] = [c"hold", c"relation_ref", c"relation_oid"];
+
+/// Whether a statement is one of those that [`before`] looks at.
+pub fn concerns(tag: NodeTag) -> bool {
+    use NodeTag as Tag;
+    matches!(
+        tag,
+        Tag::T_RenameStmt
+            | Tag::T_AlterOwnerStmt
+            | Tag::T_AlterObjectSchemaStmt
+            | Tag::T_AlterObjectDependsStmt
+            | Tag::T_AlterFunctionStmt
+            | Tag::T_CreateFunctionStmt
+            | Tag::T_AlterExtensionContentsStmt
+    )
+}
+
+/// Before a utility statement, where the extension is installed.
+pub fn before(utility: Utility) -> Result<()> {
+    // SAFETY: reads a backend-local variable. The extension's own scripts may change what is theirs.
+    if unsafe { pg_sys::creating_extension } {
+        return Ok(());
+    }
+    match what(utility)? {
+        None => Ok(()),
+        Some(Touched::Trigger(table)) => Err(guard_stays(table)),
+        Some(Touched::Guard(what)) if may_change()? => refuse_while_held(&what),
+        // The server refuses them in its own words.
+        Some(Touched::Guard(_)) => Ok(()),
+    }
+}
+
+/// Only the extension's owner, or a superuser, gets as far as changing it.
+pub(super) fn may_change() -> Result<bool> {
+    let owner = relation::extension_owner()?;
+    // SAFETY: a catalog lookup by OID.
+    Ok(unsafe { pg_sys::has_privs_of_role(relation::current_user(), owner) })
+}
+
+/// What of the guard a statement changes.
+enum Touched {
+    /// Completes "cannot …".
+    Guard(String),
+    /// A trigger of the guard, on this table of the current user's.
+    Trigger(pg_sys::Oid),
+}
+
+fn what(utility: Utility) -> Result<Option<Touched>> {
+    use NodeTag as Tag;
+    // SAFETY: each tag belongs to its struct, and each object type to the node that the grammar puts there.
+    unsafe {
+        if let Some(rename) = utility.cast::<pg_sys::RenameStmt>(Tag::T_RenameStmt) {
+            return match rename.renameType {
+                ObjectType::OBJECT_TRIGGER => on_trigger(rename.relation, &string(rename.subname)),
+                ObjectType::OBJECT_SCHEMA => Ok(schema(&string(rename.subname), "rename")),
+                ObjectType::OBJECT_TABLE => Ok(table(rename.relation, "rename")),
+                kind => function(kind, rename.object, "rename"),
+            };
+        }
+        if let Some(owner) = utility.cast::<pg_sys::AlterOwnerStmt>(Tag::T_AlterOwnerStmt) {
+            return match owner.objectType {
+                ObjectType::OBJECT_SCHEMA => {
+                    let name = owner.object.cast::<pg_sys::String>().as_ref();
+                    let name = name.map(|name| string(name.sval)).unwrap_or_default();
+                    Ok(schema(&name, "change the owner of"))
+                }
+                kind => function(kind, owner.object, "change the owner of"),
+            };
+        }
+        if let Some(moved) =
+            utility.cast::<pg_sys::AlterObjectSchemaStmt>(Tag::T_AlterObjectSchemaStmt)
+        {
+            return match moved.objectType {
+                ObjectType::OBJECT_TABLE => Ok(table(moved.relation, "move")),
+                kind => function(kind, moved.object, "move"),
+            };
+        }
+        if let Some(depends) =
+            utility.cast::<pg_sys::AlterObjectDependsStmt>(Tag::T_AlterObjectDependsStmt)
+        {
+            let doing = "change what drops";
+            return match depends.objectType {
+                ObjectType::OBJECT_TRIGGER => {
+                    let mut name = names(depends.object.cast());
+                    on_trigger(depends.relation, &name.pop().unwrap_or_default())
+                }
+                kind => function(kind, depends.object, doing),
+            };
+        }
+        if let Some(alter) = utility.cast::<pg_sys::AlterFunctionStmt>(Tag::T_AlterFunctionStmt) {
+            return function(alter.objtype, alter.func.cast(), "alter");
+        }
+        if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>(Tag::T_CreateFunctionStmt)
+        {
+            return Ok(created(create));
+        }
+        if let Some(contents) =
+            utility.cast::<pg_sys::AlterExtensionContentsStmt>(Tag::T_AlterExtensionContentsStmt)
+            && contents.action < 0
+            && text(contents.extname) == Some(c"pg_custodian")
+        {
+            return Ok(Some(Touched::Guard(
+                "take anything out of extension \"pg_custodian\"".to_owned(),
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn on_trigger(range: *mut pg_sys::RangeVar, name: &str) -> Result<Option<Touched>> {
+    // The owner of the table alone is told.
+    let Some(table) = named(range).filter(|table| relation::is_owner(*table)) else {
+        return Ok(None);
+    };
+    let name = std::ffi::CString::new(name).map_err(Error::internal)?;
+    let ours = match (sync::function()?, trigger::named(table, &name)) {
+        (Some(function), Some(found)) => trigger::get(found, function).is_some(),
+        _ => false,
+    };
+    Ok(ours.then_some(Touched::Trigger(table)))
+}
+
+fn schema(name: &str, doing: &str) -> Option<Touched> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a cached catalog lookup with a NUL-terminated name that may find nothing.
+    let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
+    (relation::schema_oid() == Some(oid))
+        .then(|| Touched::Guard(format!("{doing} the schema of extension \"pg_custodian\"")))
+}
+
+fn table(range: *mut pg_sys::RangeVar, doing: &str) -> Option<Touched> {
+    let relation = named(range)?;
+    TABLES
+        .iter()
+        .any(|name| relation::own_relation(name) == Some(relation))
+        .then(|| {
+            Touched::Guard(format!(
+                "{doing} table \"{}\"",
+                relation::describe(relation)
+            ))
+        })
+}
+
+/// # Safety
+/// `object` must be what the grammar has for objects of this kind.
+unsafe fn function(
+    kind: ObjectType::Type,
+    object: *mut pg_sys::Node,
+    doing: &str,
+) -> Result<Option<Touched>> {
+    if !matches!(
+        kind,
+        ObjectType::OBJECT_FUNCTION | ObjectType::OBJECT_ROUTINE
+    ) {
+        return Ok(None);
+    }
+    let object = object.cast::<pg_sys::ObjectWithArgs>();
+    // SAFETY: functions are named by ObjectWithArgs nodes, by the caller's promise. A name that could be ours
+    // is looked up as the server does.
+    let ours = unsafe {
+        let Some(with_args) = object.as_ref() else {
+            return Ok(None);
+        };
+        if names(with_args.objname).last().map(String::as_str) != Some(FUNCTION) {
+            return Ok(None);
+        }
+        let found = pg_sys::LookupFuncWithArgs(kind, object, true);
+        sync::function()? == Some(found)
+    };
+    Ok(ours.then(|| Touched::Guard(format!("{doing} function \"custodian.{FUNCTION}\""))))
+}
+
+const FUNCTION: &str = "row_guard";
+
+/// CREATE OR REPLACE.
+fn created(create: &pg_sys::CreateFunctionStmt) -> Option<Touched> {
+    let name = names(create.funcname);
+    let [.., last] = name.as_slice() else {
+        return None;
+    };
+    let schema = match name.as_slice() {
+        [schema, _] | [_, schema, _] => {
+            let schema = std::ffi::CString::new(schema.as_str()).ok()?;
+            // SAFETY: a cached catalog lookup with a NUL-terminated name that may find nothing.
+            unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) }
+        }
+        // Without a schema it goes to the first of the search path.
+        _ => {
+            // SAFETY: a lookup of the search path; the list lives in the session's memory.
+            let path = unsafe { pg_sys::fetch_search_path(false) };
+            // SAFETY: a list of OIDs that was just made.
+            unsafe { pgrx::PgList::<pg_sys::Oid>::from_pg(path).get_oid(0)? }
+        }
+    };
+    (create.replace && last == FUNCTION && relation::schema_oid() == Some(schema))
+        .then(|| Touched::Guard(format!("replace function \"custodian.{FUNCTION}\"")))
+}
+
+/// Refuses to part with the guard itself while holds are in force. `what` completes "cannot …".
+pub fn refuse_while_held(what: &str) -> Result<()> {
+    let matters = hold_read::matters()?;
+    if matters.is_empty() {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::Kept,
+        format!("cannot {what}: legal holds are in force"),
+    )
+    .detail(format!("Matters: {}.", matters.join(", ")))
+    .hint("A data steward can end them with custodian.release_hold().");
+    fire::record("pg_custodian", Outcome::Refused, &error);
+    Err(error)
+}
