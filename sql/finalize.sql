@@ -57,3 +57,10 @@ GRANT SELECT ON custodian.holds TO PUBLIC;
 -- Lawful bases: for everyone to see; the function checks for a steward itself.
 GRANT EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) TO PUBLIC;
 GRANT SELECT ON custodian.lawful_bases TO PUBLIC;
+
+-- Reports. Waivers and findings are for stewards, which is asked where they are read; the schedule holds no values.
+GRANT EXECUTE ON FUNCTION custodian.check_all() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.scheduled_columns() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.waive(text, text, text, text, timestamptz) TO PUBLIC;
+GRANT SELECT ON custodian.retention_schedule, custodian.waivers TO PUBLIC;

@@ -12,6 +12,7 @@ mod guard;
 mod guc;
 mod pg;
 mod policy;
+mod report;
 mod status;
 mod tag;
 mod worker;

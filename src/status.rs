@@ -12,6 +12,7 @@ use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::model::{Finding, Severity};
 use crate::policy::{basis_store, epoch, preview};
+use crate::report::waive;
 use crate::tag;
 use crate::worker::{self, shmem};
 
@@ -122,8 +123,8 @@ const SOURCES: &[Source] = &[
     ("bases", basis_store::findings),
 ];
 
-/// Everything that is wrong and that a person must see: one row each, errors first, with what to do. For
-/// stewards and members of pg_monitor.
+/// Everything that is wrong and that a person must see: one row each, errors first, with what to do. What a steward
+/// has waived is left out: `custodian.check_all()` shows that as well. For stewards and members of pg_monitor.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn check() -> Result<
@@ -139,14 +140,38 @@ fn check() -> Result<
     >,
     ErrorReport,
 > {
-    if !relation::is_steward() && !relation::is_monitor() {
-        return Err(Error::new(
-            Kind::InsufficientPrivilege,
-            "must be a data steward or a member of pg_monitor to run the checks",
-        )
-        .hint("Ask a superuser to grant pg_monitor, or a steward to run them.")
-        .into());
+    require_monitor()?;
+    let found = waive::sorted(gather())?;
+    Ok(TableIterator::new(
+        found
+            .into_iter()
+            .filter(|(_, waiver)| waiver.is_none())
+            .map(|(finding, _)| {
+                (
+                    finding.severity.as_str().to_owned(),
+                    finding.code.to_owned(),
+                    finding.object,
+                    finding.problem,
+                    finding.remedy,
+                )
+            }),
+    ))
+}
+
+/// Fails unless the current user is a steward or a member of pg_monitor.
+pub fn require_monitor() -> error::Result<()> {
+    if relation::is_steward() || relation::is_monitor() {
+        return Ok(());
     }
+    Err(Error::new(
+        Kind::InsufficientPrivilege,
+        "must be a data steward or a member of pg_monitor to run the checks",
+    )
+    .hint("Ask a superuser to grant pg_monitor, or a steward to run them."))
+}
+
+/// What all areas find, waived or not.
+pub fn gather() -> Vec<Finding> {
     let mut findings = Vec::new();
     for &(area, source) in SOURCES {
         match subtransaction(source) {
@@ -165,16 +190,7 @@ fn check() -> Result<
             }),
         }
     }
-    findings.sort_by_key(|finding| finding.severity);
-    Ok(TableIterator::new(findings.into_iter().map(|finding| {
-        (
-            finding.severity.as_str().to_owned(),
-            finding.code.to_owned(),
-            finding.object,
-            finding.problem,
-            finding.remedy,
-        )
-    })))
+    findings
 }
 
 fn installation() -> error::Result<Vec<Finding>> {

@@ -20,27 +20,25 @@ pgrx::extension_sql_file!(
 );
 
 /// Every version of every basis, ordered by jurisdiction, name and beginning.
-pub fn load() -> Result<Vec<Basis>> {
-    // Not a read-only query: what others committed while a lock was waited for must be seen.
-    sandbox::as_extension_owner(|| {
-        spi::write(
-            "SELECT jurisdiction, basis, citation, consent_based,
-                    (valid_from - date '1970-01-01')::bigint, (valid_to - date '1970-01-01')::bigint, seeded
-             FROM custodian.lawful_basis ORDER BY jurisdiction COLLATE \"C\", basis COLLATE \"C\", valid_from, seeded",
-            &[],
-            |row| {
-                Ok(Basis {
-                    jurisdiction: row.must(1)?,
-                    name: row.must(2)?,
-                    citation: row.must(3)?,
-                    consent_based: row.must(4)?,
-                    valid_from: Day(row.must(5)?),
-                    valid_to: row.get(6)?.map(Day),
-                    seeded: row.must(7)?,
-                })
-            },
-        )
+const EVERY: &str = "SELECT jurisdiction, basis, citation, consent_based,
+        (valid_from - date '1970-01-01')::bigint, (valid_to - date '1970-01-01')::bigint, seeded
+    FROM custodian.lawful_basis ORDER BY jurisdiction COLLATE \"C\", basis COLLATE \"C\", valid_from, seeded";
+
+fn read(row: &spi::Row) -> Result<Basis> {
+    Ok(Basis {
+        jurisdiction: row.must(1)?,
+        name: row.must(2)?,
+        citation: row.must(3)?,
+        consent_based: row.must(4)?,
+        valid_from: Day(row.must(5)?),
+        valid_to: row.get(6)?.map(Day),
+        seeded: row.must(7)?,
     })
+}
+
+/// What is known, for somebody who goes on to write: what others committed while a lock was waited for is seen.
+fn latest() -> Result<Vec<Basis>> {
+    sandbox::as_extension_owner(|| spi::write(EVERY, &[], read))
 }
 
 /// Whether the table is there. It is not between the installation of a library and ALTER EXTENSION UPDATE from a
@@ -55,7 +53,7 @@ pub fn require(jurisdiction: &str, name: &str) -> Result<()> {
     if !is_there() {
         return Ok(());
     }
-    basis::find(&load()?, jurisdiction, name, Day::of(clock::now())).map(|_| ())
+    basis::find(&latest()?, jurisdiction, name, Day::of(clock::now())).map(|_| ())
 }
 
 /// Adds a lawful basis, or a new version of one, to those that purposes may rest on. Only a data steward may.
@@ -138,7 +136,7 @@ fn define(given: &Given) -> Result<()> {
         ));
     }
     lock::own_table(c"lawful_basis")?;
-    let known = load()?;
+    let known = latest()?;
     let versions = || {
         known
             .iter()
@@ -214,7 +212,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     if !is_there() {
         return Ok(Vec::new());
     }
-    let known = load()?;
+    let known = sandbox::as_extension_owner(|| spi::select(EVERY, &[], read))?;
     let today = Day::of(clock::now());
     let purposes = sandbox::as_extension_owner(|| {
         spi::select(

@@ -16,7 +16,7 @@ pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
-mod view;
+pub mod view;
 
 pgrx::extension_sql_file!(
     "../../sql/tag.sql",

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::anonymize::method::Method;
 use crate::pg::{label, relation};
 use crate::tag::grammar::{
     self, ColumnLabel, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
@@ -28,18 +29,20 @@ struct Fields {
     problem: Option<String>,
 }
 
+/// A method as views show it: a name without quotes, an object as it is.
+pub fn method_text(method: &Method) -> Option<String> {
+    let text = serde_json::to_value(method).ok()?;
+    Some(
+        text.as_str()
+            .map_or_else(|| text.to_string(), str::to_owned),
+    )
+}
+
 fn column(label: ColumnLabel) -> (&'static str, Fields) {
     let ColumnLabel::Tag(tag) = label else {
         return ("cleared", Fields::default());
     };
-    let on_expiry = tag.on_expiry.and_then(|method| {
-        // A name without quotes, an object as it is.
-        let text = serde_json::to_value(method).ok()?;
-        Some(
-            text.as_str()
-                .map_or_else(|| text.to_string(), str::to_owned),
-        )
-    });
+    let on_expiry = tag.on_expiry.as_ref().and_then(method_text);
     let fields = Fields {
         category: Some(tag.category),
         sensitivity: Some(match tag.sensitivity {

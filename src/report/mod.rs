@@ -1,0 +1,12 @@
+//! What stewards, DBAs and auditors ask for: findings with waivers, the schedule of retention, what is overdue, and
+//! what was never reviewed.
+
+mod schedule;
+pub mod waive;
+mod waiver;
+
+pgrx::extension_sql_file!(
+    "../../sql/report.sql",
+    name = "report",
+    requires = ["tag", "basis", "evidence", schedule::scheduled_columns]
+);
