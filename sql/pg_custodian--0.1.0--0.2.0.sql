@@ -174,3 +174,31 @@ GRANT EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.scheduled_columns() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.waive(text, text, text, text, timestamptz) TO PUBLIC;
 GRANT SELECT ON custodian.retention_schedule, custodian.waivers TO PUBLIC;
+
+-- Paths inside documents
+DROP FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text);
+CREATE FUNCTION custodian."tag_column"(
+	"rel" regclass,
+	"column_name" TEXT,
+	"category" TEXT,
+	"purposes" TEXT[],
+	"sensitivity" TEXT DEFAULT 'personal',
+	"residency" TEXT[] DEFAULT NULL,
+	"on_expiry" TEXT DEFAULT NULL,
+	"clock" TEXT DEFAULT NULL,
+	"path" TEXT[] DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'tag_column_or_path_wrapper';
+DROP FUNCTION custodian.untag_column(regclass, text);
+CREATE FUNCTION custodian."untag_column"(
+	"rel" regclass,
+	"column_name" TEXT,
+	"path" TEXT[] DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'untag_column_or_path_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]),
+                           custodian.untag_column(regclass, text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;

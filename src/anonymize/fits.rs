@@ -4,6 +4,7 @@ use crate::anonymize::method::Method;
 use crate::anonymize::pseudonym;
 use crate::error::{Error, Kind, Result};
 use crate::policy::model::{Column, TypeClass};
+use crate::tag::names;
 
 fn misfit(problem: String, hint: &str) -> Error {
     Error::new(Kind::InvalidTag, problem).hint(hint)
@@ -99,12 +100,53 @@ fn type_fits(method: &Method, column: &Column) -> bool {
     }
 }
 
-/// Fails when the method cannot dispose of every value of the column: 22023 with what stands in the way.
-pub fn fits(method: &Method, column: &Column) -> Result<()> {
+/// Fails when the documents of the column have no paths that a tag could name.
+pub fn holds_paths(column: &Column) -> Result<()> {
+    if column.base == "jsonb" {
+        return Ok(());
+    }
+    let hint = if column.class == TypeClass::Json {
+        "Change the type to jsonb: json keeps doubled keys and texts that jsonb cannot hold, so that nothing could tell when a path is gone."
+    } else {
+        "Only jsonb columns have paths."
+    };
+    Err(misfit(
+        format!(
+            "column \"{}\" has no paths: its type is {}",
+            column.ident.name, column.type_name
+        ),
+        hint,
+    ))
+}
+
+/// Whether the method fits a value inside a document, which may be of any JSON type.
+fn path_fits(method: &Method) -> std::result::Result<(), (&'static str, &'static str)> {
+    match method {
+        Method::SetNull | Method::Hmac | Method::Prefix(_) | Method::Mask(_) => Ok(()),
+        Method::Constant(text) => serde_json::from_str::<serde_json::Value>(text)
+            .map(|_| ())
+            .map_err(|_| {
+                (
+                    "a value in a document is JSON",
+                    r#"Give a constant as JSON, such as {"constant":"\"removed\""} or {"constant":"0"}."#,
+                )
+            }),
+        Method::Generalize(0) => Err(("its buckets are empty", "The width of a bucket is at least 1.")),
+        Method::Generalize(_) => Ok(()),
+        Method::Truncate(_) | Method::Network => Err((
+            "JSON has neither dates nor addresses",
+            "Use \"set_null\", \"hmac\", or an object with \"constant\", \"prefix\", \"mask\" or \"generalize\".",
+        )),
+    }
+}
+
+/// Fails when the method cannot dispose of every value of the column, or of every value at a path inside its
+/// documents: 22023 with what stands in the way.
+pub fn fits(method: &Method, column: &Column, path: &[String]) -> Result<()> {
     let what = format!(
         "method \"{}\" does not fit column \"{}\"",
         name(method),
-        column.ident.name
+        names::cell(&column.ident.name, path)
     );
     let refuse = |why: &str, hint: &str| Err(misfit(format!("{what}: {why}"), hint));
     if column.generated {
@@ -131,6 +173,17 @@ pub fn fits(method: &Method, column: &Column) -> Result<()> {
             "Leave out on_expiry and let the value go with its row.",
         );
     }
+    if !path.is_empty() {
+        path_fits(method).or_else(|(why, hint)| refuse(why, hint))?;
+        // A document that loses a key is another one, but never NULL, and never that of another row.
+        if column.in_unique && !matches!(method, Method::SetNull | Method::Hmac) {
+            return refuse(
+                "a unique index looks at the document, and several values would become one",
+                "Use \"set_null\" or \"hmac\", or let the value go with its row.",
+            );
+        }
+        return Ok(());
+    }
     if !type_fits(method, column) {
         let hint = match method {
             Method::Constant(_) => {
@@ -146,6 +199,12 @@ pub fn fits(method: &Method, column: &Column) -> Result<()> {
             }
         };
         return refuse(&format!("its type is {}", column.type_name), hint);
+    }
+    if let Some(constraint) = &column.refused_by {
+        return refuse(
+            &format!("constraint \"{constraint}\" refuses what it writes"),
+            "Choose another method, change the constraint, or let the value go with its row.",
+        );
     }
     match method {
         Method::SetNull => {
@@ -201,6 +260,8 @@ mod tests {
             attnum: 1,
             type_name: type_name.to_owned(),
             class,
+            base: String::new(),
+            refused_by: None,
             not_null: false,
             generated: false,
             identity: false,
@@ -219,10 +280,10 @@ mod tests {
 
     #[test]
     fn null_needs_a_nullable_column() {
-        assert!(fits(&Method::SetNull, &text()).is_ok());
+        assert!(fits(&Method::SetNull, &text(), &[]).is_ok());
         let mut not_null = text();
         not_null.not_null = true;
-        let error = fits(&Method::SetNull, &not_null).expect_err("refused");
+        let error = fits(&Method::SetNull, &not_null, &[]).expect_err("refused");
         assert!(error.message.contains("NOT NULL"), "{error}");
         assert_eq!(error.kind.sqlstate(), "22023");
     }
@@ -238,7 +299,7 @@ mod tests {
             let mut column = text();
             change(&mut column);
             for method in [Method::SetNull, Method::Hmac, Method::Constant("x".into())] {
-                assert!(fits(&method, &column).is_err());
+                assert!(fits(&method, &column, &[]).is_err());
             }
         }
     }
@@ -247,42 +308,43 @@ mod tests {
     fn values_that_would_collide_do_not_fit_unique_columns() {
         let mut unique = text();
         unique.in_unique = true;
-        assert!(fits(&Method::Constant("x".into()), &unique).is_err());
-        assert!(fits(&Method::Prefix(1), &unique).is_err());
-        assert!(fits(&Method::Hmac, &unique).is_ok());
-        assert!(fits(&Method::SetNull, &unique).is_ok());
+        assert!(fits(&Method::Constant("x".into()), &unique, &[]).is_err());
+        assert!(fits(&Method::Prefix(1), &unique, &[]).is_err());
+        assert!(fits(&Method::Hmac, &unique, &[]).is_ok());
+        assert!(fits(&Method::SetNull, &unique, &[]).is_ok());
         unique.unique_nulls_equal = true;
-        assert!(fits(&Method::SetNull, &unique).is_err());
+        assert!(fits(&Method::SetNull, &unique, &[]).is_err());
     }
 
     #[test]
     fn a_check_constraint_takes_null_or_a_chosen_constant_only() {
         let mut checked = text();
         checked.in_check = true;
-        assert!(fits(&Method::Mask(2), &checked).is_err());
-        assert!(fits(&Method::Constant("x".into()), &checked).is_ok());
-        assert!(fits(&Method::SetNull, &checked).is_ok());
+        assert!(fits(&Method::Mask(2), &checked, &[]).is_err());
+        assert!(fits(&Method::Constant("x".into()), &checked, &[]).is_ok());
+        assert!(fits(&Method::SetNull, &checked, &[]).is_ok());
     }
 
     #[test]
     fn types() {
         let date = column(TypeClass::Date, "date");
-        assert!(fits(&Method::Truncate(DatePart::Year), &date).is_ok());
-        assert!(fits(&Method::Truncate(DatePart::Year), &text()).is_err());
+        assert!(fits(&Method::Truncate(DatePart::Year), &date, &[]).is_ok());
+        assert!(fits(&Method::Truncate(DatePart::Year), &text(), &[]).is_err());
         let short = column(TypeClass::Text { max: Some(20) }, "character varying(20)");
-        assert!(fits(&Method::Hmac, &short).is_err());
-        assert!(fits(&Method::Constant("x".repeat(21)), &short).is_err());
+        assert!(fits(&Method::Hmac, &short, &[]).is_err());
+        assert!(fits(&Method::Constant("x".repeat(21)), &short, &[]).is_err());
         let inet = column(TypeClass::Inet, "inet");
-        assert!(fits(&Method::Network, &inet).is_ok());
-        assert!(fits(&Method::Constant("not an address".into()), &inet).is_err());
+        assert!(fits(&Method::Network, &inet, &[]).is_ok());
+        assert!(fits(&Method::Constant("not an address".into()), &inet, &[]).is_err());
         let number = column(TypeClass::Integer, "smallint");
-        assert!(fits(&Method::Generalize(10), &number).is_ok());
-        assert!(fits(&Method::Generalize(0), &number).is_err());
-        assert!(fits(&Method::Constant("40000".into()), &number).is_err());
+        assert!(fits(&Method::Generalize(10), &number, &[]).is_ok());
+        assert!(fits(&Method::Generalize(0), &number, &[]).is_err());
+        assert!(fits(&Method::Constant("40000".into()), &number, &[]).is_err());
         assert!(
             fits(
                 &Method::Constant("1e5".into()),
-                &column(TypeClass::Numeric, "numeric")
+                &column(TypeClass::Numeric, "numeric"),
+                &[]
             )
             .is_err()
         );

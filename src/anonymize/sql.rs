@@ -2,8 +2,9 @@
 //!
 //! A cell that is NULL counts as disposed by every method, and each method leaves alone what it left before.
 
+use crate::anonymize::json;
 use crate::anonymize::method::{DatePart, Method};
-use crate::policy::model::{Disposal, PlannedColumn, TypeClass};
+use crate::policy::model::{Disposal, Ident, PlannedColumn, TypeClass};
 use crate::policy::render::statement::{Binder, Param};
 
 impl Method {
@@ -92,6 +93,9 @@ pub fn is_disposed(binder: &mut Binder, row: &str, column: &PlannedColumn) -> St
         Disposal::Anonymize(method) => method,
         Disposal::WithRow => return "false".to_owned(),
     };
+    if !column.path.is_empty() {
+        return json::is_disposed(binder, &raw, &column.path, method);
+    }
     match method {
         Method::SetNull => format!("{raw} IS NULL"),
         Method::Hmac => format!(
@@ -107,8 +111,38 @@ pub fn is_disposed(binder: &mut Binder, row: &str, column: &PlannedColumn) -> St
     }
 }
 
+/// Cells with those of the same column together, in the order in which they came.
+pub fn by_column<'a>(cells: &[&'a PlannedColumn]) -> Vec<(&'a Ident, Vec<&'a PlannedColumn>)> {
+    let mut columns: Vec<(&Ident, Vec<&PlannedColumn>)> = Vec::new();
+    for cell in cells {
+        match columns
+            .iter_mut()
+            .find(|(column, _)| *column == &cell.ident)
+        {
+            Some((_, cells)) => cells.push(cell),
+            None => columns.push((&cell.ident, vec![cell])),
+        }
+    }
+    columns
+}
+
+/// A column with all of its `cells` as they must be. A cell that is the whole column decides alone.
+pub fn apply(binder: &mut Binder, row: &str, cells: &[&PlannedColumn]) -> String {
+    match cells {
+        [] => "NULL".to_owned(),
+        [only] if only.path.is_empty() => whole(binder, row, only),
+        [first, ..] => match cells.iter().find(|cell| cell.path.is_empty()) {
+            Some(document) => whole(binder, row, document),
+            None => {
+                let raw = format!("{row}.{}", first.ident.quoted);
+                json::apply(binder, &raw, cells)
+            }
+        },
+    }
+}
+
 /// The cell as it must be: unchanged where the method left it before.
-pub fn apply(binder: &mut Binder, row: &str, column: &PlannedColumn) -> String {
+fn whole(binder: &mut Binder, row: &str, column: &PlannedColumn) -> String {
     let raw = format!("{row}.{}", column.ident.quoted);
     match &column.disposal {
         Disposal::WithRow => raw,

@@ -30,7 +30,7 @@ impl Exposure {
             Some(ColumnLabel::NotPersonal) => Exposure::Cleared,
             Some(ColumnLabel::Tag(tag)) => Exposure::Tagged {
                 category: tag.category.clone(),
-                residency: tag.residency.clone(),
+                residency: tag.residency_of_all(),
             },
         }
     }

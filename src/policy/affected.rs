@@ -21,7 +21,10 @@ pub fn lock_roots(
         let Ok(label) = grammar::parse_column(&text) else {
             continue;
         };
-        if label.tag().is_some_and(&concerns) {
+        if label
+            .tag()
+            .is_some_and(|tag| tag.cells().any(|(_, cell)| concerns(cell)))
+        {
             let root = inherit::root(relation);
             if !roots.contains(&root) {
                 roots.push(root);

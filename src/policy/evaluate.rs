@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::policy::model::{
-    Clock, Cover, CoverPeriod, Disposal, Group, Hold, HoldScope, Keep, Plan, Policy, RelId, State,
+    Clock, Cover, CoverPeriod, Disposal, Group, Hold, HoldScope, Keep, Plan, PlannedColumn, Policy,
+    RelId, State,
 };
 use crate::policy::period::Instant;
 use crate::policy::render::facts::{clocks, match_columns};
@@ -201,11 +202,11 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
             .zip(facts.clocks.iter().copied())
             .collect(),
     };
-    let disposed: BTreeMap<&str, bool> = plan
+    let disposed: BTreeMap<(&str, &[String]), bool> = plan
         .groups
         .iter()
         .flat_map(rewritten)
-        .map(|column| column.ident.name.as_str())
+        .map(|column| (column.ident.name.as_str(), column.path.as_slice()))
         .zip(facts.disposed.iter().copied())
         .collect();
     let standings: Vec<Standing> = plan
@@ -231,9 +232,9 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
     for (group, standing) in plan.groups.iter().zip(&standings) {
         // Null clocks matter where a purpose still covers because of one.
         for column in &group.columns {
-            let name = column.ident.name.as_str();
-            let is_disposed = disposed.get(name).copied().unwrap_or(false);
-            let mut verdict = unheld(name, standing, &row);
+            let cell = (column.ident.name.as_str(), column.path.as_slice());
+            let is_disposed = disposed.get(&cell).copied().unwrap_or(false);
+            let mut verdict = unheld(&column.cell(), standing, &row);
             if standing.is_free() {
                 let rewritten = matches!(column.disposal, Disposal::Anonymize(_));
                 let purposes: Vec<&str> = group
@@ -345,13 +346,13 @@ fn waits(plan: &Plan, standings: &[Standing], referring: &[&str]) -> String {
             columns.join(", ")
         );
     }
-    let kept: Vec<&str> = plan
+    let kept: Vec<String> = plan
         .groups
         .iter()
         .zip(standings)
         .filter(|(_, standing)| !standing.is_past() || !standing.keeping.is_empty())
         .flat_map(|(group, _)| &group.columns)
-        .map(|column| column.ident.name.as_str())
+        .map(PlannedColumn::cell)
         .collect();
     if kept.is_empty() {
         format!(

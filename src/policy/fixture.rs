@@ -34,6 +34,8 @@ pub fn column(name: &str, class: TypeClass) -> Column {
         }
         .to_owned(),
         class,
+        base: String::new(),
+        refused_by: None,
         not_null: false,
         generated: false,
         identity: false,

@@ -61,7 +61,8 @@ fn stored(name: &str) -> Result<Option<Stored>> {
 ///
 /// `name` is namespaced (`cn.tax.invoice`), `citation` names the law and is the answer to "why is this still
 /// here?". The minimum's key is added to the tag of each column; the columns must be tagged already. The
-/// period runs from `clock` (a column, or `foreign_key.column`), or else from the cell's own clock. Called
+/// A path inside documents is named `column.key.key`. The period runs from `clock` (a column, or
+/// `foreign_key.column`), or else from the cell's own clock. Called
 /// again with the same name, it reaches further columns, and its period may rise; it never falls.
 ///
 /// Errors: 42501 for anyone but a steward, 22023 for a wrong argument or a period that would fall, 42704 for
@@ -166,7 +167,7 @@ fn with_minimum(
     name: &str,
     clock: Option<&str>,
 ) -> Result<(Target, ColumnLabel)> {
-    let target = Target::column(table, column)?;
+    let (target, path) = Target::cell(table, column)?;
     let untagged = |what: &str| {
         Error::new(
             Kind::NotInPrerequisiteState,
@@ -174,7 +175,7 @@ fn with_minimum(
         )
         .hint("A minimum keeps a column whose purposes have ended. Tag the column first, with custodian.tag_column().")
     };
-    let mut tag = match target.current().transpose()? {
+    let mut label = match target.current().transpose()? {
         Some(Label::Column(ColumnLabel::Tag(tag))) => tag,
         Some(Label::Column(ColumnLabel::NotPersonal)) => {
             return Err(untagged("is cleared as not personal"));
@@ -185,6 +186,17 @@ fn with_minimum(
         name: name.to_owned(),
         clock: clock.map(str::to_owned),
     };
+    let tag = match label.paths.iter_mut().find(|inner| inner.path == path) {
+        Some(inner) => &mut inner.tag,
+        None if path.is_empty() && !label.derived => &mut label,
+        None => {
+            return Err(untagged(if path.is_empty() {
+                "is tagged by the paths inside its documents alone"
+            } else {
+                "has no tag for this path"
+            }));
+        }
+    };
     match tag.minimums.iter_mut().find(|there| there.name == name) {
         Some(there) => *there = minimum,
         None => {
@@ -193,7 +205,7 @@ fn with_minimum(
                 .sort_unstable_by(|left, right| left.name.cmp(&right.name));
         }
     }
-    let label = ColumnLabel::Tag(tag);
+    let label = ColumnLabel::Tag(label);
     // The same limits as for labels written by hand.
     target.parse(&label.to_label()?)?;
     Ok((target, label))

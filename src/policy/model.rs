@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::anonymize::method::Method;
 use crate::policy::period::{Instant, Period};
 use crate::tag::grammar::{ColumnTag, TableTag};
+use crate::tag::names;
 
 /// A relation's OID: only ever kept for as long as a plan lives.
 pub type RelId = u32;
@@ -49,6 +50,11 @@ pub struct Column {
     /// `format_type` output, to write casts with.
     pub type_name: String,
     pub class: TypeClass,
+    /// The name of the type below all domains: `jsonb`, `citext`, …
+    pub base: String,
+    /// The CHECK constraint, of the table or of a domain, that is known to refuse what the method of the
+    /// column's tag writes.
+    pub refused_by: Option<String>,
     pub not_null: bool,
     /// GENERATED ALWAYS AS (…) STORED.
     pub generated: bool,
@@ -63,7 +69,8 @@ pub struct Column {
     /// Referenced by a foreign key, or part of one that is MATCH FULL over several columns: no method may
     /// change it by itself.
     pub referenced: bool,
-    /// Mentioned by a CHECK constraint, or of a domain that has one.
+    /// Mentioned by a CHECK constraint, or of a domain that has one, of which it is not known whether it accepts
+    /// what the method of the column's tag writes.
     pub in_check: bool,
     /// Part of the partition key of the table or of one of its ancestors.
     pub in_partition_key: bool,
@@ -276,10 +283,19 @@ pub enum Disposal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedColumn {
     pub ident: Ident,
+    /// The keys that lead to the cell inside the column's document; empty where the whole column is the cell.
+    pub path: Vec<String>,
     pub type_name: String,
     pub class: TypeClass,
     pub not_null: bool,
     pub disposal: Disposal,
+}
+
+impl PlannedColumn {
+    /// The cell's name for people: the column's, with the path behind it.
+    pub fn cell(&self) -> String {
+        names::cell(&self.ident.name, &self.path)
+    }
 }
 
 /// Cells of one table that share every decision: same covers, same keeps.

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use crate::pg::label;
 use crate::tag::grammar::{ColumnTag, RowExpiry, Sensitivity, TableTag};
-use crate::tag::{read, view};
+use crate::tag::{names, read, view};
 
 /// One rule that keeps a column.
 struct Line {
@@ -59,7 +59,7 @@ fn lines(
     purposes.chain(minimums).collect()
 }
 
-/// Each tagged column with each purpose and each minimum that its tag names; tags are those in force, ancestors' merged
+/// Each tagged column, and each tagged path inside documents, with each purpose and each minimum that its tag names; tags are those in force, ancestors' merged
 /// with a relation's own. `on_expiry` is the column's method, or `delete` where it goes with its row alone.
 #[pg_extern(schema = "custodian", stable)]
 #[allow(clippy::type_complexity)]
@@ -86,7 +86,10 @@ fn scheduled_columns() -> TableIterator<
     for relation in relations {
         let labels = read::labels(relation);
         for (column, tag) in labels.column_tags() {
-            found.extend(lines(relation, labels.table.as_ref(), &column, &tag));
+            for (path, cell) in tag.cells() {
+                let name = names::cell(&column, path);
+                found.extend(lines(relation, labels.table.as_ref(), &name, cell));
+            }
         }
     }
     TableIterator::new(found.into_iter().map(|line| {

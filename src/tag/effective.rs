@@ -4,7 +4,8 @@
 //! Where a child's label asks for less than its parent's, the parent's wins silently: labels are restored
 //! before partitions are attached, so such a label cannot be refused when it is written.
 
-use crate::tag::grammar::{ColumnLabel, ColumnTag, DisposalMode, NullClock, TableTag};
+use crate::tag::grammar::{ColumnLabel, ColumnTag, DisposalMode, NullClock, PathTag, TableTag};
+use crate::tag::parse;
 
 /// The label that governs a child's column, given the parent's label in force and the child's own.
 pub fn column(parent: &ColumnLabel, child: &ColumnLabel) -> ColumnLabel {
@@ -18,6 +19,20 @@ pub fn column(parent: &ColumnLabel, child: &ColumnLabel) -> ColumnLabel {
 }
 
 fn column_tag(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
+    let own = match (parent.derived, child.derived) {
+        (true, true) => return parse::document(paths(parent, child)),
+        // Only one of them says something about the whole document.
+        (true, false) => child.clone(),
+        (false, true) => parent.clone(),
+        (false, false) => own_members(parent, child),
+    };
+    ColumnTag {
+        paths: paths(parent, child),
+        ..own
+    }
+}
+
+fn own_members(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
     let mut minimums = parent.minimums.clone();
     for minimum in &child.minimums {
         if !minimums.iter().any(|kept| kept.name == minimum.name) {
@@ -38,7 +53,35 @@ fn column_tag(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
         on_expiry: parent.on_expiry.clone().or_else(|| child.on_expiry.clone()),
         clock: parent.clock.clone().or_else(|| child.clock.clone()),
         minimums,
+        paths: Vec::new(),
+        derived: false,
     }
+}
+
+/// The paths of both. Where the parent holds the whole document for purposes, a path that only the child names
+/// is held for no others.
+fn paths(parent: &ColumnTag, child: &ColumnTag) -> Vec<PathTag> {
+    let mut paths = parent.paths.clone();
+    for inner in &child.paths {
+        match paths.iter_mut().find(|there| there.path == inner.path) {
+            Some(there) => there.tag = column_tag(&there.tag, &inner.tag),
+            None => {
+                let overlaps = |there: &PathTag| {
+                    there.path.starts_with(&inner.path) || inner.path.starts_with(&there.path)
+                };
+                if parent.paths.iter().any(overlaps) {
+                    continue;
+                }
+                let mut added = inner.clone();
+                if !parent.derived {
+                    added.tag.purposes = common(&parent.purposes, &added.tag.purposes);
+                }
+                paths.push(added);
+            }
+        }
+    }
+    paths.sort_unstable_by(|left, right| left.path.cmp(&right.path));
+    paths
 }
 
 fn common(left: &[String], right: &[String]) -> Vec<String> {
@@ -108,7 +151,15 @@ pub fn overruled_column(parent: &ColumnLabel, child: &ColumnLabel) -> Vec<&'stat
                 .iter()
                 .any(|minimum| !merged.minimums.contains(minimum)),
         ),
+        (
+            "paths",
+            own.paths.iter().any(|inner| !merged.paths.contains(inner)),
+        ),
     ];
+    if own.derived {
+        // What its own members say was derived from its paths.
+        return only(&fields[fields.len() - 1..]);
+    }
     only(&fields)
 }
 
@@ -282,5 +333,38 @@ mod tests {
             ),
             Vec::<&str>::new()
         );
+    }
+
+    #[test]
+    fn paths_of_parent_and_child_come_together() {
+        let inner = |path: &str, purposes: &str| {
+            format!(
+                r#"{{"path":[{path}],"category":"user","sensitivity":"personal","purposes":[{purposes}]}}"#
+            )
+        };
+        let paths = |paths: &[String]| col(&format!(r#"{{"paths":[{}]}}"#, paths.join(",")));
+        let parent = paths(&[inner(r#""a""#, r#""p.a","p.b""#)]);
+        let child = paths(&[
+            inner(r#""a""#, r#""p.b","p.c""#),
+            inner(r#""b","c""#, r#""p.d""#),
+        ]);
+        assert_eq!(
+            column(&parent, &child),
+            paths(&[inner(r#""a""#, r#""p.b""#), inner(r#""b","c""#, r#""p.d""#)])
+        );
+        assert_eq!(overruled_column(&parent, &child), ["paths"]);
+        // A child cannot keep the parent's document longer by a path with other purposes.
+        let whole = col(r#"{"category":"user","sensitivity":"personal","purposes":["p.a"]}"#);
+        let merged = column(&whole, &child);
+        let purposes: Vec<_> = merged
+            .tag()
+            .into_iter()
+            .flat_map(|tag| tag.cells())
+            .flat_map(|(_, tag)| tag.purposes.clone())
+            .collect();
+        assert_eq!(purposes, ["p.a"]);
+        // Where one lies inside the other the parent's counts.
+        let child = paths(&[inner(r#""a","x""#, r#""p.a""#)]);
+        assert_eq!(column(&parent, &child), parent);
     }
 }

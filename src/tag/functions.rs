@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::args::{elements, required};
 use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation};
-use crate::tag::grammar::ColumnLabel;
+use crate::tag::grammar::{ColumnLabel, ColumnTag, MinimumRef};
 use crate::tag::target::{Label, Target};
 use crate::tag::{change, findings, meaning};
 
@@ -83,20 +83,145 @@ fn write(target: &Target, new: Option<&Label>) -> Result<()> {
     Ok(())
 }
 
+/// What `tag_column` is asked for.
+struct Cell {
+    category: Option<String>,
+    purposes: Option<Vec<Option<String>>>,
+    sensitivity: Option<String>,
+    residency: Option<Vec<Option<String>>>,
+    on_expiry: Option<String>,
+    clock: Option<String>,
+}
+
+impl Cell {
+    /// The members of its tag, with the minimums that are on it already.
+    fn fields(self, minimums: &[MinimumRef]) -> Result<Fields> {
+        let residency = self
+            .residency
+            .map(|regions| elements("residency", regions))
+            .transpose()?;
+        let minimums = (!minimums.is_empty())
+            .then(|| serde_json::to_value(minimums).map_err(Error::internal))
+            .transpose()?;
+        Ok(Fields::default()
+            .put("category", Some(required("category", self.category)?))
+            .put(
+                "sensitivity",
+                Some(required("sensitivity", self.sensitivity)?),
+            )
+            .put(
+                "purposes",
+                Some(elements("purposes", required("purposes", self.purposes)?)?),
+            )
+            .put("residency", residency)
+            .put("on_expiry", method(self.on_expiry)?)
+            .put("clock", self.clock)
+            .put("minimums", minimums))
+    }
+}
+
+/// The members of a label as it is: of a document that is known by its paths alone, none but these.
+fn members(tag: &ColumnTag) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let text = ColumnLabel::Tag(tag.clone()).to_label()?;
+    serde_json::from_str(&text).map_err(Error::internal)
+}
+
+fn tag_cell(
+    rel: Option<PgRelation>,
+    column_name: Option<String>,
+    cell: Cell,
+    path: Option<Vec<Option<String>>>,
+) -> Result<()> {
+    let relation = required("rel", rel)?.oid();
+    let target = Target::column(relation, &required("column_name", column_name)?)?;
+    change::authorize_at_all(&target)?;
+    lock::labels(relation)?;
+    // A label that does not parse has nothing to keep; only a steward replaces one, which writing checks.
+    let old = match target.current() {
+        Some(Ok(Label::Column(ColumnLabel::Tag(tag)))) => Some(tag),
+        _ => None,
+    };
+    let fields = match path {
+        None => {
+            let minimums = old.iter().filter(|old| !old.derived);
+            let minimums: Vec<MinimumRef> = minimums.flat_map(|old| old.minimums.clone()).collect();
+            let paths = old.filter(|old| !old.paths.is_empty()).map(|old| old.paths);
+            let paths = paths
+                .map(|paths| serde_json::to_value(paths).map_err(Error::internal))
+                .transpose()?;
+            cell.fields(&minimums)?.put("paths", paths).0
+        }
+        Some(path) => {
+            let path = elements("path", path)?;
+            let (mut label, mut paths) = match old {
+                None => (serde_json::Map::new(), Vec::new()),
+                Some(mut old) => {
+                    let paths = std::mem::take(&mut old.paths);
+                    let own = if old.derived {
+                        serde_json::Map::new()
+                    } else {
+                        members(&old)?
+                    };
+                    (own, paths)
+                }
+            };
+            let at = paths.iter().position(|inner| inner.path == path);
+            let minimums = at
+                .map(|at| paths.remove(at).tag.minimums)
+                .unwrap_or_default();
+            let added = cell.fields(&minimums)?.put("path", Some(path)).0;
+            let mut all = match serde_json::to_value(paths).map_err(Error::internal)? {
+                serde_json::Value::Array(all) => all,
+                _ => Vec::new(),
+            };
+            all.push(serde_json::Value::Object(added));
+            label.insert("paths".to_owned(), all.into());
+            label
+        }
+    };
+    let label = target.assemble(fields)?;
+    write(&target, Some(&label))
+}
+
+/// `tag_column` as version 0.1.0 declares it.
+#[pg_extern(schema = "custodian", sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn tag_column(
+    rel: Option<PgRelation>,
+    column_name: Option<String>,
+    category: Option<String>,
+    purposes: Option<Vec<Option<String>>>,
+    sensitivity: Option<String>,
+    residency: Option<Vec<Option<String>>>,
+    on_expiry: Option<String>,
+    clock: Option<String>,
+) -> SqlResult<()> {
+    let cell = Cell {
+        category,
+        purposes,
+        sensitivity,
+        residency,
+        on_expiry,
+        clock,
+    };
+    Ok(tag_cell(rel, column_name, cell, None)?)
+}
+
 /// Tags a column as personal data, held for purposes.
 ///
 /// `category` is a dotted key (`user.contact.email`), `purposes` name rows of `custodian.purposes`,
 /// `sensitivity` is `personal` or `sensitive`, `residency` lists the regions the data may be in (NULL: not
 /// stated, the most restrictive), `on_expiry` is how a cell is disposed: `set_null`, `hmac`, `network`, or JSON
 /// such as `{"constant":"x"}` (NULL: with its row), `clock` is a column or `foreign_key.column` (NULL: the
-/// table's). Minimums that are on the column already stay. A table's owner may tag, and tighten a tag; only a
-/// data steward loosens one.
+/// table's). With `path`, the keys of nested objects from the outside in, the tag is for the value there inside
+/// the documents of a `jsonb` column: a cell of its own, named `column.key.key` elsewhere. Minimums and paths that
+/// are on the column already stay. A table's owner may tag, and tighten a tag; only a data steward loosens one.
 ///
 /// Errors: 42501 without these rights, 22023 for a wrong field, 42704 for a column, purpose or foreign key
 /// that does not exist.
-#[pg_extern(schema = "custodian")]
+#[pg_extern(schema = "custodian", name = "tag_column")]
 #[allow(clippy::too_many_arguments)]
-fn tag_column(
+fn tag_column_or_path(
     rel: Option<PgRelation>,
     column_name: Option<String>,
     category: Option<String>,
@@ -105,34 +230,17 @@ fn tag_column(
     residency: default!(Option<Vec<Option<String>>>, "NULL"),
     on_expiry: default!(Option<String>, "NULL"),
     clock: default!(Option<String>, "NULL"),
+    path: default!(Option<Vec<Option<String>>>, "NULL"),
 ) -> SqlResult<()> {
-    let relation = required("rel", rel)?.oid();
-    let target = Target::column(relation, &required("column_name", column_name)?)?;
-    change::authorize_at_all(&target)?;
-    lock::labels(relation)?;
-    // A label that does not parse has none to keep; only a steward replaces one, which writing checks.
-    let minimums = match target.current() {
-        Some(Ok(Label::Column(ColumnLabel::Tag(tag)))) if !tag.minimums.is_empty() => {
-            Some(serde_json::to_value(tag.minimums).map_err(Error::internal)?)
-        }
-        _ => None,
+    let cell = Cell {
+        category,
+        purposes,
+        sensitivity,
+        residency,
+        on_expiry,
+        clock,
     };
-    let residency = residency
-        .map(|regions| elements("residency", regions))
-        .transpose()?;
-    let fields = Fields::default()
-        .put("category", Some(required("category", category)?))
-        .put("sensitivity", Some(required("sensitivity", sensitivity)?))
-        .put(
-            "purposes",
-            Some(elements("purposes", required("purposes", purposes)?)?),
-        )
-        .put("residency", residency)
-        .put("on_expiry", method(on_expiry)?)
-        .put("clock", clock)
-        .put("minimums", minimums);
-    let label = target.assemble(fields.0)?;
-    Ok(write(&target, Some(&label))?)
+    Ok(tag_cell(rel, column_name, cell, path)?)
 }
 
 /// Tags a table: what its periods run from, whom its rows are about, and what becomes of a row whose cells are
@@ -204,14 +312,41 @@ fn clear_column(rel: Option<PgRelation>, column_name: Option<String>) -> SqlResu
     Ok(write(&target, Some(&label))?)
 }
 
-/// Removes the label of a column: it counts as unreviewed again. Only a data steward may.
-///
-/// Errors: 42501 for anyone but a steward, 42704 when there is no such column.
-#[pg_extern(schema = "custodian")]
+/// `untag_column` as version 0.1.0 declares it.
+#[pg_extern(schema = "custodian", sql = false)]
 fn untag_column(rel: Option<PgRelation>, column_name: Option<String>) -> SqlResult<()> {
     let relation = required("rel", rel)?.oid();
     let target = Target::column(relation, &required("column_name", column_name)?)?;
     Ok(write(&target, None)?)
+}
+
+/// Removes the label of a column: it counts as unreviewed again. With `path`, only the tag of that path inside its
+/// documents. Only a data steward may.
+///
+/// Errors: 42501 for anyone but a steward, 42704 when there is no such column.
+#[pg_extern(schema = "custodian", name = "untag_column")]
+fn untag_column_or_path(
+    rel: Option<PgRelation>,
+    column_name: Option<String>,
+    path: default!(Option<Vec<Option<String>>>, "NULL"),
+) -> SqlResult<()> {
+    let relation = required("rel", rel)?.oid();
+    let target = Target::column(relation, &required("column_name", column_name)?)?;
+    let Some(path) = path else {
+        return Ok(write(&target, None)?);
+    };
+    let path = elements("path", path)?;
+    relation::require_steward(&format!("remove a path's tag from {}", target.describe()))?;
+    lock::labels(relation)?;
+    let Some(Label::Column(ColumnLabel::Tag(mut tag))) = target.current().transpose()? else {
+        return Ok(write(&target, None)?);
+    };
+    tag.paths.retain(|inner| inner.path != path);
+    if tag.paths.is_empty() && tag.derived {
+        return Ok(write(&target, None)?);
+    }
+    let label = target.assemble(members(&tag)?)?;
+    Ok(write(&target, Some(&label))?)
 }
 
 /// Removes the label of a table, but not those of its columns: without the table's clock they are kept, and

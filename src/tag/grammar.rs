@@ -38,9 +38,17 @@ pub struct MinimumRef {
     pub clock: Option<String>,
 }
 
+/// The tag of a path inside a JSON document: a cell of its own, with the members of a column's tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PathTag {
+    /// The keys of nested objects, from the outside in.
+    pub path: Vec<String>,
+    #[serde(flatten)]
+    pub tag: ColumnTag,
+}
+
 /// The tag of a column.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ColumnTag {
     /// Dotted key after the Fides taxonomy, such as `user.contact.email`.
     pub category: String,
@@ -57,6 +65,35 @@ pub struct ColumnTag {
     pub clock: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub minimums: Vec<MinimumRef>,
+    /// Paths inside the documents of a `jsonb` column, none of which leads through another.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathTag>,
+    /// The label has paths and nothing else: the document is no cell, and its members above are what all of its
+    /// paths ask for together.
+    #[serde(skip)]
+    pub derived: bool,
+}
+
+impl ColumnTag {
+    /// The cells that the label declares: the column's own, with an empty path, and those inside its documents.
+    pub fn cells(&self) -> impl Iterator<Item = (&[String], &ColumnTag)> {
+        let own = (!self.derived).then_some((&[] as &[String], self));
+        let inside = self.paths.iter();
+        own.into_iter()
+            .chain(inside.map(|inner| (inner.path.as_slice(), &inner.tag)))
+    }
+
+    /// The regions that a whole document may be in: only where everything in it may be. `None`: not stated for
+    /// some of it, which is the most restrictive.
+    pub fn residency_of_all(&self) -> Option<Vec<String>> {
+        let mut cells = self.cells().map(|(_, tag)| tag.residency.as_ref());
+        let mut common = cells.next()??.clone();
+        for residency in cells {
+            let residency = residency?;
+            common.retain(|region| residency.contains(region));
+        }
+        Some(common)
+    }
 }
 
 /// Who a row is about: either the key columns of the subject's own table, or the foreign-key columns by
@@ -136,6 +173,10 @@ impl ColumnLabel {
     /// The canonical text of the label: what parsing gives back unchanged.
     pub fn to_label(&self) -> Result<String> {
         match self {
+            ColumnLabel::Tag(tag) if tag.derived => {
+                serde_json::to_string(&serde_json::json!({ "paths": tag.paths }))
+                    .map_err(Error::internal)
+            }
             ColumnLabel::Tag(tag) => serde_json::to_string(tag).map_err(Error::internal),
             ColumnLabel::NotPersonal => Ok(CLEARED.to_owned()),
         }

@@ -2,7 +2,7 @@
 //! Labels written by SECURITY LABEL escape these checks, since a restore brings them before everything they
 //! refer to; compiling reports them then.
 
-use crate::anonymize::fits::fits;
+use crate::anonymize::fits::{fits, holds_paths};
 use crate::error::{Error, Kind, Result};
 use crate::pg::relation;
 use crate::policy::compile::path;
@@ -51,7 +51,9 @@ fn check_columns(target: &Target, tag: &TableTag) -> Result<()> {
 pub fn check_names(target: &Target, label: &Label) -> Result<()> {
     match label {
         Label::Column(ColumnLabel::NotPersonal) => Ok(()),
-        Label::Column(ColumnLabel::Tag(tag)) => check_policy(tag),
+        Label::Column(ColumnLabel::Tag(tag)) => {
+            tag.cells().try_for_each(|(_, cell)| check_policy(cell))
+        }
         Label::Table(tag) => check_columns(target, tag),
     }
 }
@@ -80,19 +82,26 @@ pub fn check_written(target: &Target, label: &Label) -> Result<()> {
     match label {
         Label::Column(ColumnLabel::NotPersonal) => {}
         Label::Column(ColumnLabel::Tag(tag)) => {
-            if let (Some(method), Some(column)) = (&tag.on_expiry, &target.column) {
-                let column = table
-                    .column(column)
-                    .ok_or_else(|| Error::internal("a column that was tagged is not there"))?;
-                fits(method, column)?;
-            }
-            let minimums = tag.minimums.iter();
-            for clock in tag
-                .clock
-                .iter()
-                .chain(minimums.filter_map(|minimum| minimum.clock.as_ref()))
-            {
-                check_clock(target, &schema, table, clock)?;
+            let column = target
+                .column
+                .as_ref()
+                .and_then(|column| table.column(column))
+                .ok_or_else(|| Error::internal("a column that was tagged is not there"))?;
+            for (path, cell) in tag.cells() {
+                if !path.is_empty() {
+                    holds_paths(column)?;
+                }
+                if let Some(method) = &cell.on_expiry {
+                    fits(method, column, path)?;
+                }
+                let minimums = cell.minimums.iter();
+                for clock in cell
+                    .clock
+                    .iter()
+                    .chain(minimums.filter_map(|minimum| minimum.clock.as_ref()))
+                {
+                    check_clock(target, &schema, table, clock)?;
+                }
             }
         }
         Label::Table(tag) => {

@@ -176,6 +176,22 @@ pub fn clock_text(parts: &[String]) -> String {
     text
 }
 
+/// A path inside a document for people: its keys with dots between them, quoted as the parts of a clock are.
+pub fn path_text(path: &[String]) -> String {
+    clock_text(path)
+}
+
+/// The name of a cell: the column's own, or for a path inside a document `column.key.key`, with the parts
+/// quoted as those of a clock are.
+pub fn cell(column: &str, path: &[String]) -> String {
+    if path.is_empty() {
+        return column.to_owned();
+    }
+    let mut parts = vec![column.to_owned()];
+    parts.extend_from_slice(path);
+    clock_text(&parts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

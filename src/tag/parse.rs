@@ -14,6 +14,9 @@ use crate::tag::grammar::{
 };
 use crate::tag::names::{self, Wrong};
 
+mod paths;
+pub use paths::document;
+
 /// The forms that `on_expiry` of a column has, for hints.
 pub const METHODS: &str = r#"Write "set_null", "hmac" or "network", or an object with one field: {"constant":"text"}, {"truncate":"month"}, {"truncate":"year"}, {"prefix":3}, {"generalize":10} or {"mask":2}."#;
 
@@ -35,6 +38,8 @@ struct RawColumn {
     clock: Option<String>,
     #[serde(default)]
     minimums: Option<Vec<MinimumRef>>,
+    #[serde(default)]
+    paths: Option<Vec<serde_json::Map<String, Value>>>,
     #[serde(default)]
     not_personal: Option<bool>,
 }
@@ -220,14 +225,15 @@ pub fn parse_column(label: &str) -> Result<ColumnLabel> {
 }
 
 fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
+    let no_members = raw.category.is_none()
+        && raw.sensitivity.is_none()
+        && raw.purposes.is_none()
+        && raw.residency.is_none()
+        && raw.on_expiry.is_none()
+        && raw.clock.is_none()
+        && raw.minimums.is_none();
     if let Some(not_personal) = raw.not_personal {
-        let alone = raw.category.is_none()
-            && raw.sensitivity.is_none()
-            && raw.purposes.is_none()
-            && raw.residency.is_none()
-            && raw.on_expiry.is_none()
-            && raw.clock.is_none()
-            && raw.minimums.is_none();
+        let alone = no_members && raw.paths.is_none();
         if !not_personal {
             return Err(at("not_personal", "may only be true").hint(
                 "Tag the column with its category, sensitivity and purposes, or remove its label.",
@@ -242,6 +248,13 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         }
         return Ok(ColumnLabel::NotPersonal);
     }
+    let paths = match raw.paths {
+        None => Vec::new(),
+        Some(paths) => paths::read(paths)?,
+    };
+    if no_members && !paths.is_empty() {
+        return Ok(ColumnLabel::Tag(paths::document(paths)));
+    }
     let missing = |field: &str| {
         at(field, "is missing").hint(format!(
             "A column's tag needs \"category\", \"sensitivity\" and \"purposes\"; a column without personal data is labelled {CLEARED}."
@@ -255,8 +268,11 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         on_expiry: raw.on_expiry,
         clock: raw.clock,
         minimums: raw.minimums.unwrap_or_default(),
+        paths,
+        derived: false,
     };
     check_column(&tag)?;
+    paths::check_beside(&tag)?;
     tag.purposes.sort_unstable();
     if let Some(residency) = &mut tag.residency {
         residency.sort_unstable();

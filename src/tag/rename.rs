@@ -10,7 +10,7 @@ use crate::policy::compile::path;
 use crate::policy::load;
 use crate::policy::model::Schema;
 use crate::tag::change;
-use crate::tag::grammar::ColumnLabel;
+use crate::tag::grammar::{ColumnLabel, ColumnTag};
 use crate::tag::names;
 use crate::tag::target::{Label, Target};
 
@@ -90,17 +90,22 @@ impl Rewrite<'_> {
         }
     }
 
+    fn cells(&self, tag: &mut ColumnTag) {
+        let minimums = tag.minimums.iter_mut();
+        let clocks = minimums.filter_map(|minimum| minimum.clock.as_mut());
+        for clock in tag.clock.iter_mut().chain(clocks) {
+            self.clock(clock);
+        }
+        for inner in &mut tag.paths {
+            self.cells(&mut inner.tag);
+        }
+    }
+
     fn label(&self, label: &Label) -> Label {
         let mut label = label.clone();
         match &mut label {
             Label::Column(ColumnLabel::NotPersonal) => {}
-            Label::Column(ColumnLabel::Tag(tag)) => {
-                let minimums = tag.minimums.iter_mut();
-                let clocks = minimums.filter_map(|minimum| minimum.clock.as_mut());
-                for clock in tag.clock.iter_mut().chain(clocks) {
-                    self.clock(clock);
-                }
-            }
+            Label::Column(ColumnLabel::Tag(tag)) => self.cells(tag),
             Label::Table(tag) => {
                 if let Some(clock) = &mut tag.clock {
                     self.clock(clock);

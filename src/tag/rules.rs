@@ -7,6 +7,7 @@ use crate::anonymize::method::Method;
 use crate::tag::grammar::{
     ColumnLabel, ColumnTag, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
 };
+use crate::tag::names;
 
 /// What a change of a label amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +137,60 @@ pub fn classify_column(old: Option<&ColumnLabel>, new: Option<&ColumnLabel>) -> 
 
 fn column_tag(old: &ColumnTag, new: &ColumnTag) -> Change {
     let mut effects = Effects::default();
+    paths(&mut effects, old, new);
+    match (old.derived, new.derived) {
+        (false, false) => own_members(&mut effects, old, new),
+        // The document becomes a cell, or is none any more, and its paths are compared above.
+        (true, false) => effects.tighten(),
+        (false, true) => effects.loosen("paths", "takes the place of the column's own tag"),
+        (true, true) => {}
+    }
+    effects.change()
+}
 
+/// Paths inside documents, one by one.
+fn paths(effects: &mut Effects, old: &ColumnTag, new: &ColumnTag) {
+    for inner in &old.paths {
+        let name = names::path_text(&inner.path);
+        match new.paths.iter().find(|other| other.path == inner.path) {
+            None => effects.loosen("paths", format!("drops \"{name}\"")),
+            Some(other) => {
+                let change = column_tag(&inner.tag, &other.tag);
+                match change.class {
+                    Class::Same => {}
+                    Class::Add | Class::Tighten => effects.tighten(),
+                    Class::Loosen => {
+                        for reason in change.reasons {
+                            effects.loosen(
+                                "paths",
+                                format!("at \"{name}\": \"{}\" {}", reason.field, reason.what),
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for inner in &new.paths {
+        if old.paths.iter().any(|other| other.path == inner.path) {
+            continue;
+        }
+        // The document stays as long as anything in it does.
+        let longer = missing_from(&inner.tag.purposes, &old.purposes).is_some()
+            || !inner.tag.minimums.is_empty();
+        if !old.derived && longer {
+            let name = names::path_text(&inner.path);
+            effects.loosen(
+                "paths",
+                format!("adds \"{name}\", which may keep the document longer"),
+            );
+        } else {
+            effects.tighten();
+        }
+    }
+}
+
+fn own_members(effects: &mut Effects, old: &ColumnTag, new: &ColumnTag) {
     // What the data is: reviews and permits go by it, and categories have no order.
     effects.fixed("category", Some(&old.category), Some(&new.category));
 
@@ -206,7 +260,6 @@ fn column_tag(old: &ColumnTag, new: &ColumnTag) -> Change {
             effects.loosen("minimums", "changes a clock");
         }
     }
-    effects.change()
 }
 
 /// Classifies a change of a table's label.

@@ -5,8 +5,8 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{label, relation};
 use crate::tag::grammar::{self, ColumnLabel, TableTag};
-use crate::tag::parse;
 use crate::tag::rules::{self, Change};
+use crate::tag::{names, parse};
 
 /// A table, or a column of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,22 @@ impl Target {
             )
             .hint("Tag columns of the table's own.")),
             None => Err(undefined_column(&table.name, column)),
+        }
+    }
+
+    /// A column by its name, or a path inside its documents by `column.key.key` (as `names::cell` writes it). A
+    /// column whose name is all of the text is meant before a path.
+    pub fn cell(relation: pg_sys::Oid, name: &str) -> Result<(Target, Vec<String>)> {
+        let whole = Target::column(relation, name);
+        let parts = names::clock_path(name);
+        let Ok([column, path @ ..]) = parts.as_deref() else {
+            return Ok((whole?, Vec::new()));
+        };
+        match whole {
+            Err(_) if !path.is_empty() && relation::column_number(relation, column).is_some() => {
+                Ok((Target::column(relation, column)?, path.to_vec()))
+            }
+            whole => Ok((whole?, Vec::new())),
         }
     }
 

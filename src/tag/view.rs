@@ -6,8 +6,9 @@ use pgrx::prelude::*;
 use crate::anonymize::method::Method;
 use crate::pg::{label, relation};
 use crate::tag::grammar::{
-    self, ColumnLabel, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
+    self, ColumnLabel, ColumnTag, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
 };
+use crate::tag::names;
 
 /// A label with its fields typed; a malformed one has only `problem`.
 #[derive(Default)]
@@ -38,12 +39,26 @@ pub fn method_text(method: &Method) -> Option<String> {
     )
 }
 
-fn column(label: ColumnLabel) -> (&'static str, Fields) {
-    let ColumnLabel::Tag(tag) = label else {
-        return ("cleared", Fields::default());
+/// The cells of a column, each with its kind and path: the column itself, cleared or tagged or known by its paths
+/// alone, and the paths inside its documents.
+fn column(label: ColumnLabel) -> Vec<(&'static str, Vec<String>, Fields)> {
+    let ColumnLabel::Tag(mut tag) = label else {
+        return vec![("cleared", Vec::new(), Fields::default())];
     };
+    let kind = if tag.derived { "document" } else { "column" };
+    let inside = std::mem::take(&mut tag.paths);
+    let mut cells = vec![(kind, Vec::new(), cell(tag))];
+    cells.extend(
+        inside
+            .into_iter()
+            .map(|inner| ("path", inner.path, cell(inner.tag))),
+    );
+    cells
+}
+
+fn cell(tag: ColumnTag) -> Fields {
     let on_expiry = tag.on_expiry.as_ref().and_then(method_text);
-    let fields = Fields {
+    Fields {
         category: Some(tag.category),
         sensitivity: Some(match tag.sensitivity {
             Sensitivity::Personal => "personal",
@@ -60,8 +75,7 @@ fn column(label: ColumnLabel) -> (&'static str, Fields) {
                 .collect(),
         ),
         ..Fields::default()
-    };
-    ("column", fields)
+    }
 }
 
 fn table(tag: TableTag) -> (&'static str, Fields) {
@@ -98,7 +112,7 @@ fn table(tag: TableTag) -> (&'static str, Fields) {
 }
 
 /// The labels of all tables and columns, as they were declared, with typed fields. A label that cannot be
-/// parsed says so in `problem`.
+/// parsed says so in `problem`. A path inside documents has a row of its own, named `column.key.key`.
 #[pg_extern(schema = "custodian", stable)]
 #[allow(clippy::type_complexity)]
 fn read_tags() -> TableIterator<
@@ -134,37 +148,44 @@ fn read_tags() -> TableIterator<
                 Some(relation::column_name(object, attnum)?)
             };
             let parsed = if attnum == 0 {
-                grammar::parse_table(&text).map(table)
+                grammar::parse_table(&text).map(|tag| {
+                    let (kind, fields) = table(tag);
+                    vec![(kind, Vec::new(), fields)]
+                })
             } else {
                 grammar::parse_column(&text).map(column)
             };
-            let (kind, fields) = parsed.unwrap_or_else(|error| {
+            let cells = parsed.unwrap_or_else(|error| {
                 let fields = Fields {
                     problem: Some(error.to_string()),
                     ..Fields::default()
                 };
-                (if attnum == 0 { "table" } else { "column" }, fields)
+                let kind = if attnum == 0 { "table" } else { "column" };
+                vec![(kind, Vec::new(), fields)]
             });
-            Some((
-                object,
-                name,
-                kind,
-                fields.category,
-                fields.sensitivity,
-                fields.purposes,
-                fields.residency,
-                fields.on_expiry,
-                fields.clock,
-                fields.minimums,
-                fields.subject_kind,
-                fields.subject_key,
-                fields.subject_via,
-                fields.collected,
-                fields.null_clock,
-                fields.residency_column,
-                fields.disposal,
-                fields.problem,
-            ))
-        });
+            Some(cells.into_iter().map(move |(kind, path, fields)| {
+                (
+                    object,
+                    name.as_ref().map(|name| names::cell(name, &path)),
+                    kind,
+                    fields.category,
+                    fields.sensitivity,
+                    fields.purposes,
+                    fields.residency,
+                    fields.on_expiry,
+                    fields.clock,
+                    fields.minimums,
+                    fields.subject_kind,
+                    fields.subject_key,
+                    fields.subject_via,
+                    fields.collected,
+                    fields.null_clock,
+                    fields.residency_column,
+                    fields.disposal,
+                    fields.problem,
+                )
+            }))
+        })
+        .flatten();
     TableIterator::new(rows.collect::<Vec<_>>())
 }

@@ -269,7 +269,11 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
 
     let table_clock = labels.table.as_ref().and_then(|tag| tag.clock.clone());
     let mut minimums: BTreeMap<(String, Option<String>), BTreeSet<String>> = BTreeMap::new();
-    for (column, tag) in &tags {
+    // A minimum on a path inside documents keeps the whole document.
+    let cells = tags
+        .iter()
+        .flat_map(|(column, tag)| tag.cells().map(move |(_, cell)| (column, cell)));
+    for (column, tag) in cells {
         for minimum in &tag.minimums {
             let clock = minimum
                 .clock

@@ -81,7 +81,7 @@ pub fn concerned() -> Result<BTreeSet<u32>> {
             .columns
             .values()
             .filter_map(|label| label.tag())
-            .any(|tag| !tag.minimums.is_empty());
+            .any(|tag| tag.cells().any(|(_, cell)| !cell.minimums.is_empty()));
         if about_held || minimums || !labels.malformed.is_empty() {
             roots.insert(relation);
         }

@@ -1,10 +1,12 @@
 //! Resolves the tag of one column: its purposes, clock, minimums and method. Pure.
 
-use crate::anonymize::fits::fits;
+use crate::anonymize::fits::{fits, holds_paths};
 use crate::anonymize::method::Method;
+use crate::error::Error;
 use crate::policy::compile::{Compiler, Context, clock_texts, deletes, path, period};
 use crate::policy::model::{Clock, Column, Cover, Disposal, Keep, PlannedColumn, Severity, Table};
 use crate::tag::grammar::{ColumnTag, NullClock};
+use crate::tag::names;
 
 /// A resolved cell: its group's decision and its own column.
 pub(super) struct Cell {
@@ -26,23 +28,89 @@ pub(super) fn unresolved(problem: impl Into<String>, remedy: &str) -> Unresolved
     }
 }
 
+fn misfit(error: Error) -> Unresolved {
+    Unresolved {
+        problem: error.message,
+        remedy: error.hint.unwrap_or_default(),
+    }
+}
+
+/// A document stays for as long as anything that is tagged in it does.
+fn keep_inside(
+    whole: &mut Result<Cell, Unresolved>,
+    inside: &[(String, Result<Cell, Unresolved>)],
+) {
+    for (name, cell) in inside {
+        match (&mut *whole, cell) {
+            (Err(_), _) => return,
+            (Ok(_), Err(_)) => {
+                *whole = Err(unresolved(
+                    format!("the tag of {name}, which lies in it, is not resolved"),
+                    "Correct that tag.",
+                ));
+            }
+            (Ok(whole), Ok(cell)) => {
+                let covers = cell.covers.iter();
+                for cover in covers {
+                    if !whole.covers.contains(cover) {
+                        whole.covers.push(cover.clone());
+                    }
+                }
+                for keep in &cell.keeps {
+                    if !whole.keeps.contains(keep) {
+                        whole.keeps.push(keep.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Compiler<'_> {
-    pub(super) fn cell(
+    /// The cells of a column, each under its name: its own, and those inside its documents.
+    pub(super) fn column_cells(
         &self,
         context: &mut Context,
+        column: &str,
+        tag: &ColumnTag,
+    ) -> Vec<(String, Result<Cell, Unresolved>)> {
+        let mut cells: Vec<(String, Result<Cell, Unresolved>)> = tag
+            .cells()
+            .map(|(path, tag)| {
+                let name = names::cell(column, path);
+                let cell = self.cell(context, column, path, &name, tag);
+                (name, cell)
+            })
+            .collect();
+        if let Some(((_, whole), inside)) = cells.split_first_mut()
+            && !tag.derived
+        {
+            keep_inside(whole, inside);
+        }
+        cells
+    }
+
+    fn cell(
+        &self,
+        context: &mut Context,
+        column: &str,
+        path: &[String],
         name: &str,
         tag: &ColumnTag,
     ) -> Result<Cell, Unresolved> {
         let table = context.table;
         let column = table
-            .column(name)
+            .column(column)
             .ok_or_else(|| unresolved("the column does not exist", "Clear the label."))?;
+        if !path.is_empty() {
+            holds_paths(column).map_err(misfit)?;
+        }
         let clock = self.clock_of(table, tag)?;
         let covers = self.covers(context, name, tag, &clock)?;
         let keeps = self.keeps(table, tag, &clock)?;
         let disposal = match &tag.on_expiry {
             Some(method) => {
-                self.check_method(context, column, method)?;
+                self.check_method(context, column, path, name, method)?;
                 Disposal::Anonymize(method.clone())
             }
             None if deletes(table) => Disposal::WithRow,
@@ -58,6 +126,7 @@ impl Compiler<'_> {
             keeps,
             column: PlannedColumn {
                 ident: column.ident.clone(),
+                path: path.to_vec(),
                 type_name: column.type_name.clone(),
                 class: column.class,
                 not_null: column.not_null,
@@ -204,13 +273,12 @@ impl Compiler<'_> {
         &self,
         context: &mut Context,
         column: &Column,
+        path: &[String],
+        name: &str,
         method: &Method,
     ) -> Result<(), Unresolved> {
         let table = context.table;
-        fits(method, column).map_err(|error| Unresolved {
-            problem: error.message,
-            remedy: error.hint.unwrap_or_default(),
-        })?;
+        fits(method, column, path).map_err(misfit)?;
         if let Some(user) = self.clock_user(table, &column.ident.name) {
             return Err(unresolved(
                 format!("it is a clock of \"{user}\", and changing it would change what is due"),
@@ -221,7 +289,7 @@ impl Compiler<'_> {
             context.find(
                 Severity::Warning,
                 "check-constraint",
-                Some(&column.ident.name),
+                Some(name),
                 "a CHECK constraint looks at it, and may refuse what its method writes".to_owned(),
                 "Make sure that the constraint accepts the disposed value.",
             );
@@ -230,7 +298,7 @@ impl Compiler<'_> {
             context.find(
                 Severity::Notice,
                 "still-personal",
-                Some(&column.ident.name),
+                Some(name),
                 "it is pseudonymized when its purposes end, which is still personal data"
                     .to_owned(),
                 "Use another method where the policy promises to anonymize or delete.",

@@ -49,7 +49,8 @@ struct Compiler<'a> {
 
 /// The clocks and collection dates that the tags of a table name.
 fn clock_texts(table: &Table) -> impl Iterator<Item = &String> {
-    let of_columns = table.column_tags.values().flat_map(|tag| {
+    let cells = table.column_tags.values().flat_map(|tag| tag.cells());
+    let of_columns = cells.flat_map(|(_, tag)| {
         tag.clock.iter().chain(
             tag.minimums
                 .iter()
@@ -160,24 +161,29 @@ impl Compiler<'_> {
             if unresolved_columns.contains_key(name) {
                 continue;
             }
-            let cell = match &subject {
-                Err(why) => Err(unresolved(
-                    why.clone(),
-                    "Correct the subject with custodian.tag_table(). Until then legal holds cannot be honoured here, and nothing is disposed.",
-                )),
-                Ok(_) => self.cell(&mut context, name, tag),
+            let resolved = match &subject {
+                Err(why) => vec![(
+                    name.clone(),
+                    Err(unresolved(
+                        why.clone(),
+                        "Correct the subject with custodian.tag_table(). Until then legal holds cannot be honoured here, and nothing is disposed.",
+                    )),
+                )],
+                Ok(_) => self.column_cells(&mut context, name, tag),
             };
-            match cell {
-                Ok(cell) => cells.push(cell),
-                Err(Unresolved { problem, remedy }) => {
-                    unresolved_columns.insert(name.clone(), problem.clone());
-                    context.find(
-                        Severity::Error,
-                        "tag-unresolved",
-                        Some(name),
-                        format!("kept, since its tag is not resolved: {problem}"),
-                        &remedy,
-                    );
+            for (name, cell) in resolved {
+                match cell {
+                    Ok(cell) => cells.push(cell),
+                    Err(Unresolved { problem, remedy }) => {
+                        unresolved_columns.insert(name.clone(), problem.clone());
+                        context.find(
+                            Severity::Error,
+                            "tag-unresolved",
+                            Some(&name),
+                            format!("kept, since its tag is not resolved: {problem}"),
+                            &remedy,
+                        );
+                    }
                 }
             }
         }

@@ -1,22 +1,24 @@
 //! What the compiler decides about whole rows: cells that wait for theirs, and rows that refer to it. Pure.
 
 use crate::policy::compile::{Compiler, Context, MAX_DEPTH, deletes, mode, period};
-use crate::policy::model::{Dependent, Disposal, ForeignKey, Group, Plan, RelId, Severity, Table};
+use crate::policy::model::{
+    Dependent, Disposal, ForeignKey, Group, Plan, PlannedColumn, RelId, Severity, Table,
+};
 
 impl Compiler<'_> {
     /// Cells that go with their row, and whose purposes may end before those of other cells of the row.
     pub(super) fn late_with_row(&self, context: &mut Context, groups: &[Group]) {
         for (at, group) in groups.iter().enumerate() {
-            let waiting: Vec<&str> = group
+            let waiting: Vec<String> = group
                 .columns
                 .iter()
                 .filter(|column| column.disposal == Disposal::WithRow)
-                .map(|column| column.ident.name.as_str())
+                .map(PlannedColumn::cell)
                 .collect();
             if waiting.is_empty() {
                 continue;
             }
-            let longer: Vec<&str> =
+            let longer: Vec<String> =
                 groups
                     .iter()
                     .enumerate()
@@ -27,7 +29,7 @@ impl Compiler<'_> {
                         }) || other.keeps.iter().any(|keep| !group.keeps.contains(keep))
                     })
                     .flat_map(|(_, other)| &other.columns)
-                    .map(|column| column.ident.name.as_str())
+                    .map(PlannedColumn::cell)
                     .collect();
             if longer.is_empty() {
                 continue;
@@ -36,7 +38,7 @@ impl Compiler<'_> {
                 context.find(
                     Severity::Warning,
                     "waits-for-row",
-                    Some(column),
+                    Some(&column),
                     format!(
                         "it goes with its row, which may be kept longer for: {}",
                         longer.join(", ")

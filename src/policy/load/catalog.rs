@@ -231,6 +231,8 @@ fn columns(
             },
             attnum: fresh::number(row, 3)?,
             type_name: text(row, 4)?,
+            base: text(row, 5)?,
+            refused_by: None,
             class: class(
                 fresh::must(row, 5)?,
                 fresh::must(row, 6)?,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::model::{Clock, Disposal, Group, Hold, Leaf, Plan, Policy};
+use crate::policy::model::{Clock, Disposal, Group, Hold, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, not};
 use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
@@ -17,8 +17,8 @@ pub struct KeptBack {
     pub count: Statement,
 }
 
-fn names<'a>(columns: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut names: Vec<String> = columns.map(str::to_owned).collect();
+fn names<'a>(columns: impl Iterator<Item = &'a PlannedColumn>) -> Vec<String> {
+    let mut names: Vec<String> = columns.map(PlannedColumn::cell).collect();
     names.sort();
     names
 }
@@ -29,8 +29,7 @@ fn with_row(group: &Group) -> Vec<String> {
         group
             .columns
             .iter()
-            .filter(|column| column.disposal == Disposal::WithRow)
-            .map(|column| column.ident.name.as_str()),
+            .filter(|column| column.disposal == Disposal::WithRow),
     )
 }
 
@@ -82,7 +81,7 @@ impl<'a> Writer<'a> {
 
     /// Cells that a method would rewrite.
     fn cells(&mut self, group: &'a Group) {
-        let columns = names(rewritten(group).map(|column| column.ident.name.as_str()));
+        let columns = names(rewritten(group));
         let base = |scope: &mut Scope<'a>| {
             let mut parts = scope.index_bounds(ROW, &[group], None);
             parts.push(scope.past(ROW, group));
@@ -177,12 +176,7 @@ impl<'a> Writer<'a> {
 
 /// Cells whose clock is missing although the tag calls that a violation: no period ends for them.
 fn without_clock<'a>(writer: &mut Writer<'a>, group: &'a Group) {
-    let columns = names(
-        group
-            .columns
-            .iter()
-            .map(|column| column.ident.name.as_str()),
-    );
+    let columns = names(group.columns.iter());
     let mut seen: Vec<&Clock> = Vec::new();
     for cover in &group.covers {
         let clock = &cover.clock;

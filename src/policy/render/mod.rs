@@ -41,17 +41,13 @@ impl Step {
             Step::Cells { group } => plan
                 .groups
                 .get(group)
-                .map(|group| {
-                    rewritten(group)
-                        .map(|column| column.ident.name.clone())
-                        .collect()
-                })
+                .map(|group| rewritten(group).map(PlannedColumn::cell).collect())
                 .unwrap_or_default(),
             Step::Rows => plan
                 .groups
                 .iter()
                 .flat_map(|group| &group.columns)
-                .map(|column| column.ident.name.clone())
+                .map(PlannedColumn::cell)
                 .collect(),
         };
         names.sort();
@@ -201,14 +197,17 @@ pub fn batch(
     let head = match step {
         Step::Rows => format!("DELETE FROM ONLY {} AS {ROW}", leaf.ident.quoted),
         Step::Cells { group } => {
-            let set: Vec<String> = plan
+            let cells: Vec<&PlannedColumn> = plan
                 .groups
                 .get(*group)
                 .into_iter()
                 .flat_map(rewritten)
-                .map(|column| {
-                    let value = sql::apply(&mut scope.binder, ROW, column);
-                    format!("{} = {value}", column.ident.quoted)
+                .collect();
+            let set: Vec<String> = sql::by_column(&cells)
+                .into_iter()
+                .map(|(column, cells)| {
+                    let value = sql::apply(&mut scope.binder, ROW, &cells);
+                    format!("{} = {value}", column.quoted)
                 })
                 .collect();
             format!(

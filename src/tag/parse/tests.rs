@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::anonymize::method::DatePart;
-use crate::tag::grammar::{DisposalMode, NullClock, RowExpiry};
+use crate::tag::grammar::{DisposalMode, NullClock, PathTag, RowExpiry};
 
 const EMAIL: &str = r#"{"category":"user.contact.email","sensitivity":"personal","purposes":["shop.marketing","shop.account"],
  "residency":["cn"],"on_expiry":"set_null"}"#;
@@ -61,7 +61,7 @@ fn an_unknown_field_is_named_with_its_place_and_what_is_allowed() {
     assert_eq!(detail, "Unknown field \"purpose\" at line 2, column 10.");
     assert_eq!(
         hint,
-        "Allowed here: \"category\", \"sensitivity\", \"purposes\", \"residency\", \"on_expiry\", \"clock\", \"minimums\", \"not_personal\"."
+        "Allowed here: \"category\", \"sensitivity\", \"purposes\", \"residency\", \"on_expiry\", \"clock\", \"minimums\", \"paths\", \"not_personal\"."
     );
     let (detail, hint) = table_error(r#"{"subject":{"knd":"customer"}}"#);
     assert_eq!(
@@ -283,6 +283,78 @@ fn key() -> impl Strategy<Value = String> {
     "[a-z0-9_]{1,8}(\\.[a-z0-9_]{1,8}){1,2}"
 }
 
+#[test]
+fn paths_are_cells_with_tags_of_their_own() {
+    let inner = |path: &str| {
+        format!(
+            r#"{{"path":{path},"category":"user.contact.email","sensitivity":"personal","purposes":["a.b"],"residency":["cn","de"]}}"#
+        )
+    };
+    let label = |paths: &[String]| format!(r#"{{"paths":[{}]}}"#, paths.join(","));
+    let parsed = parse_column(&label(&[
+        inner(r#"["contact","email"]"#),
+        inner(r#"["name"]"#),
+    ]));
+    let Ok(ColumnLabel::Tag(tag)) = parsed else {
+        panic!("{parsed:?}");
+    };
+    assert!(tag.derived);
+    assert_eq!(tag.cells().count(), 2);
+    assert_eq!(tag.residency, Some(vec!["cn".to_owned(), "de".to_owned()]));
+    assert_eq!(tag.category, "user.contact.email");
+
+    let problem = |text: &str| {
+        parse_column(text)
+            .expect_err("refused")
+            .detail
+            .unwrap_or_default()
+    };
+    for (paths, detail) in [
+        (
+            vec![inner("[]")],
+            "Field \"paths[0].path\" is an empty list.",
+        ),
+        (
+            vec![inner(r#""a""#)],
+            "Field \"paths[0].path\" is not a list of keys in double quotes.",
+        ),
+        (
+            vec![inner(r#"["a",""]"#)],
+            "Field \"paths[0].path\" has an empty key.",
+        ),
+        (
+            vec![inner(r#"["a","b"]"#), inner(r#"["a"]"#)],
+            "Field \"paths\" names \"a.b\" and what it lies in, \"a\".",
+        ),
+        (
+            vec![inner(r#"["a.b"]"#), inner(r#"["a.b"]"#)],
+            "Field \"paths\" names \"\"a.b\"\" a second time.",
+        ),
+        (Vec::new(), "Field \"paths\" is an empty list."),
+        (
+            vec![r#"{"path":["a"],"not_personal":true}"#.to_owned()],
+            "Field \"paths[0]\" is cleared as not personal.",
+        ),
+        (
+            vec![r#"{"path":["a"],"category":"user"}"#.to_owned()],
+            "Field \"sensitivity\" is missing. This is about paths[0].",
+        ),
+    ] {
+        assert_eq!(problem(&label(&paths)), detail);
+    }
+    let beside = |method: &str| {
+        format!(
+            r#"{{"category":"user","sensitivity":"personal","purposes":["a.b"],"on_expiry":{method},"paths":[{}]}}"#,
+            inner(r#"["a"]"#)
+        )
+    };
+    assert!(parse_column(&beside(r#""set_null""#)).is_ok());
+    assert_eq!(
+        problem(&beside(r#"{"constant":"{}"}"#)),
+        "Field \"on_expiry\" would write a document in which the paths are found again."
+    );
+}
+
 fn clock_of() -> impl Strategy<Value = String> {
     prop::collection::vec("[^\0]{1,8}", 1..3).prop_map(|parts| names::clock_text(&parts))
 }
@@ -319,6 +391,28 @@ prop_compose! {
             on_expiry,
             clock,
             minimums: minimums.into_iter().map(|(name, clock)| MinimumRef { name, clock }).collect(),
+            paths: Vec::new(),
+            derived: false,
+        }
+    }
+}
+
+prop_compose! {
+    /// A tag with paths inside the documents, none of which leads through another: beside the column's own
+    /// members, or instead of them.
+    fn document_tag()(
+        own in column_tag(),
+        paths in prop::collection::btree_map("[^\0]{1,6}", (prop::collection::vec("[^\0]{1,6}", 0..3), column_tag()), 1..4),
+        derived in any::<bool>(),
+    ) -> ColumnTag {
+        let paths: Vec<PathTag> = paths
+            .into_iter()
+            .map(|(first, (rest, tag))| PathTag { path: std::iter::once(first).chain(rest).collect(), tag })
+            .collect();
+        if derived {
+            document(paths)
+        } else {
+            ColumnTag { on_expiry: None, paths, ..own }
         }
     }
 }
@@ -353,6 +447,14 @@ proptest! {
     fn a_columns_label_is_read_back(tag in column_tag()) {
         let label = ColumnLabel::Tag(tag);
         let text = label.to_label().expect("serialisable");
+        prop_assert_eq!(parse_column(&text), Ok(label));
+    }
+
+    #[test]
+    fn the_label_of_a_document_is_read_back(tag in document_tag()) {
+        let label = ColumnLabel::Tag(tag);
+        let text = label.to_label().expect("serialisable");
+        prop_assume!(text.len() <= MAX_LABEL);
         prop_assert_eq!(parse_column(&text), Ok(label));
     }
 

@@ -209,3 +209,63 @@ fn tables_follow_the_same_rules() {
         Class::Loosen
     );
 }
+
+#[test]
+fn paths_are_compared_one_by_one() {
+    let inner = |path: &str, purposes: &str, more: &str| {
+        format!(
+            r#"{{"path":["{path}"],"category":"user","sensitivity":"personal","purposes":[{purposes}]{more}}}"#
+        )
+    };
+    let label = |own: &str, paths: &[String]| {
+        parse_column(&format!(r#"{{{own}"paths":[{}]}}"#, paths.join(",")))
+            .expect("a test writes valid labels")
+    };
+    let own = r#""category":"user","sensitivity":"personal","purposes":["a.b"],"#;
+    let one = inner("one", r#""a.b""#, "");
+    let longer = inner("one", r#""a.b","a.c""#, "");
+    let method = inner("one", r#""a.b""#, r#","on_expiry":"set_null""#);
+    let two = inner("two", r#""a.c""#, "");
+    let class = |old: &ColumnLabel, new: &ColumnLabel| {
+        let change = classify_column(Some(old), Some(new));
+        (change.class, change.sentences())
+    };
+    let tightens = |old: &ColumnLabel, new: &ColumnLabel| {
+        assert_eq!(class(old, new), (Class::Tighten, String::new()));
+    };
+    let loosens = |old: &ColumnLabel, new: &ColumnLabel, sentence: &str| {
+        assert_eq!(class(old, new), (Class::Loosen, sentence.to_owned()));
+    };
+    let paths = |paths: &[&String]| {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).clone()).collect();
+        label("", &paths)
+    };
+    let beside = |paths: &[&String]| {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).clone()).collect();
+        label(own, &paths)
+    };
+    tightens(&paths(&[&one]), &paths(&[&method]));
+    tightens(&paths(&[&one]), &paths(&[&one, &two]));
+    tightens(&paths(&[&longer]), &paths(&[&one]));
+    tightens(&paths(&[&one]), &beside(&[&one]));
+    loosens(
+        &paths(&[&one, &two]),
+        &paths(&[&two]),
+        "Field \"paths\" drops \"one\".",
+    );
+    loosens(
+        &paths(&[&one]),
+        &paths(&[&longer]),
+        "Field \"paths\" at \"one\": \"purposes\" adds \"a.c\".",
+    );
+    loosens(
+        &beside(&[&one]),
+        &beside(&[&one, &two]),
+        "Field \"paths\" adds \"two\", which may keep the document longer.",
+    );
+    loosens(
+        &beside(&[&one]),
+        &paths(&[&one]),
+        "Field \"paths\" takes the place of the column's own tag.",
+    );
+}
