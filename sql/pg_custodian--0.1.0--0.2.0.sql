@@ -202,3 +202,15 @@ REVOKE EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], te
                            custodian.untag_column(regclass, text, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;
+-- Subscriptions that the row guard disabled
+CREATE TABLE custodian.stopped_subscription (
+    subscription oid PRIMARY KEY,
+    stopped_at   timestamptz NOT NULL DEFAULT now(),
+    relation     text NOT NULL,
+    hold         bigint,
+    matter       text,
+    minimum      text
+);
+COMMENT ON TABLE custodian.stopped_subscription IS 'subscriptions that were disabled, since they would have changed kept rows';
+ALTER TABLE custodian.stopped_subscription ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.stopped_subscription FROM PUBLIC;

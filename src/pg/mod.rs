@@ -1,5 +1,6 @@
 //! Safe wrappers over the server's C interface: most of the extension's `unsafe` lives here.
 
+pub mod apply;
 pub mod args;
 pub mod bgworker;
 pub mod catalog;

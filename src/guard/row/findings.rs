@@ -1,7 +1,7 @@
 //! What a person must see about holds and the row guard.
 
 use crate::error::Result;
-use crate::guard::row::sync;
+use crate::guard::row::{apply, sync};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, relation, sandbox, time};
 use crate::policy::model::{Finding, Severity};
@@ -45,5 +45,6 @@ pub fn findings() -> Result<Vec<Finding>> {
             remedy: "Run SELECT custodian.install_row_guard().".to_owned(),
         });
     }
+    findings.extend(apply::findings()?);
     Ok(findings)
 }

@@ -16,6 +16,7 @@ use pgrx::prelude::*;
 use crate::compat;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::{self, Database, Event as Recorded, Gate, Outcome};
+use crate::guard::row::apply;
 use crate::guard::row::keeping::{self, Column, Keeping, Kept};
 use crate::guard::row::lookup::Source;
 use crate::guard::row::probe::{self, Minimums, Referring};
@@ -127,6 +128,7 @@ pub fn object(object: &str, act: Act, keeper: &Keeper) -> Result<()> {
         return Ok(());
     }
     record(object, Outcome::Refused, &error);
+    apply::note(keeper);
     Err(error)
 }
 
@@ -449,7 +451,9 @@ pub unsafe extern "C-unwind" fn custodian_row_guard(
 ) -> pg_sys::Datum {
     // SAFETY: the server passes the arguments of this call.
     let fired = unsafe { Fired::new(fcinfo) };
-    if let Err(error) = fired.and_then(|fired| guard(&fired)) {
+    let outcome = fired
+        .and_then(|fired| guard(&fired).inspect_err(|error| apply::stop(fired.relation(), error)));
+    if let Err(error) = outcome {
         report::raise(error);
     }
     pg_sys::Datum::null()

@@ -1,5 +1,6 @@
 //! The row guard: keeps rows that legal holds and statutory minimums protect, from everybody.
 
+mod apply;
 pub mod dropping;
 mod findings;
 pub mod fire;
@@ -37,6 +38,7 @@ pub fn maintain() -> Result<()> {
     timeout::set_lock_timeout(MAINTENANCE_LOCK_TIMEOUT);
     relation_ref::adopt()?;
     sync::sync_all()?;
+    apply::forget_resumed()?;
     timeout::set_lock_timeout(Duration::ZERO);
     Ok(())
 }
