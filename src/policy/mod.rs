@@ -15,6 +15,8 @@ pub mod hold_value;
 pub mod load;
 pub mod minimum;
 pub mod model;
+#[cfg(test)]
+mod model_tests;
 pub mod order;
 pub mod period;
 pub mod preview;

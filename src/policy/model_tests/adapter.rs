@@ -1,0 +1,400 @@
+//! A world of the model as the compiler's input, and the facts that the server would find for a row.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use retention_model::world::{
+    self, CellTag, Kind, Reference, Row, TableTag as ModelTag, Value, World,
+};
+
+use crate::anonymize::method::Method;
+use crate::policy::compile::compile;
+use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
+use crate::policy::fixture;
+use crate::policy::model::{
+    Clock, Column, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Minimum, OnDelete, Plan, Policy,
+    Purpose, RelId, Schema, Table, TypeClass,
+};
+use crate::policy::period::{Instant, Period};
+use crate::policy::render::facts::{clocks, match_columns};
+use crate::policy::render::rewritten;
+use crate::tag::grammar::{
+    ColumnTag, MinimumRef, NullClock, RowExpiry, Sensitivity, SubjectTag, TableTag,
+};
+
+pub struct Adapter<'a> {
+    world: &'a World,
+    schema: Schema,
+    policy: Policy,
+    plans: RefCell<BTreeMap<usize, std::rc::Rc<Plan>>>,
+}
+
+fn rel(table: usize) -> RelId {
+    u32::try_from(table).expect("worlds are small") + 1
+}
+
+fn ident(name: &str) -> Ident {
+    fixture::ident(name)
+}
+
+fn relation(world: &World, table: usize) -> Ident {
+    ident(&format!("s.{}", world.tables[table].name))
+}
+
+fn period(period: retention_model::Period) -> Period {
+    Period {
+        months: period.months,
+        days: period.days,
+        micros: period.micros,
+    }
+}
+
+fn clock_text(clock: &world::Clock) -> String {
+    let mut steps = clock.over.clone();
+    steps.push(clock.column.clone());
+    steps.join(".")
+}
+
+fn column(world: &World, table: usize, column: &world::Column) -> Column {
+    let class = match column.kind {
+        Kind::Key => TypeClass::Integer,
+        Kind::Text | Kind::Path => TypeClass::Text { max: None },
+        Kind::Date => TypeClass::Date,
+        Kind::Timestamp => TypeClass::Timestamp,
+        Kind::TimestampTz => TypeClass::TimestampTz,
+    };
+    let mut made = fixture::column(&column.name, class);
+    made.not_null = column.not_null;
+    made.in_unique = world.tables[table].key.contains(&column.name);
+    made
+}
+
+fn minimums(references: &[Reference]) -> Vec<MinimumRef> {
+    references
+        .iter()
+        .map(|reference| MinimumRef {
+            name: reference.name.clone(),
+            clock: reference.clock.as_ref().map(clock_text),
+        })
+        .collect()
+}
+
+fn cell_tag(tag: &CellTag) -> ColumnTag {
+    ColumnTag {
+        category: "user.content".to_owned(),
+        sensitivity: Sensitivity::Personal,
+        purposes: tag.purposes.clone(),
+        residency: None,
+        on_expiry: tag.method.as_ref().map(|left| match left {
+            Value::Text(text) => Method::Constant(text.clone()),
+            _ => Method::SetNull,
+        }),
+        clock: tag.clock.as_ref().map(clock_text),
+        minimums: minimums(&tag.minimums),
+    }
+}
+
+fn table_tag(tag: &ModelTag) -> TableTag {
+    TableTag {
+        subject: tag.subject.as_ref().map(|subject| SubjectTag {
+            kind: subject.kind.clone(),
+            key: (!subject.via).then(|| subject.columns.clone()),
+            via: subject.via.then(|| subject.columns.clone()),
+        }),
+        clock: tag.clock.as_ref().map(clock_text),
+        null_clock: tag.not_started.then_some(NullClock::NotStarted),
+        collected: tag.collected.as_ref().map(clock_text),
+        on_expiry: tag.delete.then_some(RowExpiry::Delete),
+        ..TableTag::default()
+    }
+}
+
+/// The tables as they are read from the catalog: each root with its leaves.
+fn schema(world: &World) -> Schema {
+    let mut tables = BTreeMap::new();
+    for (at, table) in world.tables.iter().enumerate() {
+        if table.above.is_some() {
+            continue;
+        }
+        let family: Vec<usize> = (0..world.tables.len())
+            .filter(|member| world.is_within(*member, at))
+            .collect();
+        let leaves = family
+            .iter()
+            .filter(|member| !world.tables[**member].partitioned)
+            .map(|member| Leaf {
+                id: rel(*member),
+                ident: relation(world, *member),
+                owner: 10,
+                within: if *member == at {
+                    vec![rel(at)]
+                } else {
+                    vec![rel(*member), rel(at)]
+                },
+            })
+            .collect();
+        let tagged = table.tag.is_some() || !table.cells.is_empty();
+        tables.insert(
+            rel(at),
+            Table {
+                id: rel(at),
+                ident: relation(world, at),
+                owner: 10,
+                columns: table
+                    .columns
+                    .iter()
+                    .map(|known| column(world, at, known))
+                    .collect(),
+                primary_key: table.key.clone(),
+                tag: table.tag.as_ref().map(table_tag),
+                column_tags: table
+                    .cells
+                    .iter()
+                    .map(|(name, tag)| (name.clone(), cell_tag(tag)))
+                    .collect(),
+                leaves: if tagged { leaves } else { Vec::new() },
+                above: Vec::new(),
+                family: family.iter().map(|member| rel(*member)).collect(),
+                split: false,
+                unreadable: BTreeMap::new(),
+                findings: Vec::new(),
+            },
+        );
+    }
+    let idents = |names: &[String]| names.iter().map(|name| ident(name)).collect::<Vec<_>>();
+    let foreign_keys = world
+        .foreign_keys
+        .iter()
+        .map(|key| ForeignKey {
+            name: key.name.clone(),
+            child: rel(key.child),
+            child_ident: relation(world, key.child),
+            child_partitioned: world.tables[key.child].partitioned,
+            columns: idents(&key.columns),
+            parent: rel(key.parent),
+            parent_ident: relation(world, key.parent),
+            parent_partitioned: world.tables[key.parent].partitioned,
+            parent_columns: idents(&key.parent_columns),
+            operators: vec!["OPERATOR(pg_catalog.=)".to_owned(); key.columns.len()],
+            on_delete: match key.on_delete {
+                world::OnDelete::NoAction => OnDelete::NoAction,
+                world::OnDelete::Restrict => OnDelete::Restrict,
+                world::OnDelete::Cascade => OnDelete::Cascade,
+                world::OnDelete::SetNull => OnDelete::SetNull,
+                world::OnDelete::SetDefault => OnDelete::SetDefault,
+            },
+        })
+        .collect();
+    Schema {
+        tables,
+        foreign_keys,
+    }
+}
+
+fn policy(world: &World) -> Policy {
+    let purposes = world.policy.purposes.iter().map(|(name, purpose)| {
+        let known = Purpose {
+            name: name.clone(),
+            basis: "contract".to_owned(),
+            required: true,
+            periods: purpose
+                .periods
+                .iter()
+                .map(|(since, length)| (Instant::from_micros(*since), period(*length)))
+                .collect(),
+            ended_at: purpose.ended.map(Instant::from_micros),
+        };
+        (name.clone(), known)
+    });
+    let minimums = world.policy.minimums.iter().map(|(name, minimum)| {
+        let suspensions = minimum.defence.iter().flatten();
+        let known = Minimum {
+            name: name.clone(),
+            period: period(minimum.period),
+            citation: format!("Law on {name}"),
+            defence: minimum.defence.is_some(),
+            suspended: suspensions.clone().any(|(_, resumed)| resumed.is_none()),
+        };
+        (name.clone(), known)
+    });
+    let holds = world.policy.holds.iter().zip(1..).map(|(hold, id)| Hold {
+        id,
+        matter: format!("M{id}"),
+        scope: match hold {
+            world::Hold::Subject { kind, key } => HoldScope::Subject {
+                kind: kind.clone(),
+                key: key.clone(),
+            },
+            world::Hold::Table { table } => HoldScope::Table { table: rel(*table) },
+            world::Hold::Rows { table, matching } => HoldScope::Rows {
+                table: rel(*table),
+                matching: matching.clone(),
+            },
+        },
+    });
+    Policy {
+        purposes: purposes.collect(),
+        minimums: minimums.collect(),
+        holds: holds.collect(),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+impl<'a> Adapter<'a> {
+    pub fn new(world: &'a World) -> Self {
+        Adapter {
+            world,
+            schema: schema(world),
+            policy: policy(world),
+            plans: RefCell::default(),
+        }
+    }
+
+    /// Whether a table can be reached from itself over foreign keys.
+    pub fn has_circles(&self) -> bool {
+        (0..self.world.tables.len()).any(|start| {
+            let mut reached = vec![start];
+            let mut next = 0;
+            while next < reached.len() {
+                for key in &self.world.foreign_keys {
+                    if key.child == reached[next] {
+                        if key.parent == start {
+                            return true;
+                        }
+                        if !reached.contains(&key.parent) {
+                            reached.push(key.parent);
+                        }
+                    }
+                }
+                next += 1;
+            }
+            false
+        })
+    }
+
+    fn root(&self, table: usize) -> usize {
+        self.world.tables[table].above.unwrap_or(table)
+    }
+
+    fn plan(&self, table: usize) -> std::rc::Rc<Plan> {
+        let root = self.root(table);
+        self.plans
+            .borrow_mut()
+            .entry(root)
+            .or_insert_with(|| std::rc::Rc::new(compile(&self.schema, &self.policy, rel(root))))
+            .clone()
+    }
+
+    /// Rows of the relation that a foreign key's end names, as a query on it finds them.
+    fn rows_of(&self, relation: RelId, partitioned: bool) -> impl Iterator<Item = &'a Row> {
+        let world = self.world;
+        world.rows.iter().filter(move |row| {
+            rel(row.table) == relation
+                || partitioned
+                    && world.tables[row.table]
+                        .above
+                        .is_some_and(|above| rel(above) == relation)
+        })
+    }
+
+    fn joins(child: &Row, columns: &[Ident], parent: &Row, parent_columns: &[Ident]) -> bool {
+        columns.iter().zip(parent_columns).all(|(one, other)| {
+            let value = text(child.value(&one.name));
+            value.is_some() && value == text(parent.value(&other.name))
+        })
+    }
+
+    fn walk(&self, row: &'a Row, path: &[Hop]) -> Option<&'a Row> {
+        let mut at = row;
+        for hop in path {
+            at = self
+                .rows_of(hop.parent, hop.parent_partitioned)
+                .find(|parent| Self::joins(at, &hop.columns, parent, &hop.parent_columns))?;
+        }
+        Some(at)
+    }
+
+    fn clock(&self, row: &'a Row, clock: &Clock) -> Option<Instant> {
+        match self.walk(row, &clock.path)?.value(&clock.column.name) {
+            Value::Time(moment) => Some(Instant::from_micros(*moment)),
+            _ => None,
+        }
+    }
+
+    fn facts(&self, plan: &Plan, row: &'a Row) -> Facts {
+        let tags = &self.world.root(row.table).cells;
+        let disposed = |name: &str| tags[name].method.as_ref() == Some(row.value(name));
+        let subject = match &plan.subject {
+            Some(subject) => {
+                let about = self.walk(row, &subject.path);
+                subject
+                    .columns
+                    .iter()
+                    .map(|column| about.and_then(|about| text(about.value(&column.name))))
+                    .collect()
+            }
+            None => Vec::new(),
+        };
+        let blocked = plan
+            .dependents
+            .iter()
+            .map(|dependent| {
+                let key = &dependent.foreign_key;
+                self.rows_of(key.child, key.child_partitioned).any(|child| {
+                    Self::joins(child, &key.columns, row, &key.parent_columns)
+                        && !(dependent.reflexive && std::ptr::eq(child, row))
+                        && !dependent
+                            .plan
+                            .as_ref()
+                            .is_some_and(|plan| self.is_due(plan, child))
+                })
+            })
+            .collect();
+        Facts {
+            clocks: clocks(plan)
+                .into_iter()
+                .map(|clock| self.clock(row, clock))
+                .collect(),
+            disposed: plan
+                .groups
+                .iter()
+                .flat_map(rewritten)
+                .map(|column| disposed(&column.ident.name))
+                .collect(),
+            subject,
+            matching: match_columns(plan, &self.policy)
+                .into_iter()
+                .map(|name| text(row.value(name)))
+                .collect(),
+            blocked,
+            within: (0..self.world.tables.len())
+                .filter(|table| self.world.is_within(row.table, *table))
+                .map(rel)
+                .collect(),
+        }
+    }
+
+    fn evaluate(&self, plan: &Plan, row: &'a Row) -> Vec<Verdict> {
+        let now = Instant::from_micros(self.world.now);
+        evaluate(plan, &self.policy, &self.facts(plan, row), now)
+    }
+
+    fn is_due(&self, plan: &Plan, row: &'a Row) -> bool {
+        let verdicts = self.evaluate(plan, row);
+        !verdicts.is_empty()
+            && verdicts
+                .iter()
+                .all(|verdict| verdict.action == Action::DeleteRow)
+    }
+
+    /// What the extension says of the row's cells.
+    pub fn verdicts(&self, row: &'a Row) -> Vec<Verdict> {
+        self.evaluate(&self.plan(row.table), row)
+    }
+}

@@ -1,0 +1,170 @@
+//! The compiler and the evaluation against an independent reading of the rules (`tests/model`): worlds are made
+//! at random, with changes over time, and every cell and row is compared.
+//!
+//! `CUSTODIAN_MODEL_CASES` says how many worlds each of the tests makes, `CUSTODIAN_MODEL_SEED` (a number) makes
+//! others than those of the default seed. A failure shrinks, prints its tape, and is kept in
+//! `proptest-regressions/policy/model_tests/`; with `CUSTODIAN_MODEL_TAPE` (as printed) a world is printed.
+
+mod adapter;
+mod regressions;
+
+use proptest::collection::vec;
+use proptest::prelude::any;
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
+};
+use retention_model::generate::{self, Features, Tape};
+use retention_model::{State as Expected, World};
+
+use crate::policy::evaluate::Action;
+use crate::policy::model::State;
+use adapter::Adapter;
+
+/// Worlds per test by default; there are four tests.
+const CASES: u32 = 25_000;
+
+const REGRESSIONS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/proptest-regressions/policy/model_tests/tapes.txt"
+);
+
+/// What compiler and evaluation know of so far.
+const FEATURES: Features = Features {
+    consents: false,
+    tolling: false,
+    maximums: false,
+    paths: false,
+    ..Features::ALL
+};
+
+fn same(expected: Expected, found: State) -> bool {
+    matches!(
+        (expected, found),
+        (Expected::Active, State::Active)
+            | (Expected::Blocked, State::Blocked)
+            | (Expected::Due, State::Due)
+            | (Expected::Disposed, State::Disposed)
+            | (Expected::Held, State::Held)
+            | (Expected::Unresolved, State::Unresolved)
+    )
+}
+
+/// Compares every cell and row of the world; says the first difference.
+fn compare(world: &World) -> Result<(), String> {
+    let adapter = Adapter::new(world);
+    let decision = world.decide();
+    let circular = adapter.has_circles();
+    for (at, cells) in decision.states.iter().enumerate() {
+        let row = &world.rows[at];
+        let verdicts = adapter.verdicts(row);
+        let names: Vec<&str> = verdicts
+            .iter()
+            .map(|verdict| verdict.column.as_str())
+            .collect();
+        let expected: Vec<&str> = cells.keys().map(String::as_str).collect();
+        if names != expected {
+            return Err(format!("row {at}: cells {names:?} instead of {expected:?}"));
+        }
+        let goes = decision.deleted.contains(&at);
+        for verdict in &verdicts {
+            let expected = cells[&verdict.column];
+            if !same(expected, verdict.state) {
+                return Err(format!(
+                    "row {at}, {}: {:?} instead of {expected:?}",
+                    verdict.column, verdict.state
+                ));
+            }
+            let deletes = verdict.action == Action::DeleteRow;
+            if deletes && !goes || goes && !deletes && !circular {
+                return Err(format!("row {at}: deleted {deletes} instead of {goes}"));
+            }
+            let rewritten = expected == Expected::Due
+                && world.root(row.table).cells[&verdict.column]
+                    .method
+                    .is_some();
+            if !deletes && (verdict.action == Action::Rewrite) != rewritten {
+                return Err(format!(
+                    "row {at}, {}: {:?} of a cell that is {expected:?}",
+                    verdict.column, verdict.action
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a world from the tape and lets `changes` things happen in it, with a sweep before each.
+fn check(tape: &[u8], changes: usize) -> Result<(), String> {
+    let mut tape = Tape::new(tape);
+    let mut world = generate::world(&mut tape, FEATURES);
+    let mut happened = Vec::new();
+    compare(&world).map_err(|why| format!("{why}\n{world:#?}"))?;
+    for _ in 0..changes {
+        if tape.chance(70) {
+            (world, _) = world.sweep();
+            happened.push("a sweep".to_owned());
+        }
+        if let Some(change) = generate::change(&mut tape, &world, FEATURES) {
+            world.apply(&change);
+            happened.push(format!("{change:?}"));
+        }
+        compare(&world)
+            .map_err(|why| format!("{why}\nafter {}\n{world:#?}", happened.join(", then ")))?;
+    }
+    Ok(())
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number"))
+    })
+}
+
+fn run(stream: u64, changes: usize) {
+    let cases = number("CUSTODIAN_MODEL_CASES").map_or(CASES, |cases| {
+        u32::try_from(cases).expect("CUSTODIAN_MODEL_CASES fits 32 bits")
+    });
+    let seed = number("CUSTODIAN_MODEL_SEED").unwrap_or(1);
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..16].copy_from_slice(&stream.to_le_bytes());
+    let config = Config {
+        cases,
+        max_shrink_iters: 30_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        source_file: Some(file!()),
+        ..Config::default()
+    };
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let result = runner.run(&vec(any::<u8>(), 0..900), |tape| {
+        check(&tape, changes)
+            .map_err(|why| TestCaseError::fail(format!("{why}\ntape: {}", hex::encode(&tape))))
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, _)) => panic!("with seed {seed}: {why}"),
+        Err(TestError::Abort(why)) => panic!("with seed {seed}: {why}"),
+    }
+}
+
+#[test]
+fn random_worlds_are_decided_as_the_model_says() {
+    run(1, 0);
+}
+
+#[test]
+fn more_random_worlds_are_decided_as_the_model_says() {
+    run(2, 0);
+}
+
+#[test]
+fn random_worlds_in_which_things_happen_are_decided_as_the_model_says() {
+    run(3, 2);
+}
+
+#[test]
+fn random_worlds_in_which_much_happens_are_decided_as_the_model_says() {
+    run(4, 5);
+}

@@ -1,0 +1,78 @@
+//! What happens in a world from one sweep to the next.
+
+use crate::calendar::{Moment, Period};
+use crate::world::{Consent, Hold, Row, Value, World};
+
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Time passes.
+    Later(Moment),
+    /// A purpose gets another period.
+    Period(String, Period),
+    /// A purpose ends.
+    End(String),
+    Place(Hold),
+    /// The hold with this index is released.
+    Release(usize),
+    Consent(Consent),
+    /// The consent with this index is withdrawn.
+    Withdraw(usize),
+    Suspend(String),
+    Resume(String),
+    /// A value of the row with this index changes.
+    Update(usize, String, Value),
+    Insert(Row),
+}
+
+impl World {
+    /// The world after the change, which takes place in the present.
+    pub fn apply(&mut self, change: &Change) {
+        let now = self.now;
+        let policy = &mut self.policy;
+        match change {
+            Change::Later(time) => self.now += time,
+            Change::Period(name, period) => {
+                if let Some(purpose) = policy.purposes.get_mut(name) {
+                    purpose.periods.push((now, *period));
+                }
+            }
+            Change::End(name) => {
+                if let Some(purpose) = policy.purposes.get_mut(name) {
+                    purpose.ended = Some(purpose.ended.map_or(now, |ended| ended.min(now)));
+                }
+            }
+            Change::Place(hold) => policy.holds.push(hold.clone()),
+            Change::Release(at) => {
+                policy.holds.remove(*at);
+            }
+            Change::Consent(consent) => policy.consents.push(consent.clone()),
+            Change::Withdraw(at) => {
+                let consent = &mut policy.consents[*at];
+                consent.withdrawn = Some(consent.withdrawn.map_or(now, |before| before.min(now)));
+            }
+            Change::Suspend(name) => {
+                if let Some(suspensions) = policy
+                    .minimums
+                    .get_mut(name)
+                    .and_then(|minimum| minimum.defence.as_mut())
+                {
+                    suspensions.push((now, None));
+                }
+            }
+            Change::Resume(name) => {
+                let last = policy
+                    .minimums
+                    .get_mut(name)
+                    .and_then(|minimum| minimum.defence.as_mut())
+                    .and_then(|suspensions| suspensions.last_mut());
+                if let Some((_, resumed @ None)) = last {
+                    *resumed = Some(now);
+                }
+            }
+            Change::Update(at, column, value) => {
+                self.rows[*at].values.insert(column.clone(), value.clone());
+            }
+            Change::Insert(row) => self.rows.push(row.clone()),
+        }
+    }
+}
