@@ -8,10 +8,10 @@ PROFILE ?= release
 export PG_CONFIG PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo test lint bench package clean
+.PHONY: help setup install demo test test-long lint bench package clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PG_CONFIG=$(PG_CONFIG)"
 
@@ -26,6 +26,9 @@ demo: setup install ## watch the main job happen, on throwaway clusters
 
 test: setup ## run all checks and tests (installs a debug build into the PostgreSQL of PG_CONFIG)
 	@scripts/test
+
+test-long: setup ## compare with the independent model on 10 million random worlds; takes hours
+	@scripts/test-long
 
 lint: setup ## check formatting, clippy, and what clippy cannot know
 	@scripts/lint

@@ -3,11 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use retention_model::world::{
-    self, CellTag, Kind, Reference, Row, TableTag as ModelTag, Value, World,
-};
+use retention_model::world::{self, Kind, Row, Value, World};
 
-use crate::anonymize::method::Method;
 use crate::policy::compile::compile;
 use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
 use crate::policy::fixture;
@@ -18,9 +15,7 @@ use crate::policy::model::{
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, match_columns};
 use crate::policy::render::rewritten;
-use crate::tag::grammar::{
-    ColumnTag, MinimumRef, NullClock, RowExpiry, Sensitivity, SubjectTag, TableTag,
-};
+use crate::tag::grammar;
 
 pub struct Adapter<'a> {
     world: &'a World,
@@ -49,64 +44,35 @@ fn period(period: retention_model::Period) -> Period {
     }
 }
 
-fn clock_text(clock: &world::Clock) -> String {
-    let mut steps = clock.over.clone();
-    steps.push(clock.column.clone());
-    steps.join(".")
-}
-
-fn column(world: &World, table: usize, column: &world::Column) -> Column {
-    let class = match column.kind {
-        Kind::Key => TypeClass::Integer,
-        Kind::Text | Kind::Path => TypeClass::Text { max: None },
-        Kind::Date => TypeClass::Date,
-        Kind::Timestamp => TypeClass::Timestamp,
-        Kind::TimestampTz => TypeClass::TimestampTz,
-    };
-    let mut made = fixture::column(&column.name, class);
-    made.not_null = column.not_null;
-    made.in_unique = world.tables[table].key.contains(&column.name);
-    made
-}
-
-fn minimums(references: &[Reference]) -> Vec<MinimumRef> {
-    references
-        .iter()
-        .map(|reference| MinimumRef {
-            name: reference.name.clone(),
-            clock: reference.clock.as_ref().map(clock_text),
-        })
-        .collect()
-}
-
-fn cell_tag(tag: &CellTag) -> ColumnTag {
-    ColumnTag {
-        category: "user.content".to_owned(),
-        sensitivity: Sensitivity::Personal,
-        purposes: tag.purposes.clone(),
-        residency: None,
-        on_expiry: tag.method.as_ref().map(|left| match left {
-            Value::Text(text) => Method::Constant(text.clone()),
-            _ => Method::SetNull,
-        }),
-        clock: tag.clock.as_ref().map(clock_text),
-        minimums: minimums(&tag.minimums),
+/// The columns as the server has them: the paths of a document are in one column.
+fn columns(table: &world::Table) -> Vec<Column> {
+    let mut columns: Vec<Column> = Vec::new();
+    for known in &table.columns {
+        let class = match known.kind {
+            Kind::Key => TypeClass::Integer,
+            Kind::Text => TypeClass::Text { max: None },
+            Kind::Path => TypeClass::Json,
+            Kind::Date => TypeClass::Date,
+            Kind::Timestamp => TypeClass::Timestamp,
+            Kind::TimestampTz => TypeClass::TimestampTz,
+        };
+        let name = match (known.kind, known.name.split_once('.')) {
+            (Kind::Path, Some((document, _))) => document,
+            _ => &known.name,
+        };
+        if columns.iter().any(|column| column.ident.name == name) {
+            continue;
+        }
+        let mut made = fixture::column(name, class);
+        if class == TypeClass::Json {
+            made.base = "jsonb".to_owned();
+            made.type_name = "jsonb".to_owned();
+        }
+        made.not_null = known.not_null;
+        made.in_unique = table.key.contains(&known.name);
+        columns.push(made);
     }
-}
-
-fn table_tag(tag: &ModelTag) -> TableTag {
-    TableTag {
-        subject: tag.subject.as_ref().map(|subject| SubjectTag {
-            kind: subject.kind.clone(),
-            key: (!subject.via).then(|| subject.columns.clone()),
-            via: subject.via.then(|| subject.columns.clone()),
-        }),
-        clock: tag.clock.as_ref().map(clock_text),
-        null_clock: tag.not_started.then_some(NullClock::NotStarted),
-        collected: tag.collected.as_ref().map(clock_text),
-        on_expiry: tag.delete.then_some(RowExpiry::Delete),
-        ..TableTag::default()
-    }
+    columns
 }
 
 /// The tables as they are read from the catalog: each root with its leaves.
@@ -140,17 +106,18 @@ fn schema(world: &World) -> Schema {
                 id: rel(at),
                 ident: relation(world, at),
                 owner: 10,
-                columns: table
-                    .columns
-                    .iter()
-                    .map(|known| column(world, at, known))
-                    .collect(),
+                columns: columns(table),
                 primary_key: table.key.clone(),
-                tag: table.tag.as_ref().map(table_tag),
+                tag: table
+                    .label()
+                    .map(|label| grammar::parse_table(&label).expect("a valid label")),
                 column_tags: table
-                    .cells
-                    .iter()
-                    .map(|(name, tag)| (name.clone(), cell_tag(tag)))
+                    .column_labels()
+                    .into_iter()
+                    .map(|(name, label)| {
+                        let label = grammar::parse_column(&label).expect("a valid label");
+                        (name, label.tag().expect("no clearance").clone())
+                    })
                     .collect(),
                 leaves: if tagged { leaves } else { Vec::new() },
                 above: Vec::new(),
@@ -365,7 +332,7 @@ impl<'a> Adapter<'a> {
                 .groups
                 .iter()
                 .flat_map(rewritten)
-                .map(|column| disposed(&column.ident.name))
+                .map(|column| disposed(&column.cell()))
                 .collect(),
             subject,
             matching: match_columns(plan, &self.policy)

@@ -33,7 +33,6 @@ const FEATURES: Features = Features {
     consents: false,
     tolling: false,
     maximums: false,
-    paths: false,
     ..Features::ALL
 };
 

@@ -13,6 +13,7 @@ pub mod calendar;
 pub mod change;
 pub mod decide;
 pub mod generate;
+pub mod label;
 #[cfg(test)]
 mod tests;
 pub mod world;
