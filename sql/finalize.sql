@@ -64,3 +64,12 @@ GRANT EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.scheduled_columns() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.waive(text, text, text, text, timestamptz) TO PUBLIC;
 GRANT SELECT ON custodian.retention_schedule, custodian.waivers TO PUBLIC;
+
+-- Transfers and lanes: for stewards, which the functions and the views check for themselves.
+GRANT EXECUTE ON FUNCTION custodian.approve_transfer(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.close_lane(bigint, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.open_lane(text, text, text, text[], inet, text, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.publication_filter(regclass, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.register_transfer(text, text, text, text, text, text[], text[], text, text, text, text, text, text, timestamptz, text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.revoke_transfer(text, text, text) TO PUBLIC;
+GRANT SELECT ON custodian.lanes, custodian.transfers TO PUBLIC;

@@ -17,6 +17,7 @@ use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::exposure::{self, Column, Columns, Exposure};
+use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
@@ -188,6 +189,10 @@ fn offending(
                 Some(rules),
             ) => !session.judgement.may_hold(rules, residency),
             _ => true,
+        })
+        .filter(|column| {
+            !lane::has_lanes()
+                || !lane::may_read(session, relation, column.attnum, &column.exposure)
         })
         .map(|column| (relation, column.clone()))
         .collect()

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::conninfo::{self, Host};
 use crate::guard::exposure::{self, Column};
+use crate::guard::lane::{qualify, store};
 use crate::guard::refuse::{self, Flow};
 use crate::guard::verdict::{Address, Judgement, Peer, Verdict};
 use crate::guard::{active, session};
@@ -162,6 +163,24 @@ fn permit(publication: &str) -> Result<Option<Vec<String>>> {
     })
 }
 
+/// Whether a list names tables one by one, rather than schemas.
+fn names_tables_only(objects: *mut pg_sys::List) -> bool {
+    // SAFETY: the parse tree's list of object specifications, valid during the statement.
+    unsafe { list::items::<pg_sys::PublicationObjSpec>(objects) }
+        .iter()
+        .all(|object| object.pubobjtype == pg_sys::PublicationObjSpecType::PUBLICATIONOBJ_TABLE)
+}
+
+/// Whether one approved transfer covers all these columns. Row filters are looked at where a lane is opened and used:
+/// without a lane a publication reaches nobody outside.
+fn is_covered(columns: &[(pg_sys::Oid, Column)]) -> Result<bool> {
+    Ok(store::usable_transfers()?.iter().any(|transfer| {
+        columns
+            .iter()
+            .all(|(_, column)| qualify::covers(transfer, &column.exposure))
+    }))
+}
+
 fn publication(
     name: *const std::ffi::c_char,
     objects: *mut pg_sys::List,
@@ -173,6 +192,7 @@ fn publication(
         return Ok(());
     }
     let name = string(name);
+    let selected = !all_tables && names_tables_only(objects);
     let tables = if all_tables {
         tables_of(None)?
     } else {
@@ -204,7 +224,7 @@ fn publication(
             }
         }
     }
-    if offending.is_empty() {
+    if offending.is_empty() || (permitted.is_none() && selected && is_covered(&offending)?) {
         return Ok(());
     }
     let reason = match &permitted {
@@ -225,7 +245,8 @@ fn publication(
     .detail(reason)
     .hint(
         "Publish a list of columns without them, clear those that hold no personal data with \
-         custodian.clear_column(), or have a steward call custodian.permit_publication().",
+         custodian.clear_column(), or have stewards register and approve a transfer \
+         (custodian.register_transfer()) or, within the region, call custodian.permit_publication().",
     );
     decide(format!("publication {name}"), None, error, true)
 }

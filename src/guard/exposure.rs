@@ -17,6 +17,9 @@ pub enum Exposure {
     /// Personal: may be in these regions; `None` was not stated, which is the most restrictive.
     Tagged {
         category: String,
+        /// Category and purposes of each cell: the column's and those of paths inside its documents. Empty where part of
+        /// the documents is under no tag.
+        cells: Vec<(String, Vec<String>)>,
         residency: Option<Vec<String>>,
     },
     /// Neither tagged nor cleared, or with a label that cannot be read.
@@ -30,6 +33,13 @@ impl Exposure {
             Some(ColumnLabel::NotPersonal) => Exposure::Cleared,
             Some(ColumnLabel::Tag(tag)) => Exposure::Tagged {
                 category: tag.category.clone(),
+                cells: if tag.derived {
+                    Vec::new()
+                } else {
+                    tag.cells()
+                        .map(|(_, cell)| (cell.category.clone(), cell.purposes.clone()))
+                        .collect()
+                },
                 residency: tag.residency_of_all(),
             },
         }
@@ -43,10 +53,12 @@ impl Exposure {
             Exposure::Tagged {
                 category,
                 residency: None,
+                ..
             } => format!("{category}, residency not stated"),
             Exposure::Tagged {
                 category,
                 residency: Some(regions),
+                ..
             } => format!("{category}, residency {}", regions.join(", ")),
         }
     }
@@ -194,6 +206,7 @@ mod tests {
     fn tagged(residency: Option<&[&str]>) -> Exposure {
         Exposure::Tagged {
             category: "user.contact.email".to_owned(),
+            cells: Vec::new(),
             residency: residency.map(|regions| regions.iter().map(|r| (*r).to_owned()).collect()),
         }
     }

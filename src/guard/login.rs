@@ -1,4 +1,4 @@
-//! Login gate: a walsender is let in from inside only.
+//! Login gate: a walsender is let in from inside, or by a lane that is open for it.
 //!
 //! The hook runs in the new backend once the client has been authenticated, and also when that failed.
 
@@ -7,7 +7,9 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
+use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
+use crate::guard::session::Session;
 use crate::guard::verdict::Verdict;
 use crate::guard::{replication, session};
 use crate::guc::{self, Enforce, Gate};
@@ -27,10 +29,24 @@ fn check() -> Result<()> {
         return Ok(());
     }
     let session = session::current();
-    let judgement = &session.judgement;
-    if judgement.verdict == Verdict::Inside {
+    if session.judgement.verdict == Verdict::Inside {
         return Ok(());
     }
+    // Lanes are in tables, which can be read only later; physical replication has none.
+    if session.database.is_some() {
+        lane::decide_later();
+        return Ok(());
+    }
+    refuse(&session, None)
+}
+
+/// Refuses this walsender, or records in mode `warn` that it would be refused. `no_lane` says why no lane is for it.
+pub fn refuse(session: &Session, no_lane: Option<String>) -> Result<()> {
+    let judgement = &session.judgement;
+    let detail = match no_lane {
+        Some(reason) => format!("{} {reason}", judgement.reason),
+        None => judgement.reason.clone(),
+    };
     let error = Error::new(
         Kind::RegionRefused,
         format!(
@@ -38,7 +54,7 @@ fn check() -> Result<()> {
             session.peer
         ),
     )
-    .detail(judgement.reason.clone())
+    .detail(detail)
     .hint(judgement.remedy.clone());
     refuse::unless_only_warned(
         Flow {

@@ -10,6 +10,7 @@ pub mod conninfo;
 pub mod ddl;
 mod exposure;
 pub mod function;
+pub mod lane;
 mod login;
 mod refuse;
 mod replication;
@@ -37,6 +38,7 @@ pub fn init() {
     }
     active::init();
     login::init();
+    lane::session::init();
     access::init();
     if let Err(error) = replication::init() {
         report::raise(error);

@@ -1,4 +1,4 @@
-//! Replication command gate: a walsender from outside may not ship anything.
+//! Replication command gate: a walsender from outside may ship what a lane says, and nothing else.
 //!
 //! The server has no hook for replication commands. But it announces each one in the log before it acts on
 //! it, and a hook on log messages may raise an error there, which refuses the command and leaves the session
@@ -17,6 +17,7 @@ use pgrx::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::command::{self, Command};
+use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
 use crate::guard::verdict::Verdict;
@@ -87,6 +88,13 @@ fn decide() -> Result<Option<String>> {
     if command.as_ref().is_some_and(Command::is_harmless) {
         return Ok(None);
     }
+    let no_lane = match &command {
+        None => String::new(),
+        Some(command) => match lane::allows(&session, command) {
+            Ok(_) => return Ok(None),
+            Err(reason) => reason,
+        },
+    };
     let object = command.as_ref().map_or_else(
         || "a replication command that the guard does not know".to_owned(),
         Command::describe,
@@ -95,7 +103,7 @@ fn decide() -> Result<Option<String>> {
         Kind::RegionRefused,
         format!("{object} is not allowed by the region rules"),
     )
-    .detail(judgement.reason.clone())
+    .detail(format!("{} {no_lane}", judgement.reason).trim_end())
     .hint(judgement.remedy.clone());
     let mut warning = None;
     refuse::unless_only_warned(

@@ -1,0 +1,178 @@
+//! The lanes of this session: read in its first transaction, since neither the login hook nor the hook on
+//! replication commands can read tables.
+
+use std::cell::{Cell, RefCell};
+
+use pgrx::prelude::*;
+
+use crate::error::Result;
+use crate::guard::command::Command;
+use crate::guard::exposure::Exposure;
+use crate::guard::lane::model::{Caller, Lane};
+use crate::guard::lane::qualify::{self, Open};
+use crate::guard::lane::store;
+use crate::guard::session::Session;
+use crate::guard::{login, session};
+use crate::pg::port::{self, Remote};
+use crate::pg::{report, slot, xact};
+
+/// A lane that is for this session's peer.
+struct Loaded {
+    lane: Lane,
+    /// What it may also read for the initial copy.
+    open: Vec<Open>,
+}
+
+thread_local! {
+    /// Whether the login of this walsender is still to be decided.
+    static PENDING: Cell<bool> = const { Cell::new(false) };
+    static LANES: RefCell<Vec<Loaded>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Leaves the decision on this login to the session's first transaction, before any command is read.
+pub fn decide_later() {
+    PENDING.set(true);
+}
+
+/// What of the peer is not what a lane says; `None` when all fits.
+fn differs(lane: &Lane, session: &Session, client: &port::Client) -> Option<&'static str> {
+    let Some(rules) = &session.active.rules else {
+        return Some("region");
+    };
+    lane.differs(
+        rules,
+        &Caller {
+            role: &client.role,
+            address: match client.remote {
+                Remote::Ip(address) => Some(address),
+                _ => None,
+            },
+            issuer: client.issuer.as_deref(),
+            region: session.judgement.region.as_deref(),
+            organisation: session.judgement.organisation.as_deref(),
+        },
+    )
+}
+
+/// Reads the lanes for this peer. Otherwise sentences on why there is none.
+fn load() -> Result<std::result::Result<Vec<Loaded>, String>> {
+    let session = session::current();
+    let Some(client) = port::client() else {
+        return Ok(Err(String::new()));
+    };
+    let mut loaded = Vec::new();
+    let mut reasons = Vec::new();
+    for lane in store::open_lanes()? {
+        // Lanes of other roles are nothing that a stranger should hear about.
+        if lane.role != client.role {
+            continue;
+        }
+        if let Some(field) = differs(&lane, &session, &client) {
+            reasons.push(format!("Lane {} is for another {field}.", lane.id));
+            continue;
+        }
+        match qualify::publications(&lane.publications, &lane.transfer)? {
+            Ok(open) => loaded.push(Loaded { lane, open }),
+            Err(reason) => reasons.push(format!("Lane {} cannot be used. {reason}", lane.id)),
+        }
+    }
+    Ok(if loaded.is_empty() {
+        Err(if reasons.is_empty() {
+            "No lane is open for it.".to_owned()
+        } else {
+            reasons.join(" ")
+        })
+    } else {
+        Ok(loaded)
+    })
+}
+
+fn decide() -> Result<()> {
+    match xact::with_snapshot(load)? {
+        Ok(lanes) => {
+            LANES.with(|known| known.replace(lanes));
+            Ok(())
+        }
+        Err(reason) => login::refuse(&session::current(), Some(reason)),
+    }
+}
+
+/// Runs before the first transaction of a session commits, which is before it reads any command.
+#[pg_guard]
+extern "C-unwind" fn before_commit() {
+    if !PENDING.replace(false) {
+        return;
+    }
+    if let Err(error) = decide() {
+        report::log(PgLogLevel::FATAL, error);
+    }
+}
+
+unsafe extern "C-unwind" fn on_xact_event(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT {
+        before_commit();
+    }
+}
+
+/// Whether a lane lets this command through; otherwise a sentence on each lane that does not. Reads neither catalogs
+/// nor files.
+pub fn allows(session: &Session, command: &Command) -> std::result::Result<i64, String> {
+    let Some(client) = port::client() else {
+        return Err(String::new());
+    };
+    LANES.with_borrow(|lanes| {
+        let mut reasons = Vec::new();
+        for Loaded { lane, .. } in lanes {
+            let field = match differs(lane, session, &client) {
+                Some(field) => field,
+                None if !lane.transfer.is_valid(xact::server_now()) => "time",
+                None => match lane.allows(command, slot::plugin) {
+                    Ok(()) => return Ok(lane.id),
+                    Err(field) => field,
+                },
+            };
+            reasons.push(format!("Lane {} does not allow it: {field}.", lane.id));
+        }
+        Err(reasons.join(" "))
+    })
+}
+
+/// Whether this walsender may read a column for the initial copy of a subscription: a lane for it carries the column, and
+/// no condition lies on the rows.
+pub fn may_read(
+    session: &Session,
+    relation: pg_sys::Oid,
+    attnum: i16,
+    exposure: &Exposure,
+) -> bool {
+    let Some(client) = port::client() else {
+        return false;
+    };
+    LANES.with_borrow(|lanes| {
+        lanes.iter().any(|loaded| {
+            loaded.open.iter().any(|open| {
+                open.relation == relation.to_u32()
+                    && open
+                        .columns
+                        .as_ref()
+                        .is_none_or(|columns| columns.contains(&attnum))
+            }) && loaded.lane.transfer.is_valid(xact::server_now())
+                && qualify::covers(&loaded.lane.transfer, exposure)
+                && differs(&loaded.lane, session, &client).is_none()
+        })
+    })
+}
+
+/// Whether this session has a lane.
+pub fn has_lanes() -> bool {
+    LANES.with_borrow(|lanes| !lanes.is_empty())
+}
+
+/// Installs the callback. Only while preloading.
+pub fn init() {
+    // SAFETY: called once from _PG_init; a callback for the life of the process.
+    unsafe { pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut()) };
+}

@@ -1,0 +1,358 @@
+//! Lawful lanes on real nodes: a registered, approved and opened transfer lets one peer through, and nothing else.
+
+use integration::{Cluster, Error, Net, Result, Sql, needs_net, wait_until};
+
+/// A value of a column that no transfer covers. Not a byte of it may reach the outside.
+const CANARY: &str = "canary-4711";
+
+const RULES: &str = "
+region cn
+region eu
+node 10.86.0.1 cn shop
+network 10.86.0.0/16 cn shop
+network 10.33.0.1/32 eu acme
+network 10.33.0.2/32 eu other
+local postgres
+";
+
+const TABLE: &str = "CREATE TABLE customer (id int PRIMARY KEY, email text, card text, plan text,
+                         country text NOT NULL DEFAULT 'cn', agreed boolean NOT NULL DEFAULT false)";
+
+/// The arguments of a registration that is complete, but for the name.
+const REGISTRATION: &str = "receiver => 'Acme GmbH', contact => 'privacy@acme.example', organisation => 'acme',
+    region => 'eu', purposes => '{shop.orders}', categories => '{user.contact}', method => 'storage for support',
+    safeguards => 'standard contract no. 7', risks => 'assessed 2026-01, low', rights_channel => 'https://acme.example/rights',
+    basis => 'contract', notice => 'privacy policy of 2026-01-01, section 4'";
+
+fn register(node: &Cluster, name: &str, more: &str) -> Result<()> {
+    node.client_as("lawyer", "postgres")?
+        .batch_execute(&format!(
+            "SELECT custodian.register_transfer('{name}', {REGISTRATION}, {more})"
+        ))?;
+    node.client_as("officer", "postgres")?
+        .batch_execute(&format!(
+            "SELECT custodian.approve_transfer('{name}', 'board of 2026-02')"
+        ))?;
+    Ok(())
+}
+
+fn open(node: &Cluster, name: &str, publication: &str) -> Result<String> {
+    node.client_as("postgres", "postgres")?.text(&format!(
+        "SELECT custodian.open_lane('{name}', 'eu_sub', 'sub', '{{{publication}}}', network => '10.33.0.0/16')"
+    ))
+}
+
+/// A primary in region cn with a tagged table, stewards, and a role for the receiver.
+fn primary(net: &Net) -> Result<Cluster> {
+    let node = Cluster::builder("primary")
+        .place(net.at("cn-a"))
+        .conf("wal_level = logical")
+        .preload("pg_custodian")
+        .start()?;
+    std::fs::write(node.data_dir().join("custodian_regions.conf"), RULES)?;
+    node.exec(
+        "CREATE ROLE steward; CREATE ROLE lawyer LOGIN; CREATE ROLE officer LOGIN; GRANT steward TO lawyer, officer;
+         CREATE ROLE eu_sub LOGIN REPLICATION; CREATE ROLE eu_other LOGIN REPLICATION",
+    )?;
+    node.alter_system("custodian.steward_role", "steward")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&format!(
+        "{TABLE}; INSERT INTO customer SELECT i, 'mail-' || i, '{CANARY}', 'basic', CASE i % 2 WHEN 0 THEN 'eu' ELSE 'cn' END,
+                                              i % 4 < 2 FROM generate_series(1, 100) i;
+         GRANT SELECT ON customer TO PUBLIC"
+    ))?;
+    node.exec(
+        "SELECT custodian.define_purpose('shop.orders', 'contract', '1 year');
+         SELECT custodian.define_purpose('shop.other', 'contract', '1 year');
+         SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders}', residency => '{cn}');
+         SELECT custodian.tag_column('customer', 'card', 'user.financial', '{shop.orders}', residency => '{cn}');
+         SELECT custodian.clear_column('customer', c) FROM unnest('{id,plan,country,agreed}'::text[]) c",
+    )?;
+    node.alter_system("custodian.enforce", "on")?;
+    Ok(node)
+}
+
+fn subscribe(node: &Cluster, at: &Cluster, role: &str, publication: &str) -> Result<()> {
+    at.client()?.batch_execute(&format!(
+        "CREATE SUBSCRIPTION sub CONNECTION '{}' PUBLICATION {publication}",
+        node.conninfo(role, "postgres")
+    ))?;
+    Ok(())
+}
+
+#[track_caller]
+fn refusal(result: Result<()>) -> Error {
+    match result {
+        Ok(()) => panic!("this should have been refused"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "eu-a", "eu-b"])?;
+    let node = primary(&net)?;
+    let columns = "id, email, plan, country, agreed";
+    let publish = format!("CREATE PUBLICATION contacts FOR TABLE customer ({columns})");
+    let early = node.client()?.refused(&publish);
+    assert!(early.to_string().contains("email (user.contact.email"), "{early}");
+
+    register(&node, "shop.eu", "valid_until => now() + interval '1 hour'")?;
+    node.exec(&publish)?;
+
+    let receiver = Cluster::builder("receiver").place(net.at("eu-a")).start()?;
+    receiver.exec(TABLE)?;
+    // Approved, but without a lane.
+    let refused = refusal(subscribe(&node, &receiver, "eu_sub", "contacts")).to_string();
+    assert!(refused.contains("No lane is open for it."), "{refused}");
+
+    let lane = open(&node, "shop.eu", "contacts")?;
+    subscribe(&node, &receiver, "eu_sub", "contacts")?;
+    wait_until("the receiver has the rows", 60, || {
+        receiver.text("SELECT count(email) FROM customer").is_ok_and(|n| n == "100")
+    });
+    node.exec("INSERT INTO customer VALUES (101, 'mail-101', 'canary-4711', 'basic')")?;
+    wait_until("the receiver has the change", 60, || {
+        receiver.text("SELECT email FROM customer WHERE id = 101").is_ok_and(|n| n == "mail-101")
+    });
+    assert_eq!(receiver.text("SELECT count(card) FROM customer")?, "0");
+
+    // Another role, another host of another organisation, another kind: each differs in one field.
+    let other = Cluster::builder("other").place(net.at("eu-b")).start()?;
+    other.exec(TABLE)?;
+    for (at, role, reason) in [
+        (&receiver, "eu_other", "No lane is open for it.".to_owned()),
+        (&other, "eu_sub", format!("Lane {lane} is for another organisation.")),
+    ] {
+        let sql = format!(
+            "CREATE SUBSCRIPTION second CONNECTION '{}' PUBLICATION contacts WITH (copy_data = false)",
+            node.conninfo(role, "postgres")
+        );
+        let refused = at.client()?.refused(&sql).to_string();
+        assert!(refused.contains(&reason), "{refused}");
+    }
+    for (slot, plugin, reason) in [
+        ("sub2", "pgoutput", "slot"),
+        ("sub2", "test_decoding", "slot"),
+        ("sub", "test_decoding", "plugin"),
+    ] {
+        let output = node
+            .program("pg_recvlogical")?
+            .from(net.at("eu-a"))
+            .role("eu_sub")
+            .args(["-d", "postgres", "--slot", slot, "-P", plugin, "--create-slot"])
+            .run()?;
+        let expected = format!("Lane {lane} does not allow it: {reason}.");
+        assert!(!output.success() && output.stderr.contains(&expected), "{output}");
+    }
+    for (option, reason) in [
+        ("publication_names=everything", "publications"),
+        ("messages=true", "logical messages"),
+    ] {
+        let output = node
+            .program("pg_recvlogical")?
+            .from(net.at("eu-a"))
+            .role("eu_sub")
+            .args(["-d", "postgres", "--slot", "sub", "--start", "--no-loop", "-f", "-"])
+            .args(["-o", "proto_version=1", "-o", option, "-o", "publication_names=contacts"])
+            .run()?;
+        assert!(!output.success() && output.stderr.contains(reason), "{output}");
+        assert!(!output.all().contains(CANARY));
+    }
+    let backup = node
+        .program("pg_basebackup")?
+        .from(net.at("eu-a"))
+        .role("eu_sub")
+        .args(["-D", "-", "-Ft", "-X", "none"])
+        .run()?;
+    assert!(!backup.success() && !backup.all().contains(CANARY), "{backup}");
+    // The lane is for replication: an ordinary session of the same role reads nothing by it.
+    let select = node
+        .program("psql")?
+        .from(net.at("eu-a"))
+        .role("eu_sub")
+        .args(["-Atc", "SELECT email FROM customer"])
+        .run()?;
+    assert!(!select.success() && !select.all().contains("mail-"), "{select}");
+    Ok(())
+}
+
+#[test]
+fn rows_with_a_condition_cross_only_through_a_filter_that_is_proved() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "eu-a"])?;
+    let node = primary(&net)?;
+    node.exec("SELECT custodian.tag_table('customer', residency_column => 'country')")?;
+    let error = node.client_as("lawyer", "postgres")?.refused(&format!(
+        "SELECT custodian.register_transfer('shop.eu', {}, valid_until => now() + interval '1 hour')",
+        REGISTRATION.replace("'contract'", "'consent'")
+    ));
+    assert!(error.to_string().contains("names no consent column"), "{error}");
+    register(
+        &node,
+        "shop.eu",
+        "valid_until => now() + interval '1 hour', consent_column => 'agreed'",
+    )?;
+    let filter = node.text("SELECT custodian.publication_filter('customer', 'shop.eu')")?;
+    assert_eq!(filter, "agreed AND country IN ('eu')");
+    node.exec("ALTER TABLE customer REPLICA IDENTITY FULL")?;
+    let mut client = node.client()?;
+    for (name, filter) in [
+        ("none", String::new()),
+        ("half", "WHERE (agreed)".to_owned()),
+        ("either", "WHERE (agreed OR country = 'eu')".to_owned()),
+        ("other", "WHERE (agreed AND country = 'cn')".to_owned()),
+        ("wider", "WHERE (agreed AND country IN ('eu', 'cn'))".to_owned()),
+        ("negated", "WHERE (NOT agreed AND country = 'eu')".to_owned()),
+    ] {
+        client.batch_execute(&format!(
+            "CREATE PUBLICATION {name} FOR TABLE customer (id, email, country, agreed) {filter}"
+        ))?;
+        let refused = client.refused(&format!(
+            "SELECT custodian.open_lane('shop.eu', 'eu_sub', 'sub', '{{{name}}}', network => '10.33.0.0/16')"
+        ));
+        assert_eq!(refused.sqlstate(), "55000");
+        assert!(
+            refused.to_string().contains("without a row filter that implies"),
+            "{name}: {refused}"
+        );
+    }
+    for (name, filter) in [
+        ("written", filter.as_str()),
+        ("narrower", "id > 10 AND country = 'eu' AND agreed = true"),
+    ] {
+        client.batch_execute(&format!(
+            "CREATE PUBLICATION {name} FOR TABLE customer (id, email, country, agreed) WHERE ({filter})"
+        ))?;
+        open(&node, "shop.eu", name)?;
+    }
+    // Changes go through the filter; the initial copy of conditional rows is not offered.
+    let receiver = Cluster::builder("receiver").place(net.at("eu-a")).start()?;
+    receiver.exec("CREATE TABLE customer (id int, email text, country text, agreed boolean)")?;
+    receiver.client()?.batch_execute(&format!(
+        "CREATE SUBSCRIPTION sub CONNECTION '{}' PUBLICATION written WITH (copy_data = false)",
+        node.conninfo("eu_sub", "postgres")
+    ))?;
+    node.exec(
+        "INSERT INTO customer VALUES (201, 'no', '', '', 'eu', false), (202, 'no', '', '', 'cn', true),
+                                     (203, 'yes', '', '', 'eu', true)",
+    )?;
+    wait_until("the receiver has the change", 60, || {
+        receiver.text("SELECT count(*) FROM customer").is_ok_and(|n| n != "0")
+    });
+    assert_eq!(receiver.text("SELECT id, email FROM customer")?, "203|yes");
+    Ok(())
+}
+
+#[test]
+fn a_transfer_needs_a_complete_record_and_two_people() -> Result<()> {
+    let node = Cluster::builder("record").preload("pg_custodian").start()?;
+    node.exec(
+        "CREATE ROLE steward; CREATE ROLE lawyer LOGIN; CREATE ROLE officer LOGIN; GRANT steward TO lawyer, officer;
+         CREATE ROLE app LOGIN; CREATE ROLE eu_sub LOGIN REPLICATION; CREATE EXTENSION pg_custodian",
+    )?;
+    node.alter_system("custodian.steward_role", "steward")?;
+    node.exec("SELECT custodian.define_purpose('shop.orders', 'contract', '1 year')")?;
+    let mut lawyer = node.client_as("lawyer", "postgres")?;
+    let mut officer = node.client_as("officer", "postgres")?;
+    let mut app = node.client_as("app", "postgres")?;
+    let complete = format!("{REGISTRATION}, valid_until => now() + interval '1 hour'");
+
+    let arguments: Vec<(&str, &str)> = complete
+        .split(",\n")
+        .flat_map(|line| line.split("', "))
+        .filter_map(|argument| argument.trim().split_once(" => "))
+        .collect();
+    assert_eq!(arguments.len(), 13, "{arguments:?}");
+    for (field, _) in &arguments {
+        let others: Vec<String> = arguments
+            .iter()
+            .map(|(name, value)| {
+                let closed = value.starts_with('\'') && !value.ends_with('\'');
+                let value = if name == field {
+                    "NULL".to_owned()
+                } else if closed {
+                    format!("{value}'")
+                } else {
+                    (*value).to_owned()
+                };
+                format!("{name} => {value}")
+            })
+            .collect();
+        let refused = lawyer.refused(&format!(
+            "SELECT custodian.register_transfer('shop.eu', {})",
+            others.join(", ")
+        ));
+        assert_eq!(refused.sqlstate(), "22023", "{field}: {refused}");
+        assert!(
+            refused.to_string().contains(&format!("Missing: {field}.")),
+            "{field}: {refused}"
+        );
+    }
+    let register = format!("SELECT custodian.register_transfer('shop.eu', {complete})");
+    assert_eq!(app.refused(&register).sqlstate(), "42501");
+    lawyer.batch_execute(&register)?;
+    assert_eq!(lawyer.refused(&register).sqlstate(), "42710");
+
+    let open = "SELECT custodian.open_lane('shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.0/24')";
+    assert_eq!(officer.refused(open).sqlstate(), "55000");
+    let approve = "SELECT custodian.approve_transfer('shop.eu', 'board')";
+    assert_eq!(app.refused(approve).sqlstate(), "42501");
+    assert_eq!(lawyer.refused(approve).sqlstate(), "42501");
+    assert_eq!(
+        lawyer.refused(&format!("SET ROLE steward; {approve}")).sqlstate(),
+        "42501"
+    );
+    lawyer.batch_execute("RESET ROLE")?;
+    officer.batch_execute(approve)?;
+    assert_eq!(officer.refused(approve).sqlstate(), "55000");
+
+    for (arguments, sqlstate) in [
+        ("'shop.eu', 'eu_sub', 'sub', '{p}'", "22023"),
+        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '0.0.0.0/0'", "22023"),
+        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1', plugin => 'wal2json'", "22023"),
+        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1', database => 'other'", "22023"),
+        ("'shop.eu', 'eu_sub', 'sub', '{}', network => '192.0.2.1'", "22023"),
+        ("'shop.eu', 'nobody', 'sub', '{p}', network => '192.0.2.1'", "42704"),
+        ("'shop.us', 'eu_sub', 'sub', '{p}', network => '192.0.2.1'", "42704"),
+        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1'", "55000"),
+    ] {
+        let refused = officer.refused(&format!("SELECT custodian.open_lane({arguments})"));
+        assert_eq!(refused.sqlstate(), sqlstate, "{arguments}: {refused}");
+    }
+    node.exec(
+        "CREATE TABLE t (id int); SELECT custodian.clear_column('t', 'id');
+         CREATE PUBLICATION p FOR TABLE t; CREATE PUBLICATION everything FOR ALL TABLES;
+         CREATE PUBLICATION schema FOR TABLES IN SCHEMA public",
+    )?;
+    for never in ["everything", "schema"] {
+        assert_eq!(officer.refused(&open.replace("{p}", &format!("{{{never}}}"))).sqlstate(), "55000");
+    }
+    let lane = officer.text(open)?;
+    assert_eq!(app.refused("SELECT * FROM custodian.lanes").sqlstate(), "42501");
+    assert_eq!(app.refused("SELECT * FROM custodian.transfers").sqlstate(), "42501");
+    assert_eq!(
+        officer.text("SELECT lane, state, network, plugin FROM custodian.lanes")?,
+        format!("{lane}|open|192.0.2.0/24|pgoutput")
+    );
+    officer.batch_execute("SELECT custodian.revoke_transfer('shop.eu', 'contract ended', 'letter of 2026-03')")?;
+    assert_eq!(
+        officer.text("SELECT state, close_reason, recall_notice FROM custodian.lanes")?,
+        "closed|contract ended|letter of 2026-03"
+    );
+    assert_eq!(officer.text("SELECT state FROM custodian.transfers")?, "revoked");
+    assert_eq!(
+        officer.text(
+            "SELECT string_agg(change, ' ' ORDER BY epoch) FROM custodian.epoch WHERE change LIKE 'transfer.%' OR change LIKE 'lane.%'"
+        ).err().map(|error| error.sqlstate()),
+        Some("42501".to_owned())
+    );
+    assert_eq!(
+        node.text(
+            "SELECT string_agg(change, ' ' ORDER BY epoch) FROM custodian.epoch WHERE change LIKE 'transfer.%' OR change LIKE 'lane.%'"
+        )?,
+        "transfer.registered transfer.approved lane.opened transfer.revoked lane.closed"
+    );
+    Ok(())
+}
