@@ -331,7 +331,7 @@ CREATE FUNCTION custodian."publication_filter"(
 	"rel" regclass,
 	"transfer" TEXT
 ) RETURNS TEXT
-STABLE 
+STABLE
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'publication_filter_wrapper';
 
