@@ -23,12 +23,12 @@ unsafe fn clauses(node: *mut pg_sys::Node) -> *mut pg_sys::List {
 /// The analysed form of a condition over the columns of a relation, whose columns have number 1 in the range table, as
 /// in stored row filters.
 fn analyse(relation: pg_sys::Oid, condition: &str) -> Result<*mut pg_sys::Node> {
-    let query =
-        CString::new(format!("SELECT 1 WHERE {condition}")).map_err(Error::internal)?;
+    let query = CString::new(format!("SELECT 1 WHERE {condition}")).map_err(Error::internal)?;
     // SAFETY: the relation is open, with a lock, while its columns are looked up; trees live in the current memory
     // context; the parser returns one raw statement with the WHERE clause that was put in.
     unsafe {
-        let statements = pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        let statements =
+            pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
         let statements = list::items::<pg_sys::RawStmt>(statements);
         let [statement] = statements.as_slice() else {
             return Err(Error::internal("a condition is more than one statement"));
@@ -72,8 +72,7 @@ pub fn implies(relation: pg_sys::Oid, filter: &str, condition: &str) -> Result<b
         // SAFETY: the text was written by the server as the form of a node tree; the trees are only read.
         Ok(unsafe {
             let given = pg_sys::stringToNode(filter.as_ptr()).cast::<pg_sys::Node>();
-            !given.is_null()
-                && pg_sys::predicate_implied_by(clauses(wanted), clauses(given), false)
+            !given.is_null() && pg_sys::predicate_implied_by(clauses(wanted), clauses(given), false)
         })
     })
 }
@@ -82,7 +81,9 @@ pub fn implies(relation: pg_sys::Oid, filter: &str, condition: &str) -> Result<b
 pub fn literal(text: &str) -> Result<String> {
     let text = CString::new(text).map_err(Error::internal)?;
     // SAFETY: the result is a NUL-terminated string of the server's in the current memory context.
-    Ok(unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(text.as_ptr())) }
-        .to_string_lossy()
-        .into_owned())
+    Ok(
+        unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(text.as_ptr())) }
+            .to_string_lossy()
+            .into_owned(),
+    )
 }

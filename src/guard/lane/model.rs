@@ -79,9 +79,8 @@ fn is_synchronisation(slot: &str) -> bool {
     else {
         return false;
     };
-    rest.split_once('_').is_some_and(|(table, system)| {
-        number(subscription) && number(table) && number(system)
-    })
+    rest.split_once('_')
+        .is_some_and(|(table, system)| number(subscription) && number(table) && number(system))
 }
 
 /// The names in a list as `publication_names` has it: separated by commas, folded to lower case unless quoted.

@@ -101,11 +101,16 @@ fn check_arguments(opening: &Opening) -> Result<()> {
         .into_iter()
         .chain(&opening.publications);
     for name in named {
-        names::check_identifier(name)
-            .map_err(|wrong| invalid(format!("name \"{name}\" {}", wrong.problem), wrong.allowed))?;
+        names::check_identifier(name).map_err(|wrong| {
+            invalid(format!("name \"{name}\" {}", wrong.problem), wrong.allowed)
+        })?;
     }
     let here = relation::database_name(xact::database()).unwrap_or_default();
-    if opening.database.as_ref().is_some_and(|database| *database != here) {
+    if opening
+        .database
+        .as_ref()
+        .is_some_and(|database| *database != here)
+    {
         return Err(invalid(
             format!("a lane of this database is for database \"{here}\" only"),
             "Connect to the database whose data is to be sent, and open the lane there.",

@@ -42,7 +42,11 @@ fn carried(publication: &str) -> Result<std::result::Result<Vec<Carried>, String
             |row| Ok((row.must::<bool>(1)?, row.must::<bool>(2)?)),
         )?;
         match kind {
-            None => return Ok(Err(format!("Publication \"{publication}\" does not exist."))),
+            None => {
+                return Ok(Err(format!(
+                    "Publication \"{publication}\" does not exist."
+                )));
+            }
             Some((true, _)) => {
                 return Ok(Err(format!(
                     "Publication \"{publication}\" is FOR ALL TABLES, and would carry tables that nobody reviewed."
@@ -107,7 +111,10 @@ pub fn condition(
         return Ok(Err(format!("The tag of table {name} cannot be read.")));
     }
     if let Some(column) = labels.table.and_then(|tag| tag.residency_column) {
-        if !matches!(type_of(table, &column), Some(pg_sys::TEXTOID | pg_sys::VARCHAROID)) {
+        if !matches!(
+            type_of(table, &column),
+            Some(pg_sys::TEXTOID | pg_sys::VARCHAROID)
+        ) {
             return Ok(Err(format!(
                 "Column \"{column}\" of table {name}, which says where a row may be, is not of type text or varchar."
             )));

@@ -35,7 +35,9 @@ pub fn usable_transfers() -> Result<Vec<Transfer>> {
     }
     sandbox::as_extension_owner(|| {
         spi::select(
-            &format!("SELECT {TRANSFER} FROM custodian.transfer t WHERE {USABLE} ORDER BY t.transfer"),
+            &format!(
+                "SELECT {TRANSFER} FROM custodian.transfer t WHERE {USABLE} ORDER BY t.transfer"
+            ),
             &[],
             |row| transfer(row, 1),
         )

@@ -1,8 +1,8 @@
 //! Transfers: registered by one steward, approved by another, revoked by any.
 
+use pgrx::PgRelation;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::PgRelation;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -27,11 +27,7 @@ struct Registration {
 }
 
 fn invalid(what: String, wrong: &Wrong) -> Error {
-    Error::new(
-        Kind::InvalidParameter,
-        format!("{what} {}", wrong.problem),
-    )
-    .hint(wrong.allowed)
+    Error::new(Kind::InvalidParameter, format!("{what} {}", wrong.problem)).hint(wrong.allowed)
 }
 
 /// The trimmed text; nothing but white space is nothing.

@@ -96,7 +96,10 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
     let columns = "id, email, plan, country, agreed";
     let publish = format!("CREATE PUBLICATION contacts FOR TABLE customer ({columns})");
     let early = node.client()?.refused(&publish);
-    assert!(early.to_string().contains("email (user.contact.email"), "{early}");
+    assert!(
+        early.to_string().contains("email (user.contact.email"),
+        "{early}"
+    );
 
     register(&node, "shop.eu", "valid_until => now() + interval '1 hour'")?;
     node.exec(&publish)?;
@@ -110,11 +113,15 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
     let lane = open(&node, "shop.eu", "contacts")?;
     subscribe(&node, &receiver, "eu_sub", "contacts")?;
     wait_until("the receiver has the rows", 60, || {
-        receiver.text("SELECT count(email) FROM customer").is_ok_and(|n| n == "100")
+        receiver
+            .text("SELECT count(email) FROM customer")
+            .is_ok_and(|n| n == "100")
     });
     node.exec("INSERT INTO customer VALUES (101, 'mail-101', 'canary-4711', 'basic')")?;
     wait_until("the receiver has the change", 60, || {
-        receiver.text("SELECT email FROM customer WHERE id = 101").is_ok_and(|n| n == "mail-101")
+        receiver
+            .text("SELECT email FROM customer WHERE id = 101")
+            .is_ok_and(|n| n == "mail-101")
     });
     assert_eq!(receiver.text("SELECT count(card) FROM customer")?, "0");
 
@@ -123,7 +130,11 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
     other.exec(TABLE)?;
     for (at, role, reason) in [
         (&receiver, "eu_other", "No lane is open for it.".to_owned()),
-        (&other, "eu_sub", format!("Lane {lane} is for another organisation.")),
+        (
+            &other,
+            "eu_sub",
+            format!("Lane {lane} is for another organisation."),
+        ),
     ] {
         let sql = format!(
             "CREATE SUBSCRIPTION second CONNECTION '{}' PUBLICATION contacts WITH (copy_data = false)",
@@ -141,10 +152,21 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
             .program("pg_recvlogical")?
             .from(net.at("eu-a"))
             .role("eu_sub")
-            .args(["-d", "postgres", "--slot", slot, "-P", plugin, "--create-slot"])
+            .args([
+                "-d",
+                "postgres",
+                "--slot",
+                slot,
+                "-P",
+                plugin,
+                "--create-slot",
+            ])
             .run()?;
         let expected = format!("Lane {lane} does not allow it: {reason}.");
-        assert!(!output.success() && output.stderr.contains(&expected), "{output}");
+        assert!(
+            !output.success() && output.stderr.contains(&expected),
+            "{output}"
+        );
     }
     for (option, reason) in [
         ("publication_names=everything", "publications"),
@@ -154,10 +176,29 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
             .program("pg_recvlogical")?
             .from(net.at("eu-a"))
             .role("eu_sub")
-            .args(["-d", "postgres", "--slot", "sub", "--start", "--no-loop", "-f", "-"])
-            .args(["-o", "proto_version=1", "-o", option, "-o", "publication_names=contacts"])
+            .args([
+                "-d",
+                "postgres",
+                "--slot",
+                "sub",
+                "--start",
+                "--no-loop",
+                "-f",
+                "-",
+            ])
+            .args([
+                "-o",
+                "proto_version=1",
+                "-o",
+                option,
+                "-o",
+                "publication_names=contacts",
+            ])
             .run()?;
-        assert!(!output.success() && output.stderr.contains(reason), "{output}");
+        assert!(
+            !output.success() && output.stderr.contains(reason),
+            "{output}"
+        );
         assert!(!output.all().contains(CANARY));
     }
     let backup = node
@@ -166,7 +207,10 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
         .role("eu_sub")
         .args(["-D", "-", "-Ft", "-X", "none"])
         .run()?;
-    assert!(!backup.success() && !backup.all().contains(CANARY), "{backup}");
+    assert!(
+        !backup.success() && !backup.all().contains(CANARY),
+        "{backup}"
+    );
     // The lane is for replication: an ordinary session of the same role reads nothing by it.
     let select = node
         .program("psql")?
@@ -174,7 +218,10 @@ fn a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver() -
         .role("eu_sub")
         .args(["-Atc", "SELECT email FROM customer"])
         .run()?;
-    assert!(!select.success() && !select.all().contains("mail-"), "{select}");
+    assert!(
+        !select.success() && !select.all().contains("mail-"),
+        "{select}"
+    );
     Ok(())
 }
 
@@ -188,7 +235,10 @@ fn rows_with_a_condition_cross_only_through_a_filter_that_is_proved() -> Result<
         "SELECT custodian.register_transfer('shop.eu', {}, valid_until => now() + interval '1 hour')",
         REGISTRATION.replace("'contract'", "'consent'")
     ));
-    assert!(error.to_string().contains("names no consent column"), "{error}");
+    assert!(
+        error.to_string().contains("names no consent column"),
+        "{error}"
+    );
     register(
         &node,
         "shop.eu",
@@ -203,8 +253,14 @@ fn rows_with_a_condition_cross_only_through_a_filter_that_is_proved() -> Result<
         ("half", "WHERE (agreed)".to_owned()),
         ("either", "WHERE (agreed OR country = 'eu')".to_owned()),
         ("other", "WHERE (agreed AND country = 'cn')".to_owned()),
-        ("wider", "WHERE (agreed AND country IN ('eu', 'cn'))".to_owned()),
-        ("negated", "WHERE (NOT agreed AND country = 'eu')".to_owned()),
+        (
+            "wider",
+            "WHERE (agreed AND country IN ('eu', 'cn'))".to_owned(),
+        ),
+        (
+            "negated",
+            "WHERE (NOT agreed AND country = 'eu')".to_owned(),
+        ),
     ] {
         client.batch_execute(&format!(
             "CREATE PUBLICATION {name} FOR TABLE customer (id, email, country, agreed) {filter}"
@@ -214,7 +270,9 @@ fn rows_with_a_condition_cross_only_through_a_filter_that_is_proved() -> Result<
         ));
         assert_eq!(refused.sqlstate(), "55000");
         assert!(
-            refused.to_string().contains("without a row filter that implies"),
+            refused
+                .to_string()
+                .contains("without a row filter that implies"),
             "{name}: {refused}"
         );
     }
@@ -239,7 +297,9 @@ fn rows_with_a_condition_cross_only_through_a_filter_that_is_proved() -> Result<
                                      (203, 'yes', '', '', 'eu', true)",
     )?;
     wait_until("the receiver has the change", 60, || {
-        receiver.text("SELECT count(*) FROM customer").is_ok_and(|n| n != "0")
+        receiver
+            .text("SELECT count(*) FROM customer")
+            .is_ok_and(|n| n != "0")
     });
     assert_eq!(receiver.text("SELECT id, email FROM customer")?, "203|yes");
     Ok(())
@@ -295,13 +355,16 @@ fn a_transfer_needs_a_complete_record_and_two_people() -> Result<()> {
     lawyer.batch_execute(&register)?;
     assert_eq!(lawyer.refused(&register).sqlstate(), "42710");
 
-    let open = "SELECT custodian.open_lane('shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.0/24')";
+    let open =
+        "SELECT custodian.open_lane('shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.0/24')";
     assert_eq!(officer.refused(open).sqlstate(), "55000");
     let approve = "SELECT custodian.approve_transfer('shop.eu', 'board')";
     assert_eq!(app.refused(approve).sqlstate(), "42501");
     assert_eq!(lawyer.refused(approve).sqlstate(), "42501");
     assert_eq!(
-        lawyer.refused(&format!("SET ROLE steward; {approve}")).sqlstate(),
+        lawyer
+            .refused(&format!("SET ROLE steward; {approve}"))
+            .sqlstate(),
         "42501"
     );
     lawyer.batch_execute("RESET ROLE")?;
@@ -310,13 +373,34 @@ fn a_transfer_needs_a_complete_record_and_two_people() -> Result<()> {
 
     for (arguments, sqlstate) in [
         ("'shop.eu', 'eu_sub', 'sub', '{p}'", "22023"),
-        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '0.0.0.0/0'", "22023"),
-        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1', plugin => 'wal2json'", "22023"),
-        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1', database => 'other'", "22023"),
-        ("'shop.eu', 'eu_sub', 'sub', '{}', network => '192.0.2.1'", "22023"),
-        ("'shop.eu', 'nobody', 'sub', '{p}', network => '192.0.2.1'", "42704"),
-        ("'shop.us', 'eu_sub', 'sub', '{p}', network => '192.0.2.1'", "42704"),
-        ("'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1'", "55000"),
+        (
+            "'shop.eu', 'eu_sub', 'sub', '{p}', network => '0.0.0.0/0'",
+            "22023",
+        ),
+        (
+            "'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1', plugin => 'wal2json'",
+            "22023",
+        ),
+        (
+            "'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1', database => 'other'",
+            "22023",
+        ),
+        (
+            "'shop.eu', 'eu_sub', 'sub', '{}', network => '192.0.2.1'",
+            "22023",
+        ),
+        (
+            "'shop.eu', 'nobody', 'sub', '{p}', network => '192.0.2.1'",
+            "42704",
+        ),
+        (
+            "'shop.us', 'eu_sub', 'sub', '{p}', network => '192.0.2.1'",
+            "42704",
+        ),
+        (
+            "'shop.eu', 'eu_sub', 'sub', '{p}', network => '192.0.2.1'",
+            "55000",
+        ),
     ] {
         let refused = officer.refused(&format!("SELECT custodian.open_lane({arguments})"));
         assert_eq!(refused.sqlstate(), sqlstate, "{arguments}: {refused}");
@@ -327,21 +411,37 @@ fn a_transfer_needs_a_complete_record_and_two_people() -> Result<()> {
          CREATE PUBLICATION schema FOR TABLES IN SCHEMA public",
     )?;
     for never in ["everything", "schema"] {
-        assert_eq!(officer.refused(&open.replace("{p}", &format!("{{{never}}}"))).sqlstate(), "55000");
+        assert_eq!(
+            officer
+                .refused(&open.replace("{p}", &format!("{{{never}}}")))
+                .sqlstate(),
+            "55000"
+        );
     }
     let lane = officer.text(open)?;
-    assert_eq!(app.refused("SELECT * FROM custodian.lanes").sqlstate(), "42501");
-    assert_eq!(app.refused("SELECT * FROM custodian.transfers").sqlstate(), "42501");
+    assert_eq!(
+        app.refused("SELECT * FROM custodian.lanes").sqlstate(),
+        "42501"
+    );
+    assert_eq!(
+        app.refused("SELECT * FROM custodian.transfers").sqlstate(),
+        "42501"
+    );
     assert_eq!(
         officer.text("SELECT lane, state, network, plugin FROM custodian.lanes")?,
         format!("{lane}|open|192.0.2.0/24|pgoutput")
     );
-    officer.batch_execute("SELECT custodian.revoke_transfer('shop.eu', 'contract ended', 'letter of 2026-03')")?;
+    officer.batch_execute(
+        "SELECT custodian.revoke_transfer('shop.eu', 'contract ended', 'letter of 2026-03')",
+    )?;
     assert_eq!(
         officer.text("SELECT state, close_reason, recall_notice FROM custodian.lanes")?,
         "closed|contract ended|letter of 2026-03"
     );
-    assert_eq!(officer.text("SELECT state FROM custodian.transfers")?, "revoked");
+    assert_eq!(
+        officer.text("SELECT state FROM custodian.transfers")?,
+        "revoked"
+    );
     assert_eq!(
         node.text(
             "SELECT string_agg(change, ' ' ORDER BY epoch) FROM custodian.epoch WHERE change LIKE 'transfer.%' OR change LIKE 'lane.%'"
