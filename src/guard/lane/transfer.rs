@@ -154,7 +154,7 @@ fn purposes(names: &[String]) -> Result<Vec<Defined>> {
 /// Whether the transfer rests on consent, by its own basis or that of a purpose. Fails unless its basis is a lawful one in
 /// the jurisdiction of each purpose.
 fn rests_on_consent(basis: &str, defined: &[Defined]) -> Result<bool> {
-    let known = basis_store::load()?;
+    let known = basis_store::latest()?;
     let today = Day::of(clock::now());
     let mut consent = false;
     for purpose in defined {
