@@ -91,7 +91,8 @@ CREATE TABLE custodian.key_ref (
     key_id      uuid PRIMARY KEY,
     use         text NOT NULL CHECK (use IN ('pseudonym', 'ledger')),
     fingerprint text NOT NULL,
-    created_at  timestamptz NOT NULL DEFAULT now()
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    rotated_at  timestamptz
 );
 
 SELECT pg_catalog.pg_extension_config_dump('custodian.purpose', '');

@@ -8,6 +8,7 @@ GRANT EXECUTE ON FUNCTION custodian.ledger_body(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.ledger_head() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.pending_events() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.require_steward(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.seal_ledger() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.verify_ledger(text) TO PUBLIC;
 GRANT SELECT ON custodian.guard_events, custodian.ledger TO PUBLIC;

@@ -379,3 +379,13 @@ GRANT EXECUTE ON FUNCTION custodian.register_transfer(text, text, text, text, te
 REVOKE EXECUTE ON FUNCTION custodian.revoke_transfer(text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.revoke_transfer(text, text, text) TO PUBLIC;
 GRANT SELECT ON custodian.lanes, custodian.transfers TO PUBLIC;
+
+
+-- Rotation of keys
+ALTER TABLE custodian.key_ref ADD COLUMN rotated_at timestamptz;
+CREATE FUNCTION custodian."rotate_pseudonym_key"() RETURNS TEXT
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'rotate_pseudonym_key_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() TO PUBLIC;

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keyfile::{self, Exported};
 use crate::evidence::ledger;
 use crate::pg::report::SqlResult;
-use crate::pg::{sandbox, spi};
+use crate::pg::{relation, sandbox, spi};
 
 /// Bytes of a key.
 const LENGTH: usize = 32;
@@ -47,9 +47,9 @@ pub struct Key {
     pub secret: Zeroizing<Vec<u8>>,
 }
 
-/// The key in use: the oldest one that came from elsewhere, otherwise the oldest one made here. So a restored
-/// database goes on with the key of its origin, and not with the one that was made when the extension was
-/// created there. `None` when its secret is missing.
+/// The key in use: the one that was last made by rotation; without any, the oldest one that came from elsewhere,
+/// otherwise the oldest one made here. So a restored database goes on with the key of its origin, and not with
+/// the one that was made when the extension was created there. `None` when its secret is missing.
 pub fn active(usage: Use) -> Result<Option<Key>> {
     Ok(known(usage)?.into_iter().next().flatten())
 }
@@ -61,11 +61,12 @@ pub fn all(usage: Use) -> Result<Vec<Key>> {
 
 /// The keys that the configuration knows, the one in use first; `None` for each whose secret is missing.
 fn known(usage: Use) -> Result<Vec<Option<Key>>> {
+    // Before the extension is updated to 0.2.0, the table has no rotated_at.
     sandbox::as_extension_owner(|| {
         spi::select(
             "SELECT r.key_id, s.key FROM custodian.key_ref r LEFT JOIN custodian.secret s USING (key_id)
              WHERE r.use = $1
-             ORDER BY s.key_id IS NOT NULL AND s.imported_at IS NULL, r.created_at, r.key_id",
+             ORDER BY (to_jsonb(r) ->> 'rotated_at')::timestamptz DESC NULLS LAST, s.key_id IS NOT NULL AND s.imported_at IS NULL, r.created_at, r.key_id",
             &[usage.as_str().into()],
             |row| {
                 let id = row.must(1)?;
@@ -163,6 +164,56 @@ fn store(id: Uuid, secret: &[u8], imported: bool) -> Result<()> {
     Ok(())
 }
 
+/// Makes a key; its id. As the extension's owner.
+fn make(usage: Use) -> Result<Uuid> {
+    let mut id = *random::<16>()?;
+    // RFC 9562, version 4.
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    let secret = random::<LENGTH>()?;
+    spi::execute(
+        "INSERT INTO custodian.key_ref (key_id, use, fingerprint) VALUES ($1, $2, $3)",
+        &[
+            Uuid::from_bytes(id).into(),
+            usage.as_str().into(),
+            keyfile::fingerprint(&id, secret.as_slice()).into(),
+        ],
+    )?;
+    let id = Uuid::from_bytes(id);
+    store(id, secret.as_slice(), false)?;
+    Ok(id)
+}
+
+/// Makes a new key for the method `hmac` and returns its id: pseudonyms are made with it from now on. Those that
+/// earlier keys made stay as they are and are still recognised, since their keys stay; equal values get different
+/// pseudonyms before and after. For data stewards.
+///
+/// Errors: 42501 for anyone but a steward, 55000 while a key is missing.
+#[pg_extern(schema = "custodian")]
+fn rotate_pseudonym_key() -> SqlResult<String> {
+    relation::require_steward("rotate the key of pseudonyms")?;
+    if !armed()? {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "a key of this database is missing",
+        )
+        .hint("Import the keys with custodian.import_keys(), from the database that this one was restored from.")
+        .into());
+    }
+    let id = sandbox::as_extension_owner(|| {
+        let id = make(Use::Pseudonym)?;
+        spi::execute(
+            "UPDATE custodian.key_ref SET rotated_at = clock_timestamp() WHERE key_id = $1",
+            &[id.into()],
+        )?;
+        let id = keyfile::uuid_text(id.as_bytes());
+        ledger::append("key.rotated", &id, json!({"use": Use::Pseudonym.as_str()}))?;
+        Ok(id)
+    })?;
+    notice!("have a superuser export the keys again: earlier exports lack the new one");
+    Ok(id)
+}
+
 /// Makes a key for each use that has none; returns how many were made. CREATE EXTENSION calls it once.
 /// For superusers.
 #[pg_extern(schema = "custodian")]
@@ -179,25 +230,8 @@ fn create_missing_keys() -> SqlResult<i32> {
             if known.first() == Some(&true) {
                 continue;
             }
-            let mut id = *random::<16>()?;
-            // RFC 9562, version 4.
-            id[6] = id[6] & 0x0f | 0x40;
-            id[8] = id[8] & 0x3f | 0x80;
-            let secret = random::<LENGTH>()?;
-            spi::execute(
-                "INSERT INTO custodian.key_ref (key_id, use, fingerprint) VALUES ($1, $2, $3)",
-                &[
-                    Uuid::from_bytes(id).into(),
-                    usage.as_str().into(),
-                    keyfile::fingerprint(&id, secret.as_slice()).into(),
-                ],
-            )?;
-            store(Uuid::from_bytes(id), secret.as_slice(), false)?;
-            ledger::append(
-                "key.created",
-                &keyfile::uuid_text(&id),
-                json!({"use": usage.as_str()}),
-            )?;
+            let id = keyfile::uuid_text(make(usage)?.as_bytes());
+            ledger::append("key.created", &id, json!({"use": usage.as_str()}))?;
             made += 1;
         }
         Ok(made)
