@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod detach;
+pub mod detect;
 pub mod effective;
 pub mod findings;
 mod functions;
