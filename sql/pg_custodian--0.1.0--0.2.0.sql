@@ -389,3 +389,47 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'rotate_pseudonym_key_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() TO PUBLIC;
+CREATE FUNCTION custodian."review_coverage"(
+	"rel" regclass DEFAULT NULL,
+	"sample_rows" INT DEFAULT 0
+) RETURNS TABLE (
+	"relation" regclass,
+	"columns" bigint,
+	"tagged" bigint,
+	"cleared" bigint,
+	"unreviewed" bigint,
+	"looks_personal" bigint,
+	"personal_columns" TEXT[]
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'review_coverage_wrapper';
+
+CREATE FUNCTION custodian."suggest_tags"(
+	"rel" regclass,
+	"sample_rows" INT DEFAULT 1000
+) RETURNS TABLE (
+	"column_name" TEXT,
+	"category" TEXT,
+	"sensitivity" TEXT,
+	"state" TEXT,
+	"evidence" TEXT,
+	"matched" bigint,
+	"sampled" bigint,
+	"ratio" double precision,
+	"suggestion" TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'suggest_tags_wrapper';
+
+
+CREATE VIEW custodian.coverage AS
+SELECT c.relation, c.columns, c.tagged, c.cleared, c.unreviewed, c.looks_personal, c.personal_columns
+FROM custodian.review_coverage() c;
+COMMENT ON VIEW custodian.coverage IS 'how far the columns of each table were reviewed, and which of the others look personal by name, type or comment';
+
+REVOKE ALL ON custodian.coverage FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.review_coverage(regclass, integer) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.review_coverage(regclass, integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) TO PUBLIC;
+GRANT SELECT ON custodian.coverage TO PUBLIC;

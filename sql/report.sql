@@ -44,3 +44,8 @@ LEFT JOIN LATERAL (
     WHERE v.jurisdiction = p.jurisdiction AND v.basis = p.basis AND v.valid_from <= CURRENT_DATE
     ORDER BY v.valid_from DESC, v.seeded LIMIT 1) b ON true;
 COMMENT ON VIEW custodian.retention_schedule IS 'each tagged column with each purpose and minimum that keeps it: for how long, from which clock, on which basis or law, and what becomes of it. period is NULL for a name that is not defined';
+
+CREATE VIEW custodian.coverage AS
+SELECT c.relation, c.columns, c.tagged, c.cleared, c.unreviewed, c.looks_personal, c.personal_columns
+FROM custodian.review_coverage() c;
+COMMENT ON VIEW custodian.coverage IS 'how far the columns of each table were reviewed, and which of the others look personal by name, type or comment';

@@ -12,7 +12,7 @@ use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::model::{Finding, Severity};
 use crate::policy::{basis_store, epoch, preview};
-use crate::report::waive;
+use crate::report::{suggest, waive};
 use crate::tag;
 use crate::worker::{self, shmem};
 
@@ -121,6 +121,7 @@ const SOURCES: &[Source] = &[
     ("guard", guard::view::findings),
     ("policy", preview::findings),
     ("bases", basis_store::findings),
+    ("coverage", suggest::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. What a steward

@@ -160,6 +160,12 @@ pub fn qualified(relation: pg_sys::Oid) -> Result<Option<Ident>> {
     }
 }
 
+/// The kind of a relation, as `pg_class.relkind` has it; 0 when it does not exist.
+pub fn kind(relation: pg_sys::Oid) -> u8 {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe { pg_sys::get_rel_relkind(relation) as u8 }
+}
+
 /// The relation that a statement names, if it exists; without a lock. `name` is NULL or of a parse tree.
 pub fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     if name.is_null() {

@@ -141,7 +141,7 @@ pub(super) fn moment(as_of: Option<TimestampWithTimeZone>) -> Result<Instant> {
 }
 
 /// Fails unless the current user may see what the policy says about the table's rows.
-pub(super) fn require_owner(rel: pg_sys::Oid) -> Result<()> {
+pub fn require_owner(rel: pg_sys::Oid) -> Result<()> {
     if relation::is_owner(rel) || relation::is_steward() {
         return Ok(());
     }

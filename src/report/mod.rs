@@ -1,7 +1,10 @@
 //! What stewards, DBAs and auditors ask for: findings with waivers, the schedule of retention, what is overdue, and
 //! what was never reviewed.
 
+mod columns;
+mod sample;
 mod schedule;
+pub mod suggest;
 pub mod waive;
 mod waiver;
 
