@@ -30,6 +30,14 @@ impl Cluster {
     /// # Errors
     /// If it is running, or does not start; the text shows the end of its log.
     pub fn start(&self) -> Result<()> {
+        self.start_under(&[])
+    }
+
+    /// Starts it (again) under another program, such as a profiler: its words, which `postgres` and its arguments follow.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_under(&self, wrapper: &[String]) -> Result<()> {
         let mut child = self.child();
         if child.is_some() {
             return Err(Error::new(format!("{} is running", self.name())));
@@ -38,7 +46,15 @@ impl Cluster {
             .create(true)
             .append(true)
             .open(self.log_file())?;
-        let mut command = Command::new(bindir()?.join("postgres"));
+        let postgres = bindir()?.join("postgres");
+        let mut command = match wrapper.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(postgres);
+                command
+            }
+            None => Command::new(postgres),
+        };
         command
             .arg("-D")
             .arg(self.data_dir())

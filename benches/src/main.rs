@@ -1,0 +1,89 @@
+//! `make bench`: measures the extension on real clusters, each figure against a baseline in the same minutes, prints a
+//! table, and writes one JSON object per figure. Arguments select measures by a part of their names.
+
+mod arena;
+mod disposal;
+mod hooks;
+mod peers;
+mod result;
+mod steady;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use arena::Sizes;
+use disposal::Place;
+use integration::Result;
+use result::Figure;
+
+type Measure = fn(Sizes) -> Result<Vec<Figure>>;
+
+const MEASURES: &[(&str, Measure)] = &[
+    ("delete_scattered_1w", |sizes| {
+        disposal::delete(sizes, Place::Scattered)
+    }),
+    ("delete_contiguous_1w", |sizes| {
+        disposal::delete(sizes, Place::Together)
+    }),
+    ("delete_2w", disposal::delete_two),
+    ("anonymize", disposal::anonymize),
+    ("wal_per_row", disposal::wal_per_row),
+    ("sweep_nothing", steady::nothing),
+    ("growth", steady::growth),
+    ("foreground_p99", peers::foreground),
+    ("hook_instructions", |_| hooks::instructions_per_statement()),
+    ("hook_cpu", |sizes| hooks::cpu_per_transaction(sizes.pairs)),
+    ("policy_many", steady::policy_many),
+    ("vs_pg_cron", peers::cron),
+    ("vs_partman", peers::partman),
+    ("worker_rss", steady::worker_memory),
+];
+
+fn results() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    target.join("bench/results.jsonl")
+}
+
+fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let sizes = Sizes::from_environment();
+    let file = results();
+    let _ = std::fs::remove_file(&file);
+    let chosen: Vec<_> = MEASURES
+        .iter()
+        .filter(|(name, _)| {
+            wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()))
+        })
+        .collect();
+    if chosen.is_empty() {
+        eprintln!("no measure has such a name");
+        return ExitCode::FAILURE;
+    }
+    println!("{} rows, {} pairs", sizes.rows, sizes.pairs);
+    println!("{}", Figure::head());
+    let mut broken = 0;
+    for (name, measure) in chosen {
+        match measure(sizes).and_then(|figures| {
+            for figure in &figures {
+                println!("{}", figure.row());
+                figure.store(&file)?;
+            }
+            Ok(())
+        }) {
+            Ok(()) => {}
+            Err(error) => {
+                broken += 1;
+                println!("{name:<32} could not be measured: {error}");
+            }
+        }
+    }
+    println!("raw figures: {}", file.display());
+    if broken == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
