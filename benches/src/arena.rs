@@ -96,16 +96,19 @@ pub fn prepare(node: &Cluster, database: &str, statements: &[&str]) -> Result<()
     Ok(())
 }
 
-/// A copy of a prepared database, as files; a checkpoint is before and after it.
+/// A copy of a prepared database, as files; a checkpoint is before and after it. The tags come into the copy alone:
+/// disposal is switched on for the whole cluster, and the prepared database must stay as it is.
 ///
 /// # Errors
 /// If the server refuses.
-pub fn copy(node: &Cluster, of: &str, name: &str) -> Result<Client> {
-    node.exec(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))?;
+pub fn copy(node: &Cluster, of: &str, name: &str, tags: &str) -> Result<Client> {
+    remove(node, name)?;
     node.exec(&format!(
         "CREATE DATABASE {name} TEMPLATE {of} STRATEGY file_copy"
     ))?;
-    node.client_as("postgres", name)
+    let mut client = node.client_as("postgres", name)?;
+    client.batch_execute(tags)?;
+    Ok(client)
 }
 
 /// Removes a copy.

@@ -58,12 +58,13 @@ fn bare(deletes: bool) -> String {
 
 /// Pairs of a bare statement and a sweep over copies of one database, in turn first; the ratio of their speeds.
 fn pairs(node: &Cluster, of: &str, sizes: Sizes, deletes: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+    let tags = if deletes { DELETES } else { ANONYMIZES };
     let (mut ratios, mut baselines) = (Vec::new(), Vec::new());
     let expired = sizes.rows as f64 / 10.0;
     for pair in 0..sizes.pairs {
         let mut took = [0.0, 0.0];
         for side in [pair % 2, 1 - pair % 2] {
-            let mut client = arena::copy(node, of, "run")?;
+            let mut client = arena::copy(node, of, "run", tags)?;
             took[side] = if side == 0 {
                 arena::timed(&mut client, &bare(deletes))?
             } else {
@@ -110,11 +111,7 @@ fn figure(
 /// If a statement fails.
 pub fn delete(sizes: Sizes, place: Place) -> Result<Vec<Figure>> {
     let node = arena::cluster("delete", &[], &[])?;
-    arena::prepare(
-        &node,
-        "prepared",
-        &[&table(sizes.rows, place, 100), DELETES],
-    )?;
+    arena::prepare(&node, "prepared", &[&table(sizes.rows, place, 100)])?;
     let measured = pairs(&node, "prepared", sizes, true)?;
     Ok(vec![match place {
         Place::Scattered => figure("delete_scattered_1w", 1.0, measured, ""),
@@ -139,7 +136,7 @@ pub fn delete_two(sizes: Sizes) -> Result<Vec<Figure>> {
     arena::prepare(
         &node,
         "prepared",
-        &[&table(sizes.rows, Place::Scattered, 100), DELETES],
+        &[&table(sizes.rows, Place::Scattered, 100)],
     )?;
     let measured = pairs(&node, "prepared", sizes, true)?;
     Ok(vec![figure("delete_2w", 1.6, measured, "")])
@@ -170,7 +167,7 @@ pub fn anonymize(sizes: Sizes) -> Result<Vec<Figure>> {
         arena::prepare(
             &node,
             &of,
-            &[&table(sizes.rows, Place::Scattered, fillfactor), ANONYMIZES],
+            &[&table(sizes.rows, Place::Scattered, fillfactor)],
         )?;
         let measured = pairs(&node, &of, sizes, false)?;
         figures.push(figure(
@@ -209,16 +206,12 @@ pub fn wal_per_row(sizes: Sizes) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for (name, tags, deletes) in [("delete", DELETES, true), ("anonymize", ANONYMIZES, false)] {
         let of = format!("prepared_{name}");
-        arena::prepare(
-            &node,
-            &of,
-            &[&table(sizes.rows, Place::Scattered, 100), tags],
-        )?;
+        arena::prepare(&node, &of, &[&table(sizes.rows, Place::Scattered, 100)])?;
         let (mut values, mut baselines) = (Vec::new(), Vec::new());
         for _ in 0..sizes.pairs.min(3) {
             let mut bytes = [0.0, 0.0];
             for (side, bytes) in bytes.iter_mut().enumerate() {
-                let mut client = arena::copy(&node, &of, "run")?;
+                let mut client = arena::copy(&node, &of, "run", tags)?;
                 arena::wait_for_scheduler(&mut client)?;
                 client.batch_execute("CHECKPOINT")?;
                 let before = wal(&mut client)?;

@@ -21,9 +21,11 @@ fn visits(rows: u64) -> String {
     )
 }
 
-const TAGS: &str = "
+const EXTENSION: &str = "
     CREATE EXTENSION pg_custodian;
-    SELECT custodian.define_purpose('shop.visit', 'contract', '200 days');
+    SELECT custodian.define_purpose('shop.visit', 'contract', '200 days')";
+
+const TAGS: &str = "
     SELECT custodian.tag_table('visit', clock => 'seen', on_expiry => 'delete');
     SELECT custodian.tag_column('visit', 'ip', 'user.device.ip_address', '{shop.visit}')";
 
@@ -54,10 +56,10 @@ pub fn cron(sizes: Sizes) -> Result<Vec<Figure>> {
         ],
     )?;
     node.exec("CREATE EXTENSION pg_cron")?;
-    arena::prepare(&node, "prepared", &[&visits(sizes.rows), TAGS, LOOP])?;
+    arena::prepare(&node, "prepared", &[&visits(sizes.rows), EXTENSION, LOOP])?;
     let (mut values, mut baselines) = (Vec::new(), Vec::new());
     for _ in 0..sizes.pairs {
-        let mut client = arena::copy(&node, "prepared", "run")?;
+        let mut client = arena::copy(&node, "prepared", "run", TAGS)?;
         node.exec("DELETE FROM cron.job_run_details; SELECT cron.schedule_in_database('purge', '* * * * *', 'CALL purge()', 'run')")?;
         let started = poll(180, || {
             let n = node
@@ -80,7 +82,7 @@ pub fn cron(sizes: Sizes) -> Result<Vec<Figure>> {
             return Err(format!("pg_cron left {left} rows").into());
         }
         drop(client);
-        let mut client = arena::copy(&node, "prepared", "run")?;
+        let mut client = arena::copy(&node, "prepared", "run", TAGS)?;
         let ours = arena::sweep(&node, &mut client, 1)?;
         values.push(took / ours);
         baselines.push(sizes.rows as f64 / 10.0 / took);
@@ -115,21 +117,19 @@ pub fn partman(sizes: Sizes) -> Result<Vec<Figure>> {
                      date_trunc('month', now()) - n % 12 * interval '1 month' + interval '1 hour' FROM generate_series(1, {rows}) n"
             ),
             "CREATE EXTENSION pg_custodian;
-             SELECT custodian.define_purpose('shop.visit', 'contract', '7 months');
-             SELECT custodian.tag_table('visit', clock => 'seen', on_expiry => 'delete');
-             SELECT custodian.tag_column('visit', 'ip', 'user.device.ip_address', '{shop.visit}')",
+             SELECT custodian.define_purpose('shop.visit', 'contract', '7 months')",
         ],
     )?;
     let (mut values, mut baselines) = (Vec::new(), Vec::new());
     let mut dropped = 0.0;
     for _ in 0..sizes.pairs {
-        let mut client = arena::copy(&node, "prepared", "run")?;
+        let mut client = arena::copy(&node, "prepared", "run", TAGS)?;
         let took = arena::timed(
             &mut client,
             "SELECT partman.run_maintenance('public.visit')",
         )?;
         drop(client);
-        let mut client = arena::copy(&node, "prepared", "run")?;
+        let mut client = arena::copy(&node, "prepared", "run", TAGS)?;
         let count = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'visit'::regclass";
         let before = arena::seconds(&mut client, count)?;
         let ours = arena::sweep(&node, &mut client, 1)?;
@@ -202,7 +202,7 @@ fn p99(node: &Cluster, seconds: u32, slice: usize) -> Result<f64> {
 pub fn foreground(sizes: Sizes) -> Result<Vec<Figure>> {
     const SLICE: u32 = 15;
     let node = arena::cluster("foreground", &[], &[])?;
-    arena::prepare(&node, "prepared", &[&visits(sizes.rows), TAGS])?;
+    arena::prepare(&node, "prepared", &[&visits(sizes.rows), EXTENSION])?;
     node.program("pgbench")?
         .args(["-i", "-s", "10", "-q"])
         .database("prepared")
@@ -213,7 +213,7 @@ pub fn foreground(sizes: Sizes) -> Result<Vec<Figure>> {
     let (mut ours, mut control, mut baselines) = (Vec::new(), Vec::new(), Vec::new());
     let mut covered = Vec::new();
     for pair in 0..sizes.pairs {
-        let mut client = arena::copy(&node, "prepared", "run")?;
+        let mut client = arena::copy(&node, "prepared", "run", TAGS)?;
         arena::wait_for_scheduler(&mut client)?;
         let without = p99(&node, SLICE, pair * 3)?;
         let again = p99(&node, SLICE, pair * 3 + 1)?;
