@@ -28,6 +28,42 @@ pub fn within<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
     value
 }
 
+/// The session's `lock_timeout`; `None`: it waits for ever.
+pub fn lock_timeout() -> Option<Duration> {
+    // SAFETY: reads a setting of this session.
+    let millis = u64::try_from(unsafe { pg_sys::LockTimeout }).unwrap_or(0);
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+/// Runs `work` with another `lock_timeout`. An error that is raised, or returned, takes the setting back with
+/// the (sub)transaction that it ends.
+pub fn with_lock_timeout<T, E>(
+    limit: Duration,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    let value = std::ffi::CString::new(limit.as_millis().to_string()).unwrap_or_default();
+    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction; both strings are
+    // NUL-terminated and outlive the call.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"lock_timeout".as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let outcome = work();
+        if outcome.is_ok() {
+            pg_sys::AtEOXact_GUC(true, level);
+        }
+        outcome
+    }
+}
+
 /// Sets `lock_timeout` for the rest of the session.
 pub fn set_lock_timeout(limit: Duration) {
     let Ok(value) = std::ffi::CString::new(limit.as_millis().to_string()) else {

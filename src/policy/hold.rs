@@ -13,9 +13,9 @@ use crate::guard::row::{fire, keeping, sync};
 use crate::guc;
 use crate::pg::lock::{self, Mode};
 use crate::pg::report::SqlResult;
-use crate::pg::{clock, inherit, relation, sandbox, spi, subxact};
+use crate::pg::{clock, inherit, relation, sandbox, spi};
 use crate::policy::model::HoldScope;
-use crate::policy::{epoch, hold_read, hold_value, relation_ref};
+use crate::policy::{epoch, hold_read, hold_value, hold_wait, relation_ref};
 use crate::tag::read;
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -124,7 +124,7 @@ fn tagged_with(kind: &str) -> Result<Vec<pg_sys::Oid>> {
     Ok(found)
 }
 
-fn roots_of(relations: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+pub(super) fn roots_of(relations: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
     let roots: BTreeSet<u32> = relations
         .iter()
         .map(|relation| inherit::root(*relation).to_u32())
@@ -223,7 +223,7 @@ fn scope(
 }
 
 /// Everything below and including the roots.
-fn trees(roots: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+pub(super) fn trees(roots: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
     let mut all = BTreeSet::new();
     for root in roots {
         all.insert(root.to_u32());
@@ -295,7 +295,7 @@ fn place(
     reason: &str,
     scope: &Scope,
 ) -> Result<i64> {
-    let in_time = subxact::unless_lock_timeout(|| {
+    let id = hold_wait::patiently("the legal hold", &scope.roots, || {
         sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
         lock_trees(&scope.roots)?;
         let id = insert(scope, matter, approver, review_on, reason)?;
@@ -305,79 +305,11 @@ fn place(
         lock_epochs(&scope.roots)?;
         Ok(id)
     })?;
-    let Some(id) = in_time else {
-        return Err(waited(&scope.roots)?);
-    };
     // A tag by which no subject can be found would refuse every later DELETE: better now.
     for root in &scope.roots {
         keeping::read_one(*root, false)?;
     }
     Ok(id)
-}
-
-const MODES_BEFORE_TRIGGER: [&str; 6] = [
-    "RowExclusiveLock",
-    "ShareUpdateExclusiveLock",
-    "ShareLock",
-    "ShareRowExclusiveLock",
-    "ExclusiveLock",
-    "AccessExclusiveLock",
-];
-
-/// The error that says on whom the call waited.
-fn waited(roots: &[pg_sys::Oid]) -> Result<Error> {
-    let (mut without, mut with) = (Vec::new(), Vec::new());
-    for root in roots {
-        for relation in sync::surroundings(*root)? {
-            let relation = pg_sys::Oid::from(relation);
-            if sync::is_guarded(relation)? {
-                with.push(relation);
-            } else {
-                without.push(relation);
-            }
-        }
-    }
-    with.extend(relation::own_relation(c"hold"));
-    let class = relation::own_relation(c"epoch").unwrap_or(pg_sys::Oid::INVALID);
-    let modes = |from: usize| -> Vec<String> {
-        MODES_BEFORE_TRIGGER
-            .iter()
-            .skip(from)
-            .map(|mode| (*mode).to_owned())
-            .collect()
-    };
-    let pids = spi::select(
-        "SELECT DISTINCT l.pid FROM pg_catalog.pg_locks l \
-         WHERE l.granted AND l.pid <> pg_catalog.pg_backend_pid() AND l.database = \
-         (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
-         AND ((l.locktype = 'relation' AND l.relation = ANY ($1) AND l.mode = ANY ($2)) \
-         OR (l.locktype = 'relation' AND l.relation = ANY ($3) AND l.mode = ANY ($4)) \
-         OR (l.locktype = 'object' AND l.classid = $5 AND l.objid = ANY ($6))) ORDER BY 1",
-        &[
-            without.into(),
-            modes(0).into(),
-            with.into(),
-            modes(1).into(),
-            class.into(),
-            roots_of(&trees(roots)).into(),
-        ],
-        |row| row.must::<i32>(1),
-    )?;
-    let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
-    let detail = if pids.is_empty() {
-        "Those it waited for have ended since. Nothing was changed.".to_owned()
-    } else {
-        format!(
-            "It waited for the transactions of process {}. Nothing was changed.",
-            pids.join(", ")
-        )
-    };
-    Ok(Error::new(
-        Kind::LockNotAvailable,
-        "other transactions that write to the tables of the legal hold did not end within lock_timeout",
-    )
-    .detail(detail)
-    .hint("Try again, with a longer lock_timeout, or end those transactions with pg_terminate_backend()."))
 }
 
 /// What the epoch and the ledger say about a hold: never a key or a value, but a keyed digest of the subject,
@@ -420,7 +352,8 @@ fn detail(id: i64, scope: &Scope, more: Value) -> Result<Value> {
 ///
 /// For data stewards; `approver` is the role of another person. The hold is in force when the call returns
 /// and its transaction commits: the call waits for the transactions that are writing to the tables
-/// concerned, as long as `lock_timeout` allows (55P03 names their processes then).
+/// concerned, prepared ones included, as long as `lock_timeout` allows. After a second a NOTICE says that the
+/// hold is pending, and on whom it waits; 55P03 says the same when `lock_timeout` has passed.
 ///
 /// Errors: 42501 for others than stewards, or an approver who is the requester; 22023 for a review date that
 /// is not in the future, no matter, no reason, no scope or several; 42704 for an unknown approver, column or
@@ -527,7 +460,7 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
     let approver = required(approver, "approver of its release")?;
     check_approver(approver)?;
     let (matter, scope) = find(hold)?;
-    let done = subxact::unless_lock_timeout(|| {
+    hold_wait::patiently("the release of the legal hold", &scope.roots, || {
         sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
         lock_trees(&scope.roots)?;
         lock_epochs(&scope.roots)?;
@@ -551,9 +484,6 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
         }
         Ok(())
     })?;
-    if done.is_none() {
-        return Err(waited(&scope.roots)?.into());
-    }
     epoch::advance(
         "hold.released",
         &matter,

@@ -12,6 +12,7 @@ mod fixture;
 pub mod hold;
 pub mod hold_read;
 pub mod hold_value;
+mod hold_wait;
 pub mod load;
 pub mod minimum;
 pub mod model;

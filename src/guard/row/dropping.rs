@@ -14,7 +14,8 @@ use crate::guard::row::veto::{
 };
 use crate::guard::row::{own, sync};
 use crate::pg::object_access::Drop;
-use crate::pg::{fresh, relation, trigger};
+use crate::pg::{fresh, relation, trigger, xact};
+use crate::worker::database::evict;
 
 /// Which triggers of the guard may go, since the rows of their table were looked at: the number of triggers
 /// by table, in one subtransaction.
@@ -177,6 +178,8 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
             // The server refuses everyone else in its own words.
             if ours && own::may_change()? {
                 own::refuse_while_held(DROP_EXTENSION)?;
+                // The scheduler takes the locks on guarded tables in another order.
+                evict(xact::database());
                 // Its triggers would otherwise ask for CASCADE. If the statement fails, they stay.
                 sync::remove_all()?;
             }
