@@ -11,8 +11,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
 
-use crate::evidence::ring::{Filter, Key, Ring, Text};
-pub use crate::evidence::ring::{Gate, Handover, Outcome};
+use crate::evidence::ring::{Filter, Key, Ring};
+pub use crate::evidence::ring::{Gate, Handover, Outcome, Text};
 use crate::guc;
 use crate::pg::{time, xact};
 

@@ -58,6 +58,8 @@ pub enum Gate {
     Replication,
     Ddl,
     Access,
+    /// What ends flows that run.
+    Sentinel,
     /// The row guard: legal holds and statutory minimums.
     Row,
     /// What only stewards, or owners, may decide: tags, purposes, minimums, holds, approvals.
@@ -71,6 +73,7 @@ impl Gate {
             Gate::Replication => "replication",
             Gate::Ddl => "ddl",
             Gate::Access => "access",
+            Gate::Sentinel => "sentinel",
             Gate::Row => "row",
             Gate::Policy => "policy",
         }

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
+use crate::guard::sentinel::registry;
 use crate::guard::session::Session;
 use crate::guard::verdict::Verdict;
 use crate::guard::{replication, session};
@@ -25,6 +26,9 @@ fn check() -> Result<()> {
         return Ok(());
     }
     replication::watch()?;
+    if let Some(client) = port::client() {
+        registry::enter(&session::peer(&client))?;
+    }
     if guc::enforce(Gate::Login) == Enforce::Off {
         return Ok(());
     }

@@ -16,6 +16,7 @@ mod refuse;
 mod replication;
 pub mod row;
 pub mod rules;
+pub mod sentinel;
 pub mod session;
 pub mod verdict;
 pub mod view;
@@ -37,6 +38,7 @@ pub fn init() {
         return;
     }
     active::init();
+    sentinel::registry::init();
     login::init();
     lane::session::init();
     access::init();

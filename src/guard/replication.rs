@@ -19,6 +19,7 @@ use crate::evidence::events::Database;
 use crate::guard::command::{self, Command};
 use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
+use crate::guard::sentinel::registry;
 use crate::guard::session;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
@@ -91,7 +92,10 @@ fn decide() -> Result<Option<String>> {
     let no_lane = match &command {
         None => String::new(),
         Some(command) => match lane::allows(&session, command) {
-            Ok(_) => return Ok(None),
+            Ok(lane) => {
+                registry::on_lane(lane);
+                return Ok(None);
+            }
             Err(reason) => reason,
         },
     };

@@ -51,7 +51,8 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
     loop {
         bgworker::reload_settings();
         guard::active::reload();
-        let pause = launcher.round();
+        guard::sentinel::by_rules(&guard::active::current());
+        let pause = guard::sentinel::pause(launcher.round());
         bgworker::report_idle();
         latch::wait(pause);
     }

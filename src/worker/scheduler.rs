@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
+use crate::guard::sentinel;
 use crate::guc;
 use crate::pg::{bgworker, latch, relation, report, xact};
 use crate::worker::round::Rounds;
@@ -77,6 +78,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             Ok(Installed::Other) => shmem::set_state(database, State::Mismatch),
             Ok(Installed::Yes) => {
                 shmem::set_state(database, State::Active);
+                sentinel::by_lanes(database);
                 match rounds.round(database) {
                     Ok(()) => shmem::set_success(database),
                     Err(caught) => report::log(
@@ -110,7 +112,9 @@ fn pause(database: pg_sys::Oid) -> bool {
         if left.is_zero() {
             break;
         }
-        latch::wait(left);
+        if !latch::wait(sentinel::pause_on_lanes(database, left)) {
+            sentinel::by_lanes(database);
+        }
     }
     false
 }

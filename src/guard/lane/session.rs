@@ -11,10 +11,12 @@ use crate::guard::exposure::Exposure;
 use crate::guard::lane::model::{Caller, Lane};
 use crate::guard::lane::qualify::{self, Open};
 use crate::guard::lane::store;
+use crate::guard::sentinel::registry;
 use crate::guard::session::Session;
 use crate::guard::{login, session};
 use crate::pg::port::{self, Remote};
 use crate::pg::{report, slot, xact};
+use crate::worker;
 
 /// A lane that is for this session's peer.
 struct Loaded {
@@ -90,6 +92,11 @@ fn load() -> Result<std::result::Result<Vec<Loaded>, String>> {
 fn decide() -> Result<()> {
     match xact::with_snapshot(load)? {
         Ok(lanes) => {
+            if let Some(first) = lanes.first() {
+                registry::on_lane(first.lane.id);
+                // From now on the scheduler has something to watch.
+                worker::wake(Some(xact::database()));
+            }
             LANES.with(|known| known.replace(lanes));
             Ok(())
         }

@@ -450,3 +450,114 @@ fn a_transfer_needs_a_complete_record_and_two_people() -> Result<()> {
     );
     Ok(())
 }
+
+/// What the sentinel has ended, and why.
+fn ended(node: &Cluster) -> Result<String> {
+    node.text(
+        "SELECT object || ': ' || reason FROM custodian.guard_events WHERE gate = 'sentinel' ORDER BY 1",
+    )
+}
+
+#[test]
+fn what_runs_on_a_lane_is_ended_when_the_lane_does_not_fit_any_more() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "eu-a"])?;
+    let node = primary(&net)?;
+    let receiver = Cluster::builder("receiver").place(net.at("eu-a")).start()?;
+    receiver.exec(TABLE)?;
+    let walsenders = "SELECT count(*) FROM pg_stat_replication";
+    let streaming = || {
+        wait_until("the receiver streams", 60, || {
+            node.text(&format!("{walsenders} WHERE state = 'streaming'"))
+                .is_ok_and(|n| n == "1")
+        });
+    };
+    let gone = || {
+        wait_until("the walsender has ended", 60, || {
+            node.text(walsenders).is_ok_and(|n| n == "0")
+        });
+    };
+    let again = |transfer: &str, until: &str| -> Result<String> {
+        register(&node, transfer, &format!("valid_until => {until}"))?;
+        open(&node, transfer, "contacts")
+    };
+
+    register(&node, "shop.eu", "valid_until => now() + interval '1 hour'")?;
+    node.exec("CREATE PUBLICATION contacts FOR TABLE customer (id, email, plan, country, agreed)")?;
+    let lane = open(&node, "shop.eu", "contacts")?;
+    subscribe(&node, &receiver, "eu_sub", "contacts")?;
+    streaming();
+
+    // Closed: nothing that comes after it arrives, and the position is on record.
+    node.text(&format!(
+        "SELECT custodian.close_lane({lane}, 'test', 'letter')"
+    ))?;
+    gone();
+    wait_until("the end is recorded", 60, || {
+        ended(&node).is_ok_and(|all| {
+            all.contains(&format!(
+                "replication on lane {lane}: Lane {lane} was closed, or its transfer has ended."
+            ))
+        })
+    });
+    assert_eq!(
+        node.text("SELECT sent_until IS NOT NULL FROM custodian.lanes")?,
+        "t"
+    );
+    node.exec("INSERT INTO customer VALUES (300, 'after', '', '')")?;
+
+    // A new lane for the same peer takes up where it was.
+    let lane = again("shop.eu2", "now() + interval '1 hour'")?;
+    streaming();
+    wait_until("the receiver has what was inserted meanwhile", 60, || {
+        receiver
+            .text("SELECT count(*) FROM customer WHERE id = 300")
+            .is_ok_and(|n| n == "1")
+    });
+    // A tag that the transfer does not cover ends it.
+    node.alter_system("custodian.enforce_ddl", "warn")?;
+    node.exec("SELECT custodian.tag_column('customer', 'plan', 'user.financial', '{shop.orders}', residency => '{cn}')")?;
+    gone();
+    wait_until("the end is recorded", 60, || {
+        ended(&node).is_ok_and(|all| all.contains(&format!("Lane {lane} cannot be used.")))
+    });
+    node.exec("SELECT custodian.clear_column('customer', 'plan')")?;
+    streaming();
+    node.text(&format!("SELECT custodian.close_lane({lane}, 'test')"))?;
+    gone();
+
+    // It ends by itself with the transfer.
+    again("shop.eu3", "now() + interval '10 seconds'")?;
+    streaming();
+    gone();
+    assert_eq!(
+        node.text("SELECT state FROM custodian.lanes ORDER BY lane DESC LIMIT 1")?,
+        "suspended"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_standby_that_other_rules_put_outside_is_ended() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "cn-b"])?;
+    let node = primary(&net)?;
+    let standby = node.standby("standby").place(net.at("cn-b")).start()?;
+    node.wait_for_catchup(&standby, 60)?;
+    let rules = RULES.replace(
+        "node 10.86.0.1 cn shop",
+        "node 10.86.0.1 cn shop\nnetwork 10.86.0.2/32 eu shop",
+    );
+    std::fs::write(node.data_dir().join("custodian_regions.conf"), rules)?;
+    node.reload()?;
+    wait_until("the standby is refused", 60, || {
+        node.text("SELECT count(*) FROM pg_stat_replication")
+            .is_ok_and(|n| n == "0")
+            && ended(&node).is_ok_and(|all| all.contains("puts the peer in region \"eu\""))
+    });
+    standby.wait_for_log(
+        "replication connection from 10.86.0.2 is not allowed by the region rules",
+        60,
+    );
+    Ok(())
+}
