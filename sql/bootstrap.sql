@@ -39,7 +39,7 @@ CREATE TABLE custodian.minimum (
     period       interval NOT NULL CHECK (period > '0'),
     citation     text NOT NULL,
     defence      boolean NOT NULL DEFAULT false,
-    suspended_at timestamptz,
+    suspended_at timestamptz, -- not used: the history of suspensions is in custodian.suspension
     created_at   timestamptz NOT NULL DEFAULT now(),
     created_by   text NOT NULL DEFAULT session_user
 );

@@ -42,7 +42,18 @@ GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], tex
 GRANT EXECUTE ON FUNCTION custodian.tag_table(regclass, text, text, text[], text[], text, text, text, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_table(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.declare_defence(text, regclass, text[], interval, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) TO PUBLIC;
+GRANT SELECT ON custodian.maximums, custodian.suspensions TO PUBLIC;
 GRANT SELECT ON custodian.minimums, custodian.publication_permits, custodian.purposes, custodian.tags TO PUBLIC;
+
+-- Consents. To record and withdraw them is for applications: the DBA grants that. The view asks for a steward itself;
+-- the functions that sweeps ask by answer only inside a sweep or preview.
+GRANT EXECUTE ON FUNCTION custodian.sweep_consent(text, text, text[], timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_consents(text, text, text[]) TO PUBLIC;
+GRANT SELECT ON custodian.consents TO PUBLIC;
 
 -- The worker. The functions check for a steward themselves; the views hold no values.
 GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;

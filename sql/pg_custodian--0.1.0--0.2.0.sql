@@ -433,3 +433,166 @@ REVOKE EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) FROM PUBLIC
 GRANT EXECUTE ON FUNCTION custodian.review_coverage(regclass, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) TO PUBLIC;
 GRANT SELECT ON custodian.coverage TO PUBLIC;
+-- Consents, claim defences, maximums.
+-- What laws demand beside minimums: suspensions of claim defences, and maximums.
+
+-- No foreign key to minimums: a restore with several jobs loads them in any order.
+CREATE TABLE custodian.suspension (
+    minimum      text NOT NULL,
+    suspended_at timestamptz NOT NULL CHECK (isfinite(suspended_at)),
+    resumed_at   timestamptz CHECK (isfinite(resumed_at) AND resumed_at >= suspended_at),
+    recorded_at  timestamptz NOT NULL DEFAULT now(),
+    recorded_by  text NOT NULL DEFAULT session_user,
+    PRIMARY KEY (minimum, suspended_at)
+);
+COMMENT ON TABLE custodian.suspension IS 'when the period of a claim defence did not run';
+
+CREATE TABLE custodian.maximum (
+    name       text PRIMARY KEY CHECK (name ~ '^[a-z0-9_]+(\.[a-z0-9_]+)+$'),
+    period     interval NOT NULL CHECK (period > '0'),
+    citation   text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE custodian.maximum IS 'laws that limit for how long purposes cover a cell';
+
+ALTER TABLE custodian.suspension ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.maximum ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.suspension', '');
+SELECT pg_catalog.pg_extension_config_dump('custodian.maximum', '');
+
+CREATE VIEW custodian.suspensions AS
+SELECT s.minimum AS defence, s.suspended_at, s.resumed_at, s.recorded_at, s.recorded_by
+FROM custodian.suspension s;
+COMMENT ON VIEW custodian.suspensions IS 'when the periods of claim defences did not run';
+
+CREATE VIEW custodian.maximums AS
+SELECT m.name, m.period, m.citation, m.created_at, m.created_by
+FROM custodian.maximum m;
+COMMENT ON VIEW custodian.maximums IS 'laws that limit for how long purposes cover a cell';
+
+CREATE OR REPLACE VIEW custodian.minimums AS
+SELECT m.name, m.period, m.citation, m.defence,
+       (SELECT s.suspended_at FROM custodian.suspension s
+        WHERE s.minimum OPERATOR(pg_catalog.=) m.name AND s.resumed_at IS NULL
+        ORDER BY s.suspended_at LIMIT 1) AS suspended_at,
+       m.created_at, m.created_by
+FROM custodian.minimum m;
+COMMENT ON VIEW custodian.minimums IS 'laws that forbid destruction before a date, and claim defences';
+
+-- Consents of subjects.
+
+-- The order of the first columns is known to src/subject/lend.rs, which reads the table by its index: so text compares
+-- by bytes.
+CREATE TABLE custodian.consent (
+    subject_kind text COLLATE pg_catalog."C" NOT NULL,
+    subject_key  text[] COLLATE pg_catalog."C" NOT NULL,
+    purpose      text COLLATE pg_catalog."C" NOT NULL,
+    granted_at   timestamptz NOT NULL CHECK (isfinite(granted_at)),
+    withdrawn_at timestamptz CHECK (isfinite(withdrawn_at) AND withdrawn_at >= granted_at),
+    evidence     text,
+    recorded_at  timestamptz NOT NULL DEFAULT now(),
+    recorded_by  text NOT NULL DEFAULT session_user,
+    PRIMARY KEY (purpose, subject_kind, subject_key, granted_at)
+);
+COMMENT ON TABLE custodian.consent IS 'when subjects gave and withdrew consent to purposes';
+ALTER TABLE custodian.consent ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.consent', '');
+
+CREATE VIEW custodian.consents WITH (security_barrier) AS
+SELECT c.subject_kind, c.subject_key, c.purpose, c.granted_at, c.withdrawn_at, c.evidence, c.recorded_at, c.recorded_by
+FROM custodian.consent c
+WHERE custodian.require_steward('read consents');
+COMMENT ON VIEW custodian.consents IS 'consents, the withdrawn ones too. It shows subject keys: for stewards';
+
+CREATE FUNCTION custodian."record_consent"(
+	"kind" TEXT,
+	"key" TEXT[],
+	"purpose" TEXT,
+	"at" timestamp with time zone DEFAULT NULL,
+	"evidence" TEXT DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'record_consent_wrapper';
+
+CREATE FUNCTION custodian."withdraw_consent"(
+	"kind" TEXT,
+	"key" TEXT[],
+	"purpose" TEXT,
+	"at" timestamp with time zone DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'withdraw_consent_wrapper';
+
+CREATE FUNCTION custodian."sweep_consent"(
+	"kind" TEXT,
+	"purpose" TEXT,
+	"key" TEXT[],
+	"at" timestamp with time zone
+) RETURNS TEXT
+STRICT STABLE PARALLEL UNSAFE  COST 20
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'sweep_consent_wrapper';
+
+CREATE FUNCTION custodian."sweep_consents"(
+	"kind" TEXT,
+	"purpose" TEXT,
+	"key" TEXT[]
+) RETURNS TEXT
+STRICT STABLE PARALLEL UNSAFE  COST 20
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'sweep_consents_wrapper';
+
+CREATE FUNCTION custodian."declare_defence"(
+	"name" TEXT,
+	"rel" regclass,
+	"columns" TEXT[],
+	"period" interval,
+	"citation" TEXT,
+	"clock" TEXT DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'declare_defence_wrapper';
+
+CREATE FUNCTION custodian."suspend_defence"(
+	"name" TEXT,
+	"at" timestamp with time zone DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'suspend_defence_wrapper';
+
+CREATE FUNCTION custodian."resume_defence"(
+	"name" TEXT,
+	"at" timestamp with time zone DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'resume_defence_wrapper';
+
+CREATE FUNCTION custodian."require_maximum"(
+	"name" TEXT,
+	"rel" regclass,
+	"columns" TEXT[],
+	"period" interval,
+	"citation" TEXT,
+	"clock" TEXT DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'require_maximum_wrapper';
+
+REVOKE ALL ON custodian.consent, custodian.consents, custodian.suspension, custodian.suspensions, custodian.maximum,
+    custodian.maximums FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.record_consent(text, text[], text, timestamptz, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.withdraw_consent(text, text[], text, timestamptz) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.sweep_consent(text, text, text[], timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_consent(text, text, text[], timestamptz) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.sweep_consents(text, text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_consents(text, text, text[]) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.declare_defence(text, regclass, text[], interval, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.declare_defence(text, regclass, text[], interval, text, text) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) TO PUBLIC;
+GRANT SELECT ON custodian.consents, custodian.suspensions, custodian.maximums TO PUBLIC;

@@ -18,9 +18,13 @@ LEFT JOIN LATERAL (
 COMMENT ON VIEW custodian.purposes IS 'why data is held: the period in force, and how many periods there were';
 
 CREATE VIEW custodian.minimums AS
-SELECT m.name, m.period, m.citation, m.defence, m.suspended_at, m.created_at, m.created_by
+SELECT m.name, m.period, m.citation, m.defence,
+       (SELECT s.suspended_at FROM custodian.suspension s
+        WHERE s.minimum OPERATOR(pg_catalog.=) m.name AND s.resumed_at IS NULL
+        ORDER BY s.suspended_at LIMIT 1) AS suspended_at,
+       m.created_at, m.created_by
 FROM custodian.minimum m;
-COMMENT ON VIEW custodian.minimums IS 'laws that forbid destruction before a date';
+COMMENT ON VIEW custodian.minimums IS 'laws that forbid destruction before a date, and claim defences';
 
 CREATE VIEW custodian.publication_permits AS
 SELECT p.publication, p.regions, p.reason, p.permitted_by, p.permitted_at

@@ -14,6 +14,7 @@ mod pg;
 mod policy;
 mod report;
 mod status;
+mod subject;
 mod tag;
 mod worker;
 

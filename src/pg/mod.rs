@@ -15,6 +15,7 @@ pub mod latch;
 pub mod list;
 pub mod lock;
 pub mod object_access;
+pub mod own_index;
 pub mod port;
 pub mod prove;
 pub mod random;

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::policy::model::{
-    Clock, Cover, CoverPeriod, Disposal, Group, Hold, HoldScope, Keep, Plan, PlannedColumn, Policy,
-    RelId, State,
+    Clock, Cover, CoverPeriod, Disposal, Group, Hold, HoldScope, Keep, Limit, Plan, PlannedColumn,
+    Policy, RelId, Span, State,
 };
 use crate::policy::period::Instant;
-use crate::policy::render::facts::{clocks, match_columns};
+use crate::policy::render::facts::{clocks, consents, match_columns};
 use crate::policy::render::{concerns, rewritten};
 
 /// What is known of one row. The lists are parallel to what `policy::render::facts` asks for.
@@ -26,6 +26,8 @@ pub struct Facts {
     pub blocked: Vec<bool>,
     /// The leaf that holds the row and every relation above it.
     pub within: Vec<RelId>,
+    /// For each purpose that needs consent when its subject gave and withdrew it.
+    pub consents: Vec<Vec<Span>>,
 }
 
 /// What a sweep at this moment does with a cell.
@@ -42,7 +44,7 @@ pub struct Verdict {
     pub column: String,
     pub state: State,
     pub action: Action,
-    /// What decides: `purpose: …`, `minimum: …`, `hold: …`, `tag`.
+    /// What decides: `purpose: …`, `minimum: …`, `defence: …`, `hold: …`, `past: …`, `tag`.
     pub decided_by: String,
     /// Until when the state lasts, as far as it is known; for a cell that is due, since when.
     pub until: Option<Instant>,
@@ -56,6 +58,26 @@ struct Row<'a> {
     facts: &'a Facts,
     now: Instant,
     clocks: Vec<(&'a Clock, Option<Instant>)>,
+    consents: BTreeMap<&'a str, &'a [Span]>,
+}
+
+/// What the consent of a subject to a purpose is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consent {
+    /// None is on record.
+    Unrecorded,
+    /// Given, until then if that is known.
+    Given(Option<Instant>),
+    Withdrawn(Instant),
+}
+
+/// How the cover of a purpose ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended<'a> {
+    /// Its period passed, or the purpose itself ended.
+    InTime,
+    Withdrawn(&'a str),
+    Limited(&'a Limit),
 }
 
 /// How things stand with the cells of a group.
@@ -66,6 +88,8 @@ struct Standing<'a> {
     keeping: Vec<(&'a Keep, Option<Instant>)>,
     /// When the last purpose ended, for cells that none covers.
     over_since: Option<Instant>,
+    /// How they ended.
+    ended: Vec<Ended<'a>>,
 }
 
 impl Standing<'_> {
@@ -86,8 +110,75 @@ impl<'a> Row<'a> {
             .and_then(|(_, value)| *value)
     }
 
-    /// When the cover ends: the first of its periods that counts for this row, or the end of the purpose.
-    fn cover_end(&self, cover: &Cover) -> Option<Instant> {
+    fn consent(&self, purpose: &str) -> Consent {
+        let spans = self.consents.get(purpose).copied().unwrap_or_default();
+        let mut known = spans.iter().filter(|span| span.from <= self.now).peekable();
+        if known.peek().is_none() {
+            return Consent::Unrecorded;
+        }
+        let mut last = Instant::from_micros(i64::MIN);
+        for span in known {
+            match span.until {
+                None => return Consent::Given(None),
+                Some(until) => last = last.max(until),
+            }
+        }
+        if last > self.now {
+            Consent::Given(Some(last))
+        } else {
+            Consent::Withdrawn(last)
+        }
+    }
+
+    /// When the cover ends, and how: by the first of its periods that counts for this row, the end of the purpose,
+    /// the withdrawal of consent, or a maximum.
+    fn cover_end(&self, cover: &'a Cover, limits: &'a [Limit]) -> (Option<Instant>, Ended<'a>) {
+        let mut first = (self.own_end(cover), Ended::InTime);
+        let mut sooner = |end: Option<Instant>, how: Ended<'a>| {
+            if let Some(end) = end
+                && first.0.is_none_or(|known| end < known)
+            {
+                first = (Some(end), how);
+            }
+        };
+        if cover.consent.is_some() {
+            match self.consent(&cover.purpose) {
+                Consent::Unrecorded => {}
+                Consent::Given(until) => sooner(until, Ended::Withdrawn(&cover.purpose)),
+                Consent::Withdrawn(at) => sooner(Some(at), Ended::Withdrawn(&cover.purpose)),
+            }
+        }
+        for limit in limits {
+            let end = self
+                .clock(&limit.clock)
+                .and_then(|clock| clock.plus(limit.period));
+            sooner(end, Ended::Limited(limit));
+        }
+        first
+    }
+
+    /// The end of a minimum or defence. Each suspension that begins before the end moves it by what of it lies
+    /// after the clock; one that was not resumed moves it out of reach.
+    fn keep_end(&self, keep: &Keep) -> Option<Instant> {
+        let clock = self.clock(&keep.clock)?;
+        let mut end = clock.plus(keep.period)?;
+        for suspension in &keep.suspensions {
+            let runs_out_before = suspension.from >= end;
+            let over_before = suspension.until.is_some_and(|until| until <= clock);
+            if runs_out_before || over_before {
+                continue;
+            }
+            let lasted = suspension
+                .until?
+                .micros()
+                .checked_sub(suspension.from.max(clock).micros())?;
+            end = Instant::from_micros(end.micros().checked_add(lasted)?);
+        }
+        Some(end)
+    }
+
+    /// When the cover ends by itself.
+    fn own_end(&self, cover: &Cover) -> Option<Instant> {
         let collected = cover.collected.as_ref().and_then(|clock| self.clock(clock));
         let counts = |entry: &&CoverPeriod| match (entry.collected_before, collected) {
             (Some(moment), Some(collected)) => collected < moment,
@@ -112,26 +203,25 @@ impl<'a> Row<'a> {
             covering: Vec::new(),
             keeping: Vec::new(),
             over_since: None,
+            ended: Vec::new(),
         };
         for cover in &group.covers {
-            match self.cover_end(cover) {
-                Some(end) if end <= self.now => {
+            match self.cover_end(cover, &group.limits) {
+                (Some(end), how) if end <= self.now => {
                     standing.over_since = standing.over_since.max(Some(end));
+                    if !standing.ended.contains(&how) {
+                        standing.ended.push(how);
+                    }
                 }
-                end => standing.covering.push((cover, end)),
+                (end, _) => standing.covering.push((cover, end)),
             }
         }
         for keep in &group.keeps {
-            let end = self
-                .clock(&keep.clock)
-                .and_then(|clock| clock.plus(keep.period));
-            match end {
-                Some(end) if end <= self.now && !keep.suspended => {
+            match self.keep_end(keep) {
+                Some(end) if end <= self.now => {
                     standing.over_since = standing.over_since.max(Some(end));
                 }
-                end => standing
-                    .keeping
-                    .push((keep, end.filter(|_| !keep.suspended))),
+                end => standing.keeping.push((keep, end)),
             }
         }
         standing
@@ -201,6 +291,10 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
             .into_iter()
             .zip(facts.clocks.iter().copied())
             .collect(),
+        consents: consents(plan)
+            .into_iter()
+            .zip(facts.consents.iter().map(Vec::as_slice))
+            .collect(),
     };
     let disposed: BTreeMap<(&str, &[String]), bool> = plan
         .groups
@@ -258,6 +352,7 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
                     verdict.state = State::Due;
                     verdict.explanation = waits(plan, &standings, &referring);
                 }
+                how_ended(&mut verdict, standing);
             }
             if row_is_due {
                 verdict.action = Action::DeleteRow;
@@ -311,6 +406,11 @@ fn unheld(name: &str, standing: &Standing, row: &Row) -> Verdict {
         verdict.until = *end;
         verdict.explanation = if row.clock(&cover.clock).is_some() {
             format!("Purpose \"{}\" covers it.", cover.purpose)
+                + if cover.consent.is_some() && row.consent(&cover.purpose) == Consent::Unrecorded {
+                    " It needs a consent, and none is on record."
+                } else {
+                    ""
+                }
         } else if cover.clock.null_means_not_started {
             format!(
                 "The clock \"{}\" has not begun to run.",
@@ -324,17 +424,47 @@ fn unheld(name: &str, standing: &Standing, row: &Row) -> Verdict {
         };
     } else if let Some((keep, end)) = last(&standing.keeping) {
         verdict.state = State::Blocked;
-        verdict.decided_by = format!("minimum: {}", keep.minimum);
+        let (what, why) = if keep.defence {
+            ("defence", "the claims named may still be brought")
+        } else {
+            ("minimum", "the law cited forbids its destruction")
+        };
+        let open = match (end, row.clock(&keep.clock)) {
+            (Some(_), _) => "",
+            (None, None) => ", and its clock has not begun to run",
+            (None, Some(_)) if keep.suspensions.iter().any(|span| span.until.is_none()) => {
+                ", and its period is suspended"
+            }
+            (None, Some(_)) => ", and its period never ends",
+        };
+        verdict.decided_by = format!("{what}: {}", keep.minimum);
         verdict.until = *end;
         verdict.citation = Some(keep.citation.clone());
-        verdict.explanation = if end.is_some() {
-            "No purpose covers it; the law cited forbids its destruction.".to_owned()
-        } else {
-            "No purpose covers it; the law cited forbids its destruction, and its clock has not begun to run."
-                .to_owned()
-        };
+        verdict.explanation = format!("No purpose covers it; {why}{open}.");
+        how_ended(&mut verdict, standing);
     }
     verdict
+}
+
+/// Adds how the purposes ended where it was not simply in time.
+fn how_ended(verdict: &mut Verdict, standing: &Standing) {
+    for how in &standing.ended {
+        match how {
+            Ended::InTime => {}
+            Ended::Withdrawn(purpose) => verdict
+                .explanation
+                .push_str(&format!(" Consent to purpose \"{purpose}\" was withdrawn.")),
+            Ended::Limited(limit) => {
+                verdict.explanation.push_str(&format!(
+                    " Maximum \"{}\" ended its purposes ({}).",
+                    limit.maximum, limit.citation
+                ));
+                verdict
+                    .citation
+                    .get_or_insert_with(|| limit.citation.clone());
+            }
+        }
+    }
 }
 
 /// Why a cell that goes with its row is still there.
@@ -370,3 +500,7 @@ fn waits(plan: &Plan, standings: &[Standing], referring: &[&str]) -> String {
 #[cfg(test)]
 #[path = "evaluate_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "evaluate_law_tests.rs"]
+mod law_tests;

@@ -15,6 +15,7 @@ use crate::policy::period::Instant;
 use crate::policy::preview::{as_owner_of, describe, moment, require_owner};
 use crate::policy::render::condition::{Scope, all};
 use crate::policy::render::{Param, Statement, facts};
+use crate::subject::lend;
 
 /// A column of the key with the value asked for, in text form.
 type KeyPart<'a> = (&'a Column, String);
@@ -94,6 +95,7 @@ pub(super) fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts
         let clocks: Vec<Option<TimestampWithTimeZone>> = row.must(1)?;
         let disposed: Vec<Option<bool>> = row.must(2)?;
         let blocked: Vec<Option<bool>> = row.must(5)?;
+        let consents: Vec<Option<String>> = row.must(7)?;
         Ok(Facts {
             clocks: clocks
                 .into_iter()
@@ -111,6 +113,10 @@ pub(super) fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts
                 .map(|blocked| blocked.unwrap_or(true))
                 .collect(),
             within: leaf.within.clone(),
+            consents: consents
+                .iter()
+                .map(|recorded| recorded.as_deref().map_or(Ok(Vec::new()), lend::spans))
+                .collect::<Result<_>>()?,
         })
     })
 }

@@ -137,6 +137,7 @@ pub fn policy(purposes: &[(&str, i32)]) -> Policy {
                     Purpose {
                         name: (*name).to_owned(),
                         basis: "contract".to_owned(),
+                        consent: false,
                         required: true,
                         periods: vec![(at("2020-01-01T00:00:00Z"), Period::months(*months))],
                         ended_at: None,
@@ -156,7 +157,7 @@ pub fn minimum(policy: &mut Policy, name: &str, months: i32) {
             period: Period::months(months),
             citation: format!("Law on {name}"),
             defence: false,
-            suspended: false,
+            suspensions: Vec::new(),
         },
     );
 }

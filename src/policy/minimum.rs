@@ -1,4 +1,5 @@
-//! Statutory minimums: laws that forbid destruction before a date.
+//! Statutory minimums, laws that forbid destruction before a date, and claim defences, which justify keeping for a
+//! limitation period.
 
 use pgrx::PgRelation;
 use pgrx::datum::Interval;
@@ -10,46 +11,29 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::args::{elements, required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation, sandbox, spi, time};
-use crate::policy::period::{Instant, Period};
+use crate::policy::period::{Period, never_shorter};
 use crate::policy::{affected, epoch, purpose};
-use crate::tag::grammar::{ColumnLabel, MinimumRef};
+use crate::tag::grammar::{ColumnLabel, ColumnTag, MinimumRef};
 use crate::tag::target::{Label, Target};
 use crate::tag::{change, meaning};
-
-/// Microseconds in a day.
-const DAY: i64 = 86_400_000_000;
-
-/// Whether `new` is never shorter than `old`, from whatever day it runs. Lengths of months differ, so each day
-/// of a cycle of eight years is tried (two leap years).
-pub fn never_shorter(old: Period, new: Period) -> bool {
-    // 2000-01-01, so that a leap year begins the cycle.
-    let start: i64 = 946_684_800_000_000;
-    (0..2922).all(|day| {
-        let start = Instant::from_micros(start + day * DAY);
-        match (start.plus(old), start.plus(new)) {
-            (Some(old), Some(new)) => new >= old,
-            // Beyond the calendar is never.
-            (None, None) | (Some(_), None) => true,
-            (None, Some(_)) => false,
-        }
-    })
-}
 
 struct Stored {
     period: Period,
     citation: String,
+    defence: bool,
 }
 
 fn stored(name: &str) -> Result<Option<Stored>> {
     // Not a read-only query: what others committed while a lock was waited for must be seen.
     sandbox::as_extension_owner(|| {
         let rows = spi::write(
-            "SELECT period, citation FROM custodian.minimum WHERE name = $1",
+            "SELECT period, citation, defence FROM custodian.minimum WHERE name = $1",
             &[name.into()],
             |row| {
                 Ok(Stored {
                     period: time::period(row.must(1)?),
                     citation: row.must(2)?,
+                    defence: row.must(3)?,
                 })
             },
         )?;
@@ -76,61 +60,146 @@ fn require_minimum(
     citation: Option<String>,
     clock: default!(Option<String>, "NULL"),
 ) -> SqlResult<()> {
-    Ok(require(
-        &words("name", name)?,
-        required("rel", rel)?.oid(),
-        &elements("columns", required("columns", columns)?)?,
-        required("period", period)?,
-        &words("citation", citation)?,
-        clock.as_deref(),
-    )?)
+    relation::require_steward("require a minimum")?;
+    let law = Law::new(What::Minimum, name, rel, columns, period, citation, clock)?;
+    Ok(require(&law)?)
 }
 
-fn require(
-    name: &str,
-    table: pg_sys::Oid,
-    columns: &[String],
-    interval: Interval,
-    citation: &str,
-    clock: Option<&str>,
-) -> Result<()> {
-    relation::require_steward("require a minimum")?;
-    purpose::check_name("minimum", name)?;
-    let period = time::period(interval);
-    purpose::check_period(period)?;
-    if columns.is_empty() {
-        return Err(Error::new(
-            Kind::InvalidParameter,
-            "argument \"columns\" may not be empty",
-        )
-        .hint("Name the columns that the law demands; the others go on time."));
+/// Declares a claim defence: columns are kept for a limitation period, so that claims can be answered. Only a data
+/// steward may.
+///
+/// Arguments and effect are those of `require_minimum`, but a defence forbids nothing to users' own statements, and
+/// its period can be suspended (`suspend_defence`).
+///
+/// Errors: those of `require_minimum`, and 42710 where a minimum has the name.
+#[pg_extern(schema = "custodian")]
+fn declare_defence(
+    name: Option<String>,
+    rel: Option<PgRelation>,
+    columns: Option<Vec<Option<String>>>,
+    period: Option<Interval>,
+    citation: Option<String>,
+    clock: default!(Option<String>, "NULL"),
+) -> SqlResult<()> {
+    relation::require_steward("declare a claim defence")?;
+    let law = Law::new(What::Defence, name, rel, columns, period, citation, clock)?;
+    Ok(require(&law)?)
+}
+
+/// What a law does to the columns that it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Minimum,
+    Defence,
+    Maximum,
+}
+
+impl What {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            What::Minimum => "minimum",
+            What::Defence => "defence",
+            What::Maximum => "maximum",
+        }
     }
 
+    /// The member of a column's tag that lists laws of this sort.
+    fn list(self, tag: &mut ColumnTag) -> &mut Vec<MinimumRef> {
+        match self {
+            What::Minimum | What::Defence => &mut tag.minimums,
+            What::Maximum => &mut tag.maximums,
+        }
+    }
+}
+
+/// A law that is about to be put on columns of a table, with its arguments checked.
+pub struct Law {
+    what: What,
+    pub name: String,
+    pub table: pg_sys::Oid,
+    columns: Vec<String>,
+    pub interval: Interval,
+    pub period: Period,
+    pub citation: String,
+    clock: Option<String>,
+}
+
+impl Law {
+    pub fn new(
+        what: What,
+        name: Option<String>,
+        rel: Option<PgRelation>,
+        columns: Option<Vec<Option<String>>>,
+        period: Option<Interval>,
+        citation: Option<String>,
+        clock: Option<String>,
+    ) -> Result<Law> {
+        let name = words("name", name)?;
+        let table = required("rel", rel)?.oid();
+        let columns = elements("columns", required("columns", columns)?)?;
+        let interval = required("period", period)?;
+        let citation = words("citation", citation)?;
+        purpose::check_name(what.as_str(), &name)?;
+        let period = time::period(interval);
+        purpose::check_period(period)?;
+        if columns.is_empty() {
+            return Err(Error::new(
+                Kind::InvalidParameter,
+                "argument \"columns\" may not be empty",
+            )
+            .hint("Name the columns that the law is about; the others go on time."));
+        }
+        Ok(Law {
+            what,
+            name,
+            table,
+            columns,
+            interval,
+            period,
+            citation,
+            clock,
+        })
+    }
+
+    /// The labels of its columns with the law in them.
+    pub fn labels(&self) -> Result<Vec<(Target, ColumnLabel)>> {
+        self.columns
+            .iter()
+            .map(|column| with_law(self, column))
+            .collect()
+    }
+}
+
+/// Writes labels that [`Law::labels`] made; whether any changed.
+pub fn write_labels(labels: Vec<(Target, ColumnLabel)>) -> Result<bool> {
+    let mut written = false;
+    for (target, label) in labels {
+        let label = Label::Column(label);
+        if change::write(&target, Some(&label))?.is_some() {
+            meaning::check_written(&target, &label)?;
+            written = true;
+        }
+    }
+    Ok(written)
+}
+
+fn require(law: &Law) -> Result<()> {
+    let name = law.name.as_str();
     lock::own_table(c"minimum")?;
-    lock::labels(table)?;
-    let changes = columns
-        .iter()
-        .map(|column| with_minimum(table, column, name, clock))
-        .collect::<Result<Vec<_>>>()?;
+    lock::labels(law.table)?;
+    let labels = law.labels()?;
 
     // Epoch locks come before the first epoch, in one order for all.
     affected::lock_roots(
         |tag| tag.minimums.iter().any(|minimum| minimum.name == name),
-        Some(table),
+        Some(law.table),
     )?;
-    let written = write_row(name, period, interval, citation)?;
-    let mut labelled = false;
-    for (target, label) in changes {
-        let label = Label::Column(label);
-        if change::write(&target, Some(&label))?.is_some() {
-            meaning::check_written(&target, &label)?;
-            labelled = true;
-        }
-    }
-    if written || labelled {
+    let written = write_row(law)?;
+    if write_labels(labels)? || written {
         purpose::changed();
     } else {
-        notice!("minimum \"{name}\" is already required like this; nothing changes");
+        let what = law.what.as_str();
+        notice!("{what} \"{name}\" is already required like this; nothing changes");
     }
     Ok(())
 }
@@ -160,20 +229,15 @@ pub fn missing(names: &[String]) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The column's label with the minimum in it.
-fn with_minimum(
-    table: pg_sys::Oid,
-    column: &str,
-    name: &str,
-    clock: Option<&str>,
-) -> Result<(Target, ColumnLabel)> {
-    let (target, path) = Target::cell(table, column)?;
+/// The column's label with the law in it.
+fn with_law(law: &Law, column: &str) -> Result<(Target, ColumnLabel)> {
+    let (target, path) = Target::cell(law.table, column)?;
     let untagged = |what: &str| {
         Error::new(
             Kind::NotInPrerequisiteState,
             format!("{} {what}", target.describe()),
         )
-        .hint("A minimum keeps a column whose purposes have ended. Tag the column first, with custodian.tag_column().")
+        .hint("A law is about how long a tagged column is kept. Tag the column first, with custodian.tag_column().")
     };
     let mut label = match target.current().transpose()? {
         Some(Label::Column(ColumnLabel::Tag(tag))) => tag,
@@ -183,8 +247,8 @@ fn with_minimum(
         _ => return Err(untagged("has no tag of its own")),
     };
     let minimum = MinimumRef {
-        name: name.to_owned(),
-        clock: clock.map(str::to_owned),
+        name: law.name.clone(),
+        clock: law.clock.clone(),
     };
     let tag = match label.paths.iter_mut().find(|inner| inner.path == path) {
         Some(inner) => &mut inner.tag,
@@ -197,12 +261,12 @@ fn with_minimum(
             }));
         }
     };
-    match tag.minimums.iter_mut().find(|there| there.name == name) {
+    let list = law.what.list(tag);
+    match list.iter_mut().find(|there| there.name == law.name) {
         Some(there) => *there = minimum,
         None => {
-            tag.minimums.push(minimum);
-            tag.minimums
-                .sort_unstable_by(|left, right| left.name.cmp(&right.name));
+            list.push(minimum);
+            list.sort_unstable_by(|left, right| left.name.cmp(&right.name));
         }
     }
     let label = ColumnLabel::Tag(label);
@@ -212,13 +276,30 @@ fn with_minimum(
 }
 
 /// Writes the law; whether anything changed.
-fn write_row(name: &str, period: Period, interval: Interval, citation: &str) -> Result<bool> {
+fn write_row(law: &Law) -> Result<bool> {
+    let (name, period, citation) = (law.name.as_str(), law.period, law.citation.as_str());
+    let defence = law.what == What::Defence;
+    let what = law.what.as_str();
     let old = stored(name)?;
     if let Some(old) = &old {
+        if old.defence != defence {
+            return Err(Error::new(
+                Kind::DuplicateObject,
+                format!(
+                    "\"{name}\" is already a {}",
+                    if old.defence {
+                        "claim defence"
+                    } else {
+                        "minimum"
+                    }
+                ),
+            )
+            .hint("Give the other one a name of its own."));
+        }
         if !never_shorter(old.period, period) {
             return Err(Error::new(
                 Kind::InvalidParameter,
-                format!("the period of minimum \"{name}\" may rise, but not fall"),
+                format!("the period of {what} \"{name}\" may rise, but not fall"),
             )
             .detail(format!(
                 "It is {} and would be {}, which ends earlier at least from some days.",
@@ -232,10 +313,11 @@ fn write_row(name: &str, period: Period, interval: Interval, citation: &str) -> 
         }
     }
     epoch::advance(
-        if old.is_some() {
-            "policy.minimum_changed"
-        } else {
-            "policy.minimum_required"
+        match (old.is_some(), defence) {
+            (true, false) => "policy.minimum_changed",
+            (false, false) => "policy.minimum_required",
+            (true, true) => "policy.defence_changed",
+            (false, true) => "policy.defence_declared",
         },
         name,
         json!({
@@ -245,32 +327,15 @@ fn write_row(name: &str, period: Period, interval: Interval, citation: &str) -> 
     )?;
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "INSERT INTO custodian.minimum (name, period, citation) VALUES ($1, $2, $3)
+            "INSERT INTO custodian.minimum (name, period, citation, defence) VALUES ($1, $2, $3, $4)
              ON CONFLICT (name) DO UPDATE SET period = excluded.period, citation = excluded.citation",
-            &[name.into(), interval.into(), citation.into()],
+            &[
+                name.into(),
+                law.interval.into(),
+                citation.into(),
+                defence.into(),
+            ],
         )
     })?;
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_minimum_rises_only_when_it_is_longer_from_every_day() {
-        let years = |years: i32| Period::months(years * 12);
-        assert!(never_shorter(years(5), years(5)));
-        assert!(never_shorter(years(5), Period::months(60)));
-        assert!(never_shorter(years(5), years(10)));
-        assert!(!never_shorter(years(10), years(5)));
-        // 30 days are a month at most, but longer than February.
-        assert!(!never_shorter(Period::months(1), Period::days(30)));
-        assert!(never_shorter(Period::months(1), Period::days(31)));
-        assert!(!never_shorter(Period::days(30), Period::months(1)));
-        assert!(never_shorter(Period::days(28), Period::months(1)));
-        assert!(!never_shorter(years(1), Period::days(365)));
-        assert!(never_shorter(years(1), Period::days(366)));
-        assert!(never_shorter(Period::days(365), years(1)));
-    }
 }

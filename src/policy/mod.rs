@@ -4,6 +4,7 @@ pub mod affected;
 pub mod basis;
 pub mod basis_store;
 pub mod compile;
+mod defence;
 pub mod epoch;
 pub mod evaluate;
 pub mod explain;
@@ -14,6 +15,7 @@ pub mod hold_read;
 pub mod hold_value;
 mod hold_wait;
 pub mod load;
+pub mod maximum;
 pub mod minimum;
 pub mod model;
 #[cfg(test)]
@@ -23,6 +25,8 @@ pub mod period;
 pub mod preview;
 pub mod publication;
 pub mod purpose;
+#[cfg(any(test, feature = "pg_test"))]
+mod random;
 pub mod relation_ref;
 pub mod render;
 #[cfg(any(test, feature = "pg_test"))]

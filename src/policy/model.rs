@@ -166,9 +166,18 @@ pub struct Schema {
 pub struct Purpose {
     pub name: String,
     pub basis: String,
+    /// Its basis is the subject's consent: it covers only while that lasts.
+    pub consent: bool,
     pub required: bool,
     pub periods: Vec<(Instant, Period)>,
     pub ended_at: Option<Instant>,
+}
+
+/// A time from one moment up to, not including, another; open at its end where that is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub from: Instant,
+    pub until: Option<Instant>,
 }
 
 /// A statutory minimum, or a claim defence (`defence`), which can be suspended.
@@ -178,7 +187,16 @@ pub struct Minimum {
     pub period: Period,
     pub citation: String,
     pub defence: bool,
-    pub suspended: bool,
+    /// When the running of a defence's period was suspended, in order of time and apart from each other.
+    pub suspensions: Vec<Span>,
+}
+
+/// A law's maximum: no purpose covers a cell for longer than this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maximum {
+    pub name: String,
+    pub period: Period,
+    pub citation: String,
 }
 
 /// What a hold lies on. Keys and values are in the text form the server gives them with `DateStyle = ISO`,
@@ -211,6 +229,7 @@ pub struct Hold {
 pub struct Policy {
     pub purposes: BTreeMap<String, Purpose>,
     pub minimums: BTreeMap<String, Minimum>,
+    pub maximums: BTreeMap<String, Maximum>,
     pub holds: Vec<Hold>,
 }
 
@@ -256,6 +275,9 @@ pub struct Cover {
     pub clock: Clock,
     pub collected: Option<Clock>,
     pub ended_at: Option<Instant>,
+    /// It lasts no longer than the consent of the subject found here. `None`: the purpose needs no consent, or
+    /// nobody can be asked.
+    pub consent: Option<SubjectKey>,
 }
 
 /// A minimum or claim defence that keeps a cell.
@@ -266,8 +288,17 @@ pub struct Keep {
     pub period: Period,
     pub clock: Clock,
     pub defence: bool,
-    /// A suspended defence does not run: it keeps the cell until it is resumed.
-    pub suspended: bool,
+    /// Time in which the period of a defence does not run.
+    pub suspensions: Vec<Span>,
+}
+
+/// A maximum that limits how long purposes cover a cell. It ends no minimum, no defence and no hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub maximum: String,
+    pub citation: String,
+    pub period: Period,
+    pub clock: Clock,
 }
 
 /// What happens to a cell of a resolved tag once it is due.
@@ -298,12 +329,13 @@ impl PlannedColumn {
     }
 }
 
-/// Cells of one table that share every decision: same covers, same keeps.
+/// Cells of one table that share every decision: same covers, same keeps, same limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     pub columns: Vec<PlannedColumn>,
     pub covers: Vec<Cover>,
     pub keeps: Vec<Keep>,
+    pub limits: Vec<Limit>,
 }
 
 /// How the subject of a row is found: the columns whose values are its key, in the row itself (`path` empty)

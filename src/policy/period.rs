@@ -125,6 +125,25 @@ impl Period {
     }
 }
 
+/// Microseconds in a day.
+const DAY: i64 = 86_400_000_000;
+
+/// Whether `new` is never shorter than `old`, from whatever day it runs. Lengths of months differ, so each day
+/// of a cycle of eight years is tried (two leap years).
+pub fn never_shorter(old: Period, new: Period) -> bool {
+    // 2000-01-01, so that a leap year begins the cycle.
+    let start: i64 = 946_684_800_000_000;
+    (0..2922).all(|day| {
+        let start = Instant::from_micros(start + day * DAY);
+        match (start.plus(old), start.plus(new)) {
+            (Some(old), Some(new)) => new >= old,
+            // Beyond the calendar is never.
+            (None, None) | (Some(_), None) => true,
+            (None, Some(_)) => false,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +221,22 @@ mod tests {
             "PT1.500000S"
         );
         assert_eq!(Period::default().iso(), "PT0S");
+    }
+
+    #[test]
+    fn a_minimum_rises_only_when_it_is_longer_from_every_day() {
+        let years = |years: i32| Period::months(years * 12);
+        assert!(never_shorter(years(5), years(5)));
+        assert!(never_shorter(years(5), Period::months(60)));
+        assert!(never_shorter(years(5), years(10)));
+        assert!(!never_shorter(years(10), years(5)));
+        // 30 days are a month at most, but longer than February.
+        assert!(!never_shorter(Period::months(1), Period::days(30)));
+        assert!(never_shorter(Period::months(1), Period::days(31)));
+        assert!(!never_shorter(Period::days(30), Period::months(1)));
+        assert!(never_shorter(Period::days(28), Period::months(1)));
+        assert!(!never_shorter(years(1), Period::days(365)));
+        assert!(never_shorter(years(1), Period::days(366)));
+        assert!(never_shorter(Period::days(365), years(1)));
     }
 }

@@ -209,7 +209,8 @@ fn define(
     Ok(())
 }
 
-fn ended(name: &str) -> Error {
+/// That a purpose has ended.
+pub fn ended(name: &str) -> Error {
     Error::new(
         Kind::NotInPrerequisiteState,
         format!("purpose \"{name}\" has ended"),

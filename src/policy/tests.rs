@@ -15,161 +15,11 @@ mod tests {
     use crate::policy::evaluate::{Action, Facts, evaluate};
     use crate::policy::explain::read_facts;
     use crate::policy::load;
-    use crate::policy::model::{Hold, HoldScope, Leaf, Minimum, Plan, Policy, Purpose, RelId};
+    use crate::policy::model::{Leaf, Plan, Policy, RelId};
     use crate::policy::period::{Instant, Period};
+    use crate::policy::random::{Random, policy};
     use crate::policy::render::{self, Statement, Step, facts};
-
-    /// A small generator: the same rows and policies in each run.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0
-        }
-
-        fn below(&mut self, bound: u64) -> u64 {
-            (self.next() >> 16) % bound
-        }
-
-        fn chance(&mut self, percent: u64) -> bool {
-            self.below(100) < percent
-        }
-
-        fn pick<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
-            items[self.below(items.len() as u64) as usize]
-        }
-
-        /// A timestamp near the end of a month more often than not, as SQL text without a zone.
-        fn timestamp(&mut self) -> String {
-            let year = 2018 + self.below(8);
-            let month = 1 + self.below(12);
-            let last = match month {
-                2 => 28,
-                4 | 6 | 9 | 11 => 30,
-                _ => 31,
-            };
-            let day = if self.chance(60) {
-                last - self.below(3)
-            } else {
-                1 + self.below(28)
-            };
-            let time = self.pick(&["00:00:00", "23:59:59.999999", "12:34:56.789"]);
-            format!("{year}-{month:02}-{day:02} {time}")
-        }
-
-        /// A literal for a column of a clock: sometimes NULL, sometimes infinite.
-        fn clock(&mut self) -> String {
-            match self.below(20) {
-                0 | 1 => "NULL".to_owned(),
-                2 => "'infinity'".to_owned(),
-                3 => "'-infinity'".to_owned(),
-                _ => format!("'{}'", self.timestamp()),
-            }
-        }
-
-        fn instant(&mut self) -> Instant {
-            let text = self.timestamp().replace(' ', "T") + "Z";
-            let time: chrono::DateTime<chrono::Utc> = text.parse().expect("a valid timestamp");
-            Instant::from_micros(time.timestamp_micros())
-        }
-
-        fn period(&mut self) -> Period {
-            *self.pick(&[
-                &Period::months(1),
-                &Period::days(30),
-                &Period::months(12),
-                &Period::months(13),
-                &Period::months(36),
-                &Period {
-                    months: 1,
-                    days: 1,
-                    micros: 10_800_000_000,
-                },
-                &Period {
-                    months: 0,
-                    days: 0,
-                    micros: 1,
-                },
-            ])
-        }
-    }
-
-    fn policy(random: &mut Random, table: RelId) -> Policy {
-        let mut policy = Policy::default();
-        for name in ["p.a", "p.b", "p.c"] {
-            let mut since: Vec<Instant> = (0..=random.below(3)).map(|_| random.instant()).collect();
-            since.sort();
-            since.dedup();
-            policy.purposes.insert(
-                name.to_owned(),
-                Purpose {
-                    name: name.to_owned(),
-                    basis: "contract".to_owned(),
-                    required: true,
-                    periods: since
-                        .into_iter()
-                        .map(|since| (since, random.period()))
-                        .collect(),
-                    ended_at: random.chance(15).then(|| random.instant()),
-                },
-            );
-        }
-        for name in ["m.x", "m.y"] {
-            policy.minimums.insert(
-                name.to_owned(),
-                Minimum {
-                    name: name.to_owned(),
-                    period: random.period(),
-                    citation: format!("Law on {name}"),
-                    defence: false,
-                    suspended: false,
-                },
-            );
-        }
-        if let Some(minimum) = policy.minimums.get_mut("m.y") {
-            minimum.suspended = random.chance(20);
-            minimum.defence = minimum.suspended;
-        }
-        for id in 0..random.below(12) {
-            let scope = match random.below(12) {
-                0 => HoldScope::Table { table },
-                1..=4 => HoldScope::Rows {
-                    table,
-                    matching: BTreeMap::from([(
-                        "inv".to_owned(),
-                        vec![
-                            format!("I{}", random.below(30)),
-                            format!("I{}", random.below(30)),
-                        ],
-                    )]),
-                },
-                5..=8 => HoldScope::Subject {
-                    kind: "customer".to_owned(),
-                    key: vec![random.below(20).to_string()],
-                },
-                _ => HoldScope::Subject {
-                    kind: "pair".to_owned(),
-                    key: vec![
-                        random.below(20).to_string(),
-                        format!("I{}", random.below(30)),
-                    ],
-                },
-            };
-            // Half of the trials have no hold on the whole table.
-            if matches!(scope, HoldScope::Table { .. }) && random.chance(70) {
-                continue;
-            }
-            policy.holds.push(Hold {
-                id: id as i64,
-                matter: format!("M{id}"),
-                scope,
-            });
-        }
-        policy
-    }
+    use crate::subject::lend;
 
     fn label(object: &str, label: Option<&serde_json::Value>) -> Result<(), Error> {
         let text = label.map_or("NULL".to_owned(), |label| {
@@ -227,6 +77,9 @@ mod tests {
             if random.chance(10) {
                 tag["minimums"] =
                     serde_json::json!([{"name": "m.y", "clock": "tl"}, {"name": "m.x"}]);
+            }
+            if random.chance(15) {
+                tag["maximums"] = serde_json::json!([{"name": "x.z", "clock": clock_name(random)}]);
             }
             label(&format!("COLUMN plan_test.t.{column}"), Some(&tag))?;
         }
@@ -306,6 +159,28 @@ mod tests {
             "INSERT INTO plan_test.k VALUES {}",
             children.join(",")
         ))?;
+        Ok(())
+    }
+
+    /// Consents of some subjects of both kinds.
+    fn consents(random: &mut Random) -> Result<(), Error> {
+        Spi::run("DELETE FROM custodian.consent")?;
+        for subject in 0..20 {
+            let key = match random.below(3) {
+                0 => continue,
+                1 => format!("'customer', '{{{subject}}}'"),
+                _ => format!("'pair', '{{{subject},I{}}}'", random.below(30)),
+            };
+            for span in random.spans() {
+                let stamp = |at: Instant| format!("to_timestamp({} / 1000000.0)", at.micros());
+                Spi::run(&format!(
+                    "INSERT INTO custodian.consent (subject_kind, subject_key, purpose, granted_at, withdrawn_at)
+                     VALUES ({key}, 'p.c', {}, {})",
+                    stamp(span.from),
+                    span.until.map_or("NULL".to_owned(), stamp)
+                ))?;
+            }
+        }
         Ok(())
     }
 
@@ -417,6 +292,26 @@ mod tests {
         rewritten: usize,
         deleted: usize,
         narrowed: usize,
+        withdrawn: usize,
+        limited: usize,
+    }
+
+    impl Seen {
+        /// Counts cells that only a withdrawal, or only a maximum, made past.
+        fn note(
+            &mut self,
+            plan: &Plan,
+            known: &BTreeMap<i64, Facts>,
+            policy: &Policy,
+            now: Instant,
+        ) {
+            for facts in known.values() {
+                for verdict in evaluate(plan, policy, facts, now) {
+                    self.withdrawn += usize::from(verdict.explanation.contains("was withdrawn"));
+                    self.limited += usize::from(verdict.explanation.contains("ended its purposes"));
+                }
+            }
+        }
     }
 
     fn trial(random: &mut Random, table: RelId, seen: &mut Seen) -> Result<(), Error> {
@@ -425,22 +320,23 @@ mod tests {
         for minimum in policy.minimums.values() {
             // The row guard, which batches meet too, reads them from the table.
             Spi::run(&format!(
-                "INSERT INTO custodian.minimum (name, period, citation, defence, suspended_at)
-                 VALUES ('{}', '{}', '{}', {suspended}, CASE WHEN {suspended} THEN now() END)
-                 ON CONFLICT (name) DO UPDATE SET period = excluded.period, defence = excluded.defence,
-                     suspended_at = excluded.suspended_at",
+                "INSERT INTO custodian.minimum (name, period, citation, defence)
+                 VALUES ('{}', '{}', '{}', {})
+                 ON CONFLICT (name) DO UPDATE SET period = excluded.period, defence = excluded.defence",
                 minimum.name,
                 minimum.period.iso(),
                 minimum.citation,
-                suspended = minimum.suspended
+                minimum.defence
             ))?;
         }
         tags(random)?;
+        consents(random)?;
         let schema = load::schema(None)?;
         let plan = compile(&schema, &policy, table);
         let [leaf] = plan.leaves.as_slice() else {
             panic!("one leaf");
         };
+        let _loan = lend::lend(&plan);
         let child = schema
             .tables
             .values()
@@ -483,6 +379,7 @@ mod tests {
         }
 
         let decided = decide(&plan, &policy, &known, now);
+        seen.note(&plan, &known, &policy, now);
         let after = now
             .plus(Period::days(-(random.below(900) as i32)))
             .expect("in range");
@@ -560,8 +457,10 @@ mod tests {
         }
         // The trials must not have passed for want of anything to decide.
         assert!(seen.rewritten > 200, "{}", seen.rewritten);
-        assert!(seen.deleted > 50, "{}", seen.deleted);
+        assert!(seen.deleted > 30, "{}", seen.deleted);
         assert!(seen.narrowed > 5, "{}", seen.narrowed);
+        assert!(seen.withdrawn > 50, "{}", seen.withdrawn);
+        assert!(seen.limited > 50, "{}", seen.limited);
         Ok(())
     }
 }

@@ -4,7 +4,9 @@
 //! Where a child's label asks for less than its parent's, the parent's wins silently: labels are restored
 //! before partitions are attached, so such a label cannot be refused when it is written.
 
-use crate::tag::grammar::{ColumnLabel, ColumnTag, DisposalMode, NullClock, PathTag, TableTag};
+use crate::tag::grammar::{
+    ColumnLabel, ColumnTag, DisposalMode, MinimumRef, NullClock, PathTag, TableTag,
+};
 use crate::tag::parse;
 
 /// The label that governs a child's column, given the parent's label in force and the child's own.
@@ -33,12 +35,15 @@ fn column_tag(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
 }
 
 fn own_members(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
-    let mut minimums = parent.minimums.clone();
-    for minimum in &child.minimums {
-        if !minimums.iter().any(|kept| kept.name == minimum.name) {
-            minimums.push(minimum.clone());
+    let both = |parent: &[MinimumRef], child: &[MinimumRef]| {
+        let mut laws = parent.to_vec();
+        for law in child {
+            if !laws.iter().any(|there| there.name == law.name) {
+                laws.push(law.clone());
+            }
         }
-    }
+        laws
+    };
     ColumnTag {
         category: parent.category.clone(),
         sensitivity: parent.sensitivity.max(child.sensitivity),
@@ -52,7 +57,8 @@ fn own_members(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
         },
         on_expiry: parent.on_expiry.clone().or_else(|| child.on_expiry.clone()),
         clock: parent.clock.clone().or_else(|| child.clock.clone()),
-        minimums,
+        minimums: both(&parent.minimums, &child.minimums),
+        maximums: both(&parent.maximums, &child.maximums),
         paths: Vec::new(),
         derived: false,
     }
@@ -150,6 +156,12 @@ pub fn overruled_column(parent: &ColumnLabel, child: &ColumnLabel) -> Vec<&'stat
             own.minimums
                 .iter()
                 .any(|minimum| !merged.minimums.contains(minimum)),
+        ),
+        (
+            "maximums",
+            own.maximums
+                .iter()
+                .any(|maximum| !merged.maximums.contains(maximum)),
         ),
         (
             "paths",

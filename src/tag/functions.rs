@@ -94,15 +94,19 @@ struct Cell {
 }
 
 impl Cell {
-    /// The members of its tag, with the minimums that are on it already.
-    fn fields(self, minimums: &[MinimumRef]) -> Result<Fields> {
+    /// The members of its tag, with the minimums and maximums that are on it already.
+    fn fields(self, old: Option<&ColumnTag>) -> Result<Fields> {
         let residency = self
             .residency
             .map(|regions| elements("residency", regions))
             .transpose()?;
-        let minimums = (!minimums.is_empty())
-            .then(|| serde_json::to_value(minimums).map_err(Error::internal))
-            .transpose()?;
+        let laws = |laws: Option<&Vec<MinimumRef>>| {
+            laws.filter(|laws| !laws.is_empty())
+                .map(|laws| serde_json::to_value(laws).map_err(Error::internal))
+                .transpose()
+        };
+        let minimums = laws(old.map(|old| &old.minimums))?;
+        let maximums = laws(old.map(|old| &old.maximums))?;
         Ok(Fields::default()
             .put("category", Some(required("category", self.category)?))
             .put(
@@ -116,7 +120,8 @@ impl Cell {
             .put("residency", residency)
             .put("on_expiry", method(self.on_expiry)?)
             .put("clock", self.clock)
-            .put("minimums", minimums))
+            .put("minimums", minimums)
+            .put("maximums", maximums))
     }
 }
 
@@ -143,13 +148,12 @@ fn tag_cell(
     };
     let fields = match path {
         None => {
-            let minimums = old.iter().filter(|old| !old.derived);
-            let minimums: Vec<MinimumRef> = minimums.flat_map(|old| old.minimums.clone()).collect();
+            let fields = cell.fields(old.as_ref().filter(|old| !old.derived))?;
             let paths = old.filter(|old| !old.paths.is_empty()).map(|old| old.paths);
             let paths = paths
                 .map(|paths| serde_json::to_value(paths).map_err(Error::internal))
                 .transpose()?;
-            cell.fields(&minimums)?.put("paths", paths).0
+            fields.put("paths", paths).0
         }
         Some(path) => {
             let path = elements("path", path)?;
@@ -166,10 +170,8 @@ fn tag_cell(
                 }
             };
             let at = paths.iter().position(|inner| inner.path == path);
-            let minimums = at
-                .map(|at| paths.remove(at).tag.minimums)
-                .unwrap_or_default();
-            let added = cell.fields(&minimums)?.put("path", Some(path)).0;
+            let before = at.map(|at| paths.remove(at).tag);
+            let added = cell.fields(before.as_ref())?.put("path", Some(path)).0;
             let mut all = match serde_json::to_value(paths).map_err(Error::internal)? {
                 serde_json::Value::Array(all) => all,
                 _ => Vec::new(),

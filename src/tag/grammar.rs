@@ -29,7 +29,8 @@ pub enum NullClock {
     NotStarted,
 }
 
-/// A minimum that keeps a column; its clock defaults to the cell's own.
+/// A minimum or claim defence that keeps a column, or a maximum that limits how long it is held; its clock
+/// defaults to the cell's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MinimumRef {
@@ -65,6 +66,9 @@ pub struct ColumnTag {
     pub clock: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub minimums: Vec<MinimumRef>,
+    /// Laws' maximums that end the cover of every purpose; their clocks default to the cell's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maximums: Vec<MinimumRef>,
     /// Paths inside the documents of a `jsonb` column, none of which leads through another.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathTag>,

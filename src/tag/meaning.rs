@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::relation;
 use crate::policy::compile::path;
 use crate::policy::model::{Schema, Table, TypeClass};
-use crate::policy::{load, minimum, purpose};
+use crate::policy::{load, maximum, minimum, purpose};
 use crate::tag::grammar::{ColumnLabel, ColumnTag, TableTag};
 use crate::tag::target::{Label, Target, undefined_column};
 
@@ -21,10 +21,15 @@ fn check_policy(tag: &ColumnTag) -> Result<()> {
         .iter()
         .map(|minimum| minimum.name.clone())
         .collect();
-    match minimum::missing(&named)?.first() {
-        Some(missing) => Err(minimum::undefined(missing)),
-        None => Ok(()),
+    if let Some(missing) = minimum::missing(&named)?.first() {
+        return Err(minimum::undefined(missing));
     }
+    for maximum in &tag.maximums {
+        if !maximum::is_defined(&maximum.name)? {
+            return Err(maximum::undefined(&maximum.name));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the columns that a table's tag names.
@@ -94,11 +99,11 @@ pub fn check_written(target: &Target, label: &Label) -> Result<()> {
                 if let Some(method) = &cell.on_expiry {
                     fits(method, column, path)?;
                 }
-                let minimums = cell.minimums.iter();
+                let laws = cell.minimums.iter().chain(&cell.maximums);
                 for clock in cell
                     .clock
                     .iter()
-                    .chain(minimums.filter_map(|minimum| minimum.clock.as_ref()))
+                    .chain(laws.filter_map(|law| law.clock.as_ref()))
                 {
                     check_clock(target, &schema, table, clock)?;
                 }

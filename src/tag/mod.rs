@@ -22,7 +22,7 @@ pub mod view;
 pgrx::extension_sql_file!(
     "../../sql/tag.sql",
     name = "tag",
-    requires = [view::read_tags]
+    requires = [view::read_tags, "law"]
 );
 
 /// Registers the label provider.

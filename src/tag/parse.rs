@@ -40,6 +40,7 @@ struct RawColumn {
     minimums: Option<Vec<MinimumRef>>,
     #[serde(default)]
     paths: Option<Vec<serde_json::Map<String, Value>>>,
+    maximums: Option<Vec<MinimumRef>>,
     #[serde(default)]
     not_personal: Option<bool>,
 }
@@ -231,7 +232,8 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         && raw.residency.is_none()
         && raw.on_expiry.is_none()
         && raw.clock.is_none()
-        && raw.minimums.is_none();
+        && raw.minimums.is_none()
+        && raw.maximums.is_none();
     if let Some(not_personal) = raw.not_personal {
         let alone = no_members && raw.paths.is_none();
         if !not_personal {
@@ -268,6 +270,7 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         on_expiry: raw.on_expiry,
         clock: raw.clock,
         minimums: raw.minimums.unwrap_or_default(),
+        maximums: raw.maximums.unwrap_or_default(),
         paths,
         derived: false,
     };
@@ -277,8 +280,9 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
     if let Some(residency) = &mut tag.residency {
         residency.sort_unstable();
     }
-    tag.minimums
-        .sort_unstable_by(|left, right| left.name.cmp(&right.name));
+    for laws in [&mut tag.minimums, &mut tag.maximums] {
+        laws.sort_unstable_by(|left, right| left.name.cmp(&right.name));
+    }
     Ok(ColumnLabel::Tag(tag))
 }
 
@@ -303,26 +307,25 @@ fn check_column(tag: &ColumnTag) -> Result<()> {
         }
         _ => {}
     }
-    for (index, minimum) in tag.minimums.iter().enumerate() {
-        let field = format!("minimums[{index}]");
-        named(
-            format!("{field}.name"),
-            &minimum.name,
-            names::check_namespaced,
-        )?;
-        if let Some(own) = &minimum.clock {
+    laws("minimums", &tag.minimums)?;
+    laws("maximums", &tag.maximums)
+}
+
+/// Checks a list of minimums or maximums.
+fn laws(list: &str, laws: &[MinimumRef]) -> Result<()> {
+    for (index, law) in laws.iter().enumerate() {
+        let field = format!("{list}[{index}]");
+        named(format!("{field}.name"), &law.name, names::check_namespaced)?;
+        if let Some(own) = &law.clock {
             clock(format!("{field}.clock"), own)?;
         }
-        if tag
-            .minimums
+        if laws
             .iter()
             .take(index)
-            .any(|earlier| earlier.name == minimum.name)
+            .any(|earlier| earlier.name == law.name)
         {
-            return Err(
-                at(field, format!("names \"{}\" a second time", minimum.name))
-                    .hint("Name each only once."),
-            );
+            return Err(at(field, format!("names \"{}\" a second time", law.name))
+                .hint("Name each only once."));
         }
     }
     Ok(())

@@ -91,8 +91,8 @@ impl Rewrite<'_> {
     }
 
     fn cells(&self, tag: &mut ColumnTag) {
-        let minimums = tag.minimums.iter_mut();
-        let clocks = minimums.filter_map(|minimum| minimum.clock.as_mut());
+        let laws = tag.minimums.iter_mut().chain(&mut tag.maximums);
+        let clocks = laws.filter_map(|law| law.clock.as_mut());
         for clock in tag.clock.iter_mut().chain(clocks) {
             self.clock(clock);
         }

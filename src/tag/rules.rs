@@ -260,6 +260,13 @@ fn own_members(effects: &mut Effects, old: &ColumnTag, new: &ColumnTag) {
             effects.loosen("minimums", "changes a clock");
         }
     }
+
+    // A maximum only makes cells go earlier.
+    if old.maximums.iter().any(|law| !new.maximums.contains(law)) {
+        effects.loosen("maximums", "drops a maximum, or changes its clock");
+    } else if old.maximums != new.maximums {
+        effects.tighten();
+    }
 }
 
 /// Classifies a change of a table's label.

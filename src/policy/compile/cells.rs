@@ -4,7 +4,10 @@ use crate::anonymize::fits::{fits, holds_paths};
 use crate::anonymize::method::Method;
 use crate::error::Error;
 use crate::policy::compile::{Compiler, Context, clock_texts, deletes, path, period};
-use crate::policy::model::{Clock, Column, Cover, Disposal, Keep, PlannedColumn, Severity, Table};
+use crate::policy::model::{
+    Clock, Column, Cover, Disposal, Keep, Limit, PlannedColumn, Severity, SubjectKey, Table,
+};
+use crate::policy::period::never_shorter;
 use crate::tag::grammar::{ColumnTag, NullClock};
 use crate::tag::names;
 
@@ -12,6 +15,7 @@ use crate::tag::names;
 pub(super) struct Cell {
     pub covers: Vec<Cover>,
     pub keeps: Vec<Keep>,
+    pub limits: Vec<Limit>,
     pub column: PlannedColumn,
 }
 
@@ -61,7 +65,30 @@ fn keep_inside(
                         whole.keeps.push(keep.clone());
                     }
                 }
+                whole.limits.retain(|limit| cell.limits.contains(limit));
             }
+        }
+    }
+}
+
+/// Laws that contradict each other: what one forbids to keep, another forbids to destroy. Where the clocks differ
+/// it depends on the row, and previews count those.
+fn conflicts(context: &mut Context, name: &str, keeps: &[Keep], limits: &[Limit]) {
+    for limit in limits {
+        let longer = keeps
+            .iter()
+            .filter(|keep| keep.clock == limit.clock && !never_shorter(keep.period, limit.period));
+        for keep in longer {
+            context.find(
+                Severity::Warning,
+                "maximum-below-minimum",
+                Some(name),
+                format!(
+                    "maximum \"{}\" ({}) is shorter than \"{}\" ({}): it is blocked until the latter has passed, not destroyed",
+                    limit.maximum, limit.citation, keep.minimum, keep.citation
+                ),
+                "Have a lawyer decide which of the two applies, and take the other off the tag.",
+            );
         }
     }
 }
@@ -73,12 +100,13 @@ impl Compiler<'_> {
         context: &mut Context,
         column: &str,
         tag: &ColumnTag,
+        subject: Option<&SubjectKey>,
     ) -> Vec<(String, Result<Cell, Unresolved>)> {
         let mut cells: Vec<(String, Result<Cell, Unresolved>)> = tag
             .cells()
             .map(|(path, tag)| {
                 let name = names::cell(column, path);
-                let cell = self.cell(context, column, path, &name, tag);
+                let cell = self.cell(context, column, path, &name, tag, subject);
                 (name, cell)
             })
             .collect();
@@ -97,6 +125,7 @@ impl Compiler<'_> {
         path: &[String],
         name: &str,
         tag: &ColumnTag,
+        subject: Option<&SubjectKey>,
     ) -> Result<Cell, Unresolved> {
         let table = context.table;
         let column = table
@@ -106,8 +135,10 @@ impl Compiler<'_> {
             holds_paths(column).map_err(misfit)?;
         }
         let clock = self.clock_of(table, tag)?;
-        let covers = self.covers(context, name, tag, &clock)?;
+        let covers = self.covers(context, name, tag, &clock, subject)?;
         let keeps = self.keeps(table, tag, &clock)?;
+        let limits = self.limits(table, tag, &clock)?;
+        conflicts(context, name, &keeps, &limits);
         let disposal = match &tag.on_expiry {
             Some(method) => {
                 self.check_method(context, column, path, name, method)?;
@@ -124,6 +155,7 @@ impl Compiler<'_> {
         Ok(Cell {
             covers,
             keeps,
+            limits,
             column: PlannedColumn {
                 ident: column.ident.clone(),
                 path: path.to_vec(),
@@ -174,6 +206,7 @@ impl Compiler<'_> {
         name: &str,
         tag: &ColumnTag,
         clock: &Clock,
+        subject: Option<&SubjectKey>,
     ) -> Result<Vec<Cover>, Unresolved> {
         let table = context.table;
         let collected = match table.tag.as_ref().and_then(|tag| tag.collected.as_ref()) {
@@ -207,6 +240,17 @@ impl Compiler<'_> {
                     "Name the column with custodian.tag_table(…, collected => …).",
                 );
             }
+            if known.consent && subject.is_none() {
+                context.find(
+                    Severity::Warning,
+                    "consent-without-subject",
+                    Some(name),
+                    format!(
+                        "purpose \"{purpose}\" is based on consent, and the table's tag names no subject whose consent could be asked for: it covers until its period has passed"
+                    ),
+                    "Say whom its rows are about with custodian.tag_table(…, subject_kind => …).",
+                );
+            }
             let bounded = periods.iter().any(|entry| entry.collected_before.is_some());
             covers.push(Cover {
                 purpose: purpose.clone(),
@@ -214,6 +258,7 @@ impl Compiler<'_> {
                 clock: clock.clone(),
                 collected: if bounded { collected.clone() } else { None },
                 ended_at: known.ended_at,
+                consent: subject.filter(|_| known.consent).cloned(),
             });
         }
         if covers.is_empty() {
@@ -262,11 +307,39 @@ impl Compiler<'_> {
                 period: minimum.period,
                 clock,
                 defence: minimum.defence,
-                suspended: minimum.suspended,
+                suspensions: minimum.suspensions.clone(),
             });
         }
         keeps.sort_by(|one, other| one.minimum.cmp(&other.minimum));
         Ok(keeps)
+    }
+
+    fn limits(
+        &self,
+        table: &Table,
+        tag: &ColumnTag,
+        clock: &Clock,
+    ) -> Result<Vec<Limit>, Unresolved> {
+        let mut limits = Vec::new();
+        for reference in &tag.maximums {
+            let maximum = self.policy.maximums.get(&reference.name).ok_or_else(|| {
+                unresolved(
+                    format!("maximum \"{}\" is not defined", reference.name),
+                    "Define it with custodian.require_maximum().",
+                )
+            })?;
+            limits.push(Limit {
+                maximum: maximum.name.clone(),
+                citation: maximum.citation.clone(),
+                period: maximum.period,
+                clock: match &reference.clock {
+                    Some(text) => self.resolve_clock(table, text)?,
+                    None => clock.clone(),
+                },
+            });
+        }
+        limits.sort_by(|one, other| one.maximum.cmp(&other.maximum));
+        Ok(limits)
     }
 
     fn check_method(

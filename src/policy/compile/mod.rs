@@ -51,11 +51,10 @@ struct Compiler<'a> {
 fn clock_texts(table: &Table) -> impl Iterator<Item = &String> {
     let cells = table.column_tags.values().flat_map(|tag| tag.cells());
     let of_columns = cells.flat_map(|(_, tag)| {
-        tag.clock.iter().chain(
-            tag.minimums
-                .iter()
-                .filter_map(|minimum| minimum.clock.as_ref()),
-        )
+        let laws = tag.minimums.iter().chain(&tag.maximums);
+        tag.clock
+            .iter()
+            .chain(laws.filter_map(|law| law.clock.as_ref()))
     });
     let of_table = table
         .tag
@@ -169,7 +168,7 @@ impl Compiler<'_> {
                         "Correct the subject with custodian.tag_table(). Until then legal holds cannot be honoured here, and nothing is disposed.",
                     )),
                 )],
-                Ok(_) => self.column_cells(&mut context, name, tag),
+                Ok(subject) => self.column_cells(&mut context, name, tag, subject.as_ref()),
             };
             for (name, cell) in resolved {
                 match cell {
@@ -263,19 +262,19 @@ impl Compiler<'_> {
     }
 }
 
-/// Puts cells that share covers and keeps into one group.
+/// Puts cells that share covers, keeps and limits into one group.
 fn group(cells: Vec<Cell>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for cell in cells {
-        match groups
-            .iter_mut()
-            .find(|group| group.covers == cell.covers && group.keeps == cell.keeps)
-        {
+        match groups.iter_mut().find(|group| {
+            group.covers == cell.covers && group.keeps == cell.keeps && group.limits == cell.limits
+        }) {
             Some(group) => group.columns.push(cell.column),
             None => groups.push(Group {
                 columns: vec![cell.column],
                 covers: cell.covers,
                 keeps: cell.keeps,
+                limits: cell.limits,
             }),
         }
     }

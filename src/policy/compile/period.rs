@@ -45,6 +45,10 @@ pub fn outlasts(one: &Cover, other: &Cover) -> bool {
     if one.clock != other.clock || one.ended_at.is_some() && one.ended_at != other.ended_at {
         return false;
     }
+    // A withdrawal may end it before.
+    if one.consent.is_some() && one != other {
+        return false;
+    }
     if one == other {
         return true;
     }

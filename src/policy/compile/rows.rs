@@ -27,6 +27,10 @@ impl Compiler<'_> {
                         other.covers.iter().any(|cover| {
                             !group.covers.iter().any(|own| period::outlasts(own, cover))
                         }) || other.keeps.iter().any(|keep| !group.keeps.contains(keep))
+                            || group
+                                .limits
+                                .iter()
+                                .any(|limit| !other.limits.contains(limit))
                     })
                     .flat_map(|(_, other)| &other.columns)
                     .map(PlannedColumn::cell)

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::pg::fresh::{self, Row, Seen};
 use crate::pg::sandbox;
 use crate::policy::model::{
-    Finding, Hold, HoldScope, Minimum, Policy, Purpose, RelId, Schema, Severity,
+    Finding, Hold, HoldScope, Maximum, Minimum, Policy, Purpose, RelId, Schema, Severity, Span,
 };
 use crate::policy::order;
 use crate::policy::period::{Instant, Period};
@@ -40,6 +40,7 @@ pub fn policy_and_findings() -> Result<(Policy, Vec<Finding>)> {
         let policy = Policy {
             purposes: purposes()?,
             minimums: minimums()?,
+            maximums: maximums()?,
             holds: holds(&mut findings)?,
         };
         Ok((policy, findings))
@@ -88,9 +89,11 @@ fn instant(row: &Row, column: usize) -> Result<Option<Instant>> {
 fn purposes() -> Result<BTreeMap<String, Purpose>> {
     let mut purposes = BTreeMap::new();
     let known = rows(
-        "SELECT name, basis, required,
-                CASE WHEN isfinite(ended_at) THEN (extract(epoch FROM ended_at) * 1000000)::bigint END
-         FROM custodian.purpose",
+        "SELECT p.name, p.basis, p.required,
+                CASE WHEN isfinite(p.ended_at) THEN (extract(epoch FROM p.ended_at) * 1000000)::bigint END,
+                EXISTS (SELECT FROM custodian.lawful_basis b
+                        WHERE b.jurisdiction = p.jurisdiction AND b.basis = p.basis AND b.consent_based)
+         FROM custodian.purpose p",
     )?;
     for row in &known {
         let name = text(row, 0)?;
@@ -99,6 +102,7 @@ fn purposes() -> Result<BTreeMap<String, Purpose>> {
             Purpose {
                 name,
                 basis: text(row, 1)?,
+                consent: flag(row, 4)?,
                 required: flag(row, 2)?,
                 periods: Vec::new(),
                 ended_at: instant(row, 3)?,
@@ -122,21 +126,53 @@ fn purposes() -> Result<BTreeMap<String, Purpose>> {
 
 fn minimums() -> Result<BTreeMap<String, Minimum>> {
     let known = rows(
-        "SELECT name, encode(interval_send(period), 'hex'), citation, defence, suspended_at IS NOT NULL
-         FROM custodian.minimum",
+        "SELECT name, encode(interval_send(period), 'hex'), citation, defence FROM custodian.minimum",
     )?;
+    let mut minimums = BTreeMap::new();
+    for row in &known {
+        let name = text(row, 0)?;
+        minimums.insert(
+            name.clone(),
+            Minimum {
+                name,
+                period: period(row, 1)?,
+                citation: text(row, 2)?,
+                defence: flag(row, 3)?,
+                suspensions: Vec::new(),
+            },
+        );
+    }
+    let history = rows(
+        "SELECT minimum, (extract(epoch FROM suspended_at) * 1000000)::bigint,
+                CASE WHEN isfinite(resumed_at) THEN (extract(epoch FROM resumed_at) * 1000000)::bigint END
+         FROM custodian.suspension WHERE isfinite(suspended_at) ORDER BY minimum, suspended_at",
+    )?;
+    for row in &history {
+        if let (Some(minimum), Some(from)) =
+            (minimums.get_mut(fresh::must(row, 0)?), instant(row, 1)?)
+        {
+            minimum.suspensions.push(Span {
+                from,
+                until: instant(row, 2)?,
+            });
+        }
+    }
+    Ok(minimums)
+}
+
+fn maximums() -> Result<BTreeMap<String, Maximum>> {
+    let known =
+        rows("SELECT name, encode(interval_send(period), 'hex'), citation FROM custodian.maximum")?;
     known
         .iter()
         .map(|row| {
             let name = text(row, 0)?;
             Ok((
                 name.clone(),
-                Minimum {
+                Maximum {
                     name,
                     period: period(row, 1)?,
                     citation: text(row, 2)?,
-                    defence: flag(row, 3)?,
-                    suspended: flag(row, 4)?,
                 },
             ))
         })

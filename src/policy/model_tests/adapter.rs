@@ -9,11 +9,11 @@ use crate::policy::compile::compile;
 use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
 use crate::policy::fixture;
 use crate::policy::model::{
-    Clock, Column, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Minimum, OnDelete, Plan, Policy,
-    Purpose, RelId, Schema, Table, TypeClass,
+    Clock, Column, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum, Minimum, OnDelete, Plan,
+    Policy, Purpose, RelId, Schema, Span, Table, TypeClass,
 };
 use crate::policy::period::{Instant, Period};
-use crate::policy::render::facts::{clocks, match_columns};
+use crate::policy::render::facts::{clocks, consents, match_columns};
 use crate::policy::render::rewritten;
 use crate::tag::grammar;
 
@@ -163,6 +163,7 @@ fn policy(world: &World) -> Policy {
         let known = Purpose {
             name: name.clone(),
             basis: "contract".to_owned(),
+            consent: purpose.consent_based,
             required: true,
             periods: purpose
                 .periods
@@ -174,13 +175,16 @@ fn policy(world: &World) -> Policy {
         (name.clone(), known)
     });
     let minimums = world.policy.minimums.iter().map(|(name, minimum)| {
-        let suspensions = minimum.defence.iter().flatten();
+        let span = |(from, until): &(i64, Option<i64>)| Span {
+            from: Instant::from_micros(*from),
+            until: until.map(Instant::from_micros),
+        };
         let known = Minimum {
             name: name.clone(),
             period: period(minimum.period),
             citation: format!("Law on {name}"),
             defence: minimum.defence.is_some(),
-            suspended: suspensions.clone().any(|(_, resumed)| resumed.is_none()),
+            suspensions: minimum.defence.iter().flatten().map(span).collect(),
         };
         (name.clone(), known)
     });
@@ -199,9 +203,18 @@ fn policy(world: &World) -> Policy {
             },
         },
     });
+    let maximums = world.policy.maximums.iter().map(|(name, length)| {
+        let known = Maximum {
+            name: name.clone(),
+            period: period(*length),
+            citation: format!("Law on {name}"),
+        };
+        (name.clone(), known)
+    });
     Policy {
         purposes: purposes.collect(),
         minimums: minimums.collect(),
+        maximums: maximums.collect(),
         holds: holds.collect(),
     }
 }
@@ -323,7 +336,12 @@ impl<'a> Adapter<'a> {
                 })
             })
             .collect();
+        let consents = consents(plan)
+            .into_iter()
+            .map(|purpose| self.consents(plan, &subject, purpose))
+            .collect();
         Facts {
+            consents,
             clocks: clocks(plan)
                 .into_iter()
                 .map(|clock| self.clock(row, clock))
@@ -345,6 +363,22 @@ impl<'a> Adapter<'a> {
                 .map(rel)
                 .collect(),
         }
+    }
+
+    fn consents(&self, plan: &Plan, subject: &[Option<String>], purpose: &str) -> Vec<Span> {
+        let kind = plan.subject.as_ref().map(|subject| subject.kind.as_str());
+        let Some(key) = subject.iter().cloned().collect::<Option<Vec<String>>>() else {
+            return Vec::new();
+        };
+        let given = self.world.policy.consents.iter().filter(|consent| {
+            Some(consent.kind.as_str()) == kind && consent.key == key && consent.purpose == purpose
+        });
+        given
+            .map(|consent| Span {
+                from: Instant::from_micros(consent.granted),
+                until: consent.withdrawn.map(Instant::from_micros),
+            })
+            .collect()
     }
 
     fn evaluate(&self, plan: &Plan, row: &'a Row) -> Vec<Verdict> {

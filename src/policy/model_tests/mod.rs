@@ -29,12 +29,7 @@ const REGRESSIONS: &str = concat!(
 );
 
 /// What compiler and evaluation know of so far.
-const FEATURES: Features = Features {
-    consents: false,
-    tolling: false,
-    maximums: false,
-    ..Features::ALL
-};
+const FEATURES: Features = Features::ALL;
 
 fn same(expected: Expected, found: State) -> bool {
     matches!(

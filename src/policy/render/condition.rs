@@ -2,8 +2,8 @@
 //! NULL, so that it may be negated.
 
 use crate::policy::model::{
-    Clock, Cover, CoverPeriod, Dependent, Group, Hold, HoldScope, Hop, Keep, Leaf, Plan, Policy,
-    SubjectKey, TypeClass,
+    Clock, Cover, CoverPeriod, Dependent, Group, Hold, HoldScope, Hop, Keep, Leaf, Limit, Plan,
+    Policy, Span, SubjectKey, TypeClass,
 };
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::statement::{Binder, Param};
@@ -22,10 +22,10 @@ pub struct Scope<'a> {
 const DAY: i64 = 86_400_000_000;
 
 /// 4713-01-01 BC: no clock of the server is earlier, and it holds no earlier bound.
-const FIRST: Instant = Instant::from_micros(-210_863_606_400_000_000);
+pub(super) const FIRST: Instant = Instant::from_micros(-210_863_606_400_000_000);
 
 /// The bound from which a period has run out at `cutoff`; `None` where no clock can be that early.
-fn latest_start(cutoff: Instant, period: Period) -> Option<Instant> {
+pub(super) fn latest_start(cutoff: Instant, period: Period) -> Option<Instant> {
     cutoff.latest_start(period).filter(|bound| *bound >= FIRST)
 }
 
@@ -159,7 +159,7 @@ impl<'a> Scope<'a> {
     }
 
     /// A bound in the type of the clock, so that an index on it can be used. For dates it is rounded down.
-    fn bound(&mut self, instant: Instant, class: TypeClass) -> String {
+    pub(super) fn bound(&mut self, instant: Instant, class: TypeClass) -> String {
         let bound = self.instant(instant);
         match class {
             TypeClass::Date => format!("({bound} AT TIME ZONE 'UTC')::date"),
@@ -172,6 +172,18 @@ impl<'a> Scope<'a> {
     /// out. The exact sum stands behind the looser bound, since a clock near the end of the calendar would
     /// make it fail.
     fn run_out(&mut self, row: &str, clock: &Clock, period: Period) -> String {
+        self.run_out_with(row, clock, period, &[])
+    }
+
+    /// The same for a period that does not run while it is suspended: the suspended time between the clock and
+    /// the cutoff is added to it.
+    fn run_out_with(
+        &mut self,
+        row: &str,
+        clock: &Clock,
+        period: Period,
+        suspensions: &[Span],
+    ) -> String {
         let cutoff = self.cutoff;
         let Some(latest) = latest_start(cutoff, period) else {
             return "false".to_owned();
@@ -181,10 +193,17 @@ impl<'a> Scope<'a> {
             let raw = format!("{at}.{}", clock.column.quoted);
             let bound = scope.bound(latest, class);
             let sum = Self::as_timestamptz(&raw, class);
-            let period = scope.binder.bind(Param::Period(period));
+            let mut end = format!("{sum} + {}", scope.binder.bind(Param::Period(period)));
+            for suspension in suspensions.iter().filter(|span| span.from < cutoff) {
+                let until = suspension.until.map_or(cutoff, |until| until.min(cutoff));
+                let (from, until) = (scope.instant(suspension.from), scope.instant(until));
+                end.push_str(&format!(
+                    " + greatest({until} - greatest({from}, {sum}), interval '0')"
+                ));
+            }
             let cutoff = scope.instant(cutoff);
             format!(
-                "CASE WHEN isfinite({raw}) AND {raw} <= {bound} THEN {sum} + {period} <= {cutoff} ELSE false END"
+                "CASE WHEN isfinite({raw}) AND {raw} <= {bound} THEN {end} <= {cutoff} ELSE false END"
             )
         })
     }
@@ -242,10 +261,59 @@ impl<'a> Scope<'a> {
                 _ => all([run_out, applies]),
             });
         }
+        if let Some(subject) = &cover.consent {
+            alternatives.push(self.consent_is(row, subject, &cover.purpose, "withdrawn"));
+        }
         any(alternatives)
     }
 
-    /// No purpose covers the group's cells any more.
+    /// The key of the subject whose columns the row with this alias has, in text form.
+    fn key_of(at: &str, subject: &SubjectKey) -> String {
+        let columns: Vec<String> = subject
+            .columns
+            .iter()
+            .map(|column| format!("{at}.{}::text", column.quoted))
+            .collect();
+        format!("ARRAY[{}]", columns.join(", "))
+    }
+
+    /// The subject's consent to the purpose is in this state at the cutoff: `given`, `withdrawn`, or `none` on
+    /// record, as also for a row whose subject cannot be told.
+    pub fn consent_is(
+        &mut self,
+        row: &str,
+        subject: &SubjectKey,
+        purpose: &str,
+        state: &str,
+    ) -> String {
+        let (kind, purpose) = self.asked(subject, purpose);
+        let cutoff = self.cutoff;
+        let cutoff = self.instant(cutoff);
+        let state = self.binder.bind(Param::Text(state.to_owned()));
+        let found = self.value(row, &subject.path, |at| {
+            let key = Self::key_of(at, subject);
+            format!("custodian.sweep_consent({kind}, {purpose}, {key}, {cutoff})")
+        });
+        format!("(coalesce({found}, 'none') = {state})")
+    }
+
+    /// What is on record of the subject's consent to the purpose, as `subject::lend` writes it.
+    pub fn consents(&mut self, row: &str, subject: &SubjectKey, purpose: &str) -> String {
+        let (kind, purpose) = self.asked(subject, purpose);
+        self.value(row, &subject.path, |at| {
+            let key = Self::key_of(at, subject);
+            format!("custodian.sweep_consents({kind}, {purpose}, {key})")
+        })
+    }
+
+    fn asked(&mut self, subject: &SubjectKey, purpose: &str) -> (String, String) {
+        (
+            self.binder.bind(Param::Text(subject.kind.clone())),
+            self.binder.bind(Param::Text(purpose.to_owned())),
+        )
+    }
+
+    /// No purpose covers the group's cells any more: each has ended, or a maximum has passed.
     pub fn past(&mut self, row: &str, group: &Group) -> String {
         let parts: Vec<String> = group
             .covers
@@ -253,15 +321,29 @@ impl<'a> Scope<'a> {
             .map(|cover| self.cover_ended(row, cover))
             .filter(|part| part != "true")
             .collect();
-        all(parts)
+        let ended = all(parts);
+        if group.limits.is_empty() || ended == "true" {
+            return ended;
+        }
+        let mut alternatives: Vec<String> = group
+            .limits
+            .iter()
+            .map(|limit| self.limit_passed(row, limit))
+            .chain([ended])
+            .filter(|part| part != "false")
+            .collect();
+        alternatives.reverse();
+        any(alternatives)
+    }
+
+    /// The maximum has passed.
+    pub fn limit_passed(&mut self, row: &str, limit: &Limit) -> String {
+        self.run_out(row, &limit.clock, limit.period)
     }
 
     /// The minimum or defence still keeps the cell.
     pub fn keep_in_force(&mut self, row: &str, keep: &Keep) -> String {
-        if keep.suspended {
-            return "true".to_owned();
-        }
-        let lapsed = self.run_out(row, &keep.clock, keep.period);
+        let lapsed = self.run_out_with(row, &keep.clock, keep.period, &keep.suspensions);
         not(&lapsed)
     }
 
@@ -438,88 +520,5 @@ impl<'a> Scope<'a> {
             return "false".to_owned();
         }
         all(parts.into_iter().filter(|part| part != "true"))
-    }
-
-    /// Plain comparisons of the clock that an index on it can serve. They let through every row for which the
-    /// exact condition holds, as far as rows that became due after `after` are concerned.
-    pub fn index_bounds(
-        &mut self,
-        row: &str,
-        groups: &[&Group],
-        after: Option<Instant>,
-    ) -> Vec<String> {
-        let mut bounds = Vec::new();
-        let live: Vec<&Cover> = groups
-            .iter()
-            .flat_map(|group| &group.covers)
-            .filter(|cover| cover.ended_at.is_none_or(|ended| ended > self.cutoff))
-            .collect();
-        let mut seen: Vec<&Clock> = Vec::new();
-        for cover in &live {
-            if !cover.clock.path.is_empty() || seen.contains(&&cover.clock) {
-                continue;
-            }
-            seen.push(&cover.clock);
-            // Each cover on this clock must have ended, this one by one of its periods.
-            let latest = cover
-                .periods
-                .iter()
-                .filter_map(|entry| latest_start(self.cutoff, entry.period))
-                .max();
-            match latest {
-                Some(latest) => {
-                    let bound = self.bound(latest, cover.clock.class);
-                    bounds.push(format!("{row}.{} <= {bound}", cover.clock.column.quoted));
-                }
-                None => return vec!["false".to_owned()],
-            }
-        }
-        if let Some(after) = after
-            && let Some((clock, earliest)) = self.newly_due_since(groups, after)
-        {
-            let class = clock.class;
-            let column = clock.column.quoted.clone();
-            let bound = self.bound(earliest, class);
-            bounds.push(format!("{row}.{column} >= {bound}"));
-        }
-        bounds
-    }
-
-    /// The earliest clock of a row that was not due at `after` and may be due now; `None` where one clock does
-    /// not decide alone.
-    fn newly_due_since<'g>(
-        &self,
-        groups: &[&'g Group],
-        after: Instant,
-    ) -> Option<(&'g Clock, Instant)> {
-        let mut clock: Option<&'g Clock> = None;
-        let mut earliest: Option<Instant> = None;
-        let mut add = |candidate: &'g Clock, period: Period| -> Option<()> {
-            if !candidate.path.is_empty() || clock.is_some_and(|clock| clock != candidate) {
-                return None;
-            }
-            clock = Some(candidate);
-            let start = after
-                .earliest_start(period)
-                .filter(|start| *start >= FIRST)?;
-            earliest = Some(earliest.map_or(start, |earliest: Instant| earliest.min(start)));
-            Some(())
-        };
-        for group in groups {
-            for cover in &group.covers {
-                match cover.ended_at {
-                    Some(ended) if ended <= after => continue,
-                    Some(ended) if ended <= self.cutoff => return None,
-                    _ => {}
-                }
-                for entry in &cover.periods {
-                    add(&cover.clock, entry.period)?;
-                }
-            }
-            for keep in &group.keeps {
-                add(&keep.clock, keep.period)?;
-            }
-        }
-        Some((clock?, earliest?))
     }
 }

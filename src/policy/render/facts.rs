@@ -6,7 +6,7 @@ use crate::policy::period::Instant;
 use crate::policy::render::condition::Scope;
 use crate::policy::render::{ROW, Statement, rewritten};
 
-/// The clocks of a plan, each once: those of covers, of their collection dates and of minimums.
+/// The clocks of a plan, each once: those of covers, of their collection dates, of minimums and of maximums.
 pub fn clocks(plan: &Plan) -> Vec<&Clock> {
     let mut clocks: Vec<&Clock> = Vec::new();
     let all = plan.groups.iter().flat_map(|group| {
@@ -14,7 +14,9 @@ pub fn clocks(plan: &Plan) -> Vec<&Clock> {
             .covers
             .iter()
             .flat_map(|cover| std::iter::once(&cover.clock).chain(&cover.collected));
-        covers.chain(group.keeps.iter().map(|keep| &keep.clock))
+        covers
+            .chain(group.keeps.iter().map(|keep| &keep.clock))
+            .chain(group.limits.iter().map(|limit| &limit.clock))
     });
     for clock in all {
         if !clocks.contains(&clock) {
@@ -22,6 +24,20 @@ pub fn clocks(plan: &Plan) -> Vec<&Clock> {
         }
     }
     clocks
+}
+
+/// The purposes of a plan that last only while the subject consents, each once, in order.
+pub fn consents(plan: &Plan) -> Vec<&str> {
+    let mut purposes: Vec<&str> = plan
+        .groups
+        .iter()
+        .flat_map(|group| &group.covers)
+        .filter(|cover| cover.consent.is_some())
+        .map(|cover| cover.purpose.as_str())
+        .collect();
+    purposes.sort_unstable();
+    purposes.dedup();
+    purposes
 }
 
 /// The columns that holds on rows of the plan compare, each once.
@@ -44,7 +60,8 @@ pub fn match_columns<'a>(plan: &Plan, policy: &'a Policy) -> Vec<&'a str> {
 
 /// One query whose columns are, in this order: the clocks as `timestamptz[]`, for each rewritten column
 /// whether it is disposed as `boolean[]`, the subject key as `text[]`, the columns that holds compare as
-/// `text[]`, for each dependent whether a row of it stands in the way as `boolean[]`, and the row's `ctid`.
+/// `text[]`, for each dependent whether a row of it stands in the way as `boolean[]`, the row's `ctid`, and for
+/// each purpose that needs consent what is on record of it as `text[]`.
 /// `filter` writes the condition that selects rows.
 pub fn facts(
     plan: &Plan,
@@ -104,15 +121,23 @@ pub fn facts(
         .iter()
         .map(|dependent| scope.referenced(ROW, dependent))
         .collect();
+    let consents: Vec<String> = match &plan.subject {
+        Some(subject) => consents(plan)
+            .into_iter()
+            .map(|purpose| scope.consents(ROW, subject, purpose))
+            .collect(),
+        None => Vec::new(),
+    };
     let condition = filter(&mut scope, ROW);
     scope.binder.finish(format!(
         "SELECT ARRAY[{}]::timestamptz[], ARRAY[{}]::boolean[], ARRAY[{}]::text[], ARRAY[{}]::text[], \
-         ARRAY[{}]::boolean[], {ROW}.ctid FROM ONLY {} AS {ROW} WHERE {condition}",
+         ARRAY[{}]::boolean[], {ROW}.ctid, ARRAY[{}]::text[] FROM ONLY {} AS {ROW} WHERE {condition}",
         clocks.join(", "),
         disposed.join(", "),
         subject.join(", "),
         matching.join(", "),
         dependents.join(", "),
+        consents.join(", "),
         leaf.ident.quoted
     ))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::model::{Clock, Disposal, Group, Hold, Leaf, Plan, PlannedColumn, Policy};
+use crate::policy::model::{Clock, Disposal, Group, Hold, Keep, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, not};
 use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
@@ -11,7 +11,8 @@ use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptBack {
     pub columns: Vec<String>,
-    /// `hold: <matter>`, `minimum: <citation>`, `referenced by <table>`, `no clock: <column>`.
+    /// `hold: <matter>`, `minimum: <citation>`, `defence: <citation>`, `referenced by <table>`,
+    /// `no clock: <column>`, `no consent on record: <purpose>`, `conflict: <maximum> and <minimum>`.
     pub reason: String,
     /// `SELECT count(*)` of the rows.
     pub count: Statement,
@@ -52,6 +53,12 @@ fn matters<'a>(scope: &Scope<'a>, plan: &Plan, leaf: &Leaf) -> BTreeMap<&'a str,
     matters
 }
 
+/// What keeps cells, with the law that says so.
+fn reason(keep: &Keep) -> String {
+    let what = if keep.defence { "defence" } else { "minimum" };
+    format!("{what}: {}", keep.citation)
+}
+
 struct Writer<'a> {
     plan: &'a Plan,
     leaf: &'a Leaf,
@@ -89,15 +96,11 @@ impl<'a> Writer<'a> {
             parts
         };
         for keep in &group.keeps {
-            self.add(
-                columns.clone(),
-                format!("minimum: {}", keep.citation),
-                |scope| {
-                    let mut parts = base(scope);
-                    parts.push(scope.keep_in_force(ROW, keep));
-                    parts
-                },
-            );
+            self.add(columns.clone(), reason(keep), |scope| {
+                let mut parts = base(scope);
+                parts.push(scope.keep_in_force(ROW, keep));
+                parts
+            });
         }
         let (plan, leaf) = (self.plan, self.leaf);
         let scope = Scope::new(self.policy, self.cutoff);
@@ -132,15 +135,11 @@ impl<'a> Writer<'a> {
                 continue;
             }
             for keep in &group.keeps {
-                self.add(
-                    columns.clone(),
-                    format!("minimum: {}", keep.citation),
-                    |scope| {
-                        let mut parts = base(scope);
-                        parts.push(scope.keep_in_force(ROW, keep));
-                        parts
-                    },
-                );
+                self.add(columns.clone(), reason(keep), |scope| {
+                    let mut parts = base(scope);
+                    parts.push(scope.keep_in_force(ROW, keep));
+                    parts
+                });
             }
         }
         let columns = row_columns(plan);
@@ -176,7 +175,7 @@ impl<'a> Writer<'a> {
 
 /// Cells whose clock is missing although the tag calls that a violation: no period ends for them.
 fn without_clock<'a>(writer: &mut Writer<'a>, group: &'a Group) {
-    let columns = names(group.columns.iter());
+    let columns = all_columns(group);
     let mut seen: Vec<&Clock> = Vec::new();
     for cover in &group.covers {
         let clock = &cover.clock;
@@ -190,6 +189,51 @@ fn without_clock<'a>(writer: &mut Writer<'a>, group: &'a Group) {
             format!("no clock: {}", clock.column.name),
             |scope| vec![scope.clock_missing(ROW, clock)],
         );
+    }
+}
+
+fn all_columns(group: &Group) -> Vec<String> {
+    names(group.columns.iter())
+}
+
+/// Cells that a purpose covers for which it needs a consent that is not on record.
+fn without_consent<'a>(writer: &mut Writer<'a>, group: &'a Group) {
+    for cover in &group.covers {
+        let Some(subject) = &cover.consent else {
+            continue;
+        };
+        if cover.ended_at.is_some_and(|ended| ended <= writer.cutoff) {
+            continue;
+        }
+        writer.add(
+            all_columns(group),
+            format!("no consent on record: {}", cover.purpose),
+            |scope| {
+                let past = scope.past(ROW, group);
+                vec![
+                    not(&past),
+                    scope.consent_is(ROW, subject, &cover.purpose, "none"),
+                ]
+            },
+        );
+    }
+}
+
+/// Cells that one law forbids to keep any longer, and another one forbids to destroy yet.
+fn conflicts<'a>(writer: &mut Writer<'a>, group: &'a Group) {
+    for limit in &group.limits {
+        for keep in &group.keeps {
+            writer.add(
+                all_columns(group),
+                format!("conflict: {} and {}", limit.citation, keep.citation),
+                |scope| {
+                    vec![
+                        scope.limit_passed(ROW, limit),
+                        scope.keep_in_force(ROW, keep),
+                    ]
+                },
+            );
+        }
     }
 }
 
@@ -212,6 +256,8 @@ pub fn kept(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<K
     }
     for group in &plan.groups {
         without_clock(&mut writer, group);
+        without_consent(&mut writer, group);
+        conflicts(&mut writer, group);
     }
     writer.found
 }

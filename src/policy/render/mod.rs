@@ -3,6 +3,7 @@
 //! Every statement runs as the owner of the leaf with the settings of `pg::sandbox`: names resolve in
 //! `pg_catalog` alone and the time zone is UTC. Names come quoted by the server, values are parameters.
 
+mod bounds;
 pub mod condition;
 pub mod facts;
 pub mod kept;

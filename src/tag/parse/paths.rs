@@ -109,6 +109,7 @@ pub fn document(paths: Vec<PathTag>) -> ColumnTag {
         on_expiry: None,
         clock: None,
         minimums: Vec::new(),
+        maximums: Vec::new(),
         paths,
         derived: true,
     };

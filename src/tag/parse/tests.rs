@@ -61,7 +61,7 @@ fn an_unknown_field_is_named_with_its_place_and_what_is_allowed() {
     assert_eq!(detail, "Unknown field \"purpose\" at line 2, column 10.");
     assert_eq!(
         hint,
-        "Allowed here: \"category\", \"sensitivity\", \"purposes\", \"residency\", \"on_expiry\", \"clock\", \"minimums\", \"paths\", \"not_personal\"."
+        "Allowed here: \"category\", \"sensitivity\", \"purposes\", \"residency\", \"on_expiry\", \"clock\", \"minimums\", \"paths\", \"maximums\", \"not_personal\"."
     );
     let (detail, hint) = table_error(r#"{"subject":{"knd":"customer"}}"#);
     assert_eq!(
@@ -382,6 +382,7 @@ prop_compose! {
         on_expiry in option::of(a_method()),
         clock in option::of(clock_of()),
         minimums in prop::collection::btree_map(key(), option::of(clock_of()), 0..3),
+        maximums in prop::collection::btree_map(key(), option::of(clock_of()), 0..3),
     ) -> ColumnTag {
         ColumnTag {
             category,
@@ -391,6 +392,7 @@ prop_compose! {
             on_expiry,
             clock,
             minimums: minimums.into_iter().map(|(name, clock)| MinimumRef { name, clock }).collect(),
+            maximums: maximums.into_iter().map(|(name, clock)| MinimumRef { name, clock }).collect(),
             paths: Vec::new(),
             derived: false,
         }

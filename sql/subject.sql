@@ -1,0 +1,24 @@
+-- Consents of subjects.
+
+-- The order of the first columns is known to src/subject/lend.rs, which reads the table by its index: so text compares
+-- by bytes.
+CREATE TABLE custodian.consent (
+    subject_kind text COLLATE pg_catalog."C" NOT NULL,
+    subject_key  text[] COLLATE pg_catalog."C" NOT NULL,
+    purpose      text COLLATE pg_catalog."C" NOT NULL,
+    granted_at   timestamptz NOT NULL CHECK (isfinite(granted_at)),
+    withdrawn_at timestamptz CHECK (isfinite(withdrawn_at) AND withdrawn_at >= granted_at),
+    evidence     text,
+    recorded_at  timestamptz NOT NULL DEFAULT now(),
+    recorded_by  text NOT NULL DEFAULT session_user,
+    PRIMARY KEY (purpose, subject_kind, subject_key, granted_at)
+);
+COMMENT ON TABLE custodian.consent IS 'when subjects gave and withdrew consent to purposes';
+ALTER TABLE custodian.consent ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.consent', '');
+
+CREATE VIEW custodian.consents WITH (security_barrier) AS
+SELECT c.subject_kind, c.subject_key, c.purpose, c.granted_at, c.withdrawn_at, c.evidence, c.recorded_at, c.recorded_by
+FROM custodian.consent c
+WHERE custodian.require_steward('read consents');
+COMMENT ON VIEW custodian.consents IS 'consents, the withdrawn ones too. It shows subject keys: for stewards';

@@ -1,0 +1,12 @@
+//! The people, or devices, that rows are about: their consents.
+
+pub mod consent;
+mod key;
+pub mod lend;
+mod record;
+
+pgrx::extension_sql_file!(
+    "../../sql/subject.sql",
+    name = "subject",
+    requires = ["bootstrap", "evidence"]
+);
