@@ -1,7 +1,7 @@
 //! Whether a method fits a column: its type and its constraints. Pure.
 
 use crate::anonymize::method::Method;
-use crate::anonymize::pseudonym;
+use crate::anonymize::{pseudonym, sql};
 use crate::error::{Error, Kind, Result};
 use crate::policy::model::{Column, TypeClass};
 use crate::tag::names;
@@ -68,7 +68,10 @@ fn constant_fits(text: &str, column: &Column) -> bool {
                 })
         }
         TypeClass::Json => serde_json::from_str::<serde_json::Value>(text).is_ok(),
-        TypeClass::Bytea | TypeClass::Array | TypeClass::Other => false,
+        TypeClass::Bytea => text
+            .strip_prefix("\\x")
+            .is_some_and(|digits| hex::decode(digits).is_ok()),
+        TypeClass::Array | TypeClass::Other => false,
     }
 }
 
@@ -92,10 +95,13 @@ fn type_fits(method: &Method, column: &Column) -> bool {
         Method::Network => matches!(class, TypeClass::Inet | TypeClass::Cidr),
         Method::Generalize(width) => {
             *width > 0
-                && matches!(
-                    class,
-                    TypeClass::Integer | TypeClass::Numeric | TypeClass::Float
-                )
+                && match class {
+                    TypeClass::Integer | TypeClass::Float => true,
+                    // With no digit before its decimal point, or zeros there, a number has no bucket of its own.
+                    TypeClass::Numeric => sql::numeric_bounds(column.typmod)
+                        .is_none_or(|(_, digits)| digits > 0 && !column.type_name.contains(",-")),
+                    _ => false,
+                }
         }
     }
 }
@@ -187,7 +193,7 @@ pub fn fits(method: &Method, column: &Column, path: &[String]) -> Result<()> {
     if !type_fits(method, column) {
         let hint = match method {
             Method::Constant(_) => {
-                "Give a constant in the text form of the column's type, such as 0, true, 1970-01-01 or 1970-01-01T00:00:00Z."
+                "Give a constant in the text form of the column's type, such as 0, true, 1970-01-01, 1970-01-01T00:00:00Z or \\x00."
             }
             Method::Hmac => "Pseudonyms need a text column of at least 62 characters.",
             Method::Truncate(_) => "Only dates and timestamps can be truncated.",
@@ -200,9 +206,9 @@ pub fn fits(method: &Method, column: &Column, path: &[String]) -> Result<()> {
         };
         return refuse(&format!("its type is {}", column.type_name), hint);
     }
-    if let Some(constraint) = &column.refused_by {
+    if let Some(refuser) = &column.refused_by {
         return refuse(
-            &format!("constraint \"{constraint}\" refuses what it writes"),
+            &format!("{refuser} refuses what it writes"),
             "Choose another method, change the constraint, or let the value go with its row.",
         );
     }
@@ -261,6 +267,7 @@ mod tests {
             type_name: type_name.to_owned(),
             class,
             base: String::new(),
+            typmod: -1,
             refused_by: None,
             not_null: false,
             generated: false,

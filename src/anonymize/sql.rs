@@ -41,6 +41,45 @@ fn exact_below(type_name: &str) -> u64 {
     }
 }
 
+/// The smallest value of `numeric(precision, scale)` and the digits before its decimal point; `None` for plain
+/// `numeric`. From the type modifier, as numeric.c packs it.
+pub fn numeric_bounds(typmod: i32) -> Option<(String, i32)> {
+    let packed = typmod.checked_sub(4).filter(|packed| *packed >= 0)?;
+    let precision = (packed >> 16) & 0xffff;
+    // Eleven bits with a sign.
+    let scale = ((packed & 0x7ff) ^ 1024) - 1024;
+    let digits = "9".repeat(usize::try_from(precision).unwrap_or_default());
+    Some((format!("-{digits}e{}", -scale), precision - scale))
+}
+
+/// A date or timestamp at the start of its month or year, in UTC. The first months that the calendar of the
+/// server has begin before it does: what lies there, and infinity, stays.
+fn truncate(raw: &str, column: &PlannedColumn, part: DatePart) -> String {
+    let target = &column.type_name;
+    let (unit, day) = match part {
+        DatePart::Month => ("month", "day"),
+        DatePart::Year => ("year", "doy"),
+    };
+    // Dates reach further than timestamps.
+    let (value, first) = match column.class {
+        TypeClass::Date => (
+            format!("({raw} - (extract({day} FROM {raw})::integer - 1))"),
+            "date '4713-01-01 BC'",
+        ),
+        TypeClass::TimestampTz => (
+            format!("(date_trunc('{unit}', {raw} AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')"),
+            "timestamptz '4713-01-01 00:00:00+00 BC'",
+        ),
+        _ => (
+            format!("date_trunc('{unit}', {raw})"),
+            "timestamp '4713-01-01 00:00:00 BC'",
+        ),
+    };
+    format!(
+        "(CASE WHEN isfinite({raw}) AND {raw} >= {first} THEN {value} ELSE {raw} END)::{target}"
+    )
+}
+
 /// What the method makes of a value that is not NULL, in the column's type.
 fn value(binder: &mut Binder, raw: &str, column: &PlannedColumn, method: &Method) -> String {
     let target = &column.type_name;
@@ -51,18 +90,7 @@ fn value(binder: &mut Binder, raw: &str, column: &PlannedColumn, method: &Method
             format!("{text}::{target}")
         }
         Method::Hmac => format!("custodian.sweep_pseudonym({raw}::text)::{target}"),
-        Method::Truncate(part) => {
-            let part = match part {
-                DatePart::Month => "month",
-                DatePart::Year => "year",
-            };
-            match column.class {
-                TypeClass::TimestampTz => format!(
-                    "(date_trunc('{part}', {raw} AT TIME ZONE 'UTC') AT TIME ZONE 'UTC')::{target}"
-                ),
-                _ => format!("date_trunc('{part}', {raw}::timestamp)::{target}"),
-            }
-        }
+        Method::Truncate(part) => truncate(raw, column, *part),
         Method::Prefix(length) => format!("left({raw}::text, {length})::{target}"),
         Method::Network => format!(
             "network(set_masklen({raw}::inet, least(masklen({raw}::inet), \
@@ -77,7 +105,12 @@ fn value(binder: &mut Binder, raw: &str, column: &PlannedColumn, method: &Method
                 "greatest(floor({raw}::numeric / {width}) * {width}, {})::{target}",
                 least(target)
             ),
-            _ => format!("(floor({raw}::numeric / {width}) * {width})::{target}"),
+            _ => match numeric_bounds(column.typmod) {
+                Some((least, _)) => format!(
+                    "greatest(floor({raw}::numeric / {width}) * {width}, {least}::numeric)::{target}"
+                ),
+                None => format!("(floor({raw}::numeric / {width}) * {width})::{target}"),
+            },
         },
         Method::Mask(shown) => format!(
             "(CASE WHEN char_length({raw}::text) <= {shown} THEN repeat('*', char_length({raw}::text)) \

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod args;
 pub mod bgworker;
 pub mod catalog;
+pub mod check;
 pub mod clock;
 pub mod database;
 pub mod fresh;

@@ -35,6 +35,7 @@ pub fn column(name: &str, class: TypeClass) -> Column {
         .to_owned(),
         class,
         base: String::new(),
+        typmod: -1,
         refused_by: None,
         not_null: false,
         generated: false,

@@ -50,10 +50,12 @@ pub struct Column {
     /// `format_type` output, to write casts with.
     pub type_name: String,
     pub class: TypeClass,
+    /// The type's modifier below all domains: -1 without any.
+    pub typmod: i32,
     /// The name of the type below all domains: `jsonb`, `citext`, …
     pub base: String,
-    /// The CHECK constraint, of the table or of a domain, that is known to refuse what the method of the
-    /// column's tag writes.
+    /// What is known to refuse what the method of the column's tag writes, in words: a CHECK constraint of the
+    /// table, or the type.
     pub refused_by: Option<String>,
     pub not_null: bool,
     /// GENERATED ALWAYS AS (…) STORED.
@@ -317,6 +319,8 @@ pub struct PlannedColumn {
     /// The keys that lead to the cell inside the column's document; empty where the whole column is the cell.
     pub path: Vec<String>,
     pub type_name: String,
+    /// The type's modifier below all domains: -1 without any.
+    pub typmod: i32,
     pub class: TypeClass,
     pub not_null: bool,
     pub disposal: Disposal,

@@ -160,6 +160,7 @@ impl Compiler<'_> {
                 ident: column.ident.clone(),
                 path: path.to_vec(),
                 type_name: column.type_name.clone(),
+                typmod: column.typmod,
                 class: column.class,
                 not_null: column.not_null,
                 disposal,

@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgrx::pg_sys;
-
 use super::tree::Forest;
-use super::{flag, rel, rows, text};
+use super::{flag, oids, rel, rows, text};
 use crate::error::{Error, Result};
 use crate::pg::fresh::{self, Row, Seen};
 use crate::policy::model::{
@@ -152,10 +150,6 @@ fn foreign_keys() -> Result<Vec<ForeignKey>> {
         .collect()
 }
 
-fn oids(ids: impl IntoIterator<Item = RelId>) -> Vec<pg_sys::Oid> {
-    ids.into_iter().map(pg_sys::Oid::from).collect()
-}
-
 fn relations(ids: &BTreeSet<RelId>) -> Result<BTreeMap<RelId, Relation>> {
     let known = fresh::rows(
         "SELECT c.oid, n.nspname || '.' || c.relname, format('%I.%I', n.nspname, c.relname), c.relkind, c.relowner
@@ -232,6 +226,7 @@ fn columns(
             attnum: fresh::number(row, 3)?,
             type_name: text(row, 4)?,
             base: text(row, 5)?,
+            typmod: fresh::number(row, 7)?,
             refused_by: None,
             class: class(
                 fresh::must(row, 5)?,

@@ -2,6 +2,7 @@
 //! snapshot taken at this moment and the rights of the extension's owner. No row of a user's table is read.
 
 mod catalog;
+mod checks;
 pub mod tree;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,10 @@ use crate::policy::period::{Instant, Period};
 /// The tagged tables, each with what its foreign keys connect it with. With `root` only those that govern the
 /// relation or a part of it, and what foreign keys connect with them, over any number of steps.
 pub fn schema(root: Option<pg_sys::Oid>) -> Result<Schema> {
-    sandbox::as_extension_owner(|| catalog::schema(root.map(|root| root.to_u32())))
+    let mut schema =
+        sandbox::as_extension_owner(|| catalog::schema(root.map(|root| root.to_u32())))?;
+    checks::decide(&mut schema)?;
+    Ok(schema)
 }
 
 /// Every table that governs leaves, dependents before what they refer to.
@@ -57,6 +61,10 @@ fn text(row: &Row, column: usize) -> Result<String> {
 
 fn flag(row: &Row, column: usize) -> Result<bool> {
     Ok(fresh::must(row, column)? == "t")
+}
+
+fn oids(ids: impl IntoIterator<Item = RelId>) -> Vec<pg_sys::Oid> {
+    ids.into_iter().map(pg_sys::Oid::from).collect()
 }
 
 fn rel(row: &Row, column: usize) -> Result<RelId> {

@@ -1,0 +1,87 @@
+//! What a CHECK constraint says to one value of one of its columns, whatever is in the others.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+
+/// Whether the constraint with this `expression` (`pg_constraint.conbin`) of the relation accepts rows in which the column has this value (in text form, `None` for NULL):
+/// `None` when that depends on other columns, or on what is not constant. The server's own simplification of
+/// expressions decides (`eval_const_expressions`); it evaluates immutable functions and nothing else, with the
+/// rights of the current user. Raises what those functions raise.
+pub fn accepts(
+    expression: &str,
+    relation: pg_sys::Oid,
+    attnum: i16,
+    value: Option<&str>,
+) -> Result<Option<bool>> {
+    let expression = CString::new(expression).map_err(Error::internal)?;
+    let value = value
+        .map(CString::new)
+        .transpose()
+        .map_err(Error::internal)?;
+    // SAFETY: the expression is one that the server stored; every node is made in the current memory context, which
+    // outlives the call. A constraint's expression refers to its one relation as number 1, without sublinks.
+    unsafe {
+        let expression: *mut pg_sys::Node = pg_sys::stringToNode(expression.as_ptr()).cast();
+
+        // A column that stands for the whole row is not one that can be replaced.
+        let mut read: *mut pg_sys::Bitmapset = std::ptr::null_mut();
+        pg_sys::pull_varattnos(expression, 1, &mut read);
+        let whole_row = -(pg_sys::FirstLowInvalidHeapAttributeNumber);
+        if pg_sys::bms_is_member(whole_row, read) {
+            return Ok(None);
+        }
+
+        let mut type_oid = pg_sys::InvalidOid;
+        let mut typmod = -1;
+        let mut collation = pg_sys::InvalidOid;
+        pg_sys::get_atttypetypmodcoll(relation, attnum, &mut type_oid, &mut typmod, &mut collation);
+        let constant = match &value {
+            None => pg_sys::makeNullConst(type_oid, typmod, collation),
+            Some(value) => {
+                let mut input = pg_sys::InvalidOid;
+                let mut parameter = pg_sys::InvalidOid;
+                pg_sys::getTypeInputInfo(type_oid, &mut input, &mut parameter);
+                let datum = pg_sys::OidInputFunctionCall(
+                    input,
+                    value.as_ptr().cast_mut(),
+                    parameter,
+                    typmod,
+                );
+                let mut length = 0;
+                let mut by_value = false;
+                pg_sys::get_typlenbyval(type_oid, &mut length, &mut by_value);
+                pg_sys::makeConst(
+                    type_oid,
+                    typmod,
+                    collation,
+                    i32::from(length),
+                    datum,
+                    false,
+                    by_value,
+                )
+            }
+        };
+        let entry = pg_sys::makeTargetEntry(constant.cast(), attnum, std::ptr::null_mut(), false);
+        let replacements = pg_sys::lappend(std::ptr::null_mut(), entry.cast());
+        let replaced = pg_sys::ReplaceVarsFromTargetList(
+            expression,
+            1,
+            0,
+            std::ptr::null_mut(),
+            replacements,
+            pg_sys::ReplaceVarsNoMatchOption::REPLACEVARS_CHANGE_VARNO,
+            1,
+            std::ptr::null_mut(),
+        );
+        let simplified = pg_sys::eval_const_expressions(std::ptr::null_mut(), replaced);
+        if simplified.is_null() || (*simplified).type_ != pg_sys::NodeTag::T_Const {
+            return Ok(None);
+        }
+        let result = &*simplified.cast::<pg_sys::Const>();
+        // NULL passes a CHECK constraint.
+        Ok(Some(result.constisnull || result.constvalue.value() != 0))
+    }
+}
