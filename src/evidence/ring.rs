@@ -129,6 +129,32 @@ impl Key {
     };
 }
 
+impl Key {
+    /// The event as which several of a role's are told when there is no room for each: what they have in common. A
+    /// ledger may have counted some of them already, when they were told as one while it took them.
+    fn summary(&self) -> Key {
+        Key {
+            peer: Text::EMPTY,
+            region: Text::EMPTY,
+            object: Text::EMPTY,
+            reason: Text::new(SUMMARY),
+            ..*self
+        }
+    }
+}
+
+/// The reason of several events that are told as one.
+const SUMMARY: &str = "several: this role had more different events than there was room for";
+
+impl Slot {
+    /// Adds the occurrences of another event.
+    fn merge(&mut self, other: &Slot) {
+        self.count = self.count.saturating_add(other.count);
+        self.first_at = self.first_at.min(other.first_at);
+        self.last_at = self.last_at.max(other.last_at);
+    }
+}
+
 /// Occurrences of one event. Times are microseconds since 1970-01-01 00:00 UTC.
 #[derive(Clone, Copy)]
 struct Slot {
@@ -228,7 +254,8 @@ impl Ring {
         self.lost
     }
 
-    /// Counts an occurrence. With every slot waiting to be handed over it is counted as lost.
+    /// Counts an occurrence. With every slot waiting to be handed over, the role that has most of them gives one up:
+    /// two of its events are told as one that says so. Where nothing can be told like that, it is counted as lost.
     pub fn record(&mut self, key: &Key, now: i64) {
         let mut room: Option<usize> = None;
         for index in 0..SLOTS {
@@ -261,8 +288,98 @@ impl Ring {
                     handed_at: 0,
                 }
             }
+            None => self.make_room(key, now),
+        }
+    }
+
+    /// The role with most of the slots, and how many they are; and how many `role` has.
+    fn shares(&self, role: &Text<64>) -> (Text<64>, usize, usize) {
+        // For each role its first slot, and the number of its slots.
+        let mut counts = [0u16; SLOTS];
+        let mut largest = 0;
+        let mut own = 0;
+        for index in 0..SLOTS {
+            let of = &self.slots[index].key.role;
+            if of == role {
+                own += 1;
+            }
+            let first = (0..index)
+                .find(|first| counts[*first] > 0 && self.slots[*first].key.role == *of)
+                .unwrap_or(index);
+            counts[first] += 1;
+            if counts[first] > counts[largest] {
+                largest = first;
+            }
+        }
+        (
+            self.slots[largest].key.role,
+            usize::from(counts[largest]),
+            own,
+        )
+    }
+
+    /// Counts an occurrence of an event that has no slot, while every slot waits to be handed over.
+    fn make_room(&mut self, key: &Key, now: i64) {
+        let (largest, most, own) = self.shares(&key.role);
+        // Who has as many as anybody else gives up its own.
+        let gives = if own >= most { key.role } else { largest };
+        let new = Slot {
+            key: *key,
+            used: true,
+            count: 1,
+            first_at: now,
+            last_at: now,
+            handed_at: 0,
+        };
+        if gives == key.role {
+            let summary = key.summary();
+            let same = self.slots.iter_mut().rev().find(|slot| slot.key == summary);
+            if let Some(slot) = same {
+                slot.merge(&new);
+                return;
+            }
+            // One of its kind becomes the summary, with the new one in it.
+            if let Some(slot) = self
+                .slots
+                .iter_mut()
+                .rev()
+                .find(|slot| slot.key.summary() == summary)
+            {
+                slot.key = summary;
+                slot.handed_at = 0;
+                slot.merge(&new);
+                return;
+            }
+        }
+        match self.fold(&gives) {
+            Some(free) => self.slots[free] = new,
             None => self.lost = self.lost.saturating_add(1),
         }
+    }
+
+    /// Tells two events of the role as one, and returns the slot that this frees.
+    fn fold(&mut self, role: &Text<64>) -> Option<usize> {
+        for index in (0..SLOTS).rev() {
+            let slot = self.slots[index];
+            let summary = slot.key.summary();
+            if slot.key.role != *role || slot.key == summary {
+                continue;
+            }
+            let other = (0..SLOTS)
+                .find(|other| self.slots[*other].key == summary)
+                .or_else(|| (0..index).find(|other| self.slots[*other].key.summary() == summary));
+            let Some(other) = other else {
+                continue;
+            };
+            let into = &mut self.slots[other];
+            if into.key != summary {
+                into.key = summary;
+                into.handed_at = 0;
+            }
+            into.merge(&slot);
+            return Some(index);
+        }
+        None
     }
 
     /// What waits to be handed over. Nothing is removed: see [`Ring::handed`].
@@ -329,148 +446,5 @@ impl Ring {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(database: u32, object: &str) -> Key {
-        Key {
-            gate: Gate::Ddl,
-            outcome: Outcome::Refused,
-            database,
-            role: Text::new("app"),
-            object: Text::new(object),
-            ..Key::EMPTY
-        }
-    }
-
-    fn filter(database: u32) -> Filter<'static> {
-        Filter {
-            database,
-            database_name: "shop",
-            also_unbound: false,
-            repeats: false,
-        }
-    }
-
-    fn ring() -> Box<Ring> {
-        Box::new(Ring::new(0, 0))
-    }
-
-    #[test]
-    fn text_is_cut_at_a_character() {
-        assert_eq!(Text::<8>::new("abc").as_str(), "abc");
-        assert_eq!(Text::<8>::new("abcdefgh").as_str(), "abcdefgh");
-        assert_eq!(Text::<8>::new("abcdefghi").as_str(), "abcde…");
-        assert_eq!(Text::<8>::new("öööööö").as_str(), "öö…");
-        assert_eq!(Text::<8>::new("a\0b").as_str(), "a b");
-    }
-
-    #[test]
-    fn the_same_event_is_counted_once() {
-        let mut ring = ring();
-        ring.record(&key(1, "a"), 10);
-        ring.record(&key(1, "b"), 11);
-        ring.record(&key(1, "a"), 12);
-        let pending = ring.pending(filter(1), 20).events;
-        assert_eq!(pending.len(), 2);
-        assert_eq!(
-            (pending[0].count, pending[0].first_at, pending[0].last_at),
-            (2, 10, 12)
-        );
-        assert_eq!(pending[1].count, 1);
-        assert!(ring.pending(filter(2), 20).events.is_empty());
-    }
-
-    #[test]
-    fn what_was_not_handed_over_is_still_there() {
-        let mut ring = ring();
-        ring.record(&key(1, "a"), 10);
-        let first = ring.pending(filter(1), 20);
-        ring.record(&key(1, "a"), 21);
-        assert_eq!(ring.pending(filter(1), 22).events[0].count, 2);
-        ring.handed(&first, 23);
-        let force = Filter {
-            repeats: true,
-            ..filter(1)
-        };
-        let rest = ring.pending(force, 24).events;
-        assert_eq!((rest[0].count, rest[0].last_at), (1, 21));
-        assert!(ring.pending(filter(1), 24).events.is_empty());
-        assert_eq!(ring.pending(filter(1), 23 + REPEAT).events.len(), 1);
-    }
-
-    #[test]
-    fn handing_over_twice_takes_off_once() {
-        let mut ring = ring();
-        ring.record(&key(1, "a"), 10);
-        let pending = ring.pending(filter(1), 20);
-        ring.handed(&pending, 21);
-        ring.handed(&pending, 22);
-        ring.record(&key(1, "a"), 23);
-        let force = Filter {
-            repeats: true,
-            ..filter(1)
-        };
-        assert_eq!(ring.pending(force, 24).events[0].count, 1);
-        assert_eq!(ring.pending(force, 24).events[0].first_at, 23);
-    }
-
-    #[test]
-    fn overflow_is_counted_and_handed_over_slots_are_reused() {
-        let mut ring = ring();
-        for number in 0..SLOTS + 3 {
-            ring.record(&key(1, &number.to_string()), number as i64);
-        }
-        assert_eq!(ring.lost(), 3);
-        let pending = ring.pending(filter(1), 1000);
-        assert_eq!((pending.events.len(), pending.lost), (SLOTS, 0));
-        let mut one = ring.pending(filter(1), 1000);
-        one.events.truncate(1);
-        ring.handed(&one, 1000);
-        ring.record(&key(1, "new"), 1001);
-        ring.record(&key(1, "newer"), 1002);
-        assert_eq!(ring.lost(), 4);
-    }
-
-    #[test]
-    fn unbound_and_orphaned_events_go_to_the_one_that_is_told_so() {
-        let mut ring = ring();
-        ring.record(&key(0, "physical standby"), 10);
-        ring.record(&key(7, "database without the extension"), 11);
-        let mut named = key(0, "login");
-        named.database_name = Text::new("shop");
-        ring.record(&named, 12);
-        assert_eq!(ring.pending(filter(1), 20).events.len(), 1);
-        let all = Filter {
-            also_unbound: true,
-            ..filter(1)
-        };
-        assert_eq!(ring.pending(all, 20).events.len(), 2);
-        assert_eq!(ring.pending(all, 11 + ORPHAN).events.len(), 3);
-    }
-
-    #[test]
-    fn the_start_is_told_to_each_ledger_once_and_losses_to_one() {
-        let mut ring = Box::new(Ring::new(5, 1));
-        let started = Some(Started { at: 5, crashes: 1 });
-        for number in 0..SLOTS + 2 {
-            ring.record(&key(9, &number.to_string()), 0);
-        }
-        let all = Filter {
-            also_unbound: true,
-            ..filter(1)
-        };
-        let first = ring.pending(all, 20);
-        assert_eq!((first.started, first.lost), (started, 2));
-        ring.handed(&first, 20);
-        let second = ring.pending(all, 21);
-        assert_eq!((second.started, second.lost), (None, 0));
-        assert!(second.is_empty());
-        assert_eq!(ring.pending(filter(2), 21).started, started);
-        for database in 2..=DATABASES as u32 + 1 {
-            let handover = ring.pending(filter(database), 22);
-            ring.handed(&handover, 22);
-        }
-        assert_eq!(ring.pending(filter(1000), 23).started, None);
-    }
-}
+#[path = "ring_tests.rs"]
+mod tests;

@@ -409,14 +409,48 @@ fn refused_statement_is_in_the_ledger_although_its_transaction_aborted() -> Resu
 }
 
 #[test]
-fn events_that_find_no_room_are_counted() -> Result<()> {
-    let node = guarded("overflow")?;
+fn a_role_that_floods_the_guards_events_does_not_keep_others_out() -> Result<()> {
+    let node = guarded("flood")?;
     let mut client = node.client()?;
-    let kinds = 300;
-    for number in 0..kinds {
+    client.batch_execute("CREATE ROLE flood SUPERUSER; CREATE ROLE quiet SUPERUSER")?;
+    client.batch_execute("SET SESSION AUTHORIZATION flood")?;
+    for number in 0..300 {
         client.refused(&format!(
             "CREATE PUBLICATION p{number} FOR TABLE unreviewed"
         ));
+    }
+    client.batch_execute("SET SESSION AUTHORIZATION quiet")?;
+    client.refused("CREATE PUBLICATION secret FOR TABLE unreviewed");
+    client.batch_execute("RESET SESSION AUTHORIZATION")?;
+    seal(&node)?;
+    // Nothing is lost, and what the flood left no room for is told as one event.
+    assert_eq!(
+        client.text(
+            "SELECT role, sum(count), count(*) < 300, count(*) FILTER (WHERE reason LIKE 'several: %'),
+                    count(*) FILTER (WHERE object LIKE '%secret%')
+             FROM custodian.guard_events WHERE outcome = 'refused' GROUP BY role ORDER BY role"
+        )?,
+        "flood|300|t|1|0\nquiet|1|t|0|1"
+    );
+    assert_eq!(
+        client.text("SELECT count(*) FROM custodian.check() WHERE code = 'events-lost'")?,
+        "0"
+    );
+    Ok(())
+}
+
+#[test]
+fn events_that_find_no_room_are_counted() -> Result<()> {
+    let node = guarded("overflow")?;
+    let mut client = node.client()?;
+    // More roles than there is room for one event each.
+    let kinds = 300;
+    for number in 0..kinds {
+        client.batch_execute(&format!(
+            "CREATE ROLE r{number} SUPERUSER; SET SESSION AUTHORIZATION r{number}"
+        ))?;
+        client.refused("CREATE PUBLICATION p FOR TABLE unreviewed");
+        client.batch_execute("RESET SESSION AUTHORIZATION")?;
     }
     assert_eq!(
         client.text("SELECT code, severity FROM custodian.check() WHERE code = 'events-lost'")?,
