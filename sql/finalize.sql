@@ -72,12 +72,13 @@ GRANT SELECT ON custodian.lawful_bases TO PUBLIC;
 
 -- Reports. Waivers and findings are for stewards, which is asked where they are read; the schedule holds no values.
 GRANT EXECUTE ON FUNCTION custodian.check_all() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.overdue_now(regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.review_coverage(regclass, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.scheduled_columns() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.waive(text, text, text, text, timestamptz) TO PUBLIC;
-GRANT SELECT ON custodian.coverage, custodian.retention_schedule, custodian.waivers TO PUBLIC;
+GRANT SELECT ON custodian.coverage, custodian.overdue, custodian.retention_schedule, custodian.waivers TO PUBLIC;
 
 -- Transfers and lanes: for stewards, which the functions and the views check for themselves.
 GRANT EXECUTE ON FUNCTION custodian.approve_transfer(text, text) TO PUBLIC;

@@ -49,3 +49,29 @@ CREATE VIEW custodian.coverage AS
 SELECT c.relation, c.columns, c.tagged, c.cleared, c.unreviewed, c.looks_personal, c.personal_columns
 FROM custodian.review_coverage() c;
 COMMENT ON VIEW custodian.coverage IS 'how far the columns of each table were reviewed, and which of the others look personal by name, type or comment';
+
+CREATE VIEW custodian.overdue AS
+SELECT (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
+       r.relation_name,
+       r.state,
+       greatest(r.rows_planned - r.rows_done, 0) AS rows,
+       (SELECT count(*) FROM custodian.obstacle o WHERE o.run_id = r.run_id) AS obstacles,
+       CASE r.state
+           WHEN 'observed' THEN 'counted only: disposal is observe, or keys are missing'
+           WHEN 'waiting' THEN 'waits for an approval'
+           WHEN 'approved' THEN 'approved, goes in the next round of the worker'
+           WHEN 'running' THEN 'is being disposed of'
+           WHEN 'interrupted' THEN 'interrupted, goes on in the next round of the worker'
+           ELSE 'could not be disposed of'
+       END || coalesce(': ' || r.reason, ': SQLSTATE ' || r.sqlstate, '') AS why,
+       r.run_id,
+       r.cutoff AS due_at,
+       (SELECT min(f.planned_at) FROM custodian.run f
+        WHERE f.relation = r.relation AND f.state <> 'superseded' AND f.run_id <= r.run_id
+          AND f.run_id > coalesce((SELECT max(d.run_id) FROM custodian.run d
+                                   WHERE d.relation = r.relation AND d.state = 'done' AND d.run_id < r.run_id), 0)) AS found_at
+FROM custodian.run r
+JOIN (SELECT l.relation, max(l.run_id) AS run_id FROM custodian.run l WHERE l.state <> 'superseded' GROUP BY l.relation) newest
+  USING (run_id)
+WHERE r.state <> 'done' OR EXISTS (SELECT FROM custodian.obstacle o WHERE o.run_id = r.run_id);
+COMMENT ON VIEW custodian.overdue IS 'per table what the worker found due and has not disposed of, and why: as of its last round, from its own records. due_at is the moment it was counted for, found_at when the first run of this backlog was planned';

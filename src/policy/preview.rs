@@ -26,7 +26,7 @@ struct Line {
 }
 
 /// Counts as the owner of the leaf, with that role's rights only: planning alone already runs the owner's code.
-pub(super) fn as_owner_of<T>(
+pub fn as_owner_of<T>(
     leaf: &Leaf,
     work: impl FnOnce() -> Result<T>,
 ) -> std::result::Result<T, Caught> {
@@ -34,7 +34,7 @@ pub(super) fn as_owner_of<T>(
 }
 
 /// What was caught, in words without values.
-pub(super) fn describe(caught: &Caught, leaf: &Leaf) -> String {
+pub fn describe(caught: &Caught, leaf: &Leaf) -> String {
     match &caught.own {
         Some(error) => format!("{}: {}", leaf.ident.name, error.message),
         None if caught.sqlstate == "42501" => format!(

@@ -2,8 +2,10 @@
 //! what was never reviewed.
 
 mod columns;
+mod overdue;
 mod sample;
 mod schedule;
+mod since;
 pub mod suggest;
 pub mod waive;
 mod waiver;

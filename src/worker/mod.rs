@@ -15,7 +15,7 @@ mod fuse;
 mod launcher;
 mod now;
 mod pacing;
-mod round;
+pub mod round;
 mod run;
 mod scheduler;
 pub mod shmem;

@@ -181,6 +181,22 @@ pub fn count(
     ))
 }
 
+/// The same for whether there is one at all: 1 or 0. The scan ends with the first.
+pub fn exists(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, None);
+    scope.binder.finish(format!(
+        "SELECT count(*) FROM (SELECT FROM ONLY {} AS {ROW} WHERE {condition} LIMIT 1) AS first",
+        leaf.ident.quoted
+    ))
+}
+
 /// `UPDATE` or `DELETE` of the rows that [`count`] counts, within a range of blocks. A row to which others refer
 /// is not deleted before those are gone, since they are another run's. The bounds of the range are the last two
 /// parameters, `tid`s left open ([`Statement::with_blocks`] binds them).
