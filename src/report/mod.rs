@@ -13,5 +13,11 @@ mod waiver;
 pgrx::extension_sql_file!(
     "../../sql/report.sql",
     name = "report",
-    requires = ["tag", "basis", "evidence", schedule::scheduled_columns]
+    requires = [
+        "tag",
+        "basis",
+        "evidence",
+        schedule::scheduled_columns,
+        suggest::review_coverage
+    ]
 );
