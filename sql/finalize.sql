@@ -55,6 +55,13 @@ GRANT EXECUTE ON FUNCTION custodian.sweep_consent(text, text, text[], timestampt
 GRANT EXECUTE ON FUNCTION custodian.sweep_consents(text, text, text[]) TO PUBLIC;
 GRANT SELECT ON custodian.consents TO PUBLIC;
 
+-- The policy as one document: what it shows, the views show; what it writes, it checks as the single functions do.
+GRANT EXECUTE ON FUNCTION custodian.apply_policy(jsonb, boolean) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.export_policy() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.policy_as_of(timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.policy_of_epoch(bigint) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.record_policy() TO PUBLIC;
+
 -- The worker. The functions check for a steward themselves; the views hold no values.
 GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_now(regclass) TO PUBLIC;

@@ -641,3 +641,59 @@ REVOKE ALL ON custodian.overdue FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.overdue_now(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.overdue_now(regclass) TO PUBLIC;
 GRANT SELECT ON custodian.overdue TO PUBLIC;
+-- The policy as one document, and as it was at every epoch
+CREATE TABLE custodian.policy_record (
+    kind     text NOT NULL,
+    name     text NOT NULL,
+    epoch    bigint NOT NULL,
+    document jsonb,
+    PRIMARY KEY (kind, name, epoch)
+);
+COMMENT ON TABLE custodian.policy_record IS 'declared things as they were from an epoch on, in the words and names of that time; without a document: gone';
+ALTER TABLE custodian.policy_record ENABLE ROW LEVEL SECURITY;
+
+CREATE FUNCTION custodian."export_policy"() RETURNS jsonb
+STRICT STABLE
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'export_policy_wrapper';
+
+CREATE FUNCTION custodian."apply_policy"(
+	"policy" jsonb,
+	"dry_run" bool DEFAULT true
+) RETURNS TABLE (
+	"object" TEXT,
+	"change" TEXT,
+	"before" jsonb,
+	"after" jsonb,
+	"loosens" bool
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'apply_policy_wrapper';
+
+CREATE FUNCTION custodian."policy_as_of"(
+	"at" timestamp with time zone
+) RETURNS jsonb
+STABLE
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'policy_as_of_wrapper';
+
+CREATE FUNCTION custodian."policy_of_epoch"(
+	"epoch" bigint
+) RETURNS jsonb
+STABLE
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'policy_of_epoch_wrapper';
+
+CREATE FUNCTION custodian."record_policy"() RETURNS bigint
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'record_policy_wrapper';
+
+REVOKE ALL ON custodian.policy_record FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.export_policy(), custodian.apply_policy(jsonb, boolean),
+    custodian.policy_as_of(timestamptz), custodian.policy_of_epoch(bigint), custodian.record_policy() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.export_policy(), custodian.apply_policy(jsonb, boolean),
+    custodian.policy_as_of(timestamptz), custodian.policy_of_epoch(bigint), custodian.record_policy() TO PUBLIC;
+
+-- Last: it reads everything above.
+SELECT custodian.record_policy();

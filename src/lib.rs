@@ -34,6 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::utility::init();
     pg::object_access::init();
     tag::init();
+    policy::declare::init();
     evidence::init();
     guard::row::init();
     guard::init();

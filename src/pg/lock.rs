@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::pg::relation;
+use crate::pg::{relation, xact};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -29,6 +29,22 @@ pub fn epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
     unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode as i32) };
     Ok(())
+}
+
+/// Takes the epoch lock of a table as a change of policy does, without waiting; whether it could be had.
+pub fn try_epoch(table: pg_sys::Oid) -> Result<bool> {
+    let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: xact::database().to_u32(),
+        locktag_field2: class.to_u32(),
+        locktag_field3: table.to_u32(),
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: the tag is filled as SET_LOCKTAG_OBJECT does, and outlives the call.
+    let outcome = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, true) };
+    Ok(outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
 }
 
 /// Locks a table as SECURITY LABEL does, against other changes of its labels and definition, but not against

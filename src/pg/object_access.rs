@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::guard::function;
 use crate::guard::row::dropping;
 use crate::pg::report;
+use crate::policy::declare::history;
 
 /// An object about to be dropped, directly or because something it depends on is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +24,9 @@ pub struct Drop {
 
 /// What runs before an object goes; an error refuses it.
 fn before_drop(drop: Drop) -> Result<()> {
-    dropping::before_drop(drop)
+    dropping::before_drop(drop)?;
+    history::before_drop(drop);
+    Ok(())
 }
 
 /// What runs before a function is called for the first time in a statement; an error refuses it.

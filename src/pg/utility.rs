@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::report;
+use crate::policy::declare::history;
 use crate::tag::{detach, provider, rename};
 use crate::worker;
 
@@ -48,6 +49,7 @@ fn before(utility: Utility) -> Result<()> {
 fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
     rename::after(utility)?;
+    history::after(utility);
     veto::after(utility)?;
     worker::database::after(&utility)
 }

@@ -7,6 +7,7 @@ use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::pg::report;
 use crate::pg::subxact::{self, Caught};
 
 /// Runs `work` in a transaction of its own and commits it. An error, raised or returned, aborts the
@@ -134,4 +135,47 @@ pub fn init_after_commit(callback: fn()) {
 /// Asks for the callback after the current transaction's commit.
 pub fn after_commit() {
     WANTED.store(true, Ordering::Relaxed);
+}
+
+/// Set while the current transaction wants the callback before its commit.
+static WANTED_BEFORE: AtomicBool = AtomicBool::new(false);
+
+/// What runs before a commit that asked for it. An error in it aborts the transaction.
+static mut BEFORE: Option<fn() -> Result<()>> = None;
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE,
+        XACT_EVENT_PREPARE,
+    };
+    match event {
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            if WANTED_BEFORE.swap(false, Ordering::Relaxed)
+                // SAFETY: written once, in `init_before_commit`.
+                && let Some(callback) = unsafe { BEFORE }
+                && let Err(error) = callback()
+            {
+                report::raise(error);
+            }
+        }
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
+            WANTED_BEFORE.store(false, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+}
+
+/// Installs `callback`, which runs inside the transaction, after everything else that it does.
+pub fn init_before_commit(callback: fn() -> Result<()>) {
+    // SAFETY: called once from _PG_init.
+    unsafe {
+        BEFORE = Some(callback);
+        pg_sys::RegisterXactCallback(Some(on_end), std::ptr::null_mut());
+    }
+}
+
+/// Asks for the callback before the current transaction's commit.
+pub fn before_commit() {
+    WANTED_BEFORE.store(true, Ordering::Relaxed);
 }

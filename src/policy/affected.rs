@@ -13,7 +13,17 @@ pub fn lock_roots(
     concerns: impl Fn(&ColumnTag) -> bool,
     table: Option<pg_sys::Oid>,
 ) -> Result<Vec<pg_sys::Oid>> {
-    let mut roots: Vec<pg_sys::Oid> = table.map(inherit::root).into_iter().collect();
+    lock_roots_with(concerns, table)
+}
+
+/// The same for any number of tables.
+pub fn lock_roots_with(
+    concerns: impl Fn(&ColumnTag) -> bool,
+    tables: impl IntoIterator<Item = pg_sys::Oid>,
+) -> Result<Vec<pg_sys::Oid>> {
+    let mut roots: Vec<pg_sys::Oid> = tables.into_iter().map(inherit::root).collect();
+    roots.sort_unstable_by_key(|root| root.to_u32());
+    roots.dedup();
     for (relation, attnum, text) in label::everywhere() {
         if attnum == 0 {
             continue;

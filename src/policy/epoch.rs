@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::evidence::ledger;
-use crate::pg::{lock, sandbox, spi};
+use crate::pg::{lock, sandbox, spi, xact};
 
 /// Begins a new epoch, writes it to the ledger, and returns its number. `change` is a short stable code such as `tag.set`, `object`
 /// what was changed, by name; `detail` must hold no personal value. Runs with the extension owner's rights:
@@ -28,6 +28,10 @@ pub fn advance(change: &str, object: &str, detail: serde_json::Value) -> Result<
             .ok_or_else(|| crate::error::Error::internal("no epoch was written"))
     })?;
     ledger::append(change, object, detail)?;
+    // Holds are no part of what is declared.
+    if !change.starts_with("hold.") {
+        xact::before_commit();
+    }
     Ok(epoch)
 }
 

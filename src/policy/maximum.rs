@@ -69,10 +69,16 @@ fn stored(name: &str) -> Result<Option<(Period, String)>> {
 
 /// Writes the law; whether anything changed.
 fn write_row(law: &Law) -> Result<bool> {
-    let name = law.name.as_str();
+    write_law(&law.name, law.interval, &law.citation)
+}
+
+/// Writes a maximum; whether anything changed. The caller has checked for a steward, the name and the period, and
+/// taken the locks.
+pub fn write_law(name: &str, interval: Interval, new_citation: &str) -> Result<bool> {
+    let new_period = time::period(interval);
     let old = stored(name)?;
     if let Some((period, citation)) = &old {
-        if !never_shorter(law.period, *period) {
+        if !never_shorter(new_period, *period) {
             return Err(Error::new(
                 Kind::InvalidParameter,
                 format!("the period of maximum \"{name}\" may fall, but not rise"),
@@ -80,11 +86,11 @@ fn write_row(law: &Law) -> Result<bool> {
             .detail(format!(
                 "It is {} and would be {}, which ends later at least from some days.",
                 period.iso(),
-                law.period.iso()
+                new_period.iso()
             ))
             .hint("Where the law itself was changed, require a maximum with a new name; tags then drop the old one by a steward's decision."));
         }
-        if *period == law.period && *citation == law.citation {
+        if *period == new_period && citation == new_citation {
             return Ok(false);
         }
     }
@@ -97,14 +103,14 @@ fn write_row(law: &Law) -> Result<bool> {
         name,
         json!({
             "old": old.map(|(period, citation)| json!({ "period": period.iso(), "citation": citation })),
-            "new": { "period": law.period.iso(), "citation": law.citation },
+            "new": { "period": new_period.iso(), "citation": new_citation },
         }),
     )?;
     sandbox::as_extension_owner(|| {
         spi::execute(
             "INSERT INTO custodian.maximum (name, period, citation) VALUES ($1, $2, $3)
              ON CONFLICT (name) DO UPDATE SET period = excluded.period, citation = excluded.citation",
-            &[name.into(), law.interval.into(), law.citation.as_str().into()],
+            &[name.into(), interval.into(), new_citation.into()],
         )
     })?;
     Ok(true)

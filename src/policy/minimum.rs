@@ -119,7 +119,6 @@ pub struct Law {
     pub table: pg_sys::Oid,
     columns: Vec<String>,
     pub interval: Interval,
-    pub period: Period,
     pub citation: String,
     clock: Option<String>,
 }
@@ -140,8 +139,7 @@ impl Law {
         let interval = required("period", period)?;
         let citation = words("citation", citation)?;
         purpose::check_name(what.as_str(), &name)?;
-        let period = time::period(interval);
-        purpose::check_period(period)?;
+        purpose::check_period(time::period(interval))?;
         if columns.is_empty() {
             return Err(Error::new(
                 Kind::InvalidParameter,
@@ -155,7 +153,6 @@ impl Law {
             table,
             columns,
             interval,
-            period,
             citation,
             clock,
         })
@@ -277,9 +274,15 @@ fn with_law(law: &Law, column: &str) -> Result<(Target, ColumnLabel)> {
 
 /// Writes the law; whether anything changed.
 fn write_row(law: &Law) -> Result<bool> {
-    let (name, period, citation) = (law.name.as_str(), law.period, law.citation.as_str());
-    let defence = law.what == What::Defence;
-    let what = law.what.as_str();
+    write_law(law.what, &law.name, law.interval, &law.citation)
+}
+
+/// Writes a minimum or claim defence; whether anything changed. The caller has checked for a steward, the name and
+/// the period, and taken the locks.
+pub fn write_law(sort: What, name: &str, interval: Interval, citation: &str) -> Result<bool> {
+    let period = time::period(interval);
+    let defence = sort == What::Defence;
+    let what = sort.as_str();
     let old = stored(name)?;
     if let Some(old) = &old {
         if old.defence != defence {
@@ -331,7 +334,7 @@ fn write_row(law: &Law) -> Result<bool> {
              ON CONFLICT (name) DO UPDATE SET period = excluded.period, citation = excluded.citation",
             &[
                 name.into(),
-                law.interval.into(),
+                interval.into(),
                 citation.into(),
                 defence.into(),
             ],

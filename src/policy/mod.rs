@@ -4,6 +4,7 @@ pub mod affected;
 pub mod basis;
 pub mod basis_store;
 pub mod compile;
+pub mod declare;
 mod defence;
 pub mod epoch;
 pub mod evaluate;

@@ -30,7 +30,8 @@ fn permit_publication(
     )?)
 }
 
-fn permit(publication: &str, mut regions: Vec<String>, reason: &str) -> Result<()> {
+/// [`permit_publication`] with its arguments checked for NULL.
+pub fn permit(publication: &str, mut regions: Vec<String>, reason: &str) -> Result<()> {
     relation::require_steward("permit a publication")?;
     names::check_identifier(publication).map_err(|wrong| {
         Error::new(
@@ -102,7 +103,8 @@ fn forbid_publication(publication: Option<String>) -> SqlResult<()> {
     Ok(forbid(&required("publication", publication)?)?)
 }
 
-fn forbid(publication: &str) -> Result<()> {
+/// [`forbid_publication`] with its argument checked for NULL.
+pub fn forbid(publication: &str) -> Result<()> {
     relation::require_steward("forbid a publication")?;
     lock::own_table(c"publication_permit")?;
     let (regions, _) = current(publication)?.ok_or_else(|| {

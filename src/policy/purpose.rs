@@ -111,7 +111,8 @@ fn define_purpose(
     )?)
 }
 
-fn define(
+/// [`define_purpose`] with its arguments checked for NULL.
+pub fn define(
     name: &str,
     basis_name: &str,
     interval: Interval,
@@ -230,7 +231,8 @@ fn end_purpose(
     Ok(end(&words("name", name)?, at)?)
 }
 
-fn end(name: &str, at: Option<TimestampWithTimeZone>) -> Result<()> {
+/// [`end_purpose`] with its arguments checked for NULL.
+pub fn end(name: &str, at: Option<TimestampWithTimeZone>) -> Result<()> {
     relation::require_steward("end a purpose")?;
     lock::own_table(c"purpose")?;
     let old = stored(name)?.ok_or_else(|| undefined(name))?;

@@ -39,7 +39,7 @@ fn method(text: Option<String>) -> Result<Option<serde_json::Value>> {
 }
 
 /// Fails when the tag of a parent overrules what a label says: a child may only tighten.
-fn check_parents(target: &Target, new: &Label) -> Result<()> {
+pub fn check_parents(target: &Target, new: &Label) -> Result<()> {
     let Some((parent, fields)) = findings::overruling(target, new) else {
         return Ok(());
     };

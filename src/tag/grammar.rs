@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::anonymize::method::Method;
 use crate::error::{Error, Result};
-pub use crate::tag::parse::{parse_column, parse_table};
+pub use crate::tag::parse::{column_of, parse_column, parse_table, table_of};
 
 /// The longest label accepted, in bytes.
 pub const MAX_LABEL: usize = 8192;

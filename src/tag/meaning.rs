@@ -79,7 +79,11 @@ fn check_clock(target: &Target, schema: &Schema, table: &Table, clock: &str) -> 
 /// Checks what needs the compiler's view of the catalog, after a label was written: clocks can be found, and
 /// the method fits. An error undoes the label with its transaction.
 pub fn check_written(target: &Target, label: &Label) -> Result<()> {
-    let schema = load::schema(Some(target.relation))?;
+    check_in(&load::schema(Some(target.relation))?, target, label)
+}
+
+/// The same in a schema that was read before, with the label in it.
+pub fn check_in(schema: &Schema, target: &Target, label: &Label) -> Result<()> {
     // Temporary tables are none of the compiler's.
     let Some(table) = schema.tables.get(&target.relation.to_u32()) else {
         return Ok(());
@@ -105,13 +109,13 @@ pub fn check_written(target: &Target, label: &Label) -> Result<()> {
                     .iter()
                     .chain(laws.filter_map(|law| law.clock.as_ref()))
                 {
-                    check_clock(target, &schema, table, clock)?;
+                    check_clock(target, schema, table, clock)?;
                 }
             }
         }
         Label::Table(tag) => {
             if let Some(clock) = &tag.clock {
-                check_clock(target, &schema, table, clock)?;
+                check_clock(target, schema, table, clock)?;
             }
             if let Some(column) = tag.collected.as_deref().and_then(|name| table.column(name)) {
                 check_time(target, column.class, &column.ident.name)?;

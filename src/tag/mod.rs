@@ -5,7 +5,7 @@ pub mod detach;
 pub mod detect;
 pub mod effective;
 pub mod findings;
-mod functions;
+pub mod functions;
 pub mod grammar;
 pub mod meaning;
 pub mod names;

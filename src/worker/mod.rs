@@ -15,6 +15,7 @@ mod fuse;
 mod launcher;
 mod now;
 mod pacing;
+mod records;
 pub mod round;
 mod run;
 mod scheduler;

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use crate::guard::sentinel;
 use crate::guc;
 use crate::pg::{bgworker, latch, relation, report, xact};
+use crate::worker::records::Records;
 use crate::worker::round::Rounds;
 use crate::worker::shmem::{self, State};
 
@@ -65,6 +66,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     bgworker::before_exit(on_exit);
     bgworker::connect(Some(database));
     let mut rounds = Rounds::default();
+    let mut records = Records::default();
     loop {
         if bgworker::reload_settings() {
             rounds.settings_changed();
@@ -79,6 +81,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             Ok(Installed::Yes) => {
                 shmem::set_state(database, State::Active);
                 sentinel::by_lanes(database);
+                records.look();
                 match rounds.round(database) {
                     Ok(()) => shmem::set_success(database),
                     Err(caught) => report::log(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tree::Forest;
-use super::{flag, oids, rel, rows, text};
+use super::{Relabelled, flag, oids, rel, rows, text};
 use crate::error::{Error, Result};
 use crate::pg::fresh::{self, Row, Seen};
 use crate::policy::model::{
@@ -11,6 +11,7 @@ use crate::policy::model::{
 };
 use crate::tag::effective;
 use crate::tag::grammar::{self, ColumnLabel, TableTag};
+use crate::tag::target::Label;
 
 /// A relation's own labels.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +42,7 @@ struct Relation {
     owner: u32,
 }
 
-fn labels() -> Result<BTreeMap<RelId, Own>> {
+fn labels(changed: &Relabelled) -> Result<BTreeMap<RelId, Own>> {
     let known = rows(
         "SELECT l.objoid, a.attname, l.label
          FROM pg_seclabel l
@@ -67,6 +68,25 @@ fn labels() -> Result<BTreeMap<RelId, Own>> {
                     own.unreadable.insert(column, error.to_string());
                 }
             },
+        }
+    }
+    for ((relation, column), label) in changed {
+        let own = labels.entry(*relation).or_default();
+        match (column, label) {
+            (None, Some(Label::Table(tag))) => own.table = Some(tag.clone()),
+            (None, _) => own.table = None,
+            (Some(column), Some(Label::Column(label))) => {
+                own.columns.insert(column.clone(), label.clone());
+            }
+            (Some(column), _) => {
+                own.columns.remove(column);
+            }
+        }
+        match column {
+            None => own.unreadable_table = None,
+            Some(column) => {
+                own.unreadable.remove(column);
+            }
         }
     }
     Ok(labels)
@@ -338,8 +358,8 @@ fn connected(
     found
 }
 
-pub fn schema(only: Option<RelId>) -> Result<Schema> {
-    let labels = labels()?;
+pub fn schema(only: Option<RelId>, changed: &Relabelled) -> Result<Schema> {
+    let labels = labels(changed)?;
     let forest = forest()?;
     let tagged: BTreeSet<RelId> = labels
         .iter()

@@ -17,12 +17,22 @@ use crate::policy::model::{
 };
 use crate::policy::order;
 use crate::policy::period::{Instant, Period};
+use crate::tag::target::Label;
 
 /// The tagged tables, each with what its foreign keys connect it with. With `root` only those that govern the
 /// relation or a part of it, and what foreign keys connect with them, over any number of steps.
 pub fn schema(root: Option<pg_sys::Oid>) -> Result<Schema> {
+    schema_with(root, &Relabelled::new())
+}
+
+/// Labels to be looked at as if they were there, by relation and column (`None`: the table itself); one that is
+/// `None` as if it were not.
+pub type Relabelled = BTreeMap<(RelId, Option<String>), Option<Label>>;
+
+/// The same as it would be with some labels changed.
+pub fn schema_with(root: Option<pg_sys::Oid>, changed: &Relabelled) -> Result<Schema> {
     let mut schema =
-        sandbox::as_extension_owner(|| catalog::schema(root.map(|root| root.to_u32())))?;
+        sandbox::as_extension_owner(|| catalog::schema(root.map(|root| root.to_u32()), changed))?;
     checks::decide(&mut schema)?;
     Ok(schema)
 }
@@ -72,7 +82,7 @@ fn rel(row: &Row, column: usize) -> Result<RelId> {
 }
 
 /// An interval in the server's binary form, as hexadecimal digits: microseconds, days, months.
-fn period(row: &Row, column: usize) -> Result<Period> {
+pub(super) fn period(row: &Row, column: usize) -> Result<Period> {
     let digits = fresh::must(row, column)?;
     let wrong = || Error::internal("an interval has an unknown form");
     let bytes = hex::decode(digits).map_err(Error::internal)?;
@@ -87,7 +97,7 @@ fn period(row: &Row, column: usize) -> Result<Period> {
 }
 
 /// Microseconds since 1970; NULL and infinity become `None`.
-fn instant(row: &Row, column: usize) -> Result<Option<Instant>> {
+pub(super) fn instant(row: &Row, column: usize) -> Result<Option<Instant>> {
     match row.get(column).and_then(Option::as_deref) {
         None => Ok(None),
         Some(_) => Ok(Some(Instant::from_micros(fresh::number(row, column)?))),

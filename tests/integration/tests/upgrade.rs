@@ -102,6 +102,20 @@ fn an_upgraded_database_has_the_objects_of_a_new_one_and_keeps_its_policy() -> R
         "only in a new installation: {missing:#?}\nonly after the upgrade: {left:#?}"
     );
 
+    // What was declared before is recorded by the upgrade; what was in force at older epochs is not known.
+    assert_eq!(
+        old.text(
+            "SELECT custodian.policy_of_epoch(max(epoch)) = custodian.export_policy(),
+                    custodian.export_policy() -> 'tables' ? 'public.customer' FROM custodian.epoch"
+        )?,
+        "t|t"
+    );
+    assert_eq!(
+        old.refused("SELECT custodian.policy_of_epoch(1)")
+            .sqlstate(),
+        "55000"
+    );
+
     // The connection of before the upgrade and a new one see the same policy at work.
     for client in [&mut old, &mut node.client_as("postgres", "old")?] {
         assert_eq!(
