@@ -58,7 +58,7 @@ CREATE TABLE custodian.hold (
     scope          text NOT NULL CHECK (scope IN ('subject', 'table', 'rows')),
     subject_kind   text,
     subject_key    text[],
-    relation       bigint REFERENCES custodian.relation_ref,
+    relation       bigint, -- in relation_ref; without a foreign key, since a parallel restore loads the two in any order
     matching       jsonb,
     reason         text NOT NULL,
     approver       text NOT NULL,

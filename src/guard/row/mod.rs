@@ -9,6 +9,7 @@ pub mod lookup;
 mod own;
 pub mod probe;
 pub mod relabel;
+mod restore;
 pub mod sync;
 mod types;
 pub mod verdict;

@@ -324,6 +324,18 @@ pub fn subject_keeper(subjects: &Subjects, key: &[String]) -> Result<Option<Keep
     }
 }
 
+/// Whether a table has no rows of its own.
+pub fn is_empty(table: pg_sys::Oid) -> Result<bool> {
+    let Some(ident) = relation::qualified(table)? else {
+        return Ok(true);
+    };
+    let sql = format!("SELECT 1 FROM ONLY {}", ident.quoted);
+    let rows = sandbox::as_table_owner(relation::owner(table)?, || {
+        fresh::rows(&sql, &[], Seen::Everything, 1)
+    })?;
+    Ok(rows.is_empty())
+}
+
 /// Which kept columns are asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Minimums<'a> {

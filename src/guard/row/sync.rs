@@ -1,12 +1,14 @@
 //! Puts the guard's triggers where holds and minimums need them, and takes them away where nothing does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::subxact;
+use crate::pg::timeout;
 use crate::pg::trigger::{self, Firing, Installed};
 use crate::pg::{inherit, relation};
 use crate::policy::hold_read;
@@ -305,10 +307,26 @@ pub fn after_ddl(relation: pg_sys::Oid) -> Result<()> {
     bring(Some(&surroundings(relation)?), Unneeded::Stay)
 }
 
-/// The same for every table, after a restore.
-pub fn after_restore() -> Result<()> {
-    bring(None, Unneeded::Stay)
+/// The same for every table, after a restore; whether all have it. A table that another job of the restore uses
+/// is left out: two jobs that wait for each other's tables would end one of them.
+pub fn after_restore() -> Result<bool> {
+    let Some(function) = function()? else {
+        return Ok(true);
+    };
+    let mut all = true;
+    for relation in needed()? {
+        let installed = subxact::unless_lock_timeout(|| {
+            timeout::with_lock_timeout(RESTORE_LOCK_TIMEOUT, || {
+                install(pg_sys::Oid::from(relation), function)
+            })
+        })?;
+        all &= installed.is_some();
+    }
+    Ok(all)
 }
+
+/// Less than `deadlock_timeout` is anywhere.
+const RESTORE_LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Brings the triggers of a table and its surroundings in line with the policy after a hold was released, which
 /// takes two people: those that nothing needs go.

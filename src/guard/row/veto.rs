@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
 use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::verdict::Act;
-use crate::guard::row::{dropping, fire, lookup, own, sync, types};
+use crate::guard::row::{dropping, fire, lookup, own, restore, sync, types};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, relation, trigger};
@@ -145,9 +145,12 @@ fn commands(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
 
 /// Before a utility statement.
 pub fn before(utility: Utility) -> Result<()> {
-    use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_DropStmt};
+    use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_CopyStmt, T_DropStmt};
     let tag = utility.node.type_;
-    let concerns = matches!(tag, T_AlterTableStmt | T_DropStmt | T_AlterEnumStmt);
+    let concerns = matches!(
+        tag,
+        T_AlterTableStmt | T_DropStmt | T_AlterEnumStmt | T_CopyStmt
+    );
     if !(concerns || own::concerns(tag)) || !installed() {
         return Ok(());
     }
@@ -161,6 +164,9 @@ pub fn before(utility: Utility) -> Result<()> {
         }
         if let Some(statement) = utility.cast::<pg_sys::AlterEnumStmt>(T_AlterEnumStmt) {
             return types::before_enum(statement);
+        }
+        if let Some(statement) = utility.cast::<pg_sys::CopyStmt>(T_CopyStmt) {
+            return restore::before(statement);
         }
     }
     own::before(utility)
@@ -383,14 +389,8 @@ pub fn after(utility: Utility) -> Result<()> {
                 return sync::after_ddl(relation);
             }
         }
-        if let Some(statement) = utility.cast::<pg_sys::CopyStmt>(Tag::T_CopyStmt)
-            && statement.is_from
-            && named(statement.relation) == relation::own_relation(c"hold")
-        {
-            // A dump is being restored: holds are in force from here on.
-            relation_ref::adopt()?;
-            fire::forget();
-            return sync::after_restore();
+        if let Some(statement) = utility.cast::<pg_sys::CopyStmt>(Tag::T_CopyStmt) {
+            return restore::after(statement);
         }
     }
     Ok(())
