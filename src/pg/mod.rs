@@ -22,6 +22,7 @@ pub mod prove;
 pub mod random;
 pub mod regclass;
 pub mod relation;
+pub mod replica;
 pub mod report;
 pub mod sandbox;
 pub mod slot;

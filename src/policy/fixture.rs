@@ -87,6 +87,7 @@ pub fn table(id: RelId, name: &str, tag: &str, columns: &[(&str, &str)]) -> Tabl
         family: vec![id],
         split: false,
         unreadable: Default::default(),
+        refused: crate::policy::model::Refused::default(),
         findings: Vec::new(),
     }
 }

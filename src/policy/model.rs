@@ -141,8 +141,17 @@ pub struct Table {
     pub split: bool,
     /// Columns whose label cannot be read, with the reason: kept.
     pub unreadable: BTreeMap<String, String>,
+    /// What the server refuses to do with rows of a leaf.
+    pub refused: Refused,
     /// What was found wrong while the table was read.
     pub findings: Vec<Finding>,
+}
+
+/// Statements that the server refuses on published rows, each with the reason and what helps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    pub update: Option<(String, String)>,
+    pub delete: Option<(String, String)>,
 }
 
 impl Table {

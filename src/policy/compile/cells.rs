@@ -142,9 +142,15 @@ impl Compiler<'_> {
         let disposal = match &tag.on_expiry {
             Some(method) => {
                 self.check_method(context, column, path, name, method)?;
+                if let Some((why, remedy)) = &table.refused.update {
+                    return Err(unresolved(why.clone(), remedy));
+                }
                 Disposal::Anonymize(method.clone())
             }
-            None if deletes(table) => Disposal::WithRow,
+            None if deletes(table) => match &table.refused.delete {
+                Some((why, remedy)) => return Err(unresolved(why.clone(), remedy)),
+                None => Disposal::WithRow,
+            },
             None => {
                 return Err(unresolved(
                     "it goes with its row, and the table's tag keeps rows",

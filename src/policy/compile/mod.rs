@@ -190,7 +190,17 @@ impl Compiler<'_> {
 
         let groups = group(cells);
         self.late_with_row(&mut context, &groups);
-        let delete_rows = deletes(table) && !groups.is_empty() && unresolved_columns.is_empty();
+        let mut delete_rows = deletes(table) && !groups.is_empty() && unresolved_columns.is_empty();
+        if let Some((why, remedy)) = table.refused.delete.as_ref().filter(|_| delete_rows) {
+            delete_rows = false;
+            context.find(
+                Severity::Error,
+                "rows-undeletable",
+                None,
+                format!("its rows become shells: {why}"),
+                remedy,
+            );
+        }
         let dependents = if delete_rows {
             self.dependents(table, stack)
         } else {

@@ -424,6 +424,7 @@ pub fn schema(only: Option<RelId>, changed: &Relabelled) -> Result<Schema> {
             above,
             split: below.iter().any(|member| tagged.contains(member)),
             unreadable: BTreeMap::new(),
+            refused: crate::policy::model::Refused::default(),
             findings: Vec::new(),
         };
         if tagged.contains(relation) {

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod checks;
+mod published;
 pub mod tree;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub fn schema_with(root: Option<pg_sys::Oid>, changed: &Relabelled) -> Result<Sc
     let mut schema =
         sandbox::as_extension_owner(|| catalog::schema(root.map(|root| root.to_u32()), changed))?;
     checks::decide(&mut schema)?;
+    published::decide(&mut schema)?;
     Ok(schema)
 }
 

@@ -124,6 +124,7 @@ fn schema(world: &World) -> Schema {
                 family: family.iter().map(|member| rel(*member)).collect(),
                 split: false,
                 unreadable: BTreeMap::new(),
+                refused: crate::policy::model::Refused::default(),
                 findings: Vec::new(),
             },
         );
