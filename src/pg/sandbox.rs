@@ -18,7 +18,7 @@ use crate::pg::relation;
 
 /// Settings that both identities run under: names and operators resolve in pg_catalog alone, and neither what
 /// is seen nor text forms of values depend on the session.
-const PINNED: [(&CStr, &CStr); 8] = [
+const PINNED: [(&CStr, &CStr); 9] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     // A query that another role's row security would filter fails instead: a row that is not seen must not
     // count as one that is not there.
@@ -29,6 +29,9 @@ const PINNED: [(&CStr, &CStr); 8] = [
     (c"bytea_output", c"hex"),
     (c"extra_float_digits", c"1"),
     (c"default_text_search_config", c"pg_catalog.simple"),
+    // Conditions over many tables are long, and estimated to be dear: compiling one took minutes where running
+    // it took milliseconds.
+    (c"jit", c"off"),
 ];
 
 /// Settings and, perhaps, an identity that end when this is dropped, also while an error unwinds.

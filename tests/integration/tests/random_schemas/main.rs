@@ -1,0 +1,157 @@
+//! Random policies on real tables: what sweeps leave is compared with an independent model of the rules, row by row
+//! and cell by cell, with users' statements and policy changes running beside.
+//!
+//! `CUSTODIAN_SCHEMAS` says how many schemas are made (beside the 20 of the worker), `CUSTODIAN_MODEL_SEED` makes others.
+//! A failure says the seed of its schema; `CUSTODIAN_SCHEMA_SEED` runs that one alone.
+
+mod sql;
+mod story;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use integration::{Cluster, Result, Sql, poll};
+use retention_model::calendar::{DAY, HOUR, day_number};
+use retention_model::generate::{self, Tape};
+
+use story::{FEATURES, Story, differences, is_at_rest, offset};
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number")),
+    )
+}
+
+/// The choices of a seed (SplitMix64).
+fn tape(seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut bytes = Vec::new();
+    for _ in 0..150 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend((word ^ (word >> 31)).to_be_bytes());
+    }
+    bytes
+}
+
+fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
+    let mut builder = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("deadlock_timeout = 100ms");
+    for line in conf {
+        builder = builder.conf(line);
+    }
+    let node = builder.start()?;
+    node.exec("CREATE EXTENSION pg_custodian; CREATE ROLE app; CREATE ROLE counsel")?;
+    Ok(node)
+}
+
+#[test]
+fn sweeps_of_random_schemas_leave_what_the_model_says() -> Result<()> {
+    let node = cluster("random", &["custodian.disposal = off"])?;
+    let first = 1_000_000 * number("CUSTODIAN_MODEL_SEED").unwrap_or(1);
+    let (first, last) = match number("CUSTODIAN_SCHEMA_SEED") {
+        Some(seed) => (seed, seed),
+        None => (
+            first,
+            first + number("CUSTODIAN_SCHEMAS").unwrap_or(480) - 1,
+        ),
+    };
+    let next = AtomicU64::new(first);
+    let failures: Mutex<Vec<String>> = Mutex::default();
+    let totals = Mutex::new(story::Totals::default());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > last {
+                        break;
+                    }
+                    let outcome = Story::new(seed, &tape(seed)).tell(&node);
+                    match (outcome, totals.lock(), failures.lock()) {
+                        (Ok(told), Ok(mut totals), _) => totals.add(&told),
+                        (Err(why), _, Ok(mut failures)) => {
+                            failures.push(format!("schema with seed {seed}: {why}"));
+                        }
+                        _ => break,
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_default();
+    assert!(
+        failures.is_empty(),
+        "{} schemas differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    let totals = totals.into_inner().unwrap_or_default();
+    println!("{totals:?}");
+    // Enough has happened for the comparison to mean something.
+    if last - first >= 400 {
+        assert!(totals.deleted > 200 && totals.disposed > 200, "{totals:?}");
+        assert!(totals.beside > 400 && totals.refused > 10, "{totals:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_worker_leaves_in_random_schemas_what_the_model_says() -> Result<()> {
+    let node = cluster(
+        "worker",
+        &[
+            "custodian.naptime = 1s",
+            "custodian.disposal = off",
+            "custodian.audit_interval = 1s",
+        ],
+    )?;
+    let first = 1_000_000 * number("CUSTODIAN_MODEL_SEED").unwrap_or(1) + 500_000;
+    let now = day_number(2024, 1, 31) * DAY + HOUR / 2;
+    let mut client = node.client()?;
+    let mut worlds = Vec::new();
+    client.batch_execute(&format!("SET custodian.clock_offset = '{}s'", offset(now)))?;
+    for seed in first..first + 20 {
+        let tape = tape(seed);
+        let mut world = generate::world(&mut Tape::new(&tape), FEATURES);
+        world.now = now;
+        let schema = format!("r{seed}");
+        story::set_up(&mut client, &schema, &world)?;
+        worlds.push((schema, world));
+    }
+    // The worker's clock first, then the worker.
+    node.alter_system("custodian.clock_offset", &format!("{}s", offset(now)))?;
+    node.alter_system("custodian.disposal", "on")?;
+    let mut last = Vec::new();
+    let done = poll(240, || {
+        last.clear();
+        for (schema, world) in &worlds {
+            let actual = story::actual(&mut client, schema, world).ok()?;
+            if !is_at_rest(&actual) {
+                last.push(schema.clone());
+            }
+        }
+        last.is_empty().then_some(())
+    });
+    assert!(
+        done.is_some(),
+        "the worker left what is due in {last:?}; runs:\n{}",
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")?
+    );
+    for (schema, world) in &worlds {
+        let actual = story::actual(&mut client, schema, world)?;
+        let wrong = differences(&story::rest(world), &actual);
+        assert!(
+            wrong.is_empty(),
+            "{schema}: {}\n{world:#?}",
+            wrong.join("\n")
+        );
+    }
+    Ok(())
+}

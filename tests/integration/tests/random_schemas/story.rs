@@ -1,0 +1,466 @@
+//! What happens in one random schema: it is made; sweeps run while users and stewards change things beside; what
+//! is left is compared; then things change one after the other, with a sweep and an exact comparison after each.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use integration::{Cluster, Error, Result, Sql};
+use postgres::Client;
+use retention_model::calendar::HOUR;
+use retention_model::change::Change;
+use retention_model::generate::{self, Features, Tape};
+use retention_model::world::{Row, Value, World};
+use retention_model::{Moment, State};
+
+use crate::sql;
+
+/// What the extension knows of, and what has no part in SQL: the clock here does not stand still.
+pub const FEATURES: Features = Features {
+    consents: false,
+    tolling: false,
+    maximums: false,
+    fine: false,
+    ..Features::ALL
+};
+
+/// How often a sweep may find more to do: each finds at least one row that it can dispose of.
+const ROUNDS: usize = 40;
+
+/// Seconds from the server's clock to the moment.
+pub fn offset(moment: Moment) -> i64 {
+    let server = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_micros()).unwrap_or(0));
+    (moment - server).div_euclid(1_000_000)
+}
+
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub deleted: usize,
+    pub disposed: usize,
+    /// Changes made while sweeps ran.
+    pub beside: usize,
+    /// Changes that a hold or minimum refused.
+    pub refused: usize,
+}
+
+impl Totals {
+    pub fn add(&mut self, other: &Totals) {
+        self.deleted += other.deleted;
+        self.disposed += other.disposed;
+        self.beside += other.beside;
+        self.refused += other.refused;
+    }
+}
+
+fn id(row: &Row) -> Value {
+    row.value("id").clone()
+}
+
+fn find<'a>(world: &'a World, wanted: &Row) -> Option<&'a Row> {
+    world.rows.iter().find(|row| id(row) == id(wanted))
+}
+
+/// The world when nothing is due any more.
+pub fn rest(world: &World) -> World {
+    let mut world = world.clone();
+    for _ in 0..ROUNDS {
+        if is_at_rest(&world) {
+            break;
+        }
+        (world, _) = world.sweep();
+    }
+    world
+}
+
+/// Whether the model finds nothing to do.
+pub fn is_at_rest(world: &World) -> bool {
+    let decision = world.decide();
+    decision.deleted.is_empty()
+        && world.rows.iter().zip(&decision.states).all(|(row, cells)| {
+            let tags = &world.root(row.table).cells;
+            cells
+                .iter()
+                .all(|(name, state)| *state != State::Due || tags[name].method.is_none())
+        })
+}
+
+/// What is otherwise in `actual` than in `expected`.
+pub fn differences(expected: &World, actual: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for row in &expected.rows {
+        match find(actual, row) {
+            None => wrong.push(format!("row {:?} is gone", id(row))),
+            Some(found) => {
+                for (name, value) in &row.values {
+                    if value != found.value(name) {
+                        wrong.push(format!(
+                            "row {:?}, {name}: {:?} instead of {value:?}",
+                            id(row),
+                            found.value(name)
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    for row in &actual.rows {
+        if find(expected, row).is_none() {
+            wrong.push(format!("row {:?} is still there", id(row)));
+        }
+    }
+    wrong
+}
+
+/// Makes the tables, the policy and the holds of a world.
+pub fn set_up(client: &mut Client, schema: &str, world: &World) -> Result<Vec<i64>> {
+    let script = sql::create(schema, world);
+    client
+        .batch_execute(&format!("BEGIN;\n{script}COMMIT;"))
+        .map_err(|why| Error::new(format!("{}\n{script}", Error::from(why))))?;
+    let mut holds = Vec::new();
+    for hold in &world.policy.holds {
+        holds.push(hold_number(
+            &client.text(&sql::place(schema, world, hold))?,
+        )?);
+    }
+    Ok(holds)
+}
+
+fn hold_number(text: &str) -> Result<i64> {
+    text.parse()
+        .map_err(|_| Error::new(format!("{text:?} is no hold")))
+}
+
+/// The world with the rows that the server has.
+pub fn actual(client: &mut Client, schema: &str, world: &World) -> Result<World> {
+    let mut actual = world.clone();
+    actual.rows = sql::read(client, schema, world)?;
+    Ok(actual)
+}
+
+/// One session of a story.
+struct Session {
+    client: Client,
+    schema: String,
+}
+
+/// How a change went.
+#[derive(Debug, PartialEq)]
+enum Went {
+    Done,
+    /// A hold or minimum forbids it.
+    Refused,
+    /// It cannot be done, or was in the way of something else.
+    Failed,
+}
+
+impl Session {
+    fn new(node: &Cluster, schema: &str, now: Moment) -> Result<Session> {
+        let mut session = Session {
+            client: node.client()?,
+            schema: schema.to_owned(),
+        };
+        session.set_clock(now)?;
+        Ok(session)
+    }
+
+    fn set_clock(&mut self, now: Moment) -> Result<()> {
+        let sql = format!("SET custodian.clock_offset = '{}s'", offset(now));
+        Ok(self.client.batch_execute(&sql)?)
+    }
+
+    fn change(&mut self, world: &World, holds: &mut Vec<i64>, change: &Change) -> Result<Went> {
+        let sql = match change {
+            Change::Later(time) => {
+                self.set_clock(world.now + time)?;
+                return Ok(Went::Done);
+            }
+            Change::Place(hold) => sql::place(&self.schema, world, hold),
+            Change::Release(at) => format!(
+                "SELECT custodian.release_hold({}, 'counsel', 'over')",
+                holds[*at]
+            ),
+            change => match sql::change(&self.schema, world, change) {
+                Some(sql) => sql,
+                None => return Ok(Went::Failed),
+            },
+        };
+        match self.client.text(&sql) {
+            Ok(text) => {
+                match change {
+                    Change::Place(_) => holds.push(hold_number(&text)?),
+                    Change::Release(at) => {
+                        holds.remove(*at);
+                    }
+                    _ => {}
+                }
+                Ok(Went::Done)
+            }
+            Err(error) => match error.sqlstate() {
+                "23001" => Ok(Went::Refused),
+                // A value that is NOT NULL, a parent that is gone, a purpose that has ended, a deadlock.
+                "23502" | "23503" | "55000" | "40P01" => Ok(Went::Failed),
+                // A hold on what no table knows of.
+                "42704" | "42809" if matches!(change, Change::Place(_)) => Ok(Went::Failed),
+                _ => Err(Error::new(format!("{change:?}: {sql}: {error}"))),
+            },
+        }
+    }
+
+    /// Sweeps every table once; says whether anything was disposed of.
+    fn sweep(&mut self, world: &World) -> Result<bool> {
+        let mut any = false;
+        for (at, table) in world.tables.iter().enumerate() {
+            if world.tables[at].above.is_some() || table.label().is_none() && table.cells.is_empty()
+            {
+                continue;
+            }
+            let sql = format!(
+                "SELECT coalesce(sum(rows), 0) FROM custodian.sweep_now('{}.{}')",
+                self.schema, table.name
+            );
+            match self.client.text(&sql) {
+                Ok(rows) => any |= rows != "0",
+                // What changed beside it is in its way: the next round goes on.
+                Err(error) if ["40P01", "55P03"].contains(&error.sqlstate()) => any = true,
+                Err(error) => return Err(Error::new(format!("{sql}: {error}"))),
+            }
+        }
+        Ok(any)
+    }
+
+    fn sweep_until_rest(&mut self, world: &World) -> Result<()> {
+        for _ in 0..ROUNDS {
+            if !self.sweep(world)? {
+                return Ok(());
+            }
+        }
+        Err(Error::new("sweeps never end"))
+    }
+}
+
+pub struct Story<'a> {
+    schema: String,
+    tape: Tape<'a>,
+    world: World,
+}
+
+/// The worlds that sweeps at any point between changes may have come across.
+struct Possible {
+    worlds: Vec<World>,
+    /// Rows that were due in one of them, by id, and the cells.
+    rows: BTreeSet<Value>,
+    cells: BTreeSet<(Value, String)>,
+}
+
+impl Possible {
+    fn new(world: &World) -> Possible {
+        let mut possible = Possible {
+            worlds: vec![world.clone()],
+            rows: BTreeSet::new(),
+            cells: BTreeSet::new(),
+        };
+        possible.sweep();
+        possible
+    }
+
+    fn sweep(&mut self) {
+        let mut swept = Vec::new();
+        for start in &self.worlds {
+            let mut world = start.clone();
+            for _ in 0..ROUNDS {
+                if is_at_rest(&world) {
+                    break;
+                }
+                let (after, decision) = world.sweep();
+                self.rows
+                    .extend(decision.deleted.iter().map(|at| id(&world.rows[*at])));
+                for (row, cells) in world.rows.iter().zip(&decision.states) {
+                    let due = cells.iter().filter(|(_, state)| **state == State::Due);
+                    self.cells
+                        .extend(due.map(|(name, _)| (id(row), name.clone())));
+                }
+                world = after;
+            }
+            swept.push(world);
+        }
+        self.worlds.extend(swept);
+    }
+
+    /// The change as it is seen from `origin`, in which it was thought of.
+    fn apply(&mut self, origin: &World, change: &Change) {
+        for world in &mut self.worlds {
+            match change {
+                Change::Update(at, column, value) => {
+                    let wanted = id(&origin.rows[*at]);
+                    if let Some(row) = world.rows.iter_mut().find(|row| id(row) == wanted) {
+                        row.values.insert(column.clone(), value.clone());
+                    }
+                }
+                other => world.apply(other),
+            }
+        }
+        self.sweep();
+    }
+
+    /// What was disposed of in `actual` without ever having been due; `users` is what users made of the rows.
+    fn too_early(&self, users: &World, actual: &World) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for row in &users.rows {
+            let Some(found) = find(actual, row) else {
+                if !self.rows.contains(&id(row)) {
+                    wrong.push(format!("row {:?} was deleted too early", id(row)));
+                }
+                continue;
+            };
+            let tags = &users.root(row.table).cells;
+            for (name, value) in &row.values {
+                let now = found.value(name);
+                if now == value {
+                    continue;
+                }
+                let left = tags.get(name).and_then(|tag| tag.method.as_ref());
+                let known = self.cells.contains(&(id(row), name.clone()));
+                if !(known && left == Some(now)) {
+                    wrong.push(format!(
+                        "row {:?}, {name}: {value:?} became {now:?} too early",
+                        id(row)
+                    ));
+                }
+            }
+        }
+        wrong
+    }
+}
+
+impl<'a> Story<'a> {
+    pub fn new(seed: u64, bytes: &'a [u8]) -> Self {
+        let mut tape = Tape::new(bytes);
+        let mut world = generate::world(&mut tape, FEATURES);
+        // Ends lie on whole hours: between two of them the clock may move a little.
+        world.now += HOUR / 2;
+        Story {
+            schema: format!("r{seed}"),
+            tape,
+            world,
+        }
+    }
+
+    pub fn tell(mut self, node: &Cluster) -> Result<Totals> {
+        let first = self.world.clone();
+        self.told(node)
+            .map_err(|why| Error::new(format!("{why}\nbegan as {first:#?}")))
+    }
+
+    fn told(&mut self, node: &Cluster) -> Result<Totals> {
+        let mut totals = Totals::default();
+        let mut session = Session::new(node, &self.schema, self.world.now)?;
+        let mut holds = set_up(&mut session.client, &self.schema, &self.world)?;
+        self.beside(node, &mut session, &mut holds, &mut totals)?;
+        for _ in 0..3 {
+            self.quiet(&mut session, &mut holds, &mut totals)?;
+        }
+        Ok(totals)
+    }
+
+    /// Sweeps in one session, changes in another.
+    fn beside(
+        &mut self,
+        node: &Cluster,
+        session: &mut Session,
+        holds: &mut Vec<i64>,
+        totals: &mut Totals,
+    ) -> Result<()> {
+        let mut possible = Possible::new(&self.world);
+        let mut users = self.world.clone();
+        let tape = &mut self.tape;
+        let start = &self.world;
+        let schema = &self.schema;
+        let (swept, changed) = std::thread::scope(|scope| {
+            let sweeping = scope.spawn(|| {
+                for _ in 0..2 {
+                    session.sweep(start)?;
+                }
+                Ok::<_, Error>(session)
+            });
+            let changed = (|| {
+                let mut other = Session::new(node, schema, users.now)?;
+                for _ in 0..3 {
+                    let Some(change) = generate::change(tape, &users, FEATURES) else {
+                        continue;
+                    };
+                    // Time is the same for both sessions.
+                    if matches!(change, Change::Later(_)) {
+                        continue;
+                    }
+                    totals.beside += 1;
+                    match other.change(&users, holds, &change)? {
+                        Went::Done => {
+                            possible.apply(&users, &change);
+                            users.apply(&change);
+                        }
+                        Went::Refused => totals.refused += 1,
+                        Went::Failed => {}
+                    }
+                }
+                Ok::<_, Error>(())
+            })();
+            let swept = sweeping
+                .join()
+                .unwrap_or_else(|_| Err(Error::new("the sweeping session panicked")));
+            (swept, changed)
+        });
+        changed?;
+        let session = swept?;
+        session.sweep_until_rest(&users)?;
+        let found = actual(&mut session.client, schema, &users)?;
+        let early = possible.too_early(&users, &found);
+        if !early.is_empty() {
+            return Err(Error::new(format!("{}\n{users:#?}", early.join("\n"))));
+        }
+        if !is_at_rest(&found) {
+            return Err(Error::new(format!(
+                "after changes beside, something is still due: {:?} in {found:#?}",
+                found.decide()
+            )));
+        }
+        totals.deleted += users.rows.len() - found.rows.len();
+        totals.disposed += possible.cells.len();
+        self.world = found;
+        Ok(())
+    }
+
+    /// One change, a sweep, and what it leaves.
+    fn quiet(
+        &mut self,
+        session: &mut Session,
+        holds: &mut Vec<i64>,
+        totals: &mut Totals,
+    ) -> Result<()> {
+        if let Some(change) = generate::change(&mut self.tape, &self.world, FEATURES) {
+            match session.change(&self.world, holds, &change)? {
+                Went::Done => self.world.apply(&change),
+                Went::Refused => {
+                    totals.refused += 1;
+                }
+                Went::Failed => {}
+            }
+        }
+        session.set_clock(self.world.now)?;
+        session.sweep_until_rest(&self.world)?;
+        let expected = rest(&self.world);
+        let found = actual(&mut session.client, &self.schema, &self.world)?;
+        let wrong = differences(&expected, &found);
+        if !wrong.is_empty() {
+            return Err(Error::new(format!(
+                "{}\nin {:#?}",
+                wrong.join("\n"),
+                self.world
+            )));
+        }
+        totals.deleted += self.world.rows.len() - found.rows.len();
+        self.world = found;
+        Ok(())
+    }
+}
