@@ -310,7 +310,11 @@ impl<'a> Adapter<'a> {
 
     fn facts(&self, plan: &Plan, row: &'a Row) -> Facts {
         let tags = &self.world.root(row.table).cells;
-        let disposed = |name: &str| tags[name].method.as_ref() == Some(row.value(name));
+        // Every method leaves NULL as it is.
+        let disposed = |name: &str| {
+            let value = row.value(name);
+            *value == Value::Null || tags[name].method.as_ref() == Some(value)
+        };
         let subject = match &plan.subject {
             Some(subject) => {
                 let about = self.walk(row, &subject.path);

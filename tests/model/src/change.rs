@@ -15,7 +15,7 @@ pub enum Change {
     /// The hold with this index is released.
     Release(usize),
     Consent(Consent),
-    /// The consent with this index is withdrawn.
+    /// The subject of the consent with this index withdraws what it consented to for that purpose.
     Withdraw(usize),
     Suspend(String),
     Resume(String),
@@ -47,8 +47,17 @@ impl World {
             }
             Change::Consent(consent) => policy.consents.push(consent.clone()),
             Change::Withdraw(at) => {
-                let consent = &mut policy.consents[*at];
-                consent.withdrawn = Some(consent.withdrawn.map_or(now, |before| before.min(now)));
+                let Consent {
+                    kind, key, purpose, ..
+                } = policy.consents[*at].clone();
+                for consent in &mut policy.consents {
+                    if (&consent.kind, &consent.key, &consent.purpose) == (&kind, &key, &purpose)
+                        && consent.granted <= now
+                    {
+                        consent.withdrawn =
+                            Some(consent.withdrawn.map_or(now, |before| before.min(now)));
+                    }
+                }
             }
             Change::Suspend(name) => {
                 if let Some(suspensions) = policy

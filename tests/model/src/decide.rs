@@ -348,8 +348,10 @@ impl World {
         if self.is_kept(row, tag) {
             return State::Blocked;
         }
+        // It is as its method leaves it. Where there is no value, every method leaves it so.
         match &tag.method {
             Some(left) if left == row.value(name) => State::Disposed,
+            Some(_) if *row.value(name) == Value::Null => State::Disposed,
             _ => State::Due,
         }
     }

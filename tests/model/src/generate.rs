@@ -62,6 +62,8 @@ pub struct Features {
     pub fine: bool,
     /// Tags that cannot be resolved.
     pub broken: bool,
+    /// Tables that refer to themselves, or to each other.
+    pub circles: bool,
 }
 
 impl Features {
@@ -72,6 +74,7 @@ impl Features {
         paths: true,
         fine: true,
         broken: true,
+        circles: true,
     };
 }
 
@@ -219,7 +222,7 @@ fn table(tape: &mut Tape, at: usize, features: Features) -> (Table, usize) {
     (table, below)
 }
 
-fn foreign_keys(tape: &mut Tape, world: &mut World, roots: &[usize]) {
+fn foreign_keys(tape: &mut Tape, world: &mut World, roots: &[usize], features: Features) {
     let keyed: Vec<usize> = roots
         .iter()
         .copied()
@@ -227,7 +230,7 @@ fn foreign_keys(tape: &mut Tape, world: &mut World, roots: &[usize]) {
         .collect();
     for (order, &child) in roots.iter().enumerate() {
         for number in 0..tape.pick(3) {
-            let circular = tape.chance(20);
+            let circular = tape.chance(20) && features.circles;
             let parents: Vec<usize> = keyed
                 .iter()
                 .copied()
@@ -549,7 +552,7 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
             world.tables.push(leaf);
         }
     }
-    foreign_keys(tape, &mut world, &roots);
+    foreign_keys(tape, &mut world, &roots, features);
     for table in 0..world.tables.len() {
         if let Some(above) = world.tables[table].above {
             world.tables[table].columns = world.tables[above].columns.clone();
@@ -574,6 +577,13 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
     }
     for _ in 0..tape.pick(4) {
         let consent = consent(tape, &world);
+        let is_new = |new: &Consent| {
+            !world.policy.consents.iter().any(|known| {
+                (&known.kind, &known.key, &known.purpose, known.granted)
+                    == (&new.kind, &new.key, &new.purpose, new.granted)
+            })
+        };
+        let consent = consent.filter(is_new);
         world.policy.consents.extend(consent);
     }
     if tape.chance(35) {

@@ -10,7 +10,7 @@ mod story;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use integration::{Cluster, Result, Sql, poll};
+use integration::{Cluster, Result, poll};
 use retention_model::calendar::{DAY, HOUR, day_number};
 use retention_model::generate::{self, Tape};
 
@@ -42,6 +42,7 @@ fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
     let mut builder = Cluster::builder(name)
         .preload("pg_custodian")
         .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.audit_interval = 1s")
         .conf("deadlock_timeout = 100ms");
     for line in conf {
         builder = builder.conf(line);
@@ -106,11 +107,7 @@ fn sweeps_of_random_schemas_leave_what_the_model_says() -> Result<()> {
 fn the_worker_leaves_in_random_schemas_what_the_model_says() -> Result<()> {
     let node = cluster(
         "worker",
-        &[
-            "custodian.naptime = 1s",
-            "custodian.disposal = off",
-            "custodian.audit_interval = 1s",
-        ],
+        &["custodian.naptime = 1s", "custodian.disposal = off"],
     )?;
     let first = 1_000_000 * number("CUSTODIAN_MODEL_SEED").unwrap_or(1) + 500_000;
     let now = day_number(2024, 1, 31) * DAY + HOUR / 2;

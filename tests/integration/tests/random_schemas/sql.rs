@@ -6,7 +6,7 @@ use integration::{Result, quote_literal};
 use postgres::{Client, SimpleQueryMessage};
 use retention_model::calendar::{self, HOUR};
 use retention_model::change::Change;
-use retention_model::world::{Column, Hold, Kind, OnDelete, Row, Value, World};
+use retention_model::world::{Column, Consent, Hold, Kind, OnDelete, Row, Value, World};
 use retention_model::{Moment, Period};
 
 /// Names that are the same in all worlds become names of one schema: those of purposes, laws and kinds of subjects.
@@ -232,8 +232,41 @@ fn policy(schema: &str, world: &World) -> String {
             interval(minimum.period),
             minimum.defence.is_some()
         );
+        for (suspended, resumed) in minimum.defence.iter().flatten() {
+            sql += &format!(
+                "INSERT INTO custodian.suspension (minimum, suspended_at, resumed_at) VALUES ({}, {}, {});\n",
+                quote_literal(&local(schema, name)),
+                stamp(*suspended),
+                resumed.map_or("NULL".to_owned(), stamp)
+            );
+        }
+    }
+    for (name, period) in &world.policy.maximums {
+        sql += &format!(
+            "INSERT INTO custodian.maximum (name, period, citation) VALUES ({}, {}, 'another law');\n",
+            quote_literal(&local(schema, name)),
+            interval(*period)
+        );
+    }
+    for consent in &world.policy.consents {
+        sql += &format!(
+            "INSERT INTO custodian.consent (subject_kind, subject_key, purpose, granted_at, withdrawn_at) VALUES ({}, {}, {});\n",
+            subject(schema, consent),
+            stamp(consent.granted),
+            consent.withdrawn.map_or("NULL".to_owned(), stamp)
+        );
     }
     sql
+}
+
+/// Kind and key of a consent's subject, and its purpose.
+fn subject(schema: &str, consent: &Consent) -> String {
+    format!(
+        "{}, '{{{}}}', {}",
+        quote_literal(&local(schema, &consent.kind)),
+        consent.key.join(","),
+        quote_literal(&local(schema, &consent.purpose))
+    )
 }
 
 /// A call that places the hold and gives its number.
@@ -318,7 +351,26 @@ pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
             )
         }
         Change::Insert(row) => insert(schema, world, row),
-        _ => return None,
+        Change::Consent(consent) => {
+            format!(
+                "SELECT custodian.record_consent({})",
+                subject(schema, consent)
+            )
+        }
+        Change::Withdraw(at) => format!(
+            "SELECT custodian.withdraw_consent({})",
+            subject(schema, &world.policy.consents[*at])
+        ),
+        Change::Suspend(name) => {
+            format!(
+                "SELECT custodian.suspend_defence('{}')",
+                local(schema, name)
+            )
+        }
+        Change::Resume(name) => {
+            format!("SELECT custodian.resume_defence('{}')", local(schema, name))
+        }
+        Change::Later(_) | Change::Place(_) | Change::Release(_) => return None,
     };
     Some(sql)
 }
