@@ -20,6 +20,7 @@ GRANT SELECT ON custodian.region_rules TO PUBLIC;
 
 -- Plan. What they show, they check for themselves; those on pseudonyms answer only inside a sweep or preview,
 -- which runs with the rights of a table's owner.
+GRANT EXECUTE ON FUNCTION custodian.estimate_preview(regclass, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.explain_row(regclass, jsonb, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.preview(regclass, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_is_pseudonym(text) TO PUBLIC;
@@ -61,6 +62,7 @@ GRANT EXECUTE ON FUNCTION custodian.export_policy() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.policy_as_of(timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.policy_of_epoch(bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.record_policy() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.simulate(jsonb) TO PUBLIC;
 
 -- The worker. The functions check for a steward themselves; the views hold no values.
 GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;

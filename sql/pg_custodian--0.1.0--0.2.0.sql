@@ -695,6 +695,36 @@ REVOKE EXECUTE ON FUNCTION custodian.export_policy(), custodian.apply_policy(jso
 GRANT EXECUTE ON FUNCTION custodian.export_policy(), custodian.apply_policy(jsonb, boolean),
     custodian.policy_as_of(timestamptz), custodian.policy_of_epoch(bigint), custodian.record_policy() TO PUBLIC;
 
+CREATE FUNCTION custodian."simulate"(
+	"policy" jsonb
+) RETURNS TABLE (
+	"relation" regclass,
+	"column_names" TEXT[],
+	"action" TEXT,
+	"reason" TEXT,
+	"rows_now" bigint,
+	"rows_then" bigint
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'simulate_wrapper';
+
+CREATE FUNCTION custodian."estimate_preview"(
+	"rel" regclass DEFAULT NULL,
+	"as_of" timestamp with time zone DEFAULT NULL
+) RETURNS TABLE (
+	"relation" regclass,
+	"column_names" TEXT[],
+	"action" TEXT,
+	"reason" TEXT,
+	"rows" bigint,
+	"estimated" bool
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'estimate_preview_wrapper';
+
+REVOKE EXECUTE ON FUNCTION custodian.simulate(jsonb), custodian.estimate_preview(regclass, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.simulate(jsonb), custodian.estimate_preview(regclass, timestamptz) TO PUBLIC;
+
 -- Last: it reads everything above.
 SELECT custodian.record_policy();
 -- A parallel restore loads holds and the names of held tables in any order.

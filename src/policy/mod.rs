@@ -30,5 +30,6 @@ pub mod purpose;
 mod random;
 pub mod relation_ref;
 pub mod render;
+mod simulate;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;

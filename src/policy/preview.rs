@@ -9,21 +9,28 @@ use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
-use crate::pg::{clock, relation, sandbox, spi, time};
+use crate::pg::{clock, heap, relation, sandbox, spi, time};
 use crate::policy::compile::compile;
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId};
 use crate::policy::period::Instant;
 use crate::policy::render::kept::kept;
+use crate::policy::render::sample::sampled;
 use crate::policy::render::{self, Statement};
 
 /// A line of a preview. Lines of a table's leaves are added up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Line {
-    action: String,
-    reason: String,
-    columns: Vec<String>,
+pub(super) struct Line {
+    pub action: String,
+    pub reason: String,
+    pub columns: Vec<String>,
 }
+
+/// A line with its rows, where they could be counted, and whether that is an estimate.
+type Rows = (Line, Option<i64>, bool);
+
+/// How many blocks of a leaf are looked at for an estimate; a leaf with no more is counted.
+const SAMPLED_BLOCKS: u32 = 4096;
 
 /// Counts as the owner of the leaf, with that role's rights only: planning alone already runs the owner's code.
 pub fn as_owner_of<T>(
@@ -45,29 +52,46 @@ pub fn describe(caught: &Caught, leaf: &Leaf) -> String {
     }
 }
 
+/// Counts line by line.
 struct Counter {
-    lines: Vec<(Line, Option<i64>)>,
+    lines: Vec<Rows>,
+    /// Large leaves are sampled.
+    estimate: bool,
 }
 
 impl Counter {
-    fn add(&mut self, line: Line, rows: Option<i64>) {
-        match self.lines.iter_mut().find(|(known, _)| *known == line) {
-            Some((_, sum)) => {
+    fn add(&mut self, line: Line, rows: Option<i64>, estimated: bool) {
+        match self.lines.iter_mut().find(|(known, ..)| *known == line) {
+            Some((_, sum, some)) => {
+                *some |= estimated;
                 *sum = match (*sum, rows) {
                     (Some(sum), Some(rows)) => Some(sum.saturating_add(rows)),
                     (one, other) => one.or(other),
                 };
             }
-            None => self.lines.push((line, rows)),
+            None => self.lines.push((line, rows, estimated)),
         }
     }
 
     /// Counts and adds a line, unless there is nothing to count; false when counting failed.
     fn count(&mut self, leaf: &Leaf, line: Line, statement: &Statement) -> bool {
-        match as_owner_of(leaf, || spi::count(statement)) {
-            Ok(0) => true,
-            Ok(rows) => {
-                self.add(line, Some(rows));
+        let counted = as_owner_of(leaf, || {
+            let part = match self.estimate {
+                true => sample_of(leaf, statement)?,
+                false => None,
+            };
+            match part {
+                None => Ok((spi::count(statement)?, false)),
+                Some((sample, percent)) => {
+                    let rows = spi::count(&sample)? as f64 * 100.0 / percent;
+                    Ok((rows.round() as i64, true))
+                }
+            }
+        });
+        match counted {
+            Ok((0, _)) => true,
+            Ok((rows, estimated)) => {
+                self.add(line, Some(rows), estimated);
                 true
             }
             Err(caught) => {
@@ -78,6 +102,7 @@ impl Counter {
                         columns: Vec::new(),
                     },
                     None,
+                    false,
                 );
                 false
             }
@@ -108,7 +133,7 @@ impl Counter {
         }
     }
 
-    fn plan(mut self, plan: &Plan, policy: &Policy, cutoff: Instant) -> Vec<(Line, Option<i64>)> {
+    fn plan(mut self, plan: &Plan, policy: &Policy, cutoff: Instant) -> Vec<Rows> {
         for leaf in &plan.leaves {
             self.leaf(plan, leaf, policy, cutoff);
         }
@@ -120,10 +145,37 @@ impl Counter {
                     columns: vec![column.clone()],
                 },
                 None,
+                false,
             );
         }
         self.lines
     }
+}
+
+/// The count over a sample of the leaf's blocks, and the sample's size in per cent; `None` for a leaf that is small.
+fn sample_of(leaf: &Leaf, count: &Statement) -> Result<Option<(Statement, f64)>> {
+    let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
+    if blocks <= SAMPLED_BLOCKS {
+        return Ok(None);
+    }
+    let percent = f64::from(SAMPLED_BLOCKS) * 100.0 / f64::from(blocks);
+    Ok(sampled(count, leaf, percent).map(|statement| (statement, percent)))
+}
+
+/// What a plan asks for at `cutoff`, and what it keeps back, counted or estimated as the owners of its leaves.
+pub(super) fn lines(
+    plan: &Plan,
+    policy: &Policy,
+    cutoff: Instant,
+    estimate: bool,
+) -> Result<Vec<Rows>> {
+    key::with_key(plan, For::Recognizing, || {
+        let counter = Counter {
+            lines: Vec::new(),
+            estimate,
+        };
+        Ok(counter.plan(plan, policy, cutoff))
+    })
 }
 
 /// The moment a preview or explanation is for.
@@ -152,9 +204,11 @@ pub fn require_owner(rel: pg_sys::Oid) -> Result<()> {
     .hint("Ask its owner or a data steward."))
 }
 
-type Counted = (RelId, Line, Option<i64>);
-
-fn counted(rel: Option<pg_sys::Oid>, cutoff: Instant) -> Result<Vec<Counted>> {
+fn counted(
+    rel: Option<pg_sys::Oid>,
+    cutoff: Instant,
+    estimate: bool,
+) -> Result<Vec<(RelId, Rows)>> {
     let steward = relation::is_steward();
     let schema = load::schema(rel)?;
     let policy = load::policy()?;
@@ -178,10 +232,8 @@ fn counted(rel: Option<pg_sys::Oid>, cutoff: Instant) -> Result<Vec<Counted>> {
                 leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
             });
         }
-        let lines = key::with_key(&plan, For::Recognizing, || {
-            Ok(Counter { lines: Vec::new() }.plan(&plan, &policy, cutoff))
-        })?;
-        found.extend(lines.into_iter().map(|(line, rows)| (id, line, rows)));
+        let lines = lines(&plan, &policy, cutoff, estimate)?;
+        found.extend(lines.into_iter().map(|line| (id, line)));
     }
     Ok(found)
 }
@@ -212,11 +264,53 @@ fn preview(
     if let Some(rel) = &rel {
         require_owner(rel.oid())?;
     }
-    let found = counted(rel.map(|rel| rel.oid()), cutoff)?;
+    let found = counted(rel.map(|rel| rel.oid()), cutoff, false)?;
     Ok(TableIterator::new(found.into_iter().map(
-        |(id, line, rows)| {
+        |(id, (line, rows, _))| {
             let relation = Regclass(pg_sys::Oid::from(id));
             (relation, line.columns, line.action, line.reason, rows)
+        },
+    )))
+}
+
+/// A preview that does not read all of a big table: of a leaf of more than 32 MB it looks at that much, in blocks
+/// taken at random, and multiplies. `estimated` says where it did; smaller leaves are counted. What few rows are
+/// due for may not be met by the sample, and then is not listed. Arguments and rights are those of `preview`.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::type_complexity)]
+fn estimate_preview(
+    rel: default!(Option<PgRelation>, "NULL"),
+    as_of: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(relation, Regclass),
+            name!(column_names, Vec<String>),
+            name!(action, String),
+            name!(reason, String),
+            name!(rows, Option<i64>),
+            name!(estimated, bool),
+        ),
+    >,
+    ErrorReport,
+> {
+    let cutoff = moment(as_of)?;
+    if let Some(rel) = &rel {
+        require_owner(rel.oid())?;
+    }
+    let found = counted(rel.map(|rel| rel.oid()), cutoff, true)?;
+    Ok(TableIterator::new(found.into_iter().map(
+        |(id, (line, rows, estimated))| {
+            let relation = Regclass(pg_sys::Oid::from(id));
+            (
+                relation,
+                line.columns,
+                line.action,
+                line.reason,
+                rows,
+                estimated,
+            )
         },
     )))
 }

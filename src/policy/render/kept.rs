@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::policy::model::{Clock, Disposal, Group, Hold, Keep, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, not};
+use crate::policy::render::sample::counting;
 use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
 
 /// Cells or rows that no purpose covers any more and that something keeps, or that have no clock.
@@ -79,10 +80,9 @@ impl<'a> Writer<'a> {
         self.found.push(KeptBack {
             columns,
             reason,
-            count: scope.binder.finish(format!(
-                "SELECT count(*) FROM ONLY {} AS {ROW} WHERE {condition}",
-                self.leaf.ident.quoted
-            )),
+            count: scope
+                .binder
+                .finish(format!("{}{condition}", counting(self.leaf))),
         });
     }
 

@@ -7,6 +7,7 @@ mod bounds;
 pub mod condition;
 pub mod facts;
 pub mod kept;
+pub mod sample;
 pub mod statement;
 
 use crate::anonymize::sql;
@@ -175,10 +176,9 @@ pub fn count(
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     let condition = due(&mut scope, plan, *step, leaf, after);
-    scope.binder.finish(format!(
-        "SELECT count(*) FROM ONLY {} AS {ROW} WHERE {condition}",
-        leaf.ident.quoted
-    ))
+    scope
+        .binder
+        .finish(format!("{}{condition}", sample::counting(leaf)))
 }
 
 /// The same for whether there is one at all: 1 or 0. The scan ends with the first.
