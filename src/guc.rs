@@ -60,6 +60,8 @@ static ENFORCE_REPLICATION: GucSetting<GateEnforce> =
 static ENFORCE_DDL: GucSetting<GateEnforce> = GucSetting::<GateEnforce>::new(GateEnforce::Default);
 static ENFORCE_ACCESS: GucSetting<GateEnforce> =
     GucSetting::<GateEnforce>::new(GateEnforce::Default);
+static ENFORCE_SETTINGS: GucSetting<GateEnforce> =
+    GucSetting::<GateEnforce>::new(GateEnforce::Default);
 static DISPOSAL: GucSetting<Disposal> = GucSetting::<Disposal>::new(Disposal::Observe);
 static MINIMUM_GUARD: GucSetting<MinimumGuard> = GucSetting::<MinimumGuard>::new(MinimumGuard::On);
 static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60);
@@ -79,6 +81,7 @@ pub enum Gate {
     Replication,
     Ddl,
     Access,
+    Settings,
 }
 
 impl Gate {
@@ -88,6 +91,7 @@ impl Gate {
             Gate::Replication => "replication",
             Gate::Ddl => "ddl",
             Gate::Access => "access",
+            Gate::Settings => "settings",
         }
     }
 }
@@ -99,6 +103,7 @@ pub fn enforce(gate: Gate) -> Enforce {
         Gate::Replication => ENFORCE_REPLICATION.get(),
         Gate::Ddl => ENFORCE_DDL.get(),
         Gate::Access => ENFORCE_ACCESS.get(),
+        Gate::Settings => ENFORCE_SETTINGS.get(),
     };
     match own {
         GateEnforce::Default => ENFORCE.get(),
@@ -204,7 +209,7 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
-    let gates: [(&std::ffi::CStr, &std::ffi::CStr, &'static GucSetting<GateEnforce>); 4] = [
+    let gates: [(&std::ffi::CStr, &std::ffi::CStr, &'static GucSetting<GateEnforce>); 5] = [
         (
             c"custodian.enforce_login",
             c"Overrides custodian.enforce for the login of walsenders.",
@@ -224,6 +229,11 @@ pub fn init() {
             c"custodian.enforce_access",
             c"Overrides custodian.enforce for reads by sessions from outside the node's region.",
             &ENFORCE_ACCESS,
+        ),
+        (
+            c"custodian.enforce_settings",
+            c"Overrides custodian.enforce for settings of the server that ship data or blind the guard.",
+            &ENFORCE_SETTINGS,
         ),
     ];
     for (name, short, setting) in gates {

@@ -245,7 +245,13 @@ fn modes() -> error::Result<Vec<Finding>> {
                 .to_owned(),
         });
     }
-    for of in [Gate::Login, Gate::Replication, Gate::Ddl, Gate::Access] {
+    for of in [
+        Gate::Login,
+        Gate::Replication,
+        Gate::Ddl,
+        Gate::Access,
+        Gate::Settings,
+    ] {
         let mode = guc::enforce(of);
         if mode == Enforce::On {
             continue;

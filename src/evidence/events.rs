@@ -76,6 +76,7 @@ impl From<guc::Gate> for Gate {
             guc::Gate::Replication => Gate::Replication,
             guc::Gate::Ddl => Gate::Ddl,
             guc::Gate::Access => Gate::Access,
+            guc::Gate::Settings => Gate::Settings,
         }
     }
 }

@@ -58,6 +58,8 @@ pub enum Gate {
     Replication,
     Ddl,
     Access,
+    /// Settings of the server that ship data or blind the guard.
+    Settings,
     /// What ends flows that run.
     Sentinel,
     /// The row guard: legal holds and statutory minimums.
@@ -73,6 +75,7 @@ impl Gate {
             Gate::Replication => "replication",
             Gate::Ddl => "ddl",
             Gate::Access => "access",
+            Gate::Settings => "settings",
             Gate::Sentinel => "sentinel",
             Gate::Row => "row",
             Gate::Policy => "policy",

@@ -20,6 +20,7 @@ use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
 use crate::error::{Error, Kind};
 use crate::guard::rules::{self, Own, Rules};
+use crate::guard::settings;
 use crate::guc;
 use crate::pg::report;
 
@@ -320,7 +321,9 @@ fn now() -> i64 {
 fn start() -> Shared {
     let read_at = now();
     let (state, rules) = load();
-    LOCAL.with(|local| local.replace(Some(Active::new(1, rules))));
+    let active = Active::new(1, rules);
+    settings::at_start(&active);
+    LOCAL.with(|local| local.replace(Some(active)));
     Shared {
         generation: AtomicU64::new(1),
         read_at: AtomicI64::new(read_at),
@@ -389,6 +392,15 @@ pub fn current() -> Rc<Active> {
         reload();
     }
     as_published()
+}
+
+/// What will be in force: the file as it is when it has no error, else the rules in force. For decisions of a reload,
+/// which sees the new settings before the new rules are in force.
+pub fn upcoming() -> Rc<Active> {
+    match read_file().ok().flatten().and_then(|file| file.rules()) {
+        Some(rules) => Active::new(0, Some(rules)),
+        None => as_published(),
+    }
 }
 
 /// The rules in force without looking at the file: takes no lock and logs nothing, for use in any hook.

@@ -9,11 +9,10 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
-use crate::guard::conninfo::{self, Host};
+use crate::guard::destination;
 use crate::guard::exposure::{self, Column};
 use crate::guard::lane::{qualify, store};
 use crate::guard::refuse::{self, Flow};
-use crate::guard::verdict::{Address, Judgement, Peer, Verdict};
 use crate::guard::{active, session};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::utility::{self, Utility};
@@ -253,68 +252,22 @@ fn publication(
 
 fn subscription(name: *const std::ffi::c_char, conninfo: *const std::ffi::c_char) -> Result<()> {
     let name = string(name);
-    let hosts = match utility::text(conninfo).map(CStr::to_string_lossy) {
-        Some(text) => conninfo::hosts(&text).map_err(|unclear| unclear.reason()),
-        None => Err("There is no connection string.".to_owned()),
-    };
-    let active = active::current();
-    let role = relation::role_name(relation::current_user()).unwrap_or_default();
-    let judge = |address| {
-        session::judge(
-            &active,
-            &Peer {
-                address,
-                role: role.clone(),
-                issuer: None,
-                subject: None,
-            },
-        )
-    };
-    const NAME_REMEDY: &str = "Name the host by an address (host or hostaddr) that a \"network\" line of the region rules covers.";
-    let refused: Option<(String, String, Option<String>)> = match hosts {
-        Err(reason) => Some((reason, NAME_REMEDY.to_owned(), None)),
-        Ok(hosts) => hosts.into_iter().find_map(|host| {
-            let outside = |judgement: Judgement, place: String| {
-                (judgement.verdict != Verdict::Inside).then(|| {
-                    (
-                        format!("It leads to {place}. {}", judgement.reason),
-                        judgement.remedy,
-                        judgement.region,
-                    )
-                })
-            };
-            match host {
-                Host::Address(address) => outside(judge(Address::Ip(address)), address.to_string()),
-                Host::Socket => outside(judge(Address::Socket), "a unix socket".to_owned()),
-                Host::Name(host) => Some((
-                    match conninfo::host_name(&host) {
-                        Some(host) => {
-                            format!("It leads to \"{host}\", a name whose address may change.")
-                        }
-                        None => "It leads to something that is neither an address nor a name."
-                            .to_owned(),
-                    },
-                    NAME_REMEDY.to_owned(),
-                    None,
-                )),
-            }
-        }),
-    };
-    let Some((reason, remedy, region)) = refused else {
+    let text = utility::text(conninfo).map(CStr::to_string_lossy);
+    let Some(unlawful) = destination::unlawful(text.as_deref()) else {
         return Ok(());
     };
     let error = Error::new(
         Kind::RegionRefused,
         format!("the connection of subscription \"{name}\" is not allowed by the region rules"),
     )
-    .detail(reason)
-    .hint(remedy);
+    .detail(unlawful.reason)
+    .hint(unlawful.remedy);
     let tell = relation::extension_oid().is_some();
-    decide(format!("subscription {name}"), region, error, tell)
+    decide(format!("subscription {name}"), unlawful.region, error, tell)
 }
 
 /// Refuses, or warns the client as well as the record, since who runs DDL should see it.
-fn decide(object: String, region: Option<String>, error: Error, tell: bool) -> Result<()> {
+pub fn decide(object: String, region: Option<String>, error: Error, tell: bool) -> Result<()> {
     let session = session::current();
     refuse::unless_only_warned(
         Flow {

@@ -8,6 +8,7 @@ pub mod active;
 pub mod command;
 pub mod conninfo;
 pub mod ddl;
+mod destination;
 mod exposure;
 pub mod function;
 pub mod lane;
@@ -18,6 +19,8 @@ pub mod row;
 pub mod rules;
 pub mod sentinel;
 pub mod session;
+pub mod settings;
+pub mod shipping;
 pub mod verdict;
 pub mod view;
 
@@ -42,7 +45,7 @@ pub fn init() {
     login::init();
     lane::session::init();
     access::init();
-    if let Err(error) = replication::init() {
+    if let Err(error) = replication::init().and_then(|()| settings::init()) {
         report::raise(error);
     }
 }

@@ -255,7 +255,7 @@ fn local(rules: &Rules, own: &Own, peer: &Peer) -> Judgement {
 }
 
 /// Compares the place of a peer with where this cluster's data may be.
-fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
+pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
     let place = evidence.place;
     let line = evidence.line;
     let ours = own.organisation.is_none() || own.organisation == place.organisation;

@@ -39,6 +39,51 @@ pub fn chain_enum(name: &CStr, hook: pg_sys::GucEnumCheckHook) -> Result<pg_sys:
     }
 }
 
+/// The same for a setting that is text.
+pub fn chain_string(
+    name: &CStr,
+    hook: pg_sys::GucStringCheckHook,
+) -> Result<pg_sys::GucStringCheckHook> {
+    let record = find(name)?;
+    // SAFETY: as above.
+    unsafe {
+        if (*record).vartype != pg_sys::config_type::PGC_STRING {
+            return Err(Error::internal("a setting is not text"));
+        }
+        let record = record.cast::<pg_sys::config_string>();
+        Ok(std::mem::replace(&mut (*record).check_hook, hook))
+    }
+}
+
+/// The value of a setting as `SHOW` would give it; `None` when there is no such setting.
+pub fn value(name: &CStr) -> Option<String> {
+    // SAFETY: the name is NUL-terminated; the result is NULL or a NUL-terminated string, copied at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+    }
+}
+
+/// Empties a setting as what set it could have done, so that the next change of a file is followed again. For the
+/// postmaster while it starts.
+pub fn empty(name: &CStr) -> Result<()> {
+    let record = find(name)?;
+    // SAFETY: the record is the server's own; the name is NUL-terminated.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            c"".as_ptr(),
+            pg_sys::GucContext::PGC_POSTMASTER,
+            (*record).source,
+            pg_sys::GucAction::GUC_ACTION_SET,
+            true,
+            0,
+            false,
+        );
+    }
+    Ok(())
+}
+
 /// Says why a check hook refuses a value.
 pub fn refuse_value(detail: &CStr) -> bool {
     // SAFETY: called from within a check hook; the string is copied into the server's memory.

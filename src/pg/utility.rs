@@ -41,6 +41,8 @@ fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
     veto::before(utility)?;
     guard::ddl::before(&utility)?;
+    guard::shipping::before(&utility)?;
+    guard::settings::before(&utility)?;
     detach::before(utility)?;
     worker::database::before(&utility)
 }

@@ -139,6 +139,36 @@ impl Rules {
         })
     }
 
+    /// Where the data goes that this exact value of a setting ships.
+    pub fn setting(&self, wanted: &str, given: &str) -> Option<Evidence<'_>> {
+        self.placed(|rule| matches!(rule, Rule::Setting { name, value, .. } if name == wanted && value == given))
+    }
+
+    /// Where the directory of a tablespace is.
+    pub fn tablespace(&self, given: &str) -> Option<Evidence<'_>> {
+        self.placed(|rule| matches!(rule, Rule::Tablespace { location, .. } if location == given))
+    }
+
+    fn placed(&self, is: impl Fn(&Rule) -> bool) -> Option<Evidence<'_>> {
+        self.list.iter().find_map(|(line, rule)| {
+            if !is(rule) {
+                return None;
+            }
+            Some(Evidence {
+                line: *line,
+                kind: rule.kind(),
+                place: rule.place()?,
+            })
+        })
+    }
+
+    /// Whether an `extension` line names an extension.
+    pub fn names_extension(&self, wanted: &str) -> bool {
+        self.list
+            .iter()
+            .any(|(_, rule)| matches!(rule, Rule::Extension { name } if name == wanted))
+    }
+
     /// What the rules say about the issuer of a certificate.
     pub fn by_issuer(&self, name: &str) -> Option<Evidence<'_>> {
         self.certificate(name, |rule| match rule {

@@ -65,6 +65,21 @@ pub enum Rule {
     Residency {
         regions: Vec<String>,
     },
+    /// The exact value of a setting of the server by which data may be shipped, and where that is.
+    Setting {
+        name: String,
+        value: String,
+        place: Place,
+    },
+    /// The directory of a tablespace, and where it is.
+    Tablespace {
+        location: String,
+        place: Place,
+    },
+    /// An extension that can reach the network or run programs, and may be used here.
+    Extension {
+        name: String,
+    },
 }
 
 impl Rule {
@@ -79,6 +94,9 @@ impl Rule {
             Rule::Pooler { .. } => "pooler",
             Rule::Local { .. } => "local",
             Rule::Residency { .. } => "residency",
+            Rule::Setting { .. } => "setting",
+            Rule::Tablespace { .. } => "tablespace",
+            Rule::Extension { .. } => "extension",
         }
     }
 
@@ -88,7 +106,9 @@ impl Rule {
             Rule::Node { place, .. }
             | Rule::Network { place, .. }
             | Rule::Issuer { place, .. }
-            | Rule::Subject { place, .. } => Some(place),
+            | Rule::Subject { place, .. }
+            | Rule::Setting { place, .. }
+            | Rule::Tablespace { place, .. } => Some(place),
             _ => None,
         }
     }

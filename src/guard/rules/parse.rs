@@ -224,8 +224,33 @@ fn rule(kind: &Token, arguments: &[Token]) -> Result<Rule, String> {
             }
             only(Rule::Residency { regions })
         }
+        "setting" => {
+            let name = name(first("name of the setting")?, "name of the setting")?;
+            let [value, rest @ ..] = rest else {
+                return Err("the value of the setting is missing".to_owned());
+            };
+            Ok(Rule::Setting {
+                name,
+                value: value.text.clone(),
+                place: place(rest)?,
+            })
+        }
+        "tablespace" => {
+            let location = first("directory")?.text.clone();
+            if !location.starts_with('/') {
+                return Err("the directory of a tablespace is an absolute path".to_owned());
+            }
+            Ok(Rule::Tablespace {
+                location,
+                place: place(rest)?,
+            })
+        }
+        "extension" => {
+            let name = name(first("name of the extension")?, "name of the extension")?;
+            only(Rule::Extension { name })
+        }
         other => Err(format!(
-            "\"{other}\" is no type of rule: use region, node, network, issuer, subject, pooler, local or residency"
+            "\"{other}\" is no type of rule: use region, node, network, issuer, subject, pooler, local, residency, setting, tablespace or extension"
         )),
     }
 }
@@ -241,6 +266,9 @@ enum Unique {
     Pooler(IpNet),
     Local(Option<String>),
     Residency,
+    Setting(String, String),
+    Tablespace(String),
+    Extension(String),
 }
 
 impl Unique {
@@ -254,6 +282,9 @@ impl Unique {
             Rule::Pooler { network } => Unique::Pooler(*network),
             Rule::Local { role } => Unique::Local(role.clone()),
             Rule::Residency { .. } => Unique::Residency,
+            Rule::Setting { name, value, .. } => Unique::Setting(name.clone(), value.clone()),
+            Rule::Tablespace { location, .. } => Unique::Tablespace(location.clone()),
+            Rule::Extension { name } => Unique::Extension(name.clone()),
         }
     }
 }

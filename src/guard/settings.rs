@@ -1,0 +1,344 @@
+//! Settings gate: settings of the server that ship data, run a program with it, or blind the guard.
+//!
+//! The values allowed are exact strings in the rules file (`setting` lines), each with the region and organisation that it
+//! ships to. `ALTER SYSTEM` is checked as a statement, an edited file when the server reloads, through check hooks: there a
+//! refused value leaves the old one in force. What was set before the library was loaded is looked at when the server starts:
+//! commands that ship WAL are emptied then, for the rest a finding tells.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::active::{self, Active};
+use crate::guard::conninfo::{self, Host};
+use crate::guard::refuse::{self, Flow};
+use crate::guard::session;
+use crate::guard::verdict::{self, Address, Peer, Verdict};
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::utility::{self, Utility};
+use crate::pg::{guc_hook, relation, report};
+use crate::policy::model::{Finding, Severity};
+
+/// What a setting can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Power {
+    /// Its command or library is handed WAL: emptied at the start where it is not allowed.
+    Ships,
+    /// Its command runs in the server.
+    Runs,
+    /// It says where a standby gets its data from.
+    Follows,
+    /// It may hand the log to a system service.
+    Logs,
+    /// It loads the library.
+    Loads,
+}
+
+const GUARDED: [(&CStr, Power); 9] = [
+    (c"archive_command", Power::Ships),
+    (c"archive_library", Power::Ships),
+    (c"archive_cleanup_command", Power::Ships),
+    (c"recovery_end_command", Power::Ships),
+    (c"restore_command", Power::Runs),
+    (c"ssl_passphrase_command", Power::Runs),
+    (c"primary_conninfo", Power::Follows),
+    (c"log_destination", Power::Logs),
+    (c"shared_preload_libraries", Power::Loads),
+];
+
+static mut PREVIOUS: [pg_sys::GucStringCheckHook; GUARDED.len()] = [None; GUARDED.len()];
+
+/// Whether a list of libraries names this one, by name or by path.
+fn loads_this_library(list: &str) -> bool {
+    list.split(',').any(|library| {
+        let library = library.trim().trim_matches('"');
+        let file = library.rsplit('/').next().unwrap_or_default();
+        file.strip_suffix(".so").unwrap_or(file) == "pg_custodian"
+    })
+}
+
+/// Whether a log destination leaves the server's own files.
+fn leaves_the_files(list: &str) -> bool {
+    list.split(',').any(|destination| {
+        let destination = destination.trim().to_ascii_lowercase();
+        !matches!(destination.as_str(), "" | "stderr" | "csvlog" | "jsonlog")
+    })
+}
+
+/// Why a connection string does not lead to a peer inside; `None` when it does.
+fn leads_outside(active: &Active, conninfo: &str) -> Option<String> {
+    let hosts = match conninfo::hosts(conninfo) {
+        Ok(hosts) => hosts,
+        Err(unclear) => return Some(unclear.reason()),
+    };
+    hosts.into_iter().find_map(|host| match host {
+        // A socket is on this machine, and what comes over it comes in.
+        Host::Socket => None,
+        Host::Name(_) => Some("It names a host by a name, whose address may change.".to_owned()),
+        Host::Address(address) => {
+            let peer = Peer {
+                address: Address::Ip(address),
+                role: String::new(),
+                issuer: None,
+                subject: None,
+            };
+            let judgement = session::judge(active, &peer);
+            (judgement.verdict != Verdict::Inside).then_some(judgement.reason)
+        }
+    })
+}
+
+/// Why a value is not allowed; `None` when it is. The reason shows nothing of the value.
+fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<String> {
+    if power == Power::Loads {
+        return (!loads_this_library(value)).then(|| {
+            "The value does not load pg_custodian, without which nothing is guarded.".to_owned()
+        });
+    }
+    if value.is_empty() || (power == Power::Logs && !leaves_the_files(value)) {
+        return None;
+    }
+    let known = active
+        .rules
+        .as_ref()
+        .and_then(|rules| Some((rules, rules.setting(name, value)?)));
+    if let Some((rules, evidence)) = known {
+        let judgement = verdict::weigh(rules, active.own(), &evidence);
+        return (judgement.verdict != Verdict::Inside).then_some(judgement.reason);
+    }
+    if power == Power::Follows {
+        return leads_outside(active, value);
+    }
+    Some("No \"setting\" line of the region rules has exactly this value.".to_owned())
+}
+
+fn hint(power: Power) -> &'static str {
+    match power {
+        Power::Loads => "Keep pg_custodian in the list.",
+        Power::Follows => {
+            "Name the primary by an address that a \"network\" line covers, or add a \"setting\" line with the exact value."
+        }
+        _ => {
+            "Add a line to the region rules: setting NAME \"the exact value\" REGION ORGANISATION, and reload the server."
+        }
+    }
+}
+
+fn refusal(name: &str, power: Power, reason: String) -> Error {
+    Error::new(
+        Kind::RegionRefused,
+        format!("this value of {name} is not allowed by the region rules"),
+    )
+    .detail(reason)
+    .hint(hint(power))
+}
+
+/// Checks `ALTER SYSTEM` before it is executed.
+pub fn before(statement: &Utility) -> Result<()> {
+    if !guc::preloaded() || guc::enforce(Gate::Settings) == Enforce::Off {
+        return Ok(());
+    }
+    // SAFETY: the tag is the one of its type; the statement inside it is set, and its name is NULL or a string.
+    let (name, value) = unsafe {
+        let Some(alter) =
+            statement.cast::<pg_sys::AlterSystemStmt>(pg_sys::NodeTag::T_AlterSystemStmt)
+        else {
+            return Ok(());
+        };
+        let set = alter.setstmt;
+        if (*set).kind != pg_sys::VariableSetKind::VAR_SET_VALUE {
+            return Ok(());
+        }
+        let Some(name) = utility::text((*set).name) else {
+            return Ok(());
+        };
+        let value = pg_sys::ExtractSetVariableArgs(set);
+        (
+            name.to_string_lossy().to_ascii_lowercase(),
+            utility::text(value)
+                .map_or_else(String::new, |text| text.to_string_lossy().into_owned()),
+        )
+    };
+    let Some((_, power)) = GUARDED
+        .iter()
+        .find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())
+    else {
+        return Ok(());
+    };
+    let Some(reason) = fault(&active::current(), &name, *power, &value) else {
+        return Ok(());
+    };
+    let session = session::current();
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Settings,
+            database: Database::current(),
+            role: relation::role_name(relation::current_user()).unwrap_or_default(),
+            peer: session.peer.clone(),
+            region: session.judgement.region.clone(),
+            object: format!("ALTER SYSTEM SET {name}"),
+            error: refusal(&name, *power, reason),
+        },
+        |error| report::log(PgLogLevel::WARNING, error),
+    )
+}
+
+/// Why a new value may not come into force. A value that is in force already stays: findings tell of it.
+fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
+    let (name, power) = GUARDED[at];
+    if guc::enforce(Gate::Settings) != Enforce::On {
+        return None;
+    }
+    // SAFETY: the server passes a valid pointer to NULL or a NUL-terminated string.
+    let value = unsafe {
+        match utility::text(*new) {
+            Some(value) => value.to_string_lossy().into_owned(),
+            None => String::new(),
+        }
+    };
+    if guc_hook::value(name).is_some_and(|known| known == value) {
+        return None;
+    }
+    fault(&active::upcoming(), &name.to_string_lossy(), power, &value)
+}
+
+/// One check hook, for the setting at `at`. Unguarded on purpose: the hook before it may raise errors of its own.
+unsafe fn check(
+    at: usize,
+    new: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    let reason = match catch_unwind(AssertUnwindSafe(|| inspect(at, new))) {
+        Ok(reason) => reason,
+        Err(_) => Some("The guard failed on it.".to_owned()),
+    };
+    if let Some(reason) = reason {
+        let text =
+            std::ffi::CString::new(format!("{reason} {}", hint(GUARDED[at].1))).unwrap_or_default();
+        return guc_hook::refuse_value(&text);
+    }
+    // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
+    unsafe {
+        match PREVIOUS[at] {
+            Some(previous) => previous(new, extra, source),
+            None => true,
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn hook<const AT: usize>(
+    new: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: as above.
+    unsafe { check(AT, new, extra, source) }
+}
+
+/// The values in force that are not allowed, with why.
+fn faults(active: &Active) -> Vec<(&'static CStr, Power, String)> {
+    GUARDED
+        .iter()
+        .filter_map(|(name, power)| {
+            let value = guc_hook::value(name)?;
+            let reason = fault(active, &name.to_string_lossy(), *power, &value)?;
+            Some((*name, *power, reason))
+        })
+        .collect()
+}
+
+/// Looks at what was set before the library was loaded. In the postmaster, once the rules are read.
+pub fn at_start(active: &Rc<Active>) {
+    let mode = guc::enforce(Gate::Settings);
+    if mode == Enforce::Off {
+        return;
+    }
+    for (name, power, reason) in faults(active) {
+        let text = name.to_string_lossy();
+        let mut error = refusal(&text, power, reason);
+        let emptied = mode == Enforce::On && power == Power::Ships && guc_hook::empty(name).is_ok();
+        error.message = match (mode, emptied) {
+            (_, true) => format!("{text} is not used: {}", error.message),
+            (Enforce::On, false) => error.message,
+            _ => format!(
+                "custodian.enforce = on would refuse this: {}",
+                error.message
+            ),
+        };
+        report::log(PgLogLevel::LOG, error);
+    }
+}
+
+/// The values in force that are not allowed, for `custodian.check()`.
+pub fn findings(active: &Active) -> Vec<Finding> {
+    if guc::enforce(Gate::Settings) == Enforce::Off {
+        return Vec::new();
+    }
+    faults(active)
+        .into_iter()
+        .map(|(name, power, reason)| Finding {
+            severity: if guc::enforce(Gate::Settings) == Enforce::On {
+                Severity::Error
+            } else {
+                Severity::Warning
+            },
+            code: "setting-not-allowed",
+            object: name.to_string_lossy().into_owned(),
+            problem: format!("The value in force is not allowed by the region rules. {reason}"),
+            remedy: hint(power).to_owned(),
+        })
+        .collect()
+}
+
+/// Installs the hooks. Only while preloading.
+pub fn init() -> Result<()> {
+    const HOOKS: [pg_sys::GucStringCheckHook; GUARDED.len()] = [
+        Some(hook::<0>),
+        Some(hook::<1>),
+        Some(hook::<2>),
+        Some(hook::<3>),
+        Some(hook::<4>),
+        Some(hook::<5>),
+        Some(hook::<6>),
+        Some(hook::<7>),
+        Some(hook::<8>),
+    ];
+    for (at, (name, _)) in GUARDED.iter().enumerate() {
+        // SAFETY: called once from _PG_init, in the postmaster.
+        unsafe { PREVIOUS[at] = guc_hook::chain_string(name, HOOKS[at])? };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_found_in_a_list_however_it_is_written() {
+        for list in [
+            "pg_custodian",
+            "a, pg_custodian",
+            "\"pg_custodian\",b",
+            "$libdir/pg_custodian.so",
+        ] {
+            assert!(loads_this_library(list), "{list}");
+        }
+        for list in ["", "pg_custodian2", "not_pg_custodian", "a,b"] {
+            assert!(!loads_this_library(list), "{list}");
+        }
+    }
+
+    #[test]
+    fn only_files_are_a_destination_of_the_log_without_a_line() {
+        assert!(!leaves_the_files("stderr, CSVLOG,jsonlog"));
+        assert!(leaves_the_files("stderr,syslog"));
+        assert!(leaves_the_files("eventlog"));
+    }
+}

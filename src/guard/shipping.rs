@@ -1,0 +1,314 @@
+//! DDL gate, continued: foreign servers and tables, tablespaces, extensions that reach the network, and COPY with programs and
+//! files of the server.
+
+use std::collections::BTreeMap;
+use std::ffi::c_char;
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::destination::{self, Unlawful};
+use crate::guard::refuse::{self, Flow};
+use crate::guard::verdict::{self, Verdict};
+use crate::guard::{active, ddl, session};
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::list;
+use crate::pg::utility::{self, Utility};
+
+/// Extensions that reach the network, other files or programs of the server, by what their functions do.
+const REACHING: [&str; 24] = [
+    "adminpack",
+    "aws_lambda",
+    "aws_s3",
+    "dblink",
+    "file_fdw",
+    "http",
+    "jdbc_fdw",
+    "mongo_fdw",
+    "multicorn",
+    "mysql_fdw",
+    "odbc_fdw",
+    "ogr_fdw",
+    "oracle_fdw",
+    "parquet_fdw",
+    "pg_net",
+    "pg_parquet",
+    "plperlu",
+    "plpython3u",
+    "plsh",
+    "pltclu",
+    "postgres_fdw",
+    "redis_fdw",
+    "sqlite_fdw",
+    "tds_fdw",
+];
+
+/// Checks a statement before it is executed.
+pub fn before(statement: &Utility) -> Result<()> {
+    if !guc::preloaded() {
+        return Ok(());
+    }
+    // SAFETY: each tag is the one of its type.
+    unsafe {
+        if let Some(copy) = statement.cast::<pg_sys::CopyStmt>(pg_sys::NodeTag::T_CopyStmt) {
+            return copy_of_server(copy);
+        }
+    }
+    if guc::enforce(Gate::Ddl) == Enforce::Off {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    unsafe {
+        if let Some(create) = statement
+            .cast::<pg_sys::CreateForeignServerStmt>(pg_sys::NodeTag::T_CreateForeignServerStmt)
+        {
+            let options = changed(BTreeMap::new(), create.options);
+            return server(&string(create.servername), create.fdwname, &options);
+        }
+        if let Some(alter) = statement
+            .cast::<pg_sys::AlterForeignServerStmt>(pg_sys::NodeTag::T_AlterForeignServerStmt)
+        {
+            return existing(alter.servername, alter.options);
+        }
+        if let Some(create) = statement
+            .cast::<pg_sys::CreateForeignTableStmt>(pg_sys::NodeTag::T_CreateForeignTableStmt)
+        {
+            if changed(BTreeMap::new(), create.options).contains_key("program") {
+                return refuse_ddl(
+                    "a foreign table that runs a program".to_owned(),
+                    "creating a foreign table that runs a program is not allowed".to_owned(),
+                    "What a program does with its data cannot be seen.".to_owned(),
+                    "Read a file (filename) instead.".to_owned(),
+                    None,
+                );
+            }
+            return existing(create.servername, std::ptr::null_mut());
+        }
+        if let Some(import) = statement
+            .cast::<pg_sys::ImportForeignSchemaStmt>(pg_sys::NodeTag::T_ImportForeignSchemaStmt)
+        {
+            return existing(import.server_name, std::ptr::null_mut());
+        }
+        if let Some(create) =
+            statement.cast::<pg_sys::CreateTableSpaceStmt>(pg_sys::NodeTag::T_CreateTableSpaceStmt)
+        {
+            return tablespace(&string(create.tablespacename), &string(create.location));
+        }
+        if let Some(create) =
+            statement.cast::<pg_sys::CreateExtensionStmt>(pg_sys::NodeTag::T_CreateExtensionStmt)
+        {
+            return extension(&string(create.extname));
+        }
+    }
+    Ok(())
+}
+
+fn string(pointer: *const c_char) -> String {
+    utility::text(pointer).map_or_else(String::new, |text| text.to_string_lossy().into_owned())
+}
+
+/// Options after a list of changes to them.
+fn changed(
+    mut options: BTreeMap<String, String>,
+    changes: *mut pg_sys::List,
+) -> BTreeMap<String, String> {
+    // SAFETY: a list of options of the parse tree or the catalog; the value of one that is not dropped is a string.
+    unsafe {
+        for option in list::items::<pg_sys::DefElem>(changes) {
+            let name = string(option.defname);
+            if option.defaction == pg_sys::DefElemAction::DEFELEM_DROP || option.arg.is_null() {
+                options.remove(&name);
+            } else {
+                let value = pg_sys::defGetString(std::ptr::from_ref(option).cast_mut());
+                options.insert(name, string(value));
+            }
+        }
+    }
+    options
+}
+
+fn refuse_ddl(
+    object: String,
+    message: String,
+    reason: String,
+    remedy: String,
+    region: Option<String>,
+) -> Result<()> {
+    let error = Error::new(Kind::RegionRefused, message)
+        .detail(reason)
+        .hint(remedy);
+    ddl::decide(object, region, error, true)
+}
+
+/// The connection string that a foreign server's options amount to, as far as it says where it leads.
+fn conninfo(options: &BTreeMap<String, String>) -> String {
+    ["host", "hostaddr", "service", "servicefile"]
+        .iter()
+        .filter_map(|key| Some((key, options.get(*key)?)))
+        .map(|(key, value)| {
+            format!(
+                "{key}='{}'",
+                value.replace('\\', "\\\\").replace('\'', "\\'")
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The name of the extension that a foreign-data wrapper belongs to.
+fn extension_of(wrapper: pg_sys::Oid) -> Option<String> {
+    // SAFETY: catalog lookups inside a transaction; the name is NULL or NUL-terminated.
+    unsafe {
+        let extension = pg_sys::getExtensionOfObject(pg_sys::ForeignDataWrapperRelationId, wrapper);
+        if extension == pg_sys::Oid::INVALID {
+            return None;
+        }
+        utility::text(pg_sys::get_extension_name(extension))
+            .map(|name| name.to_string_lossy().into_owned())
+    }
+}
+
+fn server(name: &str, wrapper: *const c_char, options: &BTreeMap<String, String>) -> Result<()> {
+    // SAFETY: the parse tree's string; without an error where there is no such wrapper, which the server reports.
+    let oid = unsafe { pg_sys::get_foreign_data_wrapper_oid(wrapper, true) };
+    if oid == pg_sys::Oid::INVALID {
+        return Ok(());
+    }
+    judge_server(name, oid, options)
+}
+
+fn judge_server(
+    name: &str,
+    wrapper: pg_sys::Oid,
+    options: &BTreeMap<String, String>,
+) -> Result<()> {
+    let unlawful = match extension_of(wrapper).as_deref() {
+        Some("postgres_fdw" | "dblink") => destination::unlawful(Some(&conninfo(options))),
+        // It reads files of this server.
+        Some("file_fdw") => None,
+        Some(extension) if is_named(extension) => None,
+        _ => Some(Unlawful {
+            reason: "The guard does not know where its foreign-data wrapper leads.".to_owned(),
+            remedy: "Add an \"extension\" line for the wrapper's extension to the region rules and reload the server."
+                .to_owned(),
+            region: None,
+        }),
+    };
+    let Some(unlawful) = unlawful else {
+        return Ok(());
+    };
+    refuse_ddl(
+        format!("foreign server {name}"),
+        format!("foreign server \"{name}\" is not allowed by the region rules"),
+        unlawful.reason,
+        unlawful.remedy,
+        unlawful.region,
+    )
+}
+
+/// Judges a foreign server that exists, with changes of its options.
+fn existing(name: *const c_char, changes: *mut pg_sys::List) -> Result<()> {
+    // SAFETY: the parse tree's string; NULL where there is no such server, which the server reports. The record lives in
+    // the current memory context.
+    unsafe {
+        let Some(found) = pg_sys::GetForeignServerByName(name, true).as_ref() else {
+            return Ok(());
+        };
+        let options = changed(changed(BTreeMap::new(), found.options), changes);
+        judge_server(&string(found.servername), found.fdwid, &options)
+    }
+}
+
+fn is_named(extension: &str) -> bool {
+    active::current()
+        .rules
+        .as_ref()
+        .is_some_and(|rules| rules.names_extension(extension))
+}
+
+fn extension(name: &str) -> Result<()> {
+    if !REACHING.contains(&name) || is_named(name) {
+        return Ok(());
+    }
+    refuse_ddl(
+        format!("extension {name}"),
+        format!("extension \"{name}\" is not allowed by the region rules"),
+        "It reaches the network, or files and programs of the server.".to_owned(),
+        format!(
+            "If it may be used here, add the line \"extension {name}\" to the region rules and reload the server."
+        ),
+        None,
+    )
+}
+
+fn tablespace(name: &str, location: &str) -> Result<()> {
+    // An empty location is inside the data directory.
+    if location.is_empty() {
+        return Ok(());
+    }
+    let active = active::current();
+    let found = active
+        .rules
+        .as_ref()
+        .and_then(|rules| Some((rules, rules.tablespace(location.trim_end_matches('/'))?)));
+    let (reason, remedy, region) = match found {
+        Some((rules, evidence)) => {
+            let judgement = verdict::weigh(rules, active.own(), &evidence);
+            if judgement.verdict == Verdict::Inside {
+                return Ok(());
+            }
+            (judgement.reason, judgement.remedy, judgement.region)
+        }
+        None => (
+            "No \"tablespace\" line of the region rules has its directory, which may be on another machine.".to_owned(),
+            "Add a line: tablespace \"/the/directory\" REGION ORGANISATION, and reload the server.".to_owned(),
+            None,
+        ),
+    };
+    refuse_ddl(
+        format!("tablespace {name}"),
+        format!("tablespace \"{name}\" is not allowed by the region rules"),
+        reason,
+        remedy,
+        region,
+    )
+}
+
+/// COPY with a program or file of the server, by a session from outside.
+fn copy_of_server(copy: &pg_sys::CopyStmt) -> Result<()> {
+    if !copy.is_program && copy.filename.is_null() {
+        return Ok(());
+    }
+    if guc::enforce(Gate::Access) == Enforce::Off || session::is_known_inside() {
+        return Ok(());
+    }
+    let session = session::current();
+    if session.judgement.verdict == Verdict::Inside {
+        return Ok(());
+    }
+    let object = match (copy.is_from, copy.is_program) {
+        (true, true) => "COPY FROM PROGRAM",
+        (false, true) => "COPY TO PROGRAM",
+        (true, false) => "COPY from a file of the server",
+        (false, false) => "COPY to a file of the server",
+    };
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("{object} from {} is not allowed", session.peer),
+    )
+    .detail(session.judgement.reason.clone())
+    .hint(session.judgement.remedy.clone());
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: session.judgement.region.clone(),
+            object: object.to_owned(),
+            error,
+        },
+        |_| {},
+    )
+}
