@@ -19,7 +19,7 @@ use crate::pg::utility::{self, Utility};
 use crate::pg::{inherit, list, relation, report, sandbox, spi};
 
 /// Columns named in one error.
-const MAX_NAMED: usize = 8;
+pub const MAX_NAMED: usize = 8;
 
 /// A table that a publication names, with the columns it names; `None` for all.
 struct Published {

@@ -27,7 +27,8 @@ pub enum Exposure {
 }
 
 impl Exposure {
-    fn of(label: Option<&ColumnLabel>) -> Exposure {
+    /// What a label says.
+    pub fn of(label: Option<&ColumnLabel>) -> Exposure {
         match label {
             None => Exposure::Unreviewed,
             Some(ColumnLabel::NotPersonal) => Exposure::Cleared,

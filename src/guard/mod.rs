@@ -23,6 +23,7 @@ pub mod settings;
 pub mod shipping;
 pub mod verdict;
 pub mod view;
+pub mod widening;
 
 use pgrx::prelude::*;
 

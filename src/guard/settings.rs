@@ -201,7 +201,9 @@ fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
             None => String::new(),
         }
     };
-    if guc_hook::value(name).is_some_and(|known| known == value) {
+    // To empty a setting needs no rules, which cannot be read yet while the server starts.
+    let harmless = value.is_empty() && power != Power::Loads;
+    if harmless || guc_hook::value(name).is_some_and(|known| known == value) {
         return None;
     }
     fault(&active::upcoming(), &name.to_string_lossy(), power, &value)
@@ -262,7 +264,7 @@ pub fn at_start(active: &Rc<Active>) {
     for (name, power, reason) in faults(active) {
         let text = name.to_string_lossy();
         let mut error = refusal(&text, power, reason);
-        let emptied = mode == Enforce::On && power == Power::Ships && guc_hook::empty(name).is_ok();
+        let emptied = mode == Enforce::On && power == Power::Ships && guc_hook::empty(name);
         error.message = match (mode, emptied) {
             (_, true) => format!("{text} is not used: {}", error.message),
             (Enforce::On, false) => error.message,

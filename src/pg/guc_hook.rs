@@ -65,9 +65,11 @@ pub fn value(name: &CStr) -> Option<String> {
 }
 
 /// Empties a setting as what set it could have done, so that the next change of a file is followed again. For the
-/// postmaster while it starts.
-pub fn empty(name: &CStr) -> Result<()> {
-    let record = find(name)?;
+/// postmaster while it starts. Whether it is empty then.
+pub fn empty(name: &CStr) -> bool {
+    let Ok(record) = find(name) else {
+        return false;
+    };
     // SAFETY: the record is the server's own; the name is NUL-terminated.
     unsafe {
         pg_sys::set_config_option(
@@ -81,7 +83,7 @@ pub fn empty(name: &CStr) -> Result<()> {
             false,
         );
     }
-    Ok(())
+    value(name).is_some_and(|value| value.is_empty())
 }
 
 /// Says why a check hook refuses a value.

@@ -42,6 +42,7 @@ fn before(utility: Utility) -> Result<()> {
     veto::before(utility)?;
     guard::ddl::before(&utility)?;
     guard::shipping::before(&utility)?;
+    guard::widening::before(&utility)?;
     guard::settings::before(&utility)?;
     detach::before(utility)?;
     worker::database::before(&utility)

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::refusal;
-use crate::guard::row;
+use crate::guard::{row, widening};
 use crate::pg::{inherit, label, lock, relation};
 use crate::policy::epoch;
 use crate::tag::grammar::{self, SubjectTag};
@@ -107,6 +107,14 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
     authorize_subject(target, old, new)?;
     lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
     row::relabel::before_change(target.relation, target.attnum, old, new)?;
+    if target.attnum > 0 {
+        widening::before_label(
+            target.relation,
+            target.attnum,
+            old.and_then(Label::column),
+            new.and_then(Label::column),
+        )?;
+    }
     let code = match (old, new) {
         (_, None) => "tag.removed",
         (None, Some(_)) => "tag.added",

@@ -36,6 +36,14 @@ impl Label {
         }
     }
 
+    /// The label of a column; `None` for that of a table.
+    pub fn column(&self) -> Option<&ColumnLabel> {
+        match self {
+            Label::Column(label) => Some(label),
+            Label::Table(_) => None,
+        }
+    }
+
     /// The same for the records of policy changes.
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.text()?).map_err(Error::internal)

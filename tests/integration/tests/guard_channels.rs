@@ -1,0 +1,307 @@
+//! The region guard on channels that need no second region: settings, foreign servers, tablespaces, extensions, files, and
+//! publications that grow. One node, known by its unix socket.
+
+use integration::{Cluster, Result, Sql};
+
+const RULES: &str = r#"
+region cn
+region eu
+network 192.0.2.0/24 cn shop
+network 198.51.100.0/24 eu shop
+local postgres
+setting archive_command "true" cn shop
+setting archive_command "cp %p /eu/%f" eu shop
+setting log_destination "stderr,syslog" cn shop
+extension plperlu
+"#;
+
+fn builder(enforce: &str) -> integration::Builder {
+    Cluster::builder("node")
+        .preload("pg_custodian")
+        .conf("custodian.region = 'cn'")
+        .conf(&format!("custodian.enforce = '{enforce}'"))
+}
+
+fn start(enforce: &str) -> Result<Cluster> {
+    let node = builder(enforce).conf("archive_mode = on").start()?;
+    set_rules(&node, RULES)?;
+    Ok(node)
+}
+
+fn set_rules(node: &Cluster, text: &str) -> Result<()> {
+    std::fs::write(node.data_dir().join("custodian_regions.conf"), text)?;
+    node.reload()
+}
+
+/// Fails unless the statement is refused by the guard; the text of the error.
+#[track_caller]
+fn refused(node: &Cluster, sql: &str) -> Result<String> {
+    let error = node.client()?.refused(sql);
+    assert_eq!(error.sqlstate(), "42501", "{sql}: {error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("region") && text.contains("HINT"),
+        "{sql}: {text}"
+    );
+    Ok(text)
+}
+
+#[test]
+fn channel_settings_by_alter_system() -> Result<()> {
+    let node = start("on")?;
+    for set in [
+        "archive_command = 'curl -T %p https://eu.example/'",
+        "archive_command = 'true '",
+        "archive_library = 'other'",
+        "restore_command = 'true'",
+        "archive_cleanup_command = 'true'",
+        "recovery_end_command = 'true'",
+        "ssl_passphrase_command = 'true'",
+        "primary_conninfo = 'host=198.51.100.7'",
+        "primary_conninfo = 'host=db.example.com'",
+        "primary_conninfo = 'service=elsewhere'",
+        "log_destination = 'syslog'",
+        "shared_preload_libraries = ''",
+        "shared_preload_libraries = 'other'",
+    ] {
+        let text = refused(&node, &format!("ALTER SYSTEM SET {set}"))?;
+        assert!(!text.contains("curl"), "{text}");
+    }
+    let text = refused(&node, "ALTER SYSTEM SET archive_command = 'cp %p /eu/%f'")?;
+    assert!(text.contains("in region \"eu\""), "{text}");
+    let mut client = node.client()?;
+    for set in [
+        "archive_command = 'true'",
+        "archive_command = ''",
+        "primary_conninfo = 'host=192.0.2.7'",
+        "log_destination = 'stderr,syslog'",
+        "log_destination = 'csvlog'",
+        "shared_preload_libraries = 'other, pg_custodian'",
+        "work_mem = '8MB'",
+    ] {
+        client.batch_execute(&format!("ALTER SYSTEM SET {set}"))?;
+    }
+    client.batch_execute("ALTER SYSTEM RESET ALL")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    let events = node.text(
+        "SELECT count(*) FROM custodian.guard_events WHERE gate = 'settings' AND outcome = 'refused'",
+    )?;
+    assert_ne!(events, "0");
+    Ok(())
+}
+
+#[test]
+fn channel_settings_by_file_keep_the_old_value() -> Result<()> {
+    let node = start("on")?;
+    node.append_conf("archive_command = 'true'")?;
+    node.reload()?;
+    assert_eq!(node.text("SHOW archive_command")?, "true");
+    node.append_conf("archive_command = 'curl -T %p https://eu.example/'")?;
+    node.reload()?;
+    assert_eq!(node.text("SHOW archive_command")?, "true");
+    node.wait_for_log(
+        "No \"setting\" line of the region rules has exactly this value.",
+        60,
+    );
+    // Rules and setting may change in one reload.
+    set_rules(
+        &node,
+        &format!("{RULES}setting archive_command \"curl -T %p https://eu.example/\" cn shop\n"),
+    )?;
+    assert_eq!(
+        node.text("SHOW archive_command")?,
+        "curl -T %p https://eu.example/"
+    );
+    Ok(())
+}
+
+#[test]
+fn channel_settings_at_server_start() -> Result<()> {
+    let node = builder("on")
+        .conf("archive_mode = on")
+        .conf("archive_command = 'cp %p /eu/%f'")
+        .conf("restore_command = 'true'")
+        .start()?;
+    // There are no rules yet.
+    assert_eq!(node.text("SHOW archive_command")?, "");
+    node.wait_for_log("archive_command is not used", 10);
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    assert_eq!(
+        node.text(
+            "SELECT object, severity FROM custodian.check() WHERE code = 'setting-not-allowed'"
+        )?,
+        "restore_command|error"
+    );
+    // Once it is allowed, the value of the file comes into force.
+    set_rules(
+        &node,
+        &format!("{RULES}\nsetting archive_command \"cp %p /eu/%f\" cn shop\n")
+            .replace("setting archive_command \"cp %p /eu/%f\" eu shop\n", ""),
+    )?;
+    assert_eq!(node.text("SHOW archive_command")?, "cp %p /eu/%f");
+    Ok(())
+}
+
+#[test]
+fn channel_settings_in_warn_pass_with_a_warning() -> Result<()> {
+    let node = start("warn")?;
+    node.exec("ALTER SYSTEM SET archive_command = 'false'")?;
+    node.reload()?;
+    assert_eq!(node.text("SHOW archive_command")?, "false");
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    assert_eq!(
+        node.text("SELECT outcome, object FROM custodian.guard_events WHERE gate = 'settings'")?,
+        "warned|ALTER SYSTEM SET archive_command"
+    );
+    assert_eq!(
+        node.text(
+            "SELECT object, severity FROM custodian.check() WHERE code = 'setting-not-allowed'"
+        )?,
+        "archive_command|warning"
+    );
+    Ok(())
+}
+
+#[test]
+fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
+    let node = start("on")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    for name in ["postgres_fdw", "dblink", "file_fdw"] {
+        refused(&node, &format!("CREATE EXTENSION {name}"))?;
+    }
+    refused(&node, "CREATE TABLESPACE t LOCATION '/mnt/elsewhere'")?;
+    set_rules(
+        &node,
+        &format!(
+            "{RULES}extension postgres_fdw\nextension dblink\nextension file_fdw\ntablespace /mnt/eu eu shop\n"
+        ),
+    )?;
+    let text = refused(&node, "CREATE TABLESPACE t LOCATION '/mnt/eu/'")?;
+    assert!(text.contains("in region \"eu\""), "{text}");
+    node.exec("CREATE EXTENSION postgres_fdw")?;
+    node.exec("CREATE EXTENSION file_fdw")?;
+    let mut client = node.client()?;
+    for options in [
+        "OPTIONS (host '198.51.100.7')",
+        "OPTIONS (host '192.0.2.7,198.51.100.7')",
+        "OPTIONS (host 'db.example.com')",
+        "OPTIONS (host '192.0.2.7', hostaddr '198.51.100.7')",
+    ] {
+        let text = refused(
+            &node,
+            &format!("CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw {options}"),
+        )?;
+        assert!(text.contains("foreign server \"s\""), "{text}");
+    }
+    refused(
+        &node,
+        "CREATE FOREIGN DATA WRAPPER own; CREATE SERVER s FOREIGN DATA WRAPPER own",
+    )?;
+    client.batch_execute(
+        "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'db.example.com', hostaddr '192.0.2.7')",
+    )?;
+    for options in ["SET hostaddr '198.51.100.7'", "DROP hostaddr"] {
+        refused(&node, &format!("ALTER SERVER s OPTIONS ({options})"))?;
+    }
+    client.batch_execute(
+        "ALTER SERVER s OPTIONS (ADD dbname 'shop');
+         CREATE FOREIGN TABLE there (id int) SERVER s;
+         CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+         CREATE FOREIGN TABLE lines (line text) SERVER files OPTIONS (filename '/dev/null')",
+    )?;
+    refused(
+        &node,
+        "CREATE FOREIGN TABLE run (line text) SERVER files OPTIONS (program 'cat')",
+    )?;
+    // Other rules put the server outside: nothing new may be made on it.
+    set_rules(
+        &node,
+        &format!("{RULES}extension postgres_fdw\nnetwork 192.0.2.7/32 eu shop\n"),
+    )?;
+    refused(&node, "CREATE FOREIGN TABLE there2 (id int) SERVER s")?;
+    refused(
+        &node,
+        "IMPORT FOREIGN SCHEMA public FROM SERVER s INTO public",
+    )?;
+    Ok(())
+}
+
+#[test]
+fn channel_copy_with_files_and_programs_from_outside() -> Result<()> {
+    let node = start("on")?;
+    node.exec("CREATE ROLE boss LOGIN SUPERUSER; CREATE TABLE t (id int)")?;
+    let mut boss = node.client_as("boss", "postgres")?;
+    for copy in [
+        "COPY t TO PROGRAM 'cat'",
+        "COPY t FROM PROGRAM 'echo 1'",
+        "COPY t TO '/tmp/custodian-never-written'",
+        "COPY t FROM '/etc/hostname'",
+        "COPY (SELECT 1) TO PROGRAM 'cat'",
+    ] {
+        let error = boss.refused(copy);
+        assert_eq!(error.sqlstate(), "42501", "{copy}: {error}");
+        assert!(
+            error
+                .to_string()
+                .contains("from unix socket is not allowed"),
+            "{error}"
+        );
+    }
+    // From inside the server decides alone.
+    node.exec("COPY t FROM PROGRAM 'echo 1'")?;
+    Ok(())
+}
+
+#[test]
+fn channel_publications_that_grow_without_being_named() -> Result<()> {
+    let node = builder("on").conf("wal_level = logical").start()?;
+    set_rules(&node, RULES)?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(
+        "CREATE SCHEMA open; CREATE SCHEMA aside;
+         CREATE TABLE open.a (id int PRIMARY KEY, b int); CREATE TABLE listed (id int PRIMARY KEY, b int);
+         CREATE TABLE whole (id int PRIMARY KEY, b int);
+         CREATE TABLE parts (id int, b int) PARTITION BY LIST (id); CREATE TABLE part1 (id int, b int);
+         CREATE TABLE aside.moved (id int); CREATE TABLE aside.clear (id int); CREATE UNLOGGED TABLE open.fast (id int);
+         SELECT custodian.define_purpose('shop.p', 'contract', '1 year');
+         SELECT custodian.clear_column(t, c) FROM (VALUES ('open.a', 'id'), ('open.a', 'b'), ('listed', 'id'), ('whole', 'id'),
+                ('whole', 'b'), ('parts', 'id'), ('parts', 'b'), ('aside.clear', 'id'), ('part1', 'id')) AS v (t, c);
+         SELECT custodian.tag_column('part1', 'b', 'user.name', '{shop.p}', residency => '{cn}')",
+    )?;
+    node.exec("CREATE PUBLICATION by_schema FOR TABLES IN SCHEMA open")?;
+    node.exec("CREATE PUBLICATION by_list FOR TABLE listed (id), whole, parts")?;
+    for sql in [
+        "CREATE TABLE open.new (id int)",
+        "SET search_path = open; CREATE TABLE new (id int)",
+        "CREATE TABLE open.new AS SELECT 1 AS id",
+        "SELECT 1 AS id INTO open.new",
+        "ALTER TABLE aside.moved SET SCHEMA open",
+        "ALTER TABLE open.fast SET LOGGED",
+        "ALTER TABLE open.a ADD COLUMN c int",
+        "ALTER TABLE whole ADD COLUMN c int",
+        "ALTER TABLE parts ADD COLUMN c int",
+        "ALTER TABLE parts ATTACH PARTITION part1 FOR VALUES IN (1)",
+        "SELECT custodian.tag_column('whole', 'b', 'user.name', '{shop.p}', residency => '{cn}')",
+        "SELECT custodian.untag_column('open.a', 'b')",
+        "SECURITY LABEL FOR custodian ON COLUMN parts.b IS NULL",
+    ] {
+        let text = refused(&node, sql)?;
+        assert!(text.contains("publication \"by_"), "{sql}: {text}");
+    }
+    for sql in [
+        "CREATE TABLE new (id int)",
+        "CREATE TEMP TABLE new (id int)",
+        "CREATE UNLOGGED TABLE open.new (id int)",
+        "ALTER TABLE listed ADD COLUMN c int",
+        "ALTER TABLE aside.clear SET SCHEMA open",
+        "ALTER TABLE whole ADD UNIQUE (b)",
+        "SELECT custodian.tag_column('listed', 'b', 'user.name', '{shop.p}', residency => '{cn}')",
+        "CREATE TABLE part2 PARTITION OF parts FOR VALUES IN (2)",
+        // Within the region a steward permits what nobody has reviewed.
+        "SELECT custodian.permit_publication('by_schema', '{cn}', 'standby by logical replication')",
+        "CREATE TABLE open.new2 (id int)",
+    ] {
+        node.exec(sql)?;
+    }
+    Ok(())
+}
