@@ -77,7 +77,8 @@ pub fn before(statement: &Utility) -> Result<()> {
             if changed(BTreeMap::new(), create.options).contains_key("program") {
                 return refuse_ddl(
                     "a foreign table that runs a program".to_owned(),
-                    "a foreign table that runs a program is not allowed in a guarded region".to_owned(),
+                    "a foreign table that runs a program is not allowed in a guarded region"
+                        .to_owned(),
                     "What a program does with its data cannot be seen.".to_owned(),
                     "Read a file (filename) instead.".to_owned(),
                     None,

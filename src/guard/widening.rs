@@ -286,6 +286,23 @@ fn attach(parent: pg_sys::Oid, partition: pg_sys::Oid) -> Result<()> {
     Ok(())
 }
 
+/// Whether a column that is added would be published: not when it is generated, before version 18.
+fn is_published(command: &pg_sys::AlterTableCmd) -> bool {
+    // SAFETY: the definition of ADD COLUMN is a ColumnDef with a list of Constraints, all of the parse tree.
+    let generated = unsafe {
+        command
+            .def
+            .cast::<pg_sys::ColumnDef>()
+            .as_ref()
+            .is_some_and(|column| {
+                list::items::<pg_sys::Constraint>(column.constraints)
+                    .iter()
+                    .any(|constraint| constraint.contype == pg_sys::ConstrType::CONSTR_GENERATED)
+            })
+    };
+    !generated || cfg!(feature = "pg18")
+}
+
 fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as Kind;
     let Some(table) = relation::named(alter.relation) else {
@@ -294,7 +311,7 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     // SAFETY: the commands of the parse tree; the definition of ATTACH PARTITION is a PartitionCmd.
     for command in unsafe { list::items::<pg_sys::AlterTableCmd>(alter.cmds) } {
         match command.subtype {
-            Kind::AT_AddColumn => {
+            Kind::AT_AddColumn if is_published(command) => {
                 let open: Vec<Published> = if is_permanent(table) {
                     of_table(table)?
                         .into_iter()
