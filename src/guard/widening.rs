@@ -308,7 +308,7 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     let Some(table) = relation::named(alter.relation) else {
         return Ok(());
     };
-    // SAFETY: the commands of the parse tree; the definition of ATTACH PARTITION is a PartitionCmd.
+    // SAFETY: the commands of the parse tree.
     for command in unsafe { list::items::<pg_sys::AlterTableCmd>(alter.cmds) } {
         match command.subtype {
             Kind::AT_AddColumn if is_published(command) => {
@@ -330,8 +330,8 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
                 joins(&publications(&[schema_of(table)], &[])?, table)?;
             }
             Kind::AT_AttachPartition => {
+                // SAFETY: the definition of ATTACH PARTITION is a PartitionCmd, of the parse tree.
                 let partition = unsafe {
-                    // SAFETY: as above.
                     let Some(attached) = command.def.cast::<pg_sys::PartitionCmd>().as_ref() else {
                         continue;
                     };
