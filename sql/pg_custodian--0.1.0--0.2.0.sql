@@ -143,27 +143,8 @@ FROM custodian.waiver w
 WHERE custodian.require_steward('read waivers');
 COMMENT ON VIEW custodian.waivers IS 'waived findings, the revoked and expired ones too: for stewards';
 
-CREATE VIEW custodian.retention_schedule AS
-SELECT s.relation::pg_catalog.regclass AS relation, s.column_name, s.category, s.sensitivity,
-       CASE WHEN m.defence THEN 'defence' ELSE s.rule END AS rule,
-       s.name,
-       coalesce(p.period, m.period) AS period,
-       s.clock,
-       p.basis,
-       p.jurisdiction,
-       coalesce(b.citation, m.citation) AS citation,
-       s.on_expiry AS disposal,
-       p.ended_at
-FROM custodian.scheduled_columns() s
-LEFT JOIN custodian.purposes p ON s.rule = 'purpose' AND p.name = s.name
-LEFT JOIN custodian.minimum m ON s.rule = 'minimum' AND m.name = s.name
-LEFT JOIN LATERAL (
-    SELECT v.citation FROM custodian.lawful_basis v
-    WHERE v.jurisdiction = p.jurisdiction AND v.basis = p.basis AND v.valid_from <= CURRENT_DATE
-    ORDER BY v.valid_from DESC, v.seeded LIMIT 1) b ON true;
-COMMENT ON VIEW custodian.retention_schedule IS 'each tagged column with each purpose and minimum that keeps it: for how long, from which clock, on which basis or law, and what becomes of it. period is NULL for a name that is not defined';
 
-REVOKE ALL ON custodian.waiver, custodian.waivers, custodian.retention_schedule FROM PUBLIC;
+REVOKE ALL ON custodian.waiver, custodian.waivers FROM PUBLIC;
 REVOKE ALL ON SEQUENCE custodian.waiver_waiver_seq FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.check_all() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) FROM PUBLIC;
@@ -173,7 +154,7 @@ GRANT EXECUTE ON FUNCTION custodian.check_all() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.scheduled_columns() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.waive(text, text, text, text, timestamptz) TO PUBLIC;
-GRANT SELECT ON custodian.retention_schedule, custodian.waivers TO PUBLIC;
+GRANT SELECT ON custodian.waivers TO PUBLIC;
 
 -- Paths inside documents
 DROP FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text);
@@ -792,3 +773,58 @@ COMMENT ON ROUTINE custodian.untag_table IS 'Removes the label of a table, but n
 COMMENT ON ROUTINE custodian.verify_ledger IS 'Lists what contradicts the ledger, against a head that was exported before; no row means verified. Without a head the ledger is checked against itself only: that finds every edit, deletion, insertion and reordering, but neither a ledger whose end was cut off nor one that was rewritten as a whole. Entries that no block holds yet are not vouched for; custodian.ledger_head() counts them. That it was verified, and the outcome, is itself an entry, except on a standby and in read-only transactions. For stewards.';
 COMMENT ON ROUTINE custodian.waive IS 'Takes a finding off custodian.check() until expires, and returns the waiver''s number. Only a data steward may.';
 COMMENT ON ROUTINE custodian.withdraw_consent IS 'Records that a subject withdrew its consent to a purpose: from then on the purpose covers the subject''s cells no more, unless it consents again. The rights to call it are the application''s: the DBA grants EXECUTE.';
+CREATE VIEW custodian.retention_schedule AS
+SELECT s.relation::pg_catalog.regclass AS relation, s.column_name, s.category, s.sensitivity,
+       CASE WHEN m.defence THEN 'defence' ELSE s.rule END AS rule,
+       s.name,
+       coalesce(p.period, m.period, x.period) AS period,
+       s.clock,
+       p.basis,
+       p.jurisdiction,
+       coalesce(b.citation, m.citation, x.citation) AS citation,
+       s.on_expiry AS disposal,
+       p.ended_at
+FROM custodian.scheduled_columns() s
+LEFT JOIN custodian.purposes p ON s.rule = 'purpose' AND p.name = s.name
+LEFT JOIN custodian.minimum m ON s.rule = 'minimum' AND m.name = s.name
+LEFT JOIN custodian.maximum x ON s.rule = 'maximum' AND x.name = s.name
+LEFT JOIN LATERAL (
+    SELECT v.citation FROM custodian.lawful_basis v
+    WHERE v.jurisdiction = p.jurisdiction AND v.basis = p.basis AND v.valid_from <= CURRENT_DATE
+    ORDER BY v.valid_from DESC, v.seeded LIMIT 1) b ON true;
+COMMENT ON VIEW custodian.retention_schedule IS 'each tagged column with each purpose, minimum, claim defence and maximum that its tag names: for how long, from which clock, on which basis or law, and what becomes of it. period is NULL for a name that is not defined';
+
+REVOKE ALL ON custodian.retention_schedule FROM PUBLIC;
+GRANT SELECT ON custodian.retention_schedule TO PUBLIC;
+
+CREATE TABLE custodian.enforcement (
+    span                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    began_at            timestamptz NOT NULL,
+    seen_at             timestamptz NOT NULL,
+    disposal            text NOT NULL,
+    enforce_login       text NOT NULL,
+    enforce_replication text NOT NULL,
+    enforce_ddl         text NOT NULL,
+    enforce_access      text NOT NULL,
+    minimum_guard       text NOT NULL,
+    armed               boolean NOT NULL
+);
+COMMENT ON TABLE custodian.enforcement IS 'what was in force from when to when, as the scheduler saw it';
+ALTER TABLE custodian.enforcement ENABLE ROW LEVEL SECURITY;
+
+CREATE VIEW custodian.enforcement_uptime AS
+SELECT e.began_at,
+       e.seen_at AS until,
+       true AS working,
+       e.disposal, e.enforce_login, e.enforce_replication, e.enforce_ddl, e.enforce_access, e.minimum_guard, e.armed
+FROM custodian.enforcement e
+UNION ALL
+SELECT g.seen_at, g.next_at, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM (SELECT e.seen_at, lead(e.began_at) OVER (ORDER BY e.span) AS next_at FROM custodian.enforcement e) g
+WHERE g.next_at > g.seen_at
+ORDER BY 1, 2;
+COMMENT ON VIEW custodian.enforcement_uptime IS 'periods and what was in force in them; working is false where no scheduler with the library was there. Exact to ten minutes at the end of a period';
+
+REVOKE ALL ON custodian.enforcement, custodian.enforcement_uptime FROM PUBLIC;
+REVOKE ALL ON SEQUENCE custodian.enforcement_span_seq FROM PUBLIC;
+GRANT SELECT ON custodian.enforcement_uptime TO PUBLIC;

@@ -29,21 +29,22 @@ CREATE VIEW custodian.retention_schedule AS
 SELECT s.relation::pg_catalog.regclass AS relation, s.column_name, s.category, s.sensitivity,
        CASE WHEN m.defence THEN 'defence' ELSE s.rule END AS rule,
        s.name,
-       coalesce(p.period, m.period) AS period,
+       coalesce(p.period, m.period, x.period) AS period,
        s.clock,
        p.basis,
        p.jurisdiction,
-       coalesce(b.citation, m.citation) AS citation,
+       coalesce(b.citation, m.citation, x.citation) AS citation,
        s.on_expiry AS disposal,
        p.ended_at
 FROM custodian.scheduled_columns() s
 LEFT JOIN custodian.purposes p ON s.rule = 'purpose' AND p.name = s.name
 LEFT JOIN custodian.minimum m ON s.rule = 'minimum' AND m.name = s.name
+LEFT JOIN custodian.maximum x ON s.rule = 'maximum' AND x.name = s.name
 LEFT JOIN LATERAL (
     SELECT v.citation FROM custodian.lawful_basis v
     WHERE v.jurisdiction = p.jurisdiction AND v.basis = p.basis AND v.valid_from <= CURRENT_DATE
     ORDER BY v.valid_from DESC, v.seeded LIMIT 1) b ON true;
-COMMENT ON VIEW custodian.retention_schedule IS 'each tagged column with each purpose and minimum that keeps it: for how long, from which clock, on which basis or law, and what becomes of it. period is NULL for a name that is not defined';
+COMMENT ON VIEW custodian.retention_schedule IS 'each tagged column with each purpose, minimum, claim defence and maximum that its tag names: for how long, from which clock, on which basis or law, and what becomes of it. period is NULL for a name that is not defined';
 
 CREATE VIEW custodian.coverage AS
 SELECT c.relation, c.columns, c.tagged, c.cleared, c.unreviewed, c.looks_personal, c.personal_columns

@@ -12,7 +12,7 @@ use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::model::{Finding, Severity};
 use crate::policy::{basis_store, epoch, preview};
-use crate::report::{suggest, waive};
+use crate::report::{residency, suggest, waive};
 use crate::tag;
 use crate::worker::{self, shmem};
 
@@ -22,7 +22,7 @@ pgrx::extension_sql_file!(
     requires = ["bootstrap", status_row]
 );
 
-fn gate(gate: Gate) -> &'static str {
+pub fn gate(gate: Gate) -> &'static str {
     enforce(guc::enforce(gate))
 }
 
@@ -34,7 +34,7 @@ const fn enforce(mode: Enforce) -> &'static str {
     }
 }
 
-const fn disposal(mode: Disposal) -> &'static str {
+pub const fn disposal(mode: Disposal) -> &'static str {
     match mode {
         Disposal::Off => "off",
         Disposal::Observe => "observe",
@@ -122,6 +122,7 @@ const SOURCES: &[Source] = &[
     ("policy", preview::findings),
     ("bases", basis_store::findings),
     ("coverage", suggest::findings),
+    ("residency", residency::findings),
 ];
 
 /// Everything that is wrong and that a person must see: one row each, errors first, with what to do. What a steward

@@ -3,10 +3,12 @@
 
 mod columns;
 mod overdue;
+pub mod residency;
 mod sample;
 mod schedule;
 mod since;
 pub mod suggest;
+pub mod uptime;
 pub mod waive;
 mod waiver;
 
@@ -16,8 +18,15 @@ pgrx::extension_sql_file!(
     requires = [
         "tag",
         "basis",
+        "law",
         "evidence",
         schedule::scheduled_columns,
         suggest::review_coverage
     ]
+);
+
+pgrx::extension_sql_file!(
+    "../../sql/uptime.sql",
+    name = "uptime",
+    requires = ["bootstrap"]
 );

@@ -56,10 +56,14 @@ fn lines(
         let own = minimum.clock.clone().or_else(|| clock.clone());
         line("minimum", &minimum.name, own)
     });
-    purposes.chain(minimums).collect()
+    let maximums = tag.maximums.iter().map(|maximum| {
+        let own = maximum.clock.clone().or_else(|| clock.clone());
+        line("maximum", &maximum.name, own)
+    });
+    purposes.chain(minimums).chain(maximums).collect()
 }
 
-/// Each tagged column, and each tagged path inside documents, with each purpose and each minimum that its tag names; tags are those in force, ancestors' merged
+/// Each tagged column, and each tagged path inside documents, with each purpose, minimum and maximum that its tag names; tags are those in force, ancestors' merged
 /// with a relation's own. `on_expiry` is the column's method, or `delete` where it goes with its row alone.
 #[pg_extern(schema = "custodian", stable)]
 #[allow(clippy::type_complexity)]

@@ -14,6 +14,7 @@ use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock, latch, random, report, xact};
 use crate::policy::model::{Plan, Policy, Schema};
 use crate::policy::{epoch, load};
+use crate::report::uptime;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::run::{self, Run, State};
@@ -233,6 +234,7 @@ impl Rounds {
 /// Moves the guard's events into the ledger, and seals it. An error of it does not keep data from being
 /// disposed. `also_unbound` says that this database collects what belongs to none.
 fn evidence(also_unbound: bool) -> std::result::Result<(), Caught> {
+    transaction(uptime::note)?;
     transaction(|| sealer::drain_events(also_unbound, false))?;
     if transaction(run::unsealed)? {
         transaction(sealer::seal)?;

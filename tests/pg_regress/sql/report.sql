@@ -70,3 +70,13 @@ SELECT custodian.revoke_waiver(:waiver, 'fixed');
 SELECT custodian.revoke_waiver(:waiver, 'fixed');
 SELECT count(*) FROM custodian.check() WHERE code = 'consent-required';
 SELECT kind, object, detail - 'expires' - 'waiver' AS detail FROM custodian.ledger WHERE kind LIKE 'finding.%' ORDER BY entry;
+
+-- Maximums and claim defences are in the schedule. Tags and rows that do not say where their data may be
+SELECT custodian.require_maximum('cn.log', 'app.customer', '{email}', '6 months', 'Law B, article 2');
+SELECT custodian.declare_defence('cn.claims', 'app.invoice', '{buyer}', '3 years', 'Civil Code, article 188', clock => 'issued');
+SELECT column_name, rule, name, period, clock, citation FROM custodian.retention_schedule
+WHERE rule IN ('maximum', 'defence') ORDER BY 1, 2;
+SELECT custodian.tag_table('app.customer', clock => 'seen', on_expiry => 'delete', residency_column => 'country');
+INSERT INTO app.customer SELECT n, n, n, CASE WHEN n > 250 THEN 'cn' END, now() FROM generate_series(1, 999) n;
+ANALYZE app.customer;
+SELECT severity, code, object, problem FROM custodian.check() WHERE code LIKE 'residency-%' ORDER BY code;
