@@ -43,6 +43,7 @@ GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], tex
 GRANT EXECUTE ON FUNCTION custodian.tag_table(regclass, text, text, text[], text[], text, text, text, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_table(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.declare_defence(text, regclass, text[], interval, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) TO PUBLIC;

@@ -828,3 +828,12 @@ COMMENT ON VIEW custodian.enforcement_uptime IS 'periods and what was in force i
 REVOKE ALL ON custodian.enforcement, custodian.enforcement_uptime FROM PUBLIC;
 REVOKE ALL ON SEQUENCE custodian.enforcement_span_seq FROM PUBLIC;
 GRANT SELECT ON custodian.enforcement_uptime TO PUBLIC;
+-- Dependents that go with their rows
+CREATE FUNCTION custodian."declare_dependents"(
+	"rel" regclass,
+	"dependents" TEXT[]
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'declare_dependents_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) TO PUBLIC;

@@ -22,7 +22,8 @@ pub struct Facts {
     pub subject: Vec<Option<String>>,
     /// The text form of each column that holds compare.
     pub matching: Vec<Option<String>>,
-    /// For each dependent whether a row of it stands in the way of deletion.
+    /// For each dependent whether a row of it stands in the way of deletion; and last, for a table whose rows refer
+    /// to each other, whether one of those does that refer to this one over any number of steps.
     pub blocked: Vec<bool>,
     /// The leaf that holds the row and every relation above it.
     pub within: Vec<RelId>,
@@ -309,12 +310,15 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
         .map(|group| row.standing(group))
         .collect();
     let matters = row.matters(plan);
+    let in_circle =
+        !plan.circle.is_empty() && facts.blocked.get(plan.dependents.len()) != Some(&false);
     let referring: Vec<&str> = plan
         .dependents
         .iter()
         .zip(&facts.blocked)
         .filter(|(_, blocked)| **blocked)
         .map(|(dependent, _)| dependent.foreign_key.child_ident.name.as_str())
+        .chain(in_circle.then_some(plan.ident.name.as_str()))
         .collect();
     let row_is_free = plan.delete_rows
         && !plan.groups.is_empty()

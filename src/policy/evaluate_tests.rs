@@ -19,7 +19,7 @@ fn facts(plan: &Plan, clock: Option<&str>) -> Facts {
             .map(|_| Some("7".to_owned()))
             .collect(),
         matching: Vec::new(),
-        blocked: plan.dependents.iter().map(|_| false).collect(),
+        blocked: vec![false; plan.dependents.len() + 1],
         within: vec![plan.table],
         consents: consents(plan).iter().map(|_| Vec::new()).collect(),
     }

@@ -366,7 +366,8 @@ pub struct Dependent {
     pub foreign_key: ForeignKey,
     /// The child is the table itself: a row that refers to itself does not stand in its own way.
     pub reflexive: bool,
-    /// The child's own plan, when its rows are deleted by policy; without it any row of it blocks.
+    /// The child's own plan, when its rows are deleted by policy, or what stands for one when they were declared to
+    /// go with the row; without it any row of it blocks.
     pub plan: Option<Box<Plan>>,
 }
 
@@ -387,6 +388,12 @@ pub struct Plan {
     pub delete_rows: bool,
     pub subject: Option<SubjectKey>,
     pub dependents: Vec<Dependent>,
+    /// Foreign keys by which rows of the table refer to rows of the same table. Rows that are connected by them go
+    /// together, once nothing keeps one of those that refer to them over any number of steps.
+    pub circle: Vec<ForeignKey>,
+    /// Not a plan of its own: untagged rows that another table's tag lets go with its rows. Only holds, and what
+    /// refers to them, keep them.
+    pub declared: bool,
     pub findings: Vec<Finding>,
     /// Digest of everything that decides: a watermark belongs to one of it.
     pub digest: String,

@@ -113,6 +113,7 @@ pub fn table(parent: &TableTag, child: &TableTag) -> TableTag {
             .residency_column
             .clone()
             .or_else(|| child.residency_column.clone()),
+        dependents: parent.dependents.clone(),
         // Absent means that the setting alone decides, so a child can lift its parent's mode, never lower it.
         disposal: match (parent.disposal, child.disposal) {
             (None, _) => None,
@@ -208,6 +209,10 @@ pub fn overruled_table(parent: &TableTag, child: &TableTag) -> Vec<&'static str>
                 child.residency_column.as_ref(),
                 merged.residency_column.as_ref(),
             ),
+        ),
+        (
+            "dependents",
+            lost(child.dependents.as_ref(), merged.dependents.as_ref()),
         ),
         (
             "disposal",

@@ -10,7 +10,7 @@ use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation};
 use crate::tag::grammar::{ColumnLabel, ColumnTag, MinimumRef};
 use crate::tag::target::{Label, Target};
-use crate::tag::{change, findings, meaning};
+use crate::tag::{change, dependents, findings, meaning};
 
 /// Collects the fields that were given.
 #[derive(Default)]
@@ -297,7 +297,8 @@ fn tag_table(
         .put("collected", collected)
         .put("on_expiry", on_expiry)
         .put("residency_column", residency_column)
-        .put("disposal", disposal);
+        .put("disposal", disposal)
+        .put("dependents", dependents::of(&target));
     let label = target.assemble(fields.0)?;
     Ok(write(&target, Some(&label))?)
 }

@@ -151,6 +151,9 @@ pub struct TableTag {
     pub residency_column: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disposal: Option<DisposalMode>,
+    /// Untagged tables, `schema.table` as the server quotes it, whose rows go with rows of this one, by what their foreign keys do on deletion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependents: Option<Vec<String>>,
 }
 
 /// The label of a column that was reviewed and holds no personal data.

@@ -1,6 +1,7 @@
 //! Column and table tags: their grammar, the label provider, and the functions that write them.
 
 pub mod change;
+pub mod dependents;
 pub mod detach;
 pub mod detect;
 pub mod effective;

@@ -116,6 +116,18 @@ pub fn check_identifier(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// A table with its schema, as the server quotes it.
+pub fn check_relation(name: &str) -> Result<(), Wrong> {
+    const ALLOWED: &str = "Write schema and table with a dot between them, quoted as in SQL.";
+    if name.len() > 2 * (2 * MAX_IDENTIFIER + 2) + 1 {
+        return wrong("is too long", ALLOWED);
+    }
+    if name.contains('\0') || !name.contains('.') {
+        return wrong("is not the name of a table with its schema", ALLOWED);
+    }
+    Ok(())
+}
+
 /// The parts of a clock: names of foreign keys, each starting where the one before leads, and last the
 /// column. `last_seen_at` is a column of the row itself, `orders_customer_fk.last_seen_at` one reached over
 /// a foreign key. Parts are taken as they are stored; one that contains a dot or starts with a double quote

@@ -339,7 +339,7 @@ pub fn parse_table(label: &str) -> Result<TableTag> {
 fn finish_table(tag: TableTag) -> Result<TableTag> {
     if tag == TableTag::default() {
         return Err(invalid("The tag says nothing.").hint(
-            "Name at least one of \"subject\", \"clock\", \"null_clock\", \"collected\", \"on_expiry\", \"residency_column\" and \"disposal\", or remove the label.",
+            "Name at least one of \"subject\", \"clock\", \"null_clock\", \"collected\", \"on_expiry\", \"residency_column\", \"disposal\" and \"dependents\", or remove the label.",
         ));
     }
     if let Some(subject) = &tag.subject {
@@ -353,6 +353,9 @@ fn finish_table(tag: TableTag) -> Result<TableTag> {
     }
     if let Some(column) = &tag.residency_column {
         named("residency_column", column, names::check_identifier)?;
+    }
+    if let Some(dependents) = &tag.dependents {
+        list("dependents", dependents, names::check_relation)?;
     }
     Ok(tag)
 }

@@ -323,6 +323,11 @@ fn table_tag(old: &TableTag, new: &TableTag) -> Change {
         new.residency_column.as_ref(),
     );
 
+    // Rows that nobody reviewed go with those that are due.
+    if old.dependents != new.dependents {
+        effects.loosen("dependents", "changes");
+    }
+
     // Lowering it keeps data; raising it lets go of a brake that may have been put on for a reason.
     let mode = |tag: &TableTag| match tag.disposal {
         Some(DisposalMode::Off) => Some("off".to_owned()),

@@ -201,10 +201,10 @@ impl Compiler<'_> {
                 remedy,
             );
         }
-        let dependents = if delete_rows {
-            self.dependents(table, stack)
+        let (dependents, circle) = if delete_rows {
+            self.dependents(&mut context, stack)
         } else {
-            Vec::new()
+            (Vec::new(), Vec::new())
         };
 
         let mut plan = Plan {
@@ -222,6 +222,8 @@ impl Compiler<'_> {
             delete_rows,
             subject,
             dependents,
+            circle,
+            declared: false,
             findings: context.findings,
             digest: String::new(),
         };
@@ -311,7 +313,9 @@ fn digest(plan: &Plan) -> String {
             &plan.groups,
             plan.delete_rows,
             &plan.subject,
-            dependents
+            dependents,
+            &plan.circle,
+            plan.declared,
         )
     );
     hex::encode(Sha256::digest(text.as_bytes()))

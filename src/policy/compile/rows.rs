@@ -1,8 +1,8 @@
 //! What the compiler decides about whole rows: cells that wait for theirs, and rows that refer to it. Pure.
 
-use crate::policy::compile::{Compiler, Context, MAX_DEPTH, deletes, mode, period};
+use crate::policy::compile::{Compiler, Context, MAX_DEPTH, deletes, digest, mode, period};
 use crate::policy::model::{
-    Dependent, Disposal, ForeignKey, Group, Plan, PlannedColumn, RelId, Severity, Table,
+    Dependent, Disposal, ForeignKey, Group, OnDelete, Plan, PlannedColumn, RelId, Severity, Table,
 };
 
 impl Compiler<'_> {
@@ -53,21 +53,152 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn dependents(&self, table: &Table, stack: &mut Vec<RelId>) -> Vec<Dependent> {
+    /// What refers to rows of the table: rows of other tables, and rows of the same one.
+    pub(super) fn dependents(
+        &self,
+        context: &mut Context,
+        stack: &mut Vec<RelId>,
+    ) -> (Vec<Dependent>, Vec<ForeignKey>) {
+        let table = context.table;
         stack.push(table.id);
-        let dependents = self
-            .schema
-            .foreign_keys
-            .iter()
-            .filter(|key| table.family.contains(&key.parent))
-            .map(|key| Dependent {
+        let together = self.goes_together(context);
+        let mut dependents = Vec::new();
+        let mut circle = Vec::new();
+        for key in self.keys_to(table) {
+            let reflexive = table.family.contains(&key.child);
+            if reflexive && together {
+                circle.push(key.clone());
+                continue;
+            }
+            let declared = self.declared(table, table, key, stack).map(Box::new);
+            dependents.push(Dependent {
                 foreign_key: key.clone(),
-                reflexive: table.family.contains(&key.child),
-                plan: self.dependent_plan(table, key, stack).map(Box::new),
-            })
-            .collect();
+                reflexive,
+                plan: self
+                    .dependent_plan(table, key, stack)
+                    .map(Box::new)
+                    .or(declared),
+            });
+        }
         stack.pop();
-        dependents
+        self.unknown_declarations(context);
+        (dependents, circle)
+    }
+
+    fn keys_to<'s>(&'s self, table: &'s Table) -> impl Iterator<Item = &'s ForeignKey> {
+        let keys = self.schema.foreign_keys.iter();
+        keys.filter(|key| table.family.contains(&key.parent))
+    }
+
+    /// Whether rows of the table that refer to each other can go in one statement, which runs as their owner.
+    fn goes_together(&self, context: &mut Context) -> bool {
+        let table = context.table;
+        let reflexive = self
+            .keys_to(table)
+            .any(|key| table.family.contains(&key.child));
+        if !reflexive {
+            return false;
+        }
+        let mut owners = table.leaves.iter().map(|leaf| leaf.owner);
+        let first = owners.next();
+        let one_owner = owners.all(|owner| Some(owner) == first);
+        if one_owner && !table.split {
+            return true;
+        }
+        context.find(
+            Severity::Notice,
+            "circle-kept",
+            None,
+            "its rows refer to each other, and its partitions have several owners or tags of their own: a row goes once no other one refers to it, and a circle of rows stays".to_owned(),
+            "Give its partitions one owner and one tag, or break circles of rows before they are due.",
+        );
+        false
+    }
+
+    /// What stands for a plan of the key's child, whose rows the tag of `root` lets go with those of `table`: the
+    /// table is not tagged, and the server itself deletes or empties what refers to a row that goes.
+    fn declared(
+        &self,
+        root: &Table,
+        table: &Table,
+        key: &ForeignKey,
+        stack: &[RelId],
+    ) -> Option<Plan> {
+        let names = root.tag.as_ref()?.dependents.as_ref()?;
+        let child = self.schema.tables.get(&key.child)?;
+        let goes = names.contains(&child.ident.quoted)
+            && !child.is_tagged()
+            && !table.family.contains(&key.child)
+            && !stack.contains(&child.id)
+            && stack.len() < MAX_DEPTH
+            && !self.governed(key.child);
+        if !goes {
+            return None;
+        }
+        let dependents = match key.on_delete {
+            OnDelete::NoAction | OnDelete::Restrict => return None,
+            // The row stays, without the values of its key.
+            OnDelete::SetNull | OnDelete::SetDefault => Vec::new(),
+            OnDelete::Cascade => {
+                let mut stack = stack.to_vec();
+                stack.push(child.id);
+                self.keys_to(child)
+                    .map(|key| Dependent {
+                        foreign_key: key.clone(),
+                        reflexive: child.family.contains(&key.child),
+                        plan: self
+                            .dependent_plan(root, key, &mut stack)
+                            .or_else(|| self.declared(root, child, key, &stack))
+                            .map(Box::new),
+                    })
+                    .collect()
+            }
+        };
+        let mut plan = Plan {
+            table: child.id,
+            ident: child.ident.clone(),
+            family: child.family.clone(),
+            columns: child
+                .columns
+                .iter()
+                .map(|column| (column.ident.name.clone(), column.ident.clone()))
+                .collect(),
+            delete_rows: true,
+            declared: true,
+            dependents,
+            ..Plan::default()
+        };
+        plan.digest = digest(&plan);
+        Some(plan)
+    }
+
+    /// Whether tags of another relation govern rows of this one.
+    fn governed(&self, relation: RelId) -> bool {
+        let mut tables = self.schema.tables.values();
+        tables.any(|table| table.leaves.iter().any(|leaf| leaf.id == relation))
+    }
+
+    /// Names that the tag declares as dependents, and that nothing reached by foreign keys has.
+    fn unknown_declarations(&self, context: &mut Context) {
+        let table = context.table;
+        let names = table.tag.iter().filter_map(|tag| tag.dependents.as_ref());
+        for name in names.flatten() {
+            let mut tables = self.schema.tables.values();
+            let problem = match tables.find(|table| table.ident.quoted == *name) {
+                None => "no foreign key leads from it to here",
+                Some(child) if child.is_tagged() => "it is tagged, and its own tag decides",
+                Some(_) => continue,
+            };
+            context.find(
+                Severity::Warning,
+                "dependent-unknown",
+                None,
+                format!(
+                    "its tag lets rows of {name} go with its own, which means nothing: {problem}"
+                ),
+                "Correct it with custodian.declare_dependents().",
+            );
+        }
     }
 
     /// The plan by which rows of a foreign key's child go, if they do.

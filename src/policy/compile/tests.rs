@@ -1,6 +1,6 @@
 use super::*;
 use crate::policy::fixture::{self, at, foreign_key, policy, schema, table, tag};
-use crate::policy::model::{Disposal, Hold, TypeClass};
+use crate::policy::model::{Disposal, Hold, OnDelete, TypeClass};
 use crate::policy::period::Period;
 
 fn codes(plan: &Plan) -> Vec<&str> {
@@ -357,13 +357,78 @@ fn a_dependent_is_looked_into_when_its_rows_go_too() {
         [
             ("child_fk", true, false),
             ("other_fk", false, false),
-            ("self_fk", false, true)
         ]
     );
+    // Rows of the same table go together.
+    let circle: Vec<&str> = plan.circle.iter().map(|key| key.name.as_str()).collect();
+    assert_eq!(circle, ["self_fk"]);
     // A child that is only observed keeps its rows, so they block.
     let observed = compiled(child(r#","disposal":"observe""#));
     assert!(observed.dependents[0].plan.is_none());
     assert_ne!(plan.digest, observed.digest);
+}
+
+#[test]
+fn rows_of_leaves_of_several_owners_do_not_go_together() {
+    let mut one = table(
+        1,
+        "one",
+        r#"{"clock":"at","on_expiry":"delete"}"#,
+        &[("a", &tag(&["p.a"], ""))],
+    );
+    let mut leaf = one.leaves[0].clone();
+    (leaf.id, leaf.owner) = (9, 11);
+    one.leaves.push(leaf);
+    let key = foreign_key("self_fk", &one, "id", &one);
+    let plan = compile(&schema(vec![one], vec![key]), &policy(&[("p.a", 1)]), 1);
+    assert_eq!(plan.circle, Vec::new());
+    assert!(plan.dependents[0].reflexive && plan.dependents[0].plan.is_none());
+    assert!(plan.findings.iter().any(|finding| finding.code == "circle-kept"));
+}
+
+#[test]
+fn declared_dependents_go_by_cascade_as_far_as_they_are_declared() {
+    let tagged = |dependents: &str| {
+        table(
+            1,
+            "one",
+            &format!(r#"{{"clock":"at","on_expiry":"delete"{dependents}}}"#),
+            &[("a", &tag(&["p.a"], ""))],
+        )
+    };
+    let child = table(2, "child", "", &[]);
+    let below = table(3, "below", "", &[]);
+    let plan = |dependents: &str, action: OnDelete| {
+        let one = tagged(dependents);
+        let mut keys = vec![
+            foreign_key("child_fk", &child, "id", &one),
+            foreign_key("below_fk", &below, "id", &child),
+        ];
+        for key in &mut keys {
+            key.on_delete = action;
+        }
+        compile(
+            &schema(vec![one, child.clone(), below.clone()], keys),
+            &policy(&[("p.a", 1)]),
+            1,
+        )
+    };
+    let declared = r#","dependents":["s.child"]"#;
+    assert!(plan("", OnDelete::Cascade).dependents[0].plan.is_none());
+    assert!(plan(declared, OnDelete::NoAction).dependents[0].plan.is_none());
+    let cascade = plan(declared, OnDelete::Cascade);
+    let inner = cascade.dependents[0].plan.as_ref().expect("declared");
+    assert!(inner.declared && inner.dependents[0].plan.is_none());
+    let both = plan(r#","dependents":["s.below","s.child"]"#, OnDelete::Cascade);
+    let inner = both.dependents[0].plan.as_ref().expect("declared");
+    assert!(inner.dependents[0].plan.as_ref().is_some_and(|plan| plan.declared));
+    assert_ne!(both.digest, cascade.digest);
+    // A row whose key is emptied stays: what refers to it does not matter.
+    let emptied = plan(declared, OnDelete::SetNull);
+    let inner = emptied.dependents[0].plan.as_ref().expect("declared");
+    assert!(inner.dependents.is_empty());
+    let unknown = plan(r#","dependents":["s.gone"]"#, OnDelete::Cascade);
+    assert!(unknown.findings.iter().any(|finding| finding.code == "dependent-unknown"));
 }
 
 #[test]

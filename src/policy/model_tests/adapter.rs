@@ -237,13 +237,16 @@ impl<'a> Adapter<'a> {
         }
     }
 
-    /// Whether a table can be reached from itself over foreign keys.
+    /// Whether a table can be reached from itself over foreign keys of other tables.
     pub fn has_circles(&self) -> bool {
         (0..self.world.tables.len()).any(|start| {
             let mut reached = vec![start];
             let mut next = 0;
             while next < reached.len() {
                 for key in &self.world.foreign_keys {
+                    if self.root(key.child) == self.root(key.parent) {
+                        continue;
+                    }
                     if key.child == reached[next] {
                         if key.parent == start {
                             return true;
@@ -341,6 +344,10 @@ impl<'a> Adapter<'a> {
                 })
             })
             .collect();
+        let mut blocked: Vec<bool> = blocked;
+        if !plan.circle.is_empty() {
+            blocked.push(self.is_kept_in_circle(plan, row));
+        }
         let consents = consents(plan)
             .into_iter()
             .map(|purpose| self.consents(plan, &subject, purpose))
@@ -368,6 +375,30 @@ impl<'a> Adapter<'a> {
                 .map(rel)
                 .collect(),
         }
+    }
+
+    /// Whether a row that refers to this one, over any number of steps, is kept for another reason than such rows.
+    fn is_kept_in_circle(&self, plan: &Plan, row: &'a Row) -> bool {
+        let alone = Plan {
+            circle: Vec::new(),
+            ..plan.clone()
+        };
+        let mut reached: Vec<&Row> = vec![row];
+        let mut next = 0;
+        while next < reached.len() {
+            let parent = reached[next];
+            for key in &plan.circle {
+                for child in self.rows_of(key.child, key.child_partitioned) {
+                    if Self::joins(child, &key.columns, parent, &key.parent_columns)
+                        && !reached.iter().any(|known| std::ptr::eq(*known, child))
+                    {
+                        reached.push(child);
+                    }
+                }
+            }
+            next += 1;
+        }
+        reached[1..].iter().any(|child| !self.is_due(&alone, child))
     }
 
     fn consents(&self, plan: &Plan, subject: &[Option<String>], purpose: &str) -> Vec<Span> {

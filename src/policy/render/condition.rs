@@ -63,7 +63,7 @@ pub fn not(part: &str) -> String {
 
 /// `FROM` item of a relation that a foreign key names: of a plain table only its own rows count, the rows of a
 /// partitioned one are in its partitions.
-fn from(quoted: &str, partitioned: bool, alias: &str) -> String {
+pub(super) fn from(quoted: &str, partitioned: bool, alias: &str) -> String {
     let only = if partitioned { "" } else { "ONLY " };
     format!("{only}{quoted} AS {alias}")
 }
@@ -79,7 +79,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    fn alias(&mut self) -> String {
+    pub(super) fn alias(&mut self) -> String {
         self.aliases += 1;
         format!("x{}", self.aliases)
     }
@@ -489,8 +489,9 @@ impl<'a> Scope<'a> {
                 "NOT ({alias}.tableoid = {row}.tableoid AND {alias}.ctid = {row}.ctid)"
             ));
         }
+        // What was declared to go with the row has no run of its own.
         if let Some(plan) = &dependent.plan
-            && !self.alone
+            && (!self.alone || plan.declared)
         {
             let due = self.row_due(&alias, plan, None);
             conditions.push(not(&due));
@@ -504,7 +505,17 @@ impl<'a> Scope<'a> {
 
     /// The row is due for deletion.
     pub fn row_due(&mut self, row: &str, plan: &Plan, leaf: Option<&Leaf>) -> String {
-        if !plan.delete_rows || plan.groups.is_empty() {
+        let free = self.row_free(row, plan, leaf);
+        if plan.circle.is_empty() || free == "false" {
+            return free;
+        }
+        let kept = self.kept_in_circle(row, plan);
+        all([free, not(&kept)])
+    }
+
+    /// The row is due for deletion, as far as rows of the same table that refer to it let it.
+    pub fn row_free(&mut self, row: &str, plan: &Plan, leaf: Option<&Leaf>) -> String {
+        if !plan.delete_rows || plan.groups.is_empty() && !plan.declared {
             return "false".to_owned();
         }
         let mut parts = vec![self.row_past(row, plan)];

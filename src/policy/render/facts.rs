@@ -60,7 +60,8 @@ pub fn match_columns<'a>(plan: &Plan, policy: &'a Policy) -> Vec<&'a str> {
 
 /// One query whose columns are, in this order: the clocks as `timestamptz[]`, for each rewritten column
 /// whether it is disposed as `boolean[]`, the subject key as `text[]`, the columns that holds compare as
-/// `text[]`, for each dependent whether a row of it stands in the way as `boolean[]`, the row's `ctid`, and for
+/// `text[]`, for each dependent whether a row of it stands in the way as `boolean[]`
+/// (and last, where rows of the table refer to each other, whether one of those does), the row's `ctid`, and for
 /// each purpose that needs consent what is on record of it as `text[]`.
 /// `filter` writes the condition that selects rows.
 pub fn facts(
@@ -116,11 +117,14 @@ pub fn facts(
             None => "NULL::text".to_owned(),
         })
         .collect();
-    let dependents: Vec<String> = plan
+    let mut dependents: Vec<String> = plan
         .dependents
         .iter()
         .map(|dependent| scope.referenced(ROW, dependent))
         .collect();
+    if !plan.circle.is_empty() {
+        dependents.push(scope.kept_in_circle(ROW, plan));
+    }
     let consents: Vec<String> = match &plan.subject {
         Some(subject) => consents(plan)
             .into_iter()

@@ -157,6 +157,17 @@ impl<'a> Writer<'a> {
                 parts
             });
         }
+        if !plan.circle.is_empty() {
+            let keys: Vec<&str> = plan.circle.iter().map(|key| key.name.as_str()).collect();
+            let reason = format!("referenced by {} ({})", plan.ident.name, keys.join(", "));
+            self.add(columns.clone(), reason, |scope| {
+                let mut parts = free(scope);
+                let held = scope.held(ROW, plan, Some(leaf));
+                parts.push(not(&held));
+                parts.push(scope.kept_in_circle(ROW, plan));
+                parts
+            });
+        }
         for dependent in &plan.dependents {
             let reason = format!(
                 "referenced by {} ({})",

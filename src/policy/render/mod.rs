@@ -4,6 +4,7 @@
 //! `pg_catalog` alone and the time zone is UTC. Names come quoted by the server, values are parameters.
 
 mod bounds;
+mod circle;
 pub mod condition;
 pub mod facts;
 pub mod kept;
@@ -155,7 +156,7 @@ fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<In
         Step::Rows => {
             let groups: Vec<&Group> = plan.groups.iter().collect();
             // A row that its dependents kept is due as soon as they are gone, whatever its clock.
-            let after = after.filter(|_| plan.dependents.is_empty());
+            let after = after.filter(|_| plan.dependents.is_empty() && plan.circle.is_empty());
             let mut parts = scope.index_bounds(ROW, &groups, after);
             parts.push(scope.row_due(ROW, plan, Some(leaf)));
             all(parts)
@@ -211,6 +212,14 @@ pub fn batch(
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
     let condition = due(&mut scope, plan, *step, leaf, after);
+    if *step == Step::Rows && !plan.circle.is_empty() {
+        // Binds all values that the statement will need, so that the open ones come after them.
+        scope.delete_together(ROW, plan, leaf, "true");
+        let (first, end) = (scope.binder.open(1), scope.binder.open(2));
+        let range = format!("{ROW}.ctid >= {first} AND {ROW}.ctid < {end} AND {condition}");
+        let statement = scope.delete_together(ROW, plan, leaf, &range);
+        return scope.binder.finish(statement);
+    }
     let head = match step {
         Step::Rows => format!("DELETE FROM ONLY {} AS {ROW}", leaf.ident.quoted),
         Step::Cells { group } => {

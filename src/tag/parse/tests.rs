@@ -434,13 +434,15 @@ prop_compose! {
         disposal in option::of(prop_oneof![
             Just(DisposalMode::Off), Just(DisposalMode::Observe), Just(DisposalMode::On),
         ]),
+        dependents in option::of(prop::collection::btree_set("[^\0.]{1,5}\\.[^\0.]{1,5}", 1..3)),
     ) -> TableTag {
+        let dependents = dependents.map(|names| names.into_iter().collect());
         let subject = kind.map(|(kind, names, own)| SubjectTag {
             kind,
             key: own.then(|| names.clone()),
             via: (!own).then_some(names),
         });
-        TableTag { subject, clock: Some(clock), null_clock, collected, on_expiry, residency_column, disposal }
+        TableTag { subject, clock: Some(clock), null_clock, collected, on_expiry, residency_column, disposal, dependents }
     }
 }
 
