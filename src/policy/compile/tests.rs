@@ -354,10 +354,7 @@ fn a_dependent_is_looked_into_when_its_rows_go_too() {
         .collect();
     assert_eq!(
         planned,
-        [
-            ("child_fk", true, false),
-            ("other_fk", false, false),
-        ]
+        [("child_fk", true, false), ("other_fk", false, false),]
     );
     // Rows of the same table go together.
     let circle: Vec<&str> = plan.circle.iter().map(|key| key.name.as_str()).collect();
@@ -383,7 +380,11 @@ fn rows_of_leaves_of_several_owners_do_not_go_together() {
     let plan = compile(&schema(vec![one], vec![key]), &policy(&[("p.a", 1)]), 1);
     assert_eq!(plan.circle, Vec::new());
     assert!(plan.dependents[0].reflexive && plan.dependents[0].plan.is_none());
-    assert!(plan.findings.iter().any(|finding| finding.code == "circle-kept"));
+    assert!(
+        plan.findings
+            .iter()
+            .any(|finding| finding.code == "circle-kept")
+    );
 }
 
 #[test]
@@ -415,20 +416,34 @@ fn declared_dependents_go_by_cascade_as_far_as_they_are_declared() {
     };
     let declared = r#","dependents":["s.child"]"#;
     assert!(plan("", OnDelete::Cascade).dependents[0].plan.is_none());
-    assert!(plan(declared, OnDelete::NoAction).dependents[0].plan.is_none());
+    assert!(
+        plan(declared, OnDelete::NoAction).dependents[0]
+            .plan
+            .is_none()
+    );
     let cascade = plan(declared, OnDelete::Cascade);
     let inner = cascade.dependents[0].plan.as_ref().expect("declared");
     assert!(inner.declared && inner.dependents[0].plan.is_none());
     let both = plan(r#","dependents":["s.below","s.child"]"#, OnDelete::Cascade);
     let inner = both.dependents[0].plan.as_ref().expect("declared");
-    assert!(inner.dependents[0].plan.as_ref().is_some_and(|plan| plan.declared));
+    assert!(
+        inner.dependents[0]
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.declared)
+    );
     assert_ne!(both.digest, cascade.digest);
     // A row whose key is emptied stays: what refers to it does not matter.
     let emptied = plan(declared, OnDelete::SetNull);
     let inner = emptied.dependents[0].plan.as_ref().expect("declared");
     assert!(inner.dependents.is_empty());
     let unknown = plan(r#","dependents":["s.gone"]"#, OnDelete::Cascade);
-    assert!(unknown.findings.iter().any(|finding| finding.code == "dependent-unknown"));
+    assert!(
+        unknown
+            .findings
+            .iter()
+            .any(|finding| finding.code == "dependent-unknown")
+    );
 }
 
 #[test]
