@@ -185,9 +185,62 @@ CREATE TABLE custodian.watermark (
     plan       text NOT NULL,
     cutoff     timestamptz NOT NULL,
     audited_at timestamptz NOT NULL,
+    -- Counts what lowered it: a pass that began before does not raise it again.
+    generation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (leaf, plan)
 );
 COMMENT ON TABLE custodian.watermark IS 'up to which cutoff a leaf was swept under a plan';
+
+-- What makes rows behind a watermark due again: of a relation with all above and below it, or of the tables about
+-- subjects of a kind. The next round takes it.
+CREATE TABLE custodian.reopening (
+    reopening    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation     oid,
+    subject_kind text,
+    since        timestamptz NOT NULL DEFAULT '-infinity',
+    cause        text NOT NULL,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK ((relation IS NULL) <> (subject_kind IS NULL))
+);
+COMMENT ON TABLE custodian.reopening IS 'tables of which rows that sweeps have passed may be due: those that would have become due after since';
+
+CREATE TABLE custodian.quarantine (
+    leaf            oid NOT NULL,
+    columns         text[] NOT NULL,
+    action          text NOT NULL,
+    tid             tid NOT NULL,
+    sqlstate        text NOT NULL,
+    relation_name   text,
+    constraint_name text,
+    failures        integer NOT NULL DEFAULT 1,
+    first_tried_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_tried_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retry_at        timestamptz NOT NULL,
+    PRIMARY KEY (leaf, columns, action, tid)
+);
+COMMENT ON TABLE custodian.quarantine IS 'rows that could not be disposed of, until they are tried again';
+
+-- What the last round noted of the server's circumstances: one row.
+CREATE TABLE custodian.heartbeat (
+    one               boolean PRIMARY KEY DEFAULT true CHECK (one),
+    round_at          timestamptz NOT NULL,
+    boot              text,
+    uptime            bigint NOT NULL,
+    system_identifier bigint NOT NULL,
+    timeline          bigint NOT NULL,
+    ledger_block      bigint,
+    ledger_hash       bytea
+);
+COMMENT ON TABLE custodian.heartbeat IS 'clock, boot, timeline and head of the ledger at the last round, by which jumps and restores are told';
+
+CREATE TABLE custodian.pause (
+    relation  oid PRIMARY KEY, -- 0 is every table
+    cause     text NOT NULL,
+    reason    text NOT NULL,
+    paused_by text NOT NULL DEFAULT session_user,
+    paused_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE custodian.pause IS 'tables whose disposal a steward has paused, or the scheduler by itself';
 
 CREATE TABLE custodian.ledger_entry (
     entry bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -235,6 +288,10 @@ ALTER TABLE custodian.run ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.run_item ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.obstacle ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.watermark ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.reopening ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.ledger_entry ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.ledger_tail ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.ledger_block ENABLE ROW LEVEL SECURITY;

@@ -68,7 +68,9 @@ GRANT EXECUTE ON FUNCTION custodian.simulate(jsonb) TO PUBLIC;
 -- The worker. The functions check for a steward themselves; the views hold no values.
 GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_now(regclass) TO PUBLIC;
-GRANT SELECT ON custodian.run_items, custodian.runs TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.pause(text, regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.resume(text, regclass) TO PUBLIC;
+GRANT SELECT ON custodian.pauses, custodian.quarantined_rows, custodian.run_items, custodian.runs, custodian.watermarks TO PUBLIC;
 
 -- Legal holds: for stewards, which the functions and the view check for themselves.
 GRANT EXECUTE ON FUNCTION custodian.install_row_guard() TO PUBLIC;

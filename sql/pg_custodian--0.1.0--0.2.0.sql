@@ -837,3 +837,112 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'declare_dependents_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) TO PUBLIC;
+-- Watermarks and what lowers them.
+ALTER TABLE custodian.watermark ADD COLUMN generation bigint NOT NULL DEFAULT 0;
+
+CREATE TABLE custodian.reopening (
+    reopening    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation     oid,
+    subject_kind text,
+    since        timestamptz NOT NULL DEFAULT '-infinity',
+    cause        text NOT NULL,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK ((relation IS NULL) <> (subject_kind IS NULL))
+);
+COMMENT ON TABLE custodian.reopening IS 'tables of which rows that sweeps have passed may be due: those that would have become due after since';
+ALTER TABLE custodian.reopening ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.reopening, custodian.reopening_reopening_seq FROM PUBLIC;
+
+-- Triggers of the extension call it for rows that are written with a clock in the past; to fire they need no EXECUTE
+-- privilege.
+CREATE FUNCTION custodian.late_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'custodian_late_row';
+COMMENT ON FUNCTION custodian.late_row() IS 'has a table looked at again from where a row was written behind its watermark';
+
+CREATE VIEW custodian.watermarks AS
+SELECT w.leaf::pg_catalog.regclass AS leaf,
+       nullif(w.cutoff, '-infinity') AS swept_until,
+       nullif(w.audited_at, '-infinity') AS audited_at,
+       nullif(w.audited_at, '-infinity')
+           + pg_catalog.current_setting('custodian.audit_interval', true)::pg_catalog.interval AS next_audit_at,
+       (SELECT count(*) = 2 FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = w.leaf AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') AS watched
+FROM custodian.watermark w
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.leaf);
+COMMENT ON VIEW custodian.watermarks IS 'up to where each table or partition was swept, when everything in it was last looked at, and whether triggers watch for rows written behind that; leaves that have not been swept are not listed';
+
+REVOKE EXECUTE ON FUNCTION custodian.late_row() FROM PUBLIC;
+GRANT SELECT ON custodian.watermarks TO PUBLIC;
+
+-- Rows that could not be disposed of.
+CREATE TABLE custodian.quarantine (
+    leaf            oid NOT NULL,
+    columns         text[] NOT NULL,
+    action          text NOT NULL,
+    tid             tid NOT NULL,
+    sqlstate        text NOT NULL,
+    relation_name   text,
+    constraint_name text,
+    failures        integer NOT NULL DEFAULT 1,
+    first_tried_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_tried_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retry_at        timestamptz NOT NULL,
+    PRIMARY KEY (leaf, columns, action, tid)
+);
+COMMENT ON TABLE custodian.quarantine IS 'rows that could not be disposed of, until they are tried again';
+ALTER TABLE custodian.quarantine ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.quarantine FROM PUBLIC;
+
+CREATE VIEW custodian.quarantined_rows AS
+SELECT q.leaf::pg_catalog.regclass AS leaf, q.tid, q.columns, q.action, q.sqlstate, q.relation_name, q.constraint_name,
+       q.failures, q.first_tried_at, q.last_tried_at, q.retry_at
+FROM custodian.quarantine q
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.leaf);
+COMMENT ON VIEW custodian.quarantined_rows IS 'rows that are due and could not be disposed of: where each lies (ctid), the SQLSTATE, relation and constraint of the error, and when it is tried again; never a value';
+GRANT SELECT ON custodian.quarantined_rows TO PUBLIC;
+
+-- Pauses, and what stops disposal by itself.
+-- What the last round noted of the server's circumstances: one row.
+CREATE TABLE custodian.heartbeat (
+    one               boolean PRIMARY KEY DEFAULT true CHECK (one),
+    round_at          timestamptz NOT NULL,
+    boot              text,
+    uptime            bigint NOT NULL,
+    system_identifier bigint NOT NULL,
+    timeline          bigint NOT NULL,
+    ledger_block      bigint,
+    ledger_hash       bytea
+);
+COMMENT ON TABLE custodian.heartbeat IS 'clock, boot, timeline and head of the ledger at the last round, by which jumps and restores are told';
+
+CREATE TABLE custodian.pause (
+    relation  oid PRIMARY KEY, -- 0 is every table
+    cause     text NOT NULL,
+    reason    text NOT NULL,
+    paused_by text NOT NULL DEFAULT session_user,
+    paused_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE custodian.pause IS 'tables whose disposal a steward has paused, or the scheduler by itself';
+ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.heartbeat, custodian.pause FROM PUBLIC;
+
+CREATE VIEW custodian.pauses AS
+SELECT CASE WHEN p.relation <> 0 THEN p.relation::pg_catalog.regclass END AS relation, p.cause, p.reason, p.paused_by, p.paused_at
+FROM custodian.pause p;
+COMMENT ON VIEW custodian.pauses IS 'pauses of disposal that are in force; relation is NULL for every table, cause is not "paused" where the scheduler stopped by itself';
+GRANT SELECT ON custodian.pauses TO PUBLIC;
+
+CREATE  FUNCTION custodian."pause"(
+	"reason" TEXT, /* &str */
+	"rel" regclass DEFAULT NULL /* core::option::Option<pgrx::rel::PgRelation> */
+) RETURNS VOID /* core::result::Result<(), pgrx_pg_sys::submodules::panic::ErrorReport> */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'pause_wrapper';
+CREATE  FUNCTION custodian."resume"(
+	"reason" TEXT, /* &str */
+	"rel" regclass DEFAULT NULL /* core::option::Option<pgrx::rel::PgRelation> */
+) RETURNS VOID /* core::result::Result<(), pgrx_pg_sys::submodules::panic::ErrorReport> */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'resume_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.pause(text, regclass), custodian.resume(text, regclass) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.pause(text, regclass), custodian.resume(text, regclass) TO PUBLIC;

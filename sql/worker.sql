@@ -27,3 +27,32 @@ CREATE VIEW custodian.run_items AS
 SELECT i.run_id, i.item, i.leaf, i.columns, i.action, i.reason, i.planned, i.done
 FROM custodian.run_item i;
 COMMENT ON VIEW custodian.run_items IS 'what a run does on one leaf: rows planned and rows done';
+
+-- Triggers of the extension call it for rows that are written with a clock in the past; to fire they need no EXECUTE
+-- privilege.
+CREATE FUNCTION custodian.late_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'custodian_late_row';
+COMMENT ON FUNCTION custodian.late_row() IS 'has a table looked at again from where a row was written behind its watermark';
+
+CREATE VIEW custodian.watermarks AS
+SELECT w.leaf::pg_catalog.regclass AS leaf,
+       nullif(w.cutoff, '-infinity') AS swept_until,
+       nullif(w.audited_at, '-infinity') AS audited_at,
+       nullif(w.audited_at, '-infinity')
+           + pg_catalog.current_setting('custodian.audit_interval', true)::pg_catalog.interval AS next_audit_at,
+       (SELECT count(*) = 2 FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = w.leaf AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') AS watched
+FROM custodian.watermark w
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.leaf);
+COMMENT ON VIEW custodian.watermarks IS 'up to where each table or partition was swept, when everything in it was last looked at, and whether triggers watch for rows written behind that; leaves that have not been swept are not listed';
+
+CREATE VIEW custodian.quarantined_rows AS
+SELECT q.leaf::pg_catalog.regclass AS leaf, q.tid, q.columns, q.action, q.sqlstate, q.relation_name, q.constraint_name,
+       q.failures, q.first_tried_at, q.last_tried_at, q.retry_at
+FROM custodian.quarantine q
+WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.leaf);
+COMMENT ON VIEW custodian.quarantined_rows IS 'rows that are due and could not be disposed of: where each lies (ctid), the SQLSTATE, relation and constraint of the error, and when it is tried again; never a value';
+
+CREATE VIEW custodian.pauses AS
+SELECT CASE WHEN p.relation <> 0 THEN p.relation::pg_catalog.regclass END AS relation, p.cause, p.reason, p.paused_by, p.paused_at
+FROM custodian.pause p;
+COMMENT ON VIEW custodian.pauses IS 'pauses of disposal that are in force; relation is NULL for every table, cause is not "paused" where the scheduler stopped by itself';

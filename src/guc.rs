@@ -275,7 +275,7 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"custodian.audit_interval",
         c"Time between two passes over a table that disregard its watermarks.",
-        c"Rows that became due behind a watermark, such as those inserted with an old clock, wait at most this long.",
+        c"Whatever became due behind a watermark and was not noticed otherwise waits at most this long.",
         &AUDIT_INTERVAL,
         1,
         31_536_000,

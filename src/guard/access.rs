@@ -33,7 +33,7 @@ const VALUES: [pg_sys::Oid; 3] = [
     pg_sys::Oid::from_u32(2613),
 ];
 /// Tables of the extension that hold neither values of users nor keys of subjects.
-const OWN: [&CStr; 15] = [
+const OWN: [&CStr; 19] = [
     c"purpose",
     c"purpose_period",
     c"minimum",
@@ -46,6 +46,10 @@ const OWN: [&CStr; 15] = [
     c"run_item",
     c"obstacle",
     c"watermark",
+    c"reopening",
+    c"quarantine",
+    c"heartbeat",
+    c"pause",
     c"ledger_entry",
     c"ledger_block",
     c"ledger_leaf",

@@ -7,7 +7,7 @@ use pgrx::{FromDatum, IntoDatum};
 
 use crate::error::{Error, Result};
 use crate::pg::{sandbox, time};
-use crate::policy::render::{Param, Statement};
+use crate::policy::render::{Param, Statement, Tid};
 
 impl From<pgrx::spi::Error> for Error {
     fn from(error: pgrx::spi::Error) -> Self {
@@ -89,6 +89,22 @@ pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<u64> {
     })
 }
 
+fn item_pointer(place: Tid) -> pgrx::pg_sys::ItemPointerData {
+    let mut tid = pgrx::pg_sys::ItemPointerData::default();
+    pgrx::itemptr::item_pointer_set_all(&mut tid, place.block, place.offset);
+    tid
+}
+
+/// The places of rows that a statement such as `SELECT ctid …` yields.
+pub fn places(statement: &Statement) -> Result<Vec<Tid>> {
+    let params = bind(&statement.params)?;
+    select(&statement.sql, &params, |row| {
+        let tid = row.must::<pgrx::pg_sys::ItemPointerData>(1)?;
+        let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
+        Ok(Tid { block, offset })
+    })
+}
+
 /// The parameters of a statement, in the form SPI takes them.
 pub fn bind(params: &[Param]) -> Result<Vec<DatumWithOid<'static>>> {
     params
@@ -105,10 +121,10 @@ pub fn bind(params: &[Param]) -> Result<Vec<DatumWithOid<'static>>> {
                         .map_err(|_| Error::internal("a period is outside the server's range"))?
                         .into()
                 }
-                Param::Tid { block, offset } => {
-                    let mut tid = pgrx::pg_sys::ItemPointerData::default();
-                    pgrx::itemptr::item_pointer_set_all(&mut tid, *block, *offset);
-                    tid.into()
+                Param::Tid(place) => item_pointer(*place).into(),
+                Param::Tids(places) => {
+                    let places: Vec<_> = places.iter().copied().map(item_pointer).collect();
+                    places.into()
                 }
             })
         })

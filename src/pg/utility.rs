@@ -45,6 +45,7 @@ fn before(utility: Utility) -> Result<()> {
     guard::widening::before(&utility)?;
     guard::settings::before(&utility)?;
     detach::before(utility)?;
+    worker::late::before(utility)?;
     worker::database::before(&utility)
 }
 

@@ -17,6 +17,7 @@ use crate::pg::{clock, inherit, relation, sandbox, spi};
 use crate::policy::model::HoldScope;
 use crate::policy::{epoch, hold_read, hold_value, hold_wait, relation_ref};
 use crate::tag::read;
+use crate::worker::reopen;
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::InvalidParameter, message)
@@ -472,13 +473,12 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
                 "UPDATE custodian.hold SET released_at = pg_catalog.now(), released_by = session_user, \
                  release_approver = $2, release_reason = $3 WHERE hold = $1",
                 &[hold.into(), approver.into(), reason.into()],
-            )?;
-            // Rows that the hold kept back lie behind the watermarks.
-            spi::execute(
-                "DELETE FROM custodian.watermark WHERE leaf = ANY ($1)",
-                &[leaves.clone().into()],
             )
         })?;
+        // Rows that the hold kept back lie behind the watermarks.
+        for leaf in leaves {
+            reopen::lower(leaf, None)?;
+        }
         for root in &scope.roots {
             sync::after_release(*root)?;
         }

@@ -11,7 +11,8 @@ use crate::pg::{heap, lock, sandbox, spi, xact};
 use crate::policy::epoch;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
-use crate::policy::render::{self, Step};
+use crate::policy::render::{self, Step, Tid};
+use crate::worker::late;
 use crate::worker::work::{self, Work};
 
 /// What a batch works on.
@@ -21,10 +22,17 @@ pub struct Target<'a> {
     pub leaf: &'a Leaf,
     pub cutoff: Instant,
     pub after: Option<Instant>,
+    /// Rows that are left out: they failed a while ago.
+    pub except: &'a [Tid],
 }
 
-/// Every block of a heap.
-pub const WHOLE: Range<u32> = 0..u32::MAX;
+/// Every row of a heap.
+pub const WHOLE: Range<Tid> = Tid::start_of(0)..Tid::start_of(u32::MAX);
+
+/// The rows of a range of blocks.
+pub const fn rows_of(blocks: &Range<u32>) -> Range<Tid> {
+    Tid::start_of(blocks.start)..Tid::start_of(blocks.end)
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -50,15 +58,16 @@ fn fits(target: &Target) -> Result<bool> {
         && work::shape(target.leaf)?.as_ref() == target.work.shapes.get(&target.leaf.id))
 }
 
-/// Disposes of what is due in `blocks`. Errors of the table's own code are raised as they come: the caller
+/// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller
 /// catches them, and keeps no more than their SQLSTATE. `locked` is set once the locks were had.
-pub fn dispose(target: &Target, blocks: Range<u32>, locked: &Cell<bool>) -> Result<Outcome> {
+pub fn dispose(target: &Target, range: Range<Tid>, locked: &Cell<bool>) -> Result<Outcome> {
     let Target {
         work,
         step,
         leaf,
         cutoff,
         after,
+        except,
     } = target;
     if !lock(work.plan.table, leaf)? {
         return Ok(Outcome::Stale);
@@ -71,12 +80,15 @@ pub fn dispose(target: &Target, blocks: Range<u32>, locked: &Cell<bool>) -> Resu
         // A deferred trigger may not fire in a restricted operation, and must not fire after it.
         spi::execute("SET CONSTRAINTS ALL IMMEDIATE", &[])?;
         let batch = render::batch(&work.plan, step, leaf, &work.policy, *cutoff, *after)
-            .with_blocks(blocks.start, blocks.end);
+            .within(range.start, range.end)
+            .without(except);
         let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
-            .with_blocks(blocks.start, blocks.end);
+            .within(range.start, range.end)
+            .without(except);
         let owner = pg_sys::Oid::from(leaf.owner);
         key::with_key(&work.plan, For::Making, || {
-            let rows = sandbox::as_table_owner(owner, || spi::run(&batch))?;
+            let rows =
+                late::while_sweeping(leaf, || sandbox::as_table_owner(owner, || spi::run(&batch)))?;
             // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
             // and so what the names and operators of the second statement mean.
             let left = sandbox::as_table_owner(owner, || spi::count_fresh(&rest))?;

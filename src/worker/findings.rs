@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::{relation, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
+use crate::worker::pause;
 use crate::worker::shmem::{self, State};
 
 /// How many naps without a successful round are a finding, and how long at least.
@@ -15,8 +16,9 @@ pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     process(&mut findings);
     sandbox::as_extension_owner(|| {
+        pause::findings(&mut findings)?;
         runs(&mut findings)?;
-        obstacles(&mut findings)
+        quarantined(&mut findings)
     })?;
     Ok(findings)
 }
@@ -115,32 +117,40 @@ fn runs(findings: &mut Vec<Finding>) -> Result<()> {
     Ok(())
 }
 
-/// Blocks that the latest run of a table had to leave.
-fn obstacles(findings: &mut Vec<Finding>) -> Result<()> {
+/// Rows in quarantine.
+fn quarantined(findings: &mut Vec<Finding>) -> Result<()> {
     let left = spi::select(
-        "SELECT o.leaf, o.sqlstate, count(*), min(lower(o.blocks)), max(upper(o.blocks))
-         FROM custodian.obstacle o
-         JOIN (SELECT max(run_id) AS run_id FROM custodian.run
-               WHERE state IN ('done', 'failed', 'running') GROUP BY relation) latest USING (run_id)
-         GROUP BY o.leaf, o.sqlstate ORDER BY o.leaf, o.sqlstate",
+        "SELECT concat(n.nspname, '.', c.relname), q.sqlstate, q.relation_name, q.constraint_name, count(*),
+                min(q.retry_at)::text
+         FROM custodian.quarantine q JOIN pg_class c ON c.oid = q.leaf JOIN pg_namespace n ON n.oid = c.relnamespace
+         GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
         &[],
         |row| {
             Ok((
                 row.must::<String>(1)?,
                 row.must::<String>(2)?,
-                row.must::<i64>(3)?,
-                row.must::<i64>(4)?,
+                row.get::<String>(3)?,
+                row.get::<String>(4)?,
                 row.must::<i64>(5)?,
+                row.must::<String>(6)?,
             ))
         },
     )?;
-    for (leaf, sqlstate, ranges, first, end) in left {
+    for (leaf, sqlstate, relation, constraint, rows, retry) in left {
+        let about = match (constraint, relation) {
+            (Some(constraint), Some(relation)) => {
+                format!(" by constraint \"{constraint}\" of {relation}")
+            }
+            (Some(constraint), None) => format!(" by constraint \"{constraint}\""),
+            (None, Some(relation)) => format!(" at {relation}"),
+            (None, None) => String::new(),
+        };
         findings.push(Finding {
             severity: Severity::Error,
             code: "undisposable-rows",
             object: leaf,
             problem: format!(
-                "Rows that are due could not be disposed in {ranges} block ranges between blocks {first} and {end}: SQLSTATE {sqlstate}."
+                "Rows that are due could not be disposed of: {rows}, with SQLSTATE {sqlstate}{about}. They are tried again from {retry} on; custodian.quarantined_rows says where they are."
             ),
             remedy: remedy(&sqlstate).to_owned(),
         });

@@ -9,13 +9,20 @@ use crate::pg::xact;
 
 mod approve;
 mod batch;
+mod circumstance;
 pub mod database;
 mod findings;
 mod fuse;
+mod heartbeat;
+pub mod late;
 mod launcher;
+mod mark;
 mod now;
 mod pacing;
+mod pause;
+mod quarantine;
 mod records;
+pub mod reopen;
 pub mod round;
 mod run;
 mod scheduler;
@@ -24,6 +31,7 @@ mod survey;
 mod sweep;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod watch;
 mod work;
 
 pub use findings::findings;

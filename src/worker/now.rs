@@ -12,11 +12,16 @@ use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{self, Caught};
 use crate::pg::{clock, lock, relation, xact};
 use crate::policy::load;
+use crate::policy::period::Instant;
 use crate::policy::render;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::findings;
 use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::mark::{self, Marks};
+use crate::worker::pause;
+use crate::worker::quarantine::Quarantine;
+use crate::worker::reopen;
 use crate::worker::run::{self, State};
 use crate::worker::survey;
 use crate::worker::work::{self, Work};
@@ -63,7 +68,9 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
         )
         .hint("Import them with custodian.import_keys()."));
     }
+    let horizon = xact::with_snapshot(mark::horizon)?;
     let tables = xact::with_snapshot(|| {
+        reopen::apply(&load::schema(None)?)?;
         let schema = load::schema(only)?;
         let mut tables = Vec::new();
         for id in load::order(&schema) {
@@ -95,7 +102,7 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     for (id, name, mode) in tables {
         match mode {
             None | Some(DisposalMode::On) => {
-                table(pg_sys::Oid::from(id), &name, &mut rows)?;
+                table(pg_sys::Oid::from(id), &name, horizon, &mut rows)?;
             }
             Some(_) if only.is_some() => {
                 return Err(Error::new(
@@ -112,32 +119,40 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
 }
 
 /// Sweeps one table, every step and leaf in one statement each.
-fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
+fn table(
+    root: pg_sys::Oid,
+    name: &str,
+    horizon: Option<Instant>,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
     lock::epoch(root, lock::Mode::Share)?;
     lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
-    let Some((work, id, cutoff, after, limit)) = xact::with_snapshot(|| begin(root, name))? else {
+    if let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
+        return Err(pause::refused(name, &reason));
+    }
+    let begun = xact::with_snapshot(|| begin(root, name, horizon))?;
+    let Some((work, id, cutoff, marks, limit)) = begun else {
         return Ok(());
     };
     let mut total: i64 = 0;
     let mut cells: Vec<(String, i64)> = Vec::new();
     let items = xact::with_snapshot(|| run::items(id))?;
     for step in render::steps(&work.plan) {
-        for (leaf, after) in work.plan.leaves.iter().zip(&after) {
+        for leaf in &work.plan.leaves {
             let item = survey::item(&work.plan, step, leaf, 0);
-            let Some(number) = items.iter().find_map(|(number, stored, _)| {
+            let number = items.iter().find_map(|(number, stored, _)| {
                 let same = stored.leaf == item.leaf
                     && stored.columns == item.columns
                     && stored.action == item.action;
                 same.then_some(*number)
-            }) else {
-                continue;
-            };
+            });
             let target = Target {
                 work: &work,
                 step,
                 leaf,
                 cutoff,
-                after: *after,
+                after: marks.after(leaf),
+                except: &[],
             };
             let done = match subxact::subtransaction(|| {
                 batch::dispose(&target, batch::WHOLE, &std::cell::Cell::new(false))
@@ -163,7 +178,16 @@ fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
                     return Err(told(&caught, &what));
                 }
             };
-            xact::with_snapshot(|| run::progress(id, number, done))?;
+            if done == 0 && number.is_none() {
+                continue;
+            }
+            xact::with_snapshot(|| {
+                let number = match number {
+                    Some(number) => number,
+                    None => run::add_item(id, &item)?,
+                };
+                run::progress(id, number, done)
+            })?;
             total = total.saturating_add(done);
             match cells.iter_mut().find(|(action, _)| *action == item.action) {
                 Some((_, rows)) => *rows += done,
@@ -178,8 +202,8 @@ fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
         ));
     }
     xact::with_snapshot(|| {
-        for (leaf, after) in work.plan.leaves.iter().zip(&after) {
-            work::advance_watermark(leaf, &work.plan.digest, cutoff, after.is_none())?;
+        for leaf in &work.plan.leaves {
+            marks.advance(leaf, &work.plan.digest, cutoff)?;
         }
         run::set_state(id, State::Done, None, None)
     })?;
@@ -191,19 +215,20 @@ fn table(root: pg_sys::Oid, name: &str, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-type Begun = (
-    Work,
-    i64,
-    crate::policy::period::Instant,
-    Vec<Option<crate::policy::period::Instant>>,
-    i64,
-);
+type Begun = (Work, i64, Instant, Marks, i64);
 
 /// Plans the table, or takes up its approved run; `None` when nothing is due.
-fn begin(root: pg_sys::Oid, name: &str) -> Result<Option<Begun>> {
+fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Option<Begun>> {
     let Some(work) = work::load(root)? else {
         return Ok(None);
     };
+    let marks = mark::load(
+        &work.plan.leaves,
+        &work.plan.digest,
+        work.watch.as_ref(),
+        horizon,
+        true,
+    )?;
     let open = run::open()?;
     let approved = open.into_iter().find(|run| {
         run.relation == root && run.state == State::Approved && run.plan == work.plan.digest
@@ -217,22 +242,19 @@ fn begin(root: pg_sys::Oid, name: &str) -> Result<Option<Begun>> {
         })
     };
     if let Some(run) = approved {
-        let mut after = Vec::new();
-        for leaf in &work.plan.leaves {
-            after.push(work::watermark(leaf, &work.plan.digest)?);
-        }
         let limit = estimate(run.planned, run.table_rows, Some(run.id))?.limit(true);
         run::begin(run.id)?;
-        return Ok(Some((work, run.id, run.cutoff, after, limit)));
+        return Ok(Some((work, run.id, run.cutoff, marks, limit)));
     }
-    let survey = subxact::subtransaction(|| survey::survey(&work, clock::now(), true)).map_err(
-        |caught| {
-            told(
-                &caught,
-                &format!("what is due in {name} could not be counted"),
-            )
-        },
-    )?;
+    let survey = subxact::subtransaction(|| {
+        survey::survey(&work, clock::now(), &marks, &Quarantine::default())
+    })
+    .map_err(|caught| {
+        told(
+            &caught,
+            &format!("what is due in {name} could not be counted"),
+        )
+    })?;
     if survey.items.is_empty() {
         return Ok(None);
     }
@@ -245,7 +267,7 @@ fn begin(root: pg_sys::Oid, name: &str) -> Result<Option<Begun>> {
         work,
         id,
         survey.cutoff,
-        survey.after,
+        marks,
         estimate.limit(false),
     )))
 }

@@ -6,21 +6,23 @@ use std::time::{Duration, Instant as Moment};
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::evidence::{keys, sealer};
 use crate::guard::row;
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, clock, latch, random, report, xact};
+use crate::pg::{bgworker, clock, latch, random, report, timeout, xact};
 use crate::policy::model::{Plan, Policy, Schema};
+use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
 use crate::report::uptime;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::mark::{self, Marks};
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Survey};
 use crate::worker::work::{self, Work};
-use crate::worker::{pacing, shmem, sweep};
+use crate::worker::{heartbeat, late, pacing, pause, quarantine, reopen, shmem, sweep};
 
 /// What a scheduler remembers from round to round about one table.
 #[derive(Clone, Copy, Default)]
@@ -30,6 +32,8 @@ struct Memory {
     retry_at: Option<Moment>,
     /// Not before this moment is it counted again, unless the policy changes.
     count_at: Option<Moment>,
+    /// The epoch for which its late rows were last made sure to be noticed.
+    watched_at: Option<i64>,
     epoch: i64,
 }
 
@@ -47,6 +51,9 @@ struct Overview {
     schema: Schema,
     policy: Policy,
     order: Vec<u32>,
+    paused: BTreeSet<u32>,
+    /// Before the snapshots of this round: see [`mark::horizon`].
+    horizon: Option<Instant>,
 }
 
 /// What is to be done about a table after it was counted.
@@ -87,6 +94,7 @@ impl Rounds {
         wait_for_sweep(database);
         let evidence = evidence(shmem::leads(database));
         transaction(interrupted)?;
+        circumstances()?;
         if let Err(caught) = transaction(row::maintain) {
             report::log(
                 PgLogLevel::WARNING,
@@ -96,14 +104,19 @@ impl Rounds {
         if guc::disposal() == Disposal::Off {
             return evidence;
         }
+        let horizon = transaction(mark::horizon)?;
         let overview = transaction(|| {
             let epoch = epoch::current()?;
             let schema = load::schema(None)?;
+            reopen::apply(&schema)?;
+            mark::forget_dropped()?;
             Ok(Overview {
                 epoch,
                 order: load::order(&schema),
                 policy: load::policy()?,
+                paused: pause::all()?,
                 schema,
+                horizon,
             })
         })?;
         // Without its keys a database can make no pseudonym: it is planned and counted, and nothing is touched.
@@ -111,6 +124,21 @@ impl Rounds {
         let governed: BTreeSet<u32> = overview.order.iter().copied().collect();
         transaction(|| supersede_orphans(&governed))?;
         self.tables.retain(|table, _| governed.contains(table));
+        let leaves = overview
+            .schema
+            .tables
+            .values()
+            .flat_map(|table| &table.leaves);
+        let leaves: BTreeSet<u32> = leaves.map(|leaf| leaf.id).collect();
+        transaction(|| quarantine::forget(&leaves))?;
+        if let Err(caught) = transaction(|| late::retire(&leaves)) {
+            report::log(
+                PgLogLevel::LOG,
+                caught.describe(
+                    "pg_custodian could not take its triggers off tables that are no longer tagged",
+                ),
+            );
+        }
         for table in overview.order.clone() {
             if let Err(caught) = self.table(database, &overview, table, armed) {
                 self.failed(table);
@@ -132,6 +160,14 @@ impl Rounds {
         evidence
     }
 
+    fn went_well(&mut self, table: u32) {
+        if let Some(memory) = self.tables.get_mut(&table) {
+            memory.failures = 0;
+            memory.retry_at = None;
+            memory.count_at = None;
+        }
+    }
+
     fn failed(&mut self, table: u32) {
         let memory = self.tables.entry(table).or_default();
         memory.failures = memory.failures.saturating_add(1);
@@ -151,7 +187,7 @@ impl Rounds {
             return Ok(());
         };
         let mut mode = mode(entry.tag.as_ref().and_then(|tag| tag.disposal));
-        if !armed {
+        if !armed || pause::concerns(&overview.paused, &entry.family) {
             mode = mode.min(Disposal::Observe);
         }
         if mode == Disposal::Off {
@@ -170,10 +206,30 @@ impl Rounds {
             return Ok(());
         }
         let count = !later(memory.count_at);
+        if mode == Disposal::On && memory.watched_at != Some(overview.epoch) {
+            // Without them every pass looks at everything.
+            if let Err(caught) = watch(overview, table) {
+                report::log(
+                    PgLogLevel::LOG,
+                    caught.describe(&format!(
+                        "pg_custodian could not watch for late rows of {}",
+                        entry.ident.name
+                    )),
+                );
+            } else if let Some(memory) = self.tables.get_mut(&table) {
+                memory.watched_at = Some(overview.epoch);
+            }
+        }
         bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
-        let next = transaction(|| plan(overview, table, mode, count))?;
-        if count {
-            memory.count_at = now.checked_add(pacing::count_pause(now.elapsed()));
+        let mut unwatched = false;
+        let next = transaction(|| plan(overview, table, mode, count, &mut unwatched))?;
+        if let Some(memory) = self.tables.get_mut(&table) {
+            if count {
+                memory.count_at = now.checked_add(pacing::count_pause(now.elapsed()));
+            }
+            if unwatched {
+                memory.watched_at = None;
+            }
         }
         match next {
             Next::Nothing => {}
@@ -217,18 +273,39 @@ impl Rounds {
         })?;
         match run.as_ref().map(|run| (run.state, run.reason.as_deref())) {
             // Nobody's fault: it goes on in the next round.
-            Some((State::Interrupted, Some(sweep::TABLE_LOCKED))) => {}
-            Some((State::Failed | State::Interrupted, _)) | None => self.failed(table),
-            _ => {
-                if let Some(memory) = self.tables.get_mut(&table) {
-                    memory.failures = 0;
-                    memory.retry_at = None;
-                    memory.count_at = None;
-                }
+            Some((State::Interrupted, Some(sweep::TABLE_LOCKED | sweep::PAUSED))) => {}
+            // The rows it left are in quarantine, and hold up no others.
+            Some((State::Failed, Some(reason))) if reason.ends_with(sweep::ROWS_LEFT) => {
+                self.went_well(table);
             }
+            Some((State::Failed | State::Interrupted, _)) | None => self.failed(table),
+            _ => self.went_well(table),
         }
         Ok(())
     }
+}
+
+/// Stops disposal when the clock jumped or the cluster was restored since the last round, and says so.
+fn circumstances() -> std::result::Result<(), Caught> {
+    let halt = transaction(|| {
+        let halt = heartbeat::check()?;
+        if let Some(halt) = &halt {
+            pause::halt(halt)?;
+        }
+        Ok(halt)
+    })?;
+    if let Some(halt) = halt {
+        report::log(
+            PgLogLevel::WARNING,
+            Error::new(
+                Kind::NotInPrerequisiteState,
+                "disposal stops until a steward resumes it",
+            )
+            .detail(format!("The reason is: {}.", halt.reason))
+            .hint("Look at custodian.preview() and the clock; then call custodian.resume(reason)."),
+        );
+    }
+    Ok(())
 }
 
 /// Moves the guard's events into the ledger, and seals it. An error of it does not keep data from being
@@ -294,9 +371,47 @@ fn supersede_orphans(governed: &BTreeSet<u32>) -> Result<()> {
     Ok(())
 }
 
+/// How long those who write to a table queue behind the triggers that are put on it.
+const WATCH_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Makes sure that what is written behind the table's watermarks is noticed.
+fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
+    let work = transaction(|| {
+        let policy = overview.policy.clone();
+        work::compiled(
+            overview.epoch,
+            &overview.schema,
+            policy,
+            pg_sys::Oid::from(table),
+        )
+    })?;
+    let Some(watch) = &work.watch else {
+        return Ok(());
+    };
+    for leaf in &work.plan.leaves {
+        transaction(|| {
+            if late::is_watched(leaf, watch)? {
+                return Ok(());
+            }
+            // An error rolls the setting back with the transaction.
+            timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
+            late::watch_leaf(leaf, watch)?;
+            timeout::set_lock_timeout(Duration::ZERO);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// Decides about one table, in one transaction. Without `count`, only a run that is to be taken up again is
-/// looked for.
-fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<Next> {
+/// looked for. `unwatched` becomes true when a leaf lacks the triggers of [`late`].
+fn plan(
+    overview: &Overview,
+    table: u32,
+    mode: Disposal,
+    count: bool,
+    unwatched: &mut bool,
+) -> Result<Next> {
     let root = pg_sys::Oid::from(table);
     let work = work::compiled(
         overview.epoch,
@@ -335,9 +450,23 @@ fn plan(overview: &Overview, table: u32, mode: Disposal, count: bool) -> Result<
     if !count {
         return Ok(Next::Nothing);
     }
-    let survey = survey::survey(&work, clock::wall(), true)?;
+    let marks = mark::load(
+        &work.plan.leaves,
+        &work.plan.digest,
+        work.watch.as_ref(),
+        overview.horizon,
+        mode == Disposal::On,
+    )?;
+    *unwatched = marks.any_unwatched();
+    let quarantine = quarantine::load(&work.plan.leaves)?;
+    let survey = survey::survey(&work, clock::wall(), &marks, &quarantine)?;
+    for (leaf, item, tid) in &survey.vanished {
+        // It may have moved: the next round looks at the whole leaf.
+        quarantine::remove(leaf, item, *tid)?;
+        reopen::lower(pg_sys::Oid::from(leaf.id), None)?;
+    }
     if survey.items.is_empty() {
-        return nothing_due(&work, &survey, mode, waiting);
+        return nothing_due(&work, &survey, mode, waiting, &marks);
     }
     if mode == Disposal::Observe {
         if run::observed(root)? != survey.items {
@@ -388,7 +517,13 @@ fn add_referring(plan: &Plan, tables: &mut BTreeSet<u32>) {
 /// A watermark that lags by less than this is not moved while nothing is due: an idle database writes nothing.
 const WATERMARK_LAG: i64 = 3_600_000_000;
 
-fn nothing_due(work: &Work, survey: &Survey, mode: Disposal, waiting: Option<Run>) -> Result<Next> {
+fn nothing_due(
+    work: &Work,
+    survey: &Survey,
+    mode: Disposal,
+    waiting: Option<Run>,
+    marks: &Marks,
+) -> Result<Next> {
     let root = pg_sys::Oid::from(work.plan.table);
     if let Some(run) = waiting {
         run::set_state(
@@ -402,13 +537,9 @@ fn nothing_due(work: &Work, survey: &Survey, mode: Disposal, waiting: Option<Run
         run::forget_observed(root)?;
     }
     if mode == Disposal::On {
-        for (leaf, after) in work.plan.leaves.iter().zip(&survey.after) {
-            let lags = after.is_none_or(|after| {
-                survey.cutoff.micros().saturating_sub(after.micros()) > WATERMARK_LAG
-            });
-            if lags {
-                let full = after.is_none();
-                work::advance_watermark(leaf, &work.plan.digest, survey.cutoff, full)?;
+        for leaf in &work.plan.leaves {
+            if marks.lags(leaf, survey.cutoff, WATERMARK_LAG) {
+                marks.advance(leaf, &work.plan.digest, survey.cutoff)?;
             }
         }
     }

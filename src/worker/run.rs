@@ -166,20 +166,8 @@ pub fn insert(work: &Work, survey: &Survey, state: State, reason: Option<&str>) 
         .first()
         .copied()
         .ok_or_else(|| Error::internal("a run got no number"))?;
-        for (number, item) in (1i32..).zip(&survey.items) {
-            spi::execute(
-                "INSERT INTO custodian.run_item (run_id, item, leaf, columns, action, reason, planned)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                &[
-                    id.into(),
-                    number.into(),
-                    item.leaf.as_str().into(),
-                    item.columns.clone().into(),
-                    item.action.as_str().into(),
-                    item.reason.as_str().into(),
-                    item.planned.into(),
-                ],
-            )?;
+        for item in &survey.items {
+            add_item(id, item)?;
         }
         Ok(id)
     })?;
@@ -191,6 +179,29 @@ pub fn insert(work: &Work, survey: &Survey, state: State, reason: Option<&str>) 
     let detail = summary(id, survey.cutoff, &plan.digest, &survey.items, survey.rows);
     ledger::append(kind, &plan.ident.name, detail)?;
     Ok(id)
+}
+
+/// Stores one more item of a run, and gives its number.
+pub fn add_item(id: i64, item: &Item) -> Result<i32> {
+    sandbox::as_extension_owner(|| {
+        spi::write(
+            "INSERT INTO custodian.run_item (run_id, item, leaf, columns, action, reason, planned)
+             SELECT $1, coalesce(max(item), 0) + 1, $2, $3, $4, $5, $6 FROM custodian.run_item WHERE run_id = $1
+             RETURNING item",
+            &[
+                id.into(),
+                item.leaf.as_str().into(),
+                item.columns.clone().into(),
+                item.action.as_str().into(),
+                item.reason.as_str().into(),
+                item.planned.into(),
+            ],
+            |row| row.must::<i32>(1),
+        )?
+        .first()
+        .copied()
+        .ok_or_else(|| Error::internal("an item of a run got no number"))
+    })
 }
 
 /// Keeps one observed run of the table: the newest takes the place of the one before.

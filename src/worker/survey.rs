@@ -7,8 +7,10 @@ use crate::error::Result;
 use crate::pg::{heap, sandbox, spi};
 use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
-use crate::policy::render::{self, Step};
-use crate::worker::work::{self, Work};
+use crate::policy::render::{self, Step, Tid};
+use crate::worker::mark::Marks;
+use crate::worker::quarantine::Quarantine;
+use crate::worker::work::Work;
 
 /// Rows of one leaf that one step is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +28,8 @@ pub struct Survey {
     pub items: Vec<Item>,
     /// Rows in the table, estimated where it is large.
     pub rows: i64,
-    /// For each leaf of the plan: the watermark the count began at.
-    pub after: Vec<Option<Instant>>,
+    /// Rows in quarantine that were to be tried again, and are not due where they were.
+    pub vanished: Vec<(Leaf, Item, Tid)>,
 }
 
 impl Survey {
@@ -48,31 +50,54 @@ pub fn item(plan: &Plan, step: Step, leaf: &Leaf, planned: i64) -> Item {
     }
 }
 
-/// Counts what is due at `cutoff` in every leaf, each as its owner. With `watermarks`, what was swept before
-/// is not looked at again.
-pub fn survey(work: &Work, cutoff: Instant, watermarks: bool) -> Result<Survey> {
+/// Counts what is due at `cutoff` in every leaf, each as its owner, from where its mark says.
+/// Rows in `quarantine` count once they are to be tried again, wherever the mark is.
+pub fn survey(
+    work: &Work,
+    cutoff: Instant,
+    marks: &Marks,
+    quarantine: &Quarantine,
+) -> Result<Survey> {
     let Work { plan, policy, .. } = work;
     let steps = render::steps(plan);
     let mut survey = Survey {
         cutoff,
         items: Vec::new(),
         rows: 0,
-        after: Vec::with_capacity(plan.leaves.len()),
+        vanished: Vec::new(),
     };
     for leaf in &plan.leaves {
-        let after = if watermarks {
-            work::watermark(leaf, &plan.digest)?
-        } else {
-            None
-        };
-        survey.after.push(after);
+        let after = marks.after(leaf);
         for step in &steps {
-            let statement = render::count(plan, step, leaf, policy, cutoff, after);
+            let item = item(plan, *step, leaf, 0);
+            let entries = quarantine.of(leaf, &item);
+            let all: Vec<Tid> = entries.iter().map(|entry| entry.tid).collect();
+            let again: Vec<Tid> = entries
+                .iter()
+                .filter(|entry| entry.retry)
+                .map(|entry| entry.tid)
+                .collect();
+            let count = |after| render::count(plan, step, leaf, policy, cutoff, after);
+            let statement = count(after).without(&all);
+            let mut gone = Vec::new();
             let planned = key::with_key(plan, For::Recognizing, || {
-                sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || spi::count(&statement))
+                sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+                    let mut rows = spi::count(&statement)?;
+                    for tid in &again {
+                        match spi::count(&count(None).only(&[*tid]))? {
+                            0 => gone.push(*tid),
+                            _ => rows = rows.saturating_add(1),
+                        }
+                    }
+                    Ok(rows)
+                })
             })?;
+            let gone = gone
+                .into_iter()
+                .map(|tid| (leaf.clone(), item.clone(), tid));
+            survey.vanished.extend(gone);
             if planned > 0 {
-                survey.items.push(item(plan, *step, leaf, planned));
+                survey.items.push(Item { planned, ..item });
             }
         }
     }

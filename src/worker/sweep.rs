@@ -10,17 +10,23 @@ use pgrx::prelude::*;
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::guc;
+use crate::pg::error_names::{self, Names};
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, heap, latch, report, sandbox, spi, timeout, xact};
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
-use crate::policy::render::{self, SEGMENT, Step};
+use crate::policy::render::{self, SEGMENT, Step, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::fuse::Estimate;
+use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
+use crate::worker::quarantine::{self, Quarantine};
 use crate::worker::run::{self, Run, State};
+use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
-use crate::worker::{shmem, survey};
+use crate::worker::{pause as pauses, shmem};
+
+mod isolate;
 
 /// How long a batch waits for a lock before it gives way.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -31,8 +37,8 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a batch that could not lock its table, or the rows of a single block, is tried again.
 const RETRIES: u32 = 3;
 
-/// A run stops after this many block ranges that it had to leave.
-const MOST_OBSTACLES: u32 = 32;
+/// A run stops after this many rows that it had to leave.
+const MOST_OBSTACLES: u32 = 256;
 
 /// How often the rows of one step in one leaf are looked for: rows may move while the sweep passes.
 const PASSES: u32 = 3;
@@ -104,10 +110,11 @@ enum End {
     Superseded,
     /// More rows turned up than the run may dispose.
     Tripped,
-    /// Too many block ranges had to be left.
+    /// Too many rows had to be left.
     GaveUp,
     /// Somebody holds a lock on the table, or changes the policy.
     Locked,
+    Paused,
 }
 
 /// What became of one batch.
@@ -117,6 +124,18 @@ enum Batched {
     Stale,
     Tripped,
     Locked,
+}
+
+/// One step on one leaf.
+struct Part {
+    step: Step,
+    leaf: Leaf,
+    after: Option<Instant>,
+    item: Item,
+    /// The number of the run's item.
+    number: i32,
+    /// Rows in quarantine.
+    except: Vec<Tid>,
 }
 
 struct Sweep {
@@ -129,6 +148,9 @@ struct Sweep {
     /// Rows kept turning up where the sweep had passed: no watermark is set.
     moving: bool,
     first_sqlstate: Option<String>,
+    quarantine: Quarantine,
+    /// What the error of the last batch was about.
+    names: Names,
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
 }
 
@@ -141,13 +163,13 @@ impl Sweep {
             "pg_custodian run {id}: {}",
             sweep.run.relation_name
         ));
-        let mut after = Vec::new();
-        for leaf in &sweep.work.plan.leaves {
-            let digest = &sweep.work.plan.digest;
-            after.push(transaction(|| work::watermark(leaf, digest))?);
-        }
-        let end = sweep.all(&after)?;
-        sweep.finish(end, &after)
+        let horizon = transaction(mark::horizon)?;
+        let marks = transaction(|| {
+            let Work { plan, watch, .. } = &sweep.work;
+            mark::load(&plan.leaves, &plan.digest, watch.as_ref(), horizon, true)
+        })?;
+        let end = sweep.all(&marks)?;
+        sweep.finish(end, &marks)
     }
 
     /// The run with its plan, compiled anew; `None`, and superseded, when the plan is another one now.
@@ -155,6 +177,10 @@ impl Sweep {
         let Some(run) = run::get(id)?.filter(|run| run.state == State::Running) else {
             return Ok(None);
         };
+        if pauses::of(run.relation)?.is_some() {
+            run::interrupt(id, PAUSED)?;
+            return Ok(None);
+        }
         let work = match work::load(run.relation)? {
             Some(work) if work.plan.digest == run.plan => work,
             _ => {
@@ -180,22 +206,43 @@ impl Sweep {
             obstacles: 0,
             moving: false,
             first_sqlstate: None,
+            names: Names::default(),
+            quarantine: quarantine::load(&work.plan.leaves)?,
             numbers,
             run,
             work,
         }))
     }
 
-    /// Every step on every leaf for which something was planned.
-    fn all(&mut self, after: &[Option<Instant>]) -> std::result::Result<End, Caught> {
+    /// Every step on every leaf.
+    fn all(&mut self, marks: &Marks) -> std::result::Result<End, Caught> {
         for step in render::steps(&self.work.plan) {
-            for (leaf, after) in self.work.plan.leaves.clone().iter().zip(after) {
+            for leaf in &self.work.plan.leaves.clone() {
                 let item = survey::item(&self.work.plan, step, leaf, 0);
-                let key = (item.leaf, item.columns, item.action);
-                let Some(number) = self.numbers.get(&key).copied() else {
-                    continue;
+                let key = (item.leaf.clone(), item.columns.clone(), item.action.clone());
+                let entries = self.quarantine.of(leaf, &item);
+                let part = Part {
+                    step,
+                    leaf: leaf.clone(),
+                    after: marks.after(leaf),
+                    number: 0,
+                    except: entries.iter().map(|entry| entry.tid).collect(),
+                    item,
                 };
-                let end = self.leaf(step, leaf, *after, number)?;
+                let again = entries.iter().any(|entry| entry.retry);
+                let number = match self.numbers.get(&key).copied() {
+                    Some(number) => number,
+                    // What was reopened since the run was planned goes with it.
+                    None if !again && self.segments(&part)?.is_empty() => continue,
+                    None => {
+                        let id = self.run.id;
+                        let number = transaction(|| run::add_item(id, &part.item))?;
+                        self.numbers.insert(key, number);
+                        number
+                    }
+                };
+                let mut part = Part { number, ..part };
+                let end = self.leaf(&mut part)?;
                 if !matches!(end, End::Through) {
                     return Ok(end);
                 }
@@ -204,24 +251,22 @@ impl Sweep {
         Ok(End::Through)
     }
 
-    /// One step on one leaf: segments with due rows, until none is left but those that cannot be disposed.
-    fn leaf(
-        &mut self,
-        step: Step,
-        leaf: &Leaf,
-        after: Option<Instant>,
-        number: i32,
-    ) -> std::result::Result<End, Caught> {
+    /// One step on one leaf: what failed before and is to be tried again, then segments with due rows, until none
+    /// is left but those that cannot be disposed.
+    fn leaf(&mut self, part: &mut Part) -> std::result::Result<End, Caught> {
         let mut size = BatchSize::first();
-        let before = self.obstacles;
+        let end = self.retry(part)?;
+        if !matches!(end, End::Through) {
+            return Ok(end);
+        }
         for _ in 0..PASSES {
-            for blocks in self.segments(step, leaf, after)? {
-                let end = self.segment(step, leaf, after, number, blocks, &mut size)?;
+            for blocks in self.segments(part)? {
+                let end = self.segment(part, blocks, &mut size)?;
                 if !matches!(end, End::Through) {
                     return Ok(end);
                 }
             }
-            if self.obstacles > before || self.segments(step, leaf, after)?.is_empty() {
+            if self.segments(part)?.is_empty() {
                 return Ok(End::Through);
             }
         }
@@ -230,25 +275,26 @@ impl Sweep {
     }
 
     /// The ranges of blocks in which rows are due.
-    fn segments(
-        &self,
-        step: Step,
-        leaf: &Leaf,
-        after: Option<Instant>,
-    ) -> std::result::Result<Vec<Range<u32>>, Caught> {
+    fn segments(&self, part: &Part) -> std::result::Result<Vec<Range<u32>>, Caught> {
         let Work { plan, policy, .. } = &self.work;
-        let statement = render::segments(plan, &step, leaf, policy, self.run.cutoff, after);
+        let Part {
+            step, leaf, after, ..
+        } = part;
+        let statement = render::segments(plan, step, leaf, policy, self.run.cutoff, *after)
+            .without(&part.except);
         transaction(|| {
             let params = spi::bind(&statement.params)?;
             let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
             key::with_key(plan, For::Recognizing, || {
                 sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
-                    spi::select(&statement.sql, &params, |row| {
+                    let mut segments = spi::select(&statement.sql, &params, |row| {
                         let number = u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX);
                         let first = number.saturating_mul(SEGMENT);
                         // Rows that are added behind the end meanwhile are for the next pass.
                         Ok(first..first.saturating_add(SEGMENT).min(heap))
-                    })
+                    })?;
+                    segments.sort_unstable_by_key(|segment| segment.start);
+                    Ok(segments)
                 })
             })
         })
@@ -257,10 +303,7 @@ impl Sweep {
     /// The batches of one segment.
     fn segment(
         &mut self,
-        step: Step,
-        leaf: &Leaf,
-        after: Option<Instant>,
-        number: i32,
+        part: &mut Part,
         segment: Range<u32>,
         size: &mut BatchSize,
     ) -> std::result::Result<End, Caught> {
@@ -272,16 +315,16 @@ impl Sweep {
             bgworker::reload_settings();
             pgrx::check_for_interrupts!();
             let start = Moment::now();
-            match self.batch(step, leaf, after, number, blocks.clone()) {
+            match self.batch(part, batch::rows_of(&blocks)) {
                 Ok(Batched::Stale) => match self.reload()? {
-                    true => continue,
-                    false => return Ok(End::Superseded),
+                    None => continue,
+                    Some(end) => return Ok(end),
                 },
                 Ok(Batched::Tripped) => return Ok(End::Tripped),
                 Ok(Batched::Rows(rows)) => self.done = self.done.saturating_add(rows),
                 Ok(Batched::Swallowed(rows)) => {
                     self.done = self.done.saturating_add(rows);
-                    self.obstacle(leaf, &blocks, SWALLOWED)?;
+                    self.swallowed(part, &blocks)?;
                 }
                 Ok(Batched::Locked) if retries < RETRIES => {
                     pause(&mut retries);
@@ -297,7 +340,10 @@ impl Sweep {
                         pause(&mut retries);
                         continue;
                     }
-                    self.obstacle(leaf, &blocks, &caught.sqlstate)?;
+                    let end = self.row_by_row(part, blocks.start)?;
+                    if !matches!(end, End::Through) {
+                        return Ok(end);
+                    }
                 }
             }
             if self.obstacles > MOST_OBSTACLES {
@@ -312,48 +358,48 @@ impl Sweep {
     }
 
     /// One batch, with what it did counted in the same transaction.
-    fn batch(
-        &self,
-        step: Step,
-        leaf: &Leaf,
-        after: Option<Instant>,
-        number: i32,
-        blocks: Range<u32>,
-    ) -> std::result::Result<Batched, Caught> {
+    fn batch(&mut self, part: &Part, range: Range<Tid>) -> std::result::Result<Batched, Caught> {
         let target = Target {
             work: &self.work,
-            step,
-            leaf,
+            step: part.step,
+            leaf: &part.leaf,
             cutoff: self.run.cutoff,
-            after,
+            after: part.after,
+            except: &part.except,
         };
+        let number = part.number;
         let id = self.run.id;
         let locked = Cell::new(false);
         shmem::mark_batch(xact::database(), true);
-        let outcome = timeout::within(BATCH_TIMEOUT, || {
-            xact::transaction(|| {
-                Ok(match batch::dispose(&target, blocks, &locked)? {
-                    Outcome::Stale => Batched::Stale,
-                    Outcome::Done { rows, .. } if rows > self.limit.saturating_sub(self.done) => {
-                        // What the batch did is undone with its transaction.
-                        return Err(crate::error::Error::new(
-                            crate::error::Kind::ProgramLimitExceeded,
-                            TRIPPED,
-                        ));
-                    }
-                    Outcome::Done { rows, left } => {
-                        if rows > 0 {
-                            xact::with_snapshot(|| run::progress(id, number, rows))?;
+        let (outcome, names) = error_names::noting(|| {
+            timeout::within(BATCH_TIMEOUT, || {
+                xact::transaction(|| {
+                    Ok(match batch::dispose(&target, range, &locked)? {
+                        Outcome::Stale => Batched::Stale,
+                        Outcome::Done { rows, .. }
+                            if rows > self.limit.saturating_sub(self.done) =>
+                        {
+                            // What the batch did is undone with its transaction.
+                            return Err(crate::error::Error::new(
+                                crate::error::Kind::ProgramLimitExceeded,
+                                TRIPPED,
+                            ));
                         }
-                        if left > 0 {
-                            Batched::Swallowed(rows)
-                        } else {
-                            Batched::Rows(rows)
+                        Outcome::Done { rows, left } => {
+                            if rows > 0 {
+                                xact::with_snapshot(|| run::progress(id, number, rows))?;
+                            }
+                            if left > 0 {
+                                Batched::Swallowed(rows)
+                            } else {
+                                Batched::Rows(rows)
+                            }
                         }
-                    }
+                    })
                 })
             })
         });
+        self.names = names.unwrap_or_default();
         shmem::mark_batch(xact::database(), false);
         heap::release_session_advisory_locks();
         bgworker::report_statistics();
@@ -371,32 +417,22 @@ impl Sweep {
         }
     }
 
-    /// Compiles the plan again; `false` when it is another one now.
-    fn reload(&mut self) -> std::result::Result<bool, Caught> {
+    /// Compiles the plan again. The run ends when it is another one now, or the table is paused.
+    fn reload(&mut self) -> std::result::Result<Option<End>, Caught> {
         let relation = self.run.relation;
-        Ok(match transaction(|| work::load(relation))? {
+        let (paused, work) =
+            transaction(|| Ok((pauses::of(relation)?.is_some(), work::load(relation)?)))?;
+        Ok(match work {
+            _ if paused => Some(End::Paused),
             Some(work) if work.plan.digest == self.run.plan => {
                 self.work = work;
-                true
+                None
             }
-            _ => false,
+            _ => Some(End::Superseded),
         })
     }
 
-    fn obstacle(
-        &mut self,
-        leaf: &Leaf,
-        blocks: &Range<u32>,
-        sqlstate: &str,
-    ) -> std::result::Result<(), Caught> {
-        self.obstacles += 1;
-        self.first_sqlstate
-            .get_or_insert_with(|| sqlstate.to_owned());
-        let id = self.run.id;
-        transaction(|| run::obstacle(id, &leaf.ident.name, blocks, sqlstate))
-    }
-
-    fn finish(self, end: End, after: &[Option<Instant>]) -> std::result::Result<(), Caught> {
+    fn finish(self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
         let id = self.run.id;
         let sqlstate = self.first_sqlstate.as_deref();
         transaction(|| match end {
@@ -404,27 +440,32 @@ impl Sweep {
             // The next round counts again, and lets the fuse decide.
             End::Tripped => run::set_state(id, State::Superseded, Some(TRIPPED), None),
             End::Locked => run::interrupt(id, TABLE_LOCKED),
-            End::GaveUp | End::Through if self.obstacles > 0 => run::set_state(
+            End::Paused => run::interrupt(id, PAUSED),
+            End::GaveUp => run::set_state(
                 id,
                 State::Failed,
-                Some(&format!("{} block ranges had to be left", self.obstacles)),
+                Some(&format!(
+                    "it stopped after {} rows that could not be disposed of",
+                    self.obstacles
+                )),
                 sqlstate,
             ),
-            End::GaveUp | End::Through => {
-                let leaves = self.work.plan.leaves.iter().zip(after);
-                for (leaf, after) in leaves.filter(|_| !self.moving) {
-                    work::advance_watermark(
-                        leaf,
-                        &self.work.plan.digest,
-                        self.run.cutoff,
-                        after.is_none(),
-                    )?;
+            End::Through => {
+                for leaf in self.work.plan.leaves.iter().filter(|_| !self.moving) {
+                    marks.advance(leaf, &self.work.plan.digest, self.run.cutoff)?;
+                }
+                if self.obstacles > 0 {
+                    let reason = format!("{}{ROWS_LEFT}", self.obstacles);
+                    return run::set_state(id, State::Failed, Some(&reason), sqlstate);
                 }
                 run::set_state(id, State::Done, None, None)
             }
         })
     }
 }
+
+/// How the reason of a run ends that left rows in quarantine and did everything else.
+pub const ROWS_LEFT: &str = " rows had to be left";
 
 const TRIPPED: &str = "more rows are due than the run may dispose";
 
@@ -444,6 +485,9 @@ pub fn waiting_message(id: i64, relation: &str, reason: &str) -> crate::error::E
 
 /// The table, or the policy, was locked by somebody else for longer than a sweep waits.
 pub const TABLE_LOCKED: &str = "the table or the policy is locked by another session";
+
+/// Disposal of the table was paused.
+pub const PAUSED: &str = "disposal is paused";
 
 /// Waits, ever longer, before a batch is tried again as it is.
 fn pause(retries: &mut u32) {

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::guc;
-use crate::pg::{sandbox, spi, time};
+use crate::pg::{clock, sandbox, spi};
 use crate::policy::model::{Leaf, Plan, Policy, Schema};
-use crate::policy::period::Instant;
 use crate::policy::{compile, epoch, load};
+use crate::worker::watch::{self, Watch};
 
 /// A plan of one table and the policy it was compiled from.
 pub struct Work {
@@ -19,6 +18,8 @@ pub struct Work {
     pub plan: Plan,
     /// What each leaf looked like: a statement written for it fits as long as it looks the same.
     pub shapes: BTreeMap<u32, String>,
+    /// What is to be noticed behind the leaves' watermarks; `None` where those narrow nothing.
+    pub watch: Option<Watch>,
 }
 
 /// The plan of one table, compiled now; `None` when it is not tagged any more. Locks that keep the policy
@@ -45,8 +46,10 @@ pub fn compiled(epoch: i64, schema: &Schema, policy: Policy, root: pg_sys::Oid) 
             shapes.insert(leaf.id, shape);
         }
     }
+    let watch = watch::watch(&plan, &policy, clock::wall());
     Ok(Work {
         epoch,
+        watch,
         policy,
         plan,
         shapes,
@@ -67,46 +70,5 @@ pub fn shape(leaf: &Leaf) -> Result<Option<String>> {
             &[pg_sys::Oid::from(leaf.id).into()],
             |row| row.must::<String>(1),
         )
-    })
-}
-
-/// Up to which cutoff a leaf was swept under this plan; `None` when it was not, or when a pass that
-/// disregards that is due.
-pub fn watermark(leaf: &Leaf, digest: &str) -> Result<Option<Instant>> {
-    sandbox::as_extension_owner(|| {
-        let found = spi::select_one(
-            "SELECT cutoff FROM custodian.watermark
-             WHERE leaf = $1 AND plan = $2
-               AND audited_at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $3)",
-            &[
-                pg_sys::Oid::from(leaf.id).into(),
-                digest.into(),
-                f64::from(guc::audit_interval()).into(),
-            ],
-            |row| row.must::<pgrx::datum::TimestampWithTimeZone>(1),
-        )?;
-        Ok(found.map(time::instant))
-    })
-}
-
-/// Notes that nothing is left to do in the leaf up to `cutoff`. `full` says that the pass disregarded the
-/// watermark. A watermark never goes back.
-pub fn advance_watermark(leaf: &Leaf, digest: &str, cutoff: Instant, full: bool) -> Result<()> {
-    let cutoff = time::timestamp(cutoff);
-    sandbox::as_extension_owner(|| {
-        let oid = pg_sys::Oid::from(leaf.id);
-        spi::execute(
-            "DELETE FROM custodian.watermark WHERE leaf = $1 AND plan <> $2",
-            &[oid.into(), digest.into()],
-        )?;
-        spi::execute(
-            "INSERT INTO custodian.watermark AS w (leaf, plan, cutoff, audited_at)
-             VALUES ($1, $2, $3, pg_catalog.clock_timestamp())
-             ON CONFLICT (leaf, plan) DO UPDATE
-             SET cutoff = greatest(w.cutoff, excluded.cutoff),
-                 audited_at = CASE WHEN $4 THEN excluded.audited_at ELSE w.audited_at END",
-            &[oid.into(), digest.into(), cutoff.into(), full.into()],
-        )?;
-        Ok(())
     })
 }

@@ -16,6 +16,7 @@ use crate::guard::row::{own, sync};
 use crate::pg::object_access::Drop;
 use crate::pg::{fresh, relation, trigger, xact};
 use crate::worker::database::evict;
+use crate::worker::late;
 
 /// Which triggers of the guard may go, since the rows of their table were looked at: the number of triggers
 /// by table, in one subtransaction.
@@ -182,6 +183,7 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
                 evict(xact::database());
                 // Its triggers would otherwise ask for CASCADE. If the statement fails, they stay.
                 sync::remove_all()?;
+                late::remove_all()?;
             }
         }
         pg_sys::ObjectType::OBJECT_TABLE => {

@@ -15,7 +15,7 @@ use crate::anonymize::sql;
 use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
 use condition::{Scope, all, any, not};
-pub use statement::{Param, Statement};
+pub use statement::{Param, Statement, Tid};
 
 /// The alias of the leaf's row in every statement.
 pub const ROW: &str = "t";
@@ -274,7 +274,27 @@ pub fn rest(
 /// How many blocks a segment has: 8 MB of heap.
 pub const SEGMENT: u32 = 1024;
 
-/// The numbers of the segments of the leaf in which rows are due, in physical order: where few rows are due,
+/// The places of the rows that [`rest`] counts.
+pub fn places(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<Instant>,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    scope.alone = *step == Step::Rows;
+    let condition = due(&mut scope, plan, *step, leaf, after);
+    let first = scope.binder.open(1);
+    let end = scope.binder.open(2);
+    scope.binder.finish(format!(
+        "SELECT {ROW}.ctid FROM ONLY {} AS {ROW} WHERE {ROW}.ctid >= {first} AND {ROW}.ctid < {end} AND {condition}",
+        leaf.ident.quoted
+    ))
+}
+
+/// The numbers of the segments of the leaf in which rows are due, in no order: where few rows are due,
 /// a sweep need not pass over the whole heap.
 pub fn segments(
     plan: &Plan,
@@ -287,7 +307,7 @@ pub fn segments(
     let mut scope = Scope::new(policy, cutoff);
     let condition = due(&mut scope, plan, *step, leaf, after);
     scope.binder.finish(format!(
-        "SELECT DISTINCT ({ROW}.ctid::text::point)[0]::bigint / {SEGMENT} FROM ONLY {} AS {ROW} WHERE {condition} ORDER BY 1",
+        "SELECT DISTINCT ({ROW}.ctid::text::point)[0]::bigint / {SEGMENT} FROM ONLY {} AS {ROW} WHERE {condition}",
         leaf.ident.quoted
     ))
 }

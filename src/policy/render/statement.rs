@@ -14,7 +14,32 @@ pub enum Param {
     /// `interval`
     Period(Period),
     /// `tid`
-    Tid { block: u32, offset: u16 },
+    Tid(Tid),
+    /// `tid[]`
+    Tids(Vec<Tid>),
+}
+
+/// Where a row version lies in its heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tid {
+    pub block: u32,
+    pub offset: u16,
+}
+
+impl Tid {
+    /// Before the first row of a block.
+    pub const fn start_of(block: u32) -> Tid {
+        Tid { block, offset: 0 }
+    }
+
+    /// The place right behind this one.
+    #[must_use]
+    pub const fn next(self) -> Tid {
+        Tid {
+            block: self.block,
+            offset: self.offset.saturating_add(1),
+        }
+    }
 }
 
 /// A query with the values of its `$1`, `$2`, …
@@ -29,10 +54,42 @@ impl Statement {
     /// left open.
     #[must_use]
     pub fn with_blocks(&self, first: u32, end: u32) -> Statement {
+        self.within(Tid::start_of(first), Tid::start_of(end))
+    }
+
+    /// The same with any range `[first, end)` of rows.
+    #[must_use]
+    pub fn within(&self, first: Tid, end: Tid) -> Statement {
         let mut statement = self.clone();
-        for block in [first, end] {
-            statement.params.push(Param::Tid { block, offset: 0 });
+        statement
+            .params
+            .extend([Param::Tid(first), Param::Tid(end)]);
+        statement
+    }
+
+    /// The statement, which must end with its condition, without these rows.
+    #[must_use]
+    pub fn without(&self, rows: &[Tid]) -> Statement {
+        self.and_rows("<> ALL", rows)
+    }
+
+    /// The statement, which must end with its condition, for these rows alone.
+    #[must_use]
+    pub fn only(&self, rows: &[Tid]) -> Statement {
+        self.and_rows("= ANY", rows)
+    }
+
+    fn and_rows(&self, operator: &str, rows: &[Tid]) -> Statement {
+        let mut statement = self.clone();
+        if rows.is_empty() && operator == "<> ALL" {
+            return statement;
         }
+        statement.params.push(Param::Tids(rows.to_vec()));
+        statement.sql.push_str(&format!(
+            " AND {}.ctid {operator} (${})",
+            super::ROW,
+            statement.params.len()
+        ));
         statement
     }
 }

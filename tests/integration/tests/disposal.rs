@@ -314,6 +314,20 @@ fn rows_that_cannot_go_are_left_and_the_rest_goes() -> Result<()> {
         "SELECT state, rows_planned, rows_done, obstacles, sqlstate FROM custodian.runs ORDER BY run_id LIMIT 1",
         "failed|100|98|2|P0001",
     );
+    wait_for(
+        &node,
+        "each row is in quarantine",
+        "SELECT leaf, columns, action, sqlstate, count(DISTINCT tid) FROM custodian.quarantined_rows GROUP BY 1, 2, 3, 4",
+        "item|{body}|delete row|P0001|2",
+    );
+    // They hold up nothing that becomes due meanwhile.
+    node.exec("INSERT INTO item SELECT n, 'x', now() - interval '1 year' FROM generate_series(101, 110) n")?;
+    wait_for(
+        &node,
+        "what came later went",
+        "SELECT string_agg(id::text, ',' ORDER BY id) FROM item",
+        "17,63",
+    );
     // It is tried again, and goes once nothing stands in the way.
     node.exec("DROP TRIGGER refuse ON item")?;
     wait_for(&node, "all went", "SELECT count(*) FROM item", "0");
@@ -321,6 +335,77 @@ fn rows_that_cannot_go_are_left_and_the_rest_goes() -> Result<()> {
         &node,
         "no problem is left",
         "SELECT count(*) FROM custodian.check() WHERE code IN ('undisposable-rows', 'run-failed')",
+        "0",
+    );
+    Ok(())
+}
+
+#[test]
+fn a_row_that_stands_in_the_way_is_told_from_its_block_by_constraint_and_never_by_value()
+-> Result<()> {
+    let node = cluster(
+        "isolated",
+        &[
+            "custodian.disposal = on",
+            "custodian.max_disposal_fraction = 1",
+        ],
+    )?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE item (id bigint PRIMARY KEY, body text, note int, at timestamptz NOT NULL);
+         INSERT INTO item SELECT n, 'secret' || n, 0, now() - interval '1 year' FROM generate_series(1, 500) n;
+         INSERT INTO item SELECT n, 'secret' || n, 0, now() FROM generate_series(501, 600) n;
+         SELECT custodian.define_purpose('test.item', 'contract', '100 days');
+         SELECT custodian.tag_table('item', clock => 'at', disposal => 'observe');
+         SELECT custodian.tag_column('item', 'body', 'user.behavior', '{test.item}', on_expiry => 'set_null');
+         -- It comes after the tag: the cells of two rows cannot be emptied.
+         CREATE FUNCTION keeps() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN IF NEW.id IN (17, 400) THEN
+                  RAISE ''%'', OLD.body USING ERRCODE = ''check_violation'', TABLE = TG_TABLE_NAME,
+                      SCHEMA = TG_TABLE_SCHEMA, CONSTRAINT = ''body_stays'';
+              END IF; RETURN NEW; END';
+         CREATE TRIGGER keeps BEFORE UPDATE OF body ON item FOR EACH ROW EXECUTE FUNCTION keeps();
+         SELECT custodian.tag_table('item', clock => 'at')",
+    )?;
+    wait_for(
+        &node,
+        "every other row of the blocks went",
+        "SELECT string_agg(id::text, ',' ORDER BY id) FROM item WHERE body IS NOT NULL AND id <= 500",
+        "17,400",
+    );
+    wait_for(
+        &node,
+        "quarantined",
+        "SELECT i.id, q.sqlstate, q.relation_name, q.constraint_name FROM custodian.quarantined_rows q
+         JOIN item i ON i.ctid = q.tid ORDER BY i.id",
+        "17|23514|public.item|body_stays\n400|23514|public.item|body_stays",
+    );
+    wait_for(
+        &node,
+        "tried again, ever more rarely",
+        "SELECT min(failures) >= 3 AND min(retry_at - last_tried_at) > interval '2 seconds' FROM custodian.quarantined_rows",
+        "t",
+    );
+    assert_eq!(
+        node.text(
+            "SELECT DISTINCT object FROM custodian.check() WHERE code = 'undisposable-rows'"
+        )?,
+        "public.item"
+    );
+    assert!(!node.log().contains("secret17"));
+    // A row that moves meanwhile is found again, although the sweeps have passed it.
+    node.exec("DROP TRIGGER keeps ON item; UPDATE item SET note = 1 WHERE id = 400")?;
+    node.exec("VACUUM FULL item")?;
+    wait_for(
+        &node,
+        "all went",
+        "SELECT count(body) FROM item WHERE id <= 500",
+        "0",
+    );
+    wait_for(
+        &node,
+        "nothing is left in quarantine",
+        "SELECT count(*) FROM custodian.quarantined_rows",
         "0",
     );
     Ok(())

@@ -1,0 +1,38 @@
+//! The machine and the cluster that this server runs on.
+
+use pgrx::pg_sys;
+
+/// Which boot of the machine this is; `None` where the system does not tell.
+pub fn boot() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Microseconds since the machine was started, also while it slept, on a clock that cannot be set; 0 where there is none.
+pub fn uptime() -> i64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is valid for the call, which fills the struct or fails.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } != 0;
+    if failed {
+        return 0;
+    }
+    time.tv_sec
+        .saturating_mul(1_000_000)
+        .saturating_add(time.tv_nsec / 1000)
+}
+
+/// The number that initdb gave to the cluster.
+pub fn system_identifier() -> i64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetSystemIdentifier() as i64 }
+}
+
+/// The server's own history of a timeline; `None` when its file is not there.
+pub fn timeline_history(timeline: i64) -> Option<String> {
+    // A backend's working directory is the data directory.
+    std::fs::read_to_string(format!("pg_wal/{timeline:08X}.history")).ok()
+}

@@ -1,0 +1,189 @@
+//! A batch that fails is divided down to single rows. What fails then goes into quarantine: everything else goes.
+
+use std::ops::Range;
+
+use pgrx::pg_sys;
+
+use super::{Batched, End, MOST_OBSTACLES, Part, RETRIES, SWALLOWED, Sweep, is_contention, pause};
+use crate::anonymize::key::{self, For};
+use crate::pg::error_names::Names;
+use crate::pg::subxact::Caught;
+use crate::pg::{sandbox, spi};
+use crate::policy::render::{self, Tid};
+use crate::worker::work::Work;
+use crate::worker::{quarantine, reopen, run};
+
+/// The most rows that a block of the heap can have.
+const MOST_ROWS: u16 = 291;
+
+/// What became of one row.
+enum Single {
+    Gone,
+    /// It is not due there: it was changed, moved, or is kept now.
+    NotDue,
+    /// It went into quarantine.
+    Left,
+    End(End),
+}
+
+impl Sweep {
+    /// Tries the rows again whose time has come. One that is not due where it was may have moved: the leaf is looked
+    /// at as a whole once more.
+    pub(super) fn retry(&mut self, part: &mut Part) -> std::result::Result<End, Caught> {
+        for entry in self.quarantine.of(&part.leaf, &part.item) {
+            if !entry.retry {
+                continue;
+            }
+            let outcome = self.single(part, None, entry.tid)?;
+            let moved = matches!(outcome, Single::NotDue);
+            match outcome {
+                Single::Gone | Single::NotDue => {
+                    part.except.retain(|tid| *tid != entry.tid);
+                    super::transaction(|| {
+                        quarantine::remove(&part.leaf, &part.item, entry.tid)?;
+                        if moved {
+                            reopen::lower(pg_sys::Oid::from(part.leaf.id), None)?;
+                        }
+                        Ok(())
+                    })?;
+                }
+                Single::Left if self.obstacles > MOST_OBSTACLES => return Ok(End::GaveUp),
+                Single::Left => {}
+                Single::End(end) => return Ok(end),
+            }
+        }
+        Ok(End::Through)
+    }
+
+    /// The due rows of a block whose batch failed, each in a transaction of its own.
+    pub(super) fn row_by_row(
+        &mut self,
+        part: &mut Part,
+        block: u32,
+    ) -> std::result::Result<End, Caught> {
+        let rows = self
+            .places(part, &(block..block.saturating_add(1)))
+            // The condition itself fails on some row.
+            .unwrap_or_else(|_failed| {
+                (1..=MOST_ROWS)
+                    .map(|offset| Tid { block, offset })
+                    .collect()
+            });
+        for tid in rows {
+            match self.single(part, part.after, tid)? {
+                Single::Left if self.obstacles > MOST_OBSTACLES => return Ok(End::GaveUp),
+                Single::End(end) => return Ok(end),
+                _ => {}
+            }
+        }
+        Ok(End::Through)
+    }
+
+    /// Quarantines the rows of a range that a batch without an error left where they are.
+    pub(super) fn swallowed(
+        &mut self,
+        part: &mut Part,
+        blocks: &Range<u32>,
+    ) -> std::result::Result<(), Caught> {
+        for tid in self.places(part, blocks)? {
+            self.leave(part, tid, SWALLOWED, &Names::default())?;
+            if self.obstacles > MOST_OBSTACLES {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn places(&self, part: &Part, blocks: &Range<u32>) -> std::result::Result<Vec<Tid>, Caught> {
+        let Work { plan, policy, .. } = &self.work;
+        let statement = render::places(
+            plan,
+            &part.step,
+            &part.leaf,
+            policy,
+            self.run.cutoff,
+            part.after,
+        )
+        .with_blocks(blocks.start, blocks.end)
+        .without(&part.except);
+        let owner = pg_sys::Oid::from(part.leaf.owner);
+        let mut places = super::transaction(|| {
+            key::with_key(plan, For::Recognizing, || {
+                sandbox::as_table_owner(owner, || spi::places(&statement))
+            })
+        })?;
+        places.sort_unstable();
+        Ok(places)
+    }
+
+    fn single(
+        &mut self,
+        part: &mut Part,
+        after: Option<crate::policy::period::Instant>,
+        tid: Tid,
+    ) -> std::result::Result<Single, Caught> {
+        let mut retries = 0;
+        // It is in quarantine, or is to be looked at by itself.
+        let alone = Part {
+            step: part.step,
+            leaf: part.leaf.clone(),
+            after,
+            item: part.item.clone(),
+            number: part.number,
+            except: Vec::new(),
+        };
+        loop {
+            pgrx::check_for_interrupts!();
+            match self.batch(&alone, tid..tid.next()) {
+                Ok(Batched::Rows(0)) => return Ok(Single::NotDue),
+                Ok(Batched::Rows(rows)) => {
+                    self.done = self.done.saturating_add(rows);
+                    return Ok(Single::Gone);
+                }
+                Ok(Batched::Swallowed(rows)) => {
+                    self.done = self.done.saturating_add(rows);
+                    self.leave(part, tid, SWALLOWED, &Names::default())?;
+                    return Ok(Single::Left);
+                }
+                Ok(Batched::Stale) => {
+                    if let Some(end) = self.reload()? {
+                        return Ok(Single::End(end));
+                    }
+                }
+                Ok(Batched::Tripped) => return Ok(Single::End(End::Tripped)),
+                Ok(Batched::Locked) if retries < RETRIES => pause(&mut retries),
+                Ok(Batched::Locked) => return Ok(Single::End(End::Locked)),
+                Err(caught) if is_contention(&caught.sqlstate) && retries < RETRIES => {
+                    pause(&mut retries);
+                }
+                Err(caught) => {
+                    let names = std::mem::take(&mut self.names);
+                    self.leave(part, tid, &caught.sqlstate, &names)?;
+                    return Ok(Single::Left);
+                }
+            }
+        }
+    }
+
+    /// Puts a row into quarantine, and counts it among what stood in the run's way.
+    fn leave(
+        &mut self,
+        part: &mut Part,
+        tid: Tid,
+        sqlstate: &str,
+        names: &Names,
+    ) -> std::result::Result<(), Caught> {
+        self.obstacles += 1;
+        self.first_sqlstate
+            .get_or_insert_with(|| sqlstate.to_owned());
+        if !part.except.contains(&tid) {
+            part.except.push(tid);
+        }
+        let id = self.run.id;
+        let block = tid.block..tid.block.saturating_add(1);
+        super::transaction(|| {
+            run::obstacle(id, &part.leaf.ident.name, &block, sqlstate)?;
+            quarantine::add(&part.leaf, &part.item, tid, sqlstate, names)
+        })
+    }
+}
