@@ -3,6 +3,8 @@
 -- Every sentence of the policy that a database can keep is here as SQL that runs; those that this version cannot
 -- keep yet are named as such (NOT YET). Where the policy names no period, the one below is an example of what its
 -- owner would have to decide. This is no legal advice.
+--
+-- log-and-storage.json is the policy that this declares, as one document for custodian.apply_policy().
 
 CREATE EXTENSION pg_custodian;
 
@@ -53,7 +55,25 @@ SELECT custodian.tag_column('app.log', 'browsed', 'user.behavior.browsing_histor
     residency => '{cn}', on_expiry => 'set_null');
 SELECT custodian.tag_column('app.log', 'clicked', 'user.behavior', '{app.personalized}',
     residency => '{cn}', on_expiry => 'set_null');
--- "You can deny or manage the use of cookies": NOT YET: consent per subject. Here the period alone decides.
+-- "You can deny or manage the use of cookies, identifiers or related technologies": the purpose rests on consent, and ends
+-- with it. Account 1 consented, and takes it back; what service security needs stays until its own time.
+SELECT custodian.record_consent('user', '{1}', 'app.personalized', now() - interval '3 years');
+DO $$
+DECLARE
+    due CONSTANT text := $q$ SELECT coalesce(sum(rows), 0) FROM custodian.preview('app.log')
+                             WHERE action <> 'keep' AND 'browsed' = ANY (column_names) AND 'device' <> ALL (column_names) $q$;
+    before bigint;
+    after bigint;
+BEGIN
+    EXECUTE due INTO before;
+    PERFORM custodian.withdraw_consent('user', '{1}', 'app.personalized', now() - interval '1 hour');
+    EXECUTE due INTO after;
+    -- Of account 1, what was browsed 100 days ago was due already; now that of yesterday is, too.
+    IF before <> 1 OR after <> 2 THEN
+        RAISE 'withdrawal is not kept: % before, % after', before, after;
+    END IF;
+END
+$$;
 
 -- 2.1 "We will store your information … including local storage …, database and server log."
 -- The database's part. The server log is PostgreSQL's own: messages of the extension hold no personal values.
@@ -80,8 +100,25 @@ END
 $$;
 -- "If cross-border transmission or storage is required in the future, we will inform you of the purpose, receiver,
 -- security assurance measures and security risks …, and obtain your consent."
--- NOT YET: transfers with these fields, and separate consent. custodian.permit_publication(publication, regions, reason)
--- allows one publication for regions in which all of its columns may be.
+--
+-- Such a transfer is put on record with these fields before anything may go. It opens nothing by itself: another steward
+-- approves it, a lane is opened for it, and its publication sends only rows whose subject consented (docs/guard.md).
+ALTER TABLE app.account ADD COLUMN agreed_abroad boolean NOT NULL DEFAULT false;
+SELECT custodian.clear_column('app.account', 'agreed_abroad');
+SELECT custodian.register_transfer('app.support_de',
+    receiver => 'Example GmbH', contact => 'privacy@example.com', organisation => 'example', region => 'de',
+    purposes => '{app.account}', categories => '{user.contact}', method => 'display to support staff',
+    safeguards => 'standard contract of 2026-02-01', risks => 'assessment of 2026-01-15: low',
+    rights_channel => 'https://example.com/rights', basis => 'consent', notice => 'notice of 2026-03-01',
+    valid_until => now() + interval '1 year', consent_column => 'agreed_abroad', residencies => '{cn}');
+DO $$
+BEGIN
+    CREATE PUBLICATION support FOR TABLE app.account (id, email);
+    RAISE 'a transfer that nobody approved should open nothing';
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'refused: %', SQLERRM;
+END
+$$;
 
 -- 2.3 "When the operation of our products or services stops, we will notify you …, and delete your personal
 -- information or anonymize within a reasonable period of time, unless otherwise provided by laws and regulations."
