@@ -4,6 +4,7 @@
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::pg::fresh::{self, Seen};
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, label, relation};
 use crate::policy::compile::path;
@@ -18,8 +19,19 @@ use crate::tag::target::{Label, Target};
 struct Renamed {
     old: String,
     new: String,
-    /// For a column: the tables that have it.
+    /// For a column: the tables that have it. For an attribute: its composite type, as a relation.
     family: Vec<pg_sys::Oid>,
+}
+
+/// The tables of a composite type, whose columns are renamed with its attributes.
+fn typed_tables(composite: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+    let rows = fresh::rows(
+        "SELECT c.oid FROM pg_class c JOIN pg_type t ON t.oid = c.reloftype WHERE t.typrelid = $1",
+        &[composite.into()],
+        Seen::Everything,
+        0,
+    )?;
+    rows.iter().map(|row| fresh::oid(row, 0)).collect()
 }
 
 fn renamed(statement: &pg_sys::RenameStmt) -> Option<Renamed> {
@@ -33,6 +45,10 @@ fn renamed(statement: &pg_sys::RenameStmt) -> Option<Renamed> {
             let mut family = inherit::descendants(root);
             family.push(root);
             (name(statement.subname)?, family)
+        }
+        pg_sys::ObjectType::OBJECT_ATTRIBUTE => {
+            let composite = relation::named(statement.relation)?;
+            (name(statement.subname)?, vec![composite])
         }
         pg_sys::ObjectType::OBJECT_TABCONSTRAINT => (name(statement.subname)?, Vec::new()),
         pg_sys::ObjectType::OBJECT_TABLE | pg_sys::ObjectType::OBJECT_FOREIGN_TABLE => {
@@ -128,11 +144,11 @@ impl Rewrite<'_> {
     }
 }
 
-/// After a utility statement: follows RENAME of a column, a constraint or a table.
+/// After a utility statement: follows RENAME of a column, an attribute of a type, a constraint or a table.
 pub fn after(utility: Utility) -> Result<()> {
     // SAFETY: the tag belongs to the struct.
     let statement = unsafe { utility.cast::<pg_sys::RenameStmt>(pg_sys::NodeTag::T_RenameStmt) };
-    let Some(renamed) = statement.and_then(renamed) else {
+    let Some(mut renamed) = statement.and_then(renamed) else {
         return Ok(());
     };
     // A label that never mentions the name, however JSON writes it, is not looked at.
@@ -147,6 +163,10 @@ pub fn after(utility: Utility) -> Result<()> {
     }
     // SAFETY: makes the new name visible to what comes next.
     unsafe { pg_sys::CommandCounterIncrement() };
+    for member in std::mem::take(&mut renamed.family) {
+        renamed.family.extend(typed_tables(member)?);
+        renamed.family.push(member);
+    }
     let schema = load::schema(None)?;
     for (table, attnum, _) in labels {
         follow(&renamed, &schema, table, attnum)?;

@@ -102,3 +102,15 @@ ALTER TABLE visit ALTER doc TYPE json;
 SELECT object, problem FROM custodian.check() WHERE object LIKE '%visit%' AND code = 'tag-unresolved';
 ALTER SYSTEM RESET custodian.max_disposal_fraction;
 SELECT pg_reload_conf();
+
+--
+-- Tags of typed tables follow the attributes of their type
+--
+SET client_min_messages = warning;
+CREATE TYPE contact AS (id int, email text, seen date);
+CREATE TABLE contacts OF contact (PRIMARY KEY (id));
+SELECT custodian.tag_table('contacts', clock => 'seen', collected => 'seen');
+SELECT custodian.tag_column('contacts', 'email', 'user.contact.email', '{shop.account}', on_expiry => 'set_null');
+ALTER TYPE contact RENAME ATTRIBUTE seen TO "last; seen" CASCADE;
+SELECT column_name, clock, collected FROM custodian.tags WHERE relation = 'contacts'::regclass ORDER BY 1;
+SELECT object, problem FROM custodian.check() WHERE object LIKE 'public.contacts%' AND severity = 'error';
