@@ -87,6 +87,8 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(seed: u8) -> Key {
@@ -131,5 +133,20 @@ mod tests {
     #[test]
     fn no_text_fits_in_between() {
         assert_eq!(LENGTH, 62);
+    }
+
+    proptest! {
+        #[test]
+        fn every_pseudonym_is_recognised_by_its_key_alone(value in ".{0,40}", seed in any::<u8>(), other in any::<u8>()) {
+            let text = key(seed).pseudonym(&value).unwrap_or_default();
+            prop_assert_eq!(text.len(), LENGTH);
+            prop_assert!(key(seed).made(&text));
+            prop_assert_eq!(key(other).made(&text), seed == other);
+        }
+
+        #[test]
+        fn no_other_text_is_taken_for_one(text in prop_oneof![".{0,80}", "ps1[.]01010101[.][0-9a-f]{32}[.][0-9a-f]{16}"]) {
+            prop_assert!(!key(1).made(&text));
+        }
     }
 }

@@ -11,7 +11,7 @@ SET TimeZone = 'UTC';
 SELECT setseed(0.42);
 -- Texts of hostile characters, of length 0 to 12
 CREATE FUNCTION any_text() RETURNS text LANGUAGE sql VOLATILE AS $$
-    SELECT coalesce(string_agg(substr(E'ab*. \'"\\\n\t$%é中😀' || chr(127) || chr(1), 1 + (random() * 17)::int % 18, 1), '')
+    SELECT coalesce(string_agg(substr(E'ab*. \'"\\\n\t$%é中😀' || chr(127) || chr(1), 1 + (random() * 17)::int % 18, 1), ''), '')
     FROM generate_series(1, (random() * 12)::int) $$;
 -- Numbers of every magnitude
 CREATE FUNCTION any_number() RETURNS numeric LANGUAGE sql VOLATILE AS $$
