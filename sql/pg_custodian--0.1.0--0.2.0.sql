@@ -946,3 +946,43 @@ LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'resume_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.pause(text, regclass), custodian.resume(text, regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.pause(text, regclass), custodian.resume(text, regclass) TO PUBLIC;
+
+-- The rules file, and break-glass
+CREATE FUNCTION custodian."break_glass"(
+	"reason" TEXT,
+	"second_person" TEXT,
+	"duration" interval
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'break_glass_wrapper';
+
+CREATE FUNCTION custodian."check_rules"(
+	"rules" TEXT
+) RETURNS TABLE (
+	"line_number" INT,
+	"error" TEXT
+)
+IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'check_rules_wrapper';
+
+CREATE FUNCTION custodian."end_break_glass"() RETURNS VOID
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'end_break_glass_wrapper';
+
+CREATE FUNCTION custodian."suggest_rules"() RETURNS TABLE (
+	"line" TEXT,
+	"why" TEXT,
+	"events" bigint
+)
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'suggest_rules_wrapper';
+
+REVOKE EXECUTE ON FUNCTION custodian.break_glass(text, text, interval) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.check_rules(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.end_break_glass() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.suggest_rules() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;

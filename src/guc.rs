@@ -7,6 +7,7 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::break_glass;
 
 /// What a gate does with a flow it would refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
@@ -96,8 +97,15 @@ impl Gate {
     }
 }
 
-/// The mode a gate is in: its own setting, or `custodian.enforce`.
+/// The mode a gate is in: its own setting, or `custodian.enforce`; while break-glass lasts, `warn` instead of `on`.
 pub fn enforce(gate: Gate) -> Enforce {
+    match configured(gate) {
+        Enforce::On if break_glass::lasts() => Enforce::Warn,
+        mode => mode,
+    }
+}
+
+fn configured(gate: Gate) -> Enforce {
     let own = match gate {
         Gate::Login => ENFORCE_LOGIN.get(),
         Gate::Replication => ENFORCE_REPLICATION.get(),

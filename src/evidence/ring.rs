@@ -62,6 +62,8 @@ pub enum Gate {
     Settings,
     /// What ends flows that run.
     Sentinel,
+    /// What lets the other gates warn for a while.
+    BreakGlass,
     /// The row guard: legal holds and statutory minimums.
     Row,
     /// What only stewards, or owners, may decide: tags, purposes, minimums, holds, approvals.
@@ -77,6 +79,7 @@ impl Gate {
             Gate::Access => "access",
             Gate::Settings => "settings",
             Gate::Sentinel => "sentinel",
+            Gate::BreakGlass => "break-glass",
             Gate::Row => "row",
             Gate::Policy => "policy",
         }

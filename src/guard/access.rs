@@ -22,7 +22,7 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{relation, report, sandbox};
+use crate::pg::{relation, report, sandbox, xact};
 
 /// Columns named in one error.
 const MAX_NAMED: usize = 8;
@@ -202,6 +202,73 @@ fn offending(
         .collect()
 }
 
+/// Whether a session from inside is on a standby: it may read what the standby itself may hold.
+fn is_at_standby(session: &Session) -> bool {
+    session.judgement.verdict == Verdict::Inside && xact::in_recovery()
+}
+
+/// The tagged columns of a relation that this node, a standby, may not hold.
+fn misplaced(
+    session: &Session,
+    relation: pg_sys::Oid,
+    wanted: Option<&[i16]>,
+) -> Vec<(pg_sys::Oid, Column)> {
+    let may_hold = |residency: &Option<Vec<String>>| {
+        let own = session.active.own().region.as_deref();
+        match (&session.active.rules, own, residency) {
+            (Some(rules), Some(own), Some(residency)) => rules.within_any(own, residency),
+            _ => false,
+        }
+    };
+    columns(relation)
+        .columns
+        .iter()
+        .filter(|column| wanted.is_none_or(|wanted| wanted.contains(&column.attnum)))
+        .filter(|column| {
+            matches!(&column.exposure, Exposure::Tagged { residency, .. } if !may_hold(residency))
+        })
+        .map(|column| (relation, column.clone()))
+        .collect()
+}
+
+/// Refuses a session from inside what the standby that it is on may not hold.
+fn examine_at_standby(
+    relation: pg_sys::Oid,
+    wanted: Option<&[i16]>,
+    session: &Session,
+) -> Result<()> {
+    let misplaced = misplaced(session, relation, wanted);
+    if misplaced.is_empty() {
+        return Ok(());
+    }
+    let name = relation::describe(relation);
+    let place = match &session.active.own().region {
+        Some(region) => format!("This standby is in region \"{region}\"."),
+        None => "The region of this standby is unknown.".to_owned(),
+    };
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("reading \"{name}\" on this standby is not allowed"),
+    )
+    .detail(format!(
+        "Columns that may not be here: {}. {place}",
+        exposure::describe(&misplaced, MAX_NAMED)
+    ))
+    .hint("Connect to a node in a region where the data may be, and have this standby removed or moved.");
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: session.active.own().region.clone(),
+            object: name,
+            error,
+        },
+        |_| {},
+    )
+}
+
 /// Whether a query changes or deletes rows that are there.
 fn changes_rows(access: &Access) -> bool {
     access.required & pg_sys::ACL_DELETE != 0
@@ -237,6 +304,9 @@ fn examine(
     // The tables below a view are in the list themselves; a sequence holds a number of its own.
     if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE) || is_open_table(relation) {
         return Ok(());
+    }
+    if is_at_standby(session) {
+        return examine_at_standby(relation, wanted, session);
     }
     let closed = if VALUES.contains(&relation) {
         Some("It holds values of other tables' columns.")
@@ -299,7 +369,8 @@ extern "C-unwind" fn gate(list: *mut pg_sys::List) {
     }
     let session = session::current();
     // The extension reads its own tables for callers who may not; nothing of a user runs inside that.
-    if session.judgement.verdict == Verdict::Inside || sandbox::is_extension_owner() {
+    let passes = session.judgement.verdict == Verdict::Inside && !xact::in_recovery();
+    if passes || sandbox::is_extension_owner() {
         return;
     }
     // SAFETY: the list the hook was called with, used within the call.

@@ -1,5 +1,6 @@
 //! Functions of the server that hand out values past the tables: decoded changes, slots that keep WAL for
-//! somebody, large objects and files. A session from outside may not call them.
+//! somebody, large objects and files; and of extensions that read pages or WAL, or reach the network. A session from
+//! outside may not call them.
 
 use pgrx::pg_sys;
 
@@ -9,6 +10,7 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
+use crate::pg::utility;
 
 /// The name of a function that is gated, and its gate. The numbers are those of the server's pg_proc.dat.
 const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
@@ -31,16 +33,52 @@ const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
     })
 }
 
+/// Extensions whose functions read past tables or reach other servers and files.
+const EXTENSIONS: [&str; 7] = [
+    "adminpack",
+    "dblink",
+    "http",
+    "pageinspect",
+    "pg_dirtyread",
+    "pg_net",
+    "pg_walinspect",
+];
+
+/// A function of such an extension, with the name of the extension.
+fn of_extension(function: pg_sys::Oid) -> Option<String> {
+    if function.to_u32() < pg_sys::FirstNormalObjectId {
+        return None;
+    }
+    // SAFETY: catalog lookups inside a transaction; the name is NULL or NUL-terminated.
+    let extension = unsafe {
+        let extension = pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function);
+        if extension == pg_sys::Oid::INVALID {
+            return None;
+        }
+        utility::text(pg_sys::get_extension_name(extension))?
+    };
+    let extension = extension.to_string_lossy();
+    EXTENSIONS
+        .contains(&extension.as_ref())
+        .then(|| extension.into_owned())
+}
+
 /// Whether a call must be looked at: not for other functions, nor from inside.
 #[inline]
 pub fn concerns(function: pg_sys::Oid) -> bool {
-    gated(function).is_some() && !session::is_known_inside()
+    (function.to_u32() >= pg_sys::FirstNormalObjectId || gated(function).is_some())
+        && !session::is_known_inside()
 }
 
 /// Before a function is called for the first time in a statement.
 pub fn before_execute(function: pg_sys::Oid) -> Result<()> {
-    let Some((name, gate)) = gated(function) else {
-        return Ok(());
+    let (object, gate) = match gated(function) {
+        Some((name, gate)) => (format!("{name}()"), gate),
+        None if !guc::preloaded() => return Ok(()),
+        None => match of_extension(function) {
+            Some(extension) => (format!("a function of {extension}"), Gate::Access),
+            None => return Ok(()),
+        },
     };
     if !guc::preloaded() || guc::enforce(gate) == Enforce::Off {
         return Ok(());
@@ -50,7 +88,6 @@ pub fn before_execute(function: pg_sys::Oid) -> Result<()> {
     if judgement.verdict == Verdict::Inside {
         return Ok(());
     }
-    let object = format!("{name}()");
     let error = Error::new(
         Kind::RegionRefused,
         format!("calling {object} from {} is not allowed", session.peer),

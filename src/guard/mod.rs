@@ -5,6 +5,8 @@
 
 mod access;
 pub mod active;
+mod advice;
+pub mod break_glass;
 pub mod command;
 pub mod conninfo;
 pub mod ddl;
@@ -41,6 +43,7 @@ pub fn init() {
     if !guc::preloaded() {
         return;
     }
+    break_glass::init();
     active::init();
     sentinel::registry::init();
     login::init();

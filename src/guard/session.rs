@@ -6,6 +6,7 @@ use std::rc::Rc;
 use crate::guard::active::{self, Active};
 use crate::guard::verdict::{self, Address, Judgement, Peer, Verdict};
 use crate::pg::port::{self, Remote};
+use crate::pg::xact;
 
 thread_local! {
     /// The generation of rules under which this session is inside. `u64::MAX`: whatever the rules say.
@@ -65,11 +66,9 @@ fn judge_this(active: Rc<Active>) -> Rc<Session> {
         Some(client) => {
             let peer = peer(&client);
             let judgement = judge(&active, &peer);
-            INSIDE.set(if judgement.verdict == Verdict::Inside {
-                active.generation
-            } else {
-                0
-            });
+            // On a standby, what the node itself may serve is looked at for sessions from inside, too.
+            let passes = judgement.verdict == Verdict::Inside && !xact::in_recovery();
+            INSIDE.set(if passes { active.generation } else { 0 });
             Session {
                 generation: active.generation,
                 peer: peer.describe(),

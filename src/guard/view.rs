@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::error::{self, Error, Kind};
 use crate::guard::verdict::{Address, Peer};
-use crate::guard::{active, session, settings};
+use crate::guard::{active, break_glass, session, settings};
 use crate::guc;
 use crate::pg::relation;
 use crate::policy::model::{Finding, Severity};
@@ -157,6 +157,7 @@ pub fn findings() -> error::Result<Vec<Finding>> {
         active::State::Current | active::State::Inactive => {}
     }
     findings.extend(settings::findings(&active));
+    findings.extend(break_glass::findings());
     if active.rules.is_some()
         && let Some(problem) = &active.own().problem
     {

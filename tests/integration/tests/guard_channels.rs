@@ -305,3 +305,128 @@ fn channel_publications_that_grow_without_being_named() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn break_glass_is_for_a_superuser_on_the_machine_and_on_record() -> Result<()> {
+    let node = start("on")?;
+    node.exec("CREATE EXTENSION pg_custodian; CREATE ROLE colleague; CREATE ROLE app LOGIN; CREATE TABLE t (id int); GRANT SELECT ON t TO app")?;
+    let begin = |reason: &str, second: &str, duration: &str| {
+        format!("SELECT custodian.break_glass('{reason}', '{second}', '{duration}')")
+    };
+    let mut app = node.client_as("app", "postgres")?;
+    let read = "SELECT id FROM t";
+    assert_eq!(app.refused(read).sqlstate(), "42501");
+    assert_eq!(
+        app.refused(&begin("x", "colleague", "1 hour")).sqlstate(),
+        "42501"
+    );
+    let mut client = node.client()?;
+    for (arguments, sqlstate) in [
+        (begin("", "colleague", "1 hour"), "22023"),
+        (begin("x", "postgres", "1 hour"), "22023"),
+        (begin("x", "nobody", "1 hour"), "42704"),
+        (begin("x", "colleague", "9 hours"), "22023"),
+        (begin("x", "colleague", "1 month"), "22023"),
+        (begin("x", "colleague", "0"), "22023"),
+    ] {
+        assert_eq!(
+            client.refused(&arguments).sqlstate(),
+            sqlstate,
+            "{arguments}"
+        );
+    }
+    assert_eq!(app.refused(read).sqlstate(), "42501");
+
+    // It counts from this moment, also when the transaction is rolled back, and is on record then.
+    client.batch_execute(&format!(
+        "BEGIN; {}; ROLLBACK",
+        begin("disk full", "colleague", "1 hour")
+    ))?;
+    app.batch_execute(read)?;
+    let events =
+        "SELECT object, reason FROM custodian.guard_events WHERE gate = 'break-glass' ORDER BY 1";
+    assert_eq!(
+        node.text(events)?,
+        "begun for 3600 s|disk full Second person: colleague."
+    );
+    assert_eq!(
+        node.text("SELECT outcome FROM custodian.guard_events WHERE gate = 'access' AND role = 'app' AND outcome = 'warned'")?,
+        "warned"
+    );
+    assert_eq!(
+        node.text("SELECT severity FROM custodian.check() WHERE code = 'break-glass'")?,
+        "error"
+    );
+    client.batch_execute("SELECT custodian.end_break_glass()")?;
+    assert_eq!(
+        client
+            .refused("SELECT custodian.end_break_glass()")
+            .sqlstate(),
+        "55000"
+    );
+    assert_eq!(app.refused(read).sqlstate(), "42501");
+
+    // It ends by itself.
+    client.batch_execute(&begin("short", "colleague", "2 seconds"))?;
+    app.batch_execute(read)?;
+    integration::wait_until("it has ended", 60, || app.batch_execute(read).is_err());
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.ledger WHERE kind = 'guard.break_glass'")?,
+        "1"
+    );
+    Ok(())
+}
+
+#[test]
+fn channel_functions_of_extensions_from_outside() -> Result<()> {
+    let node = start("on")?;
+    set_rules(&node, &format!("{RULES}extension dblink\n"))?;
+    node.exec(
+        "CREATE ROLE boss LOGIN SUPERUSER; CREATE EXTENSION pageinspect; CREATE EXTENSION dblink; CREATE TABLE t (id int);
+         INSERT INTO t VALUES (1); CREATE FUNCTION own() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    )?;
+    let mut boss = node.client_as("boss", "postgres")?;
+    for sql in [
+        "SELECT get_raw_page('t', 0)",
+        "SELECT * FROM heap_page_items(NULL)",
+        "SELECT dblink_connect('host=/tmp')",
+        "SELECT * FROM dblink('x', 'SELECT 1') AS (i int)",
+    ] {
+        let error = boss.refused(sql);
+        assert_eq!(error.sqlstate(), "42501", "{sql}: {error}");
+        assert!(
+            error.to_string().contains("calling a function of "),
+            "{sql}: {error}"
+        );
+    }
+    boss.batch_execute("SELECT own()")?;
+    node.exec("SELECT get_raw_page('t', 0)")?;
+    Ok(())
+}
+
+#[test]
+fn lines_are_suggested_for_what_was_seen_and_a_file_is_checked_before_it_is_used() -> Result<()> {
+    let node = start("warn")?;
+    node.exec("CREATE EXTENSION pg_custodian; CREATE ROLE app LOGIN; CREATE TABLE t (id int); GRANT SELECT ON t TO app")?;
+    node.client_as("app", "postgres")?
+        .batch_execute("SELECT id FROM t")?;
+    assert_eq!(
+        node.text("SELECT line, events FROM custodian.suggest_rules()")?,
+        "local \"app\"|1"
+    );
+    assert_eq!(
+        node.client_as("app", "postgres")?
+            .refused("SELECT custodian.suggest_rules()")
+            .sqlstate(),
+        "42501"
+    );
+    assert_eq!(
+        node.text("SELECT line_number FROM custodian.check_rules(E'region cn\\nnetwork 10.0.0.1/8 cn\\nlocal app\\nnode x')")?,
+        "2\n4"
+    );
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.check_rules('region cn')")?,
+        "0"
+    );
+    Ok(())
+}

@@ -561,3 +561,36 @@ fn a_standby_that_other_rules_put_outside_is_ended() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_standby_outside_the_residency_serves_no_tagged_data_even_to_its_own() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "cn-b", "eu-a"])?;
+    let node = primary(&net)?;
+    node.exec("CREATE ROLE app LOGIN; CREATE TABLE unreviewed (a int)")?;
+    let inside = node.standby("inside").place(net.at("cn-b")).start()?;
+    let away = node
+        .standby("away")
+        .place(net.at("eu-a"))
+        .copy_locally()
+        .start()?;
+    let local = format!("{RULES}node 10.86.0.2 cn shop\nnode 10.33.0.1 eu shop\nlocal app\n");
+    for standby in [&inside, &away] {
+        std::fs::write(standby.data_dir().join("custodian_regions.conf"), &local)?;
+        standby.reload()?;
+        standby.exec("SELECT a FROM unreviewed; SELECT plan FROM customer")?;
+    }
+    let read = "SELECT count(email) FROM customer";
+    assert_eq!(inside.client_as("app", "postgres")?.text(read)?, "100");
+    let error = away.client_as("app", "postgres")?.refused(read);
+    assert_eq!(error.sqlstate(), "42501");
+    assert!(
+        error
+            .to_string()
+            .contains("This standby is in region \"eu\"."),
+        "{error}"
+    );
+    let dump = away.program("pg_dump")?.args(["-t", "customer"]).run()?;
+    assert!(!dump.success() && !dump.all().contains(CANARY), "{dump}");
+    Ok(())
+}
