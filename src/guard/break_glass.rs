@@ -143,8 +143,8 @@ fn begin(reason: &str, second: &str, duration: Interval) -> Result<()> {
     );
     if xact::may_write() && relation::own_relation(c"ledger_entry").is_some() {
         ledger::append(
-            "guard.break_glass",
-            "begun",
+            "break_glass.begun",
+            "custodian.enforce",
             json!({ "reason": reason, "second_person": second, "seconds": seconds }),
         )?;
     }

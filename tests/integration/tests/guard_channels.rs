@@ -371,7 +371,7 @@ fn break_glass_is_for_a_superuser_on_the_machine_and_on_record() -> Result<()> {
     app.batch_execute(read)?;
     integration::wait_until("it has ended", 60, || app.batch_execute(read).is_err());
     assert_eq!(
-        node.text("SELECT count(*) FROM custodian.ledger WHERE kind = 'guard.break_glass'")?,
+        node.text("SELECT count(*) FROM custodian.ledger WHERE kind = 'break_glass.begun'")?,
         "1"
     );
     Ok(())
