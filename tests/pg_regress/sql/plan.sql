@@ -203,7 +203,7 @@ SECURITY LABEL FOR custodian ON COLUMN plan.person.short IS '{"category":"user.n
 SELECT relation, column_names, action, reason, rows FROM custodian.preview('plan.person', '2030-01-01Z') ORDER BY action, reason;
 
 SELECT severity, code, object, problem FROM custodian.check()
-WHERE object LIKE 'plan.%' ORDER BY object, code;
+WHERE object LIKE 'plan.%' AND code <> 'residency-unknown' ORDER BY object, code;
 
 -- A held row whose every cell and which itself would go is counted once.
 CREATE TABLE plan.visitor (id int PRIMARY KEY, name text, seen_at timestamptz NOT NULL);
