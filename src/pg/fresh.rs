@@ -1,6 +1,8 @@
 //! Reads with a snapshot taken at this moment, whatever the isolation level of the transaction, as foreign
 //! keys read: what was committed a moment ago must count, or a guard would let pass what is forbidden by now.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
@@ -50,10 +52,75 @@ pub fn json<T: serde::de::DeserializeOwned>(row: &Row, column: usize) -> Result<
 /// Runs a query that only reads; at most `limit` rows, 0 for all. Settings are pinned: what the query's names
 /// and operators mean must not depend on the caller's search_path.
 pub fn rows(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
-    sandbox::with_pinned_settings(|| rows_as_set(sql, args, seen, limit))
+    sandbox::with_pinned_settings(|| run(sql, args, seen, limit, Keep::No))
 }
 
-fn rows_as_set(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
+/// The same for a query that is run again and again, as for each row of a statement: it is planned once, and
+/// kept in the session. The server plans it anew when what it depends on changes.
+pub fn repeated(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
+    sandbox::with_pinned_settings(|| run(sql, args, seen, limit, Keep::Plan))
+}
+
+/// Whether the plan of a query outlives it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    No,
+    Plan,
+}
+
+/// How many plans are kept at most; then all are given up.
+const MAX_PLANS: usize = 64;
+
+/// The kept plans of this session.
+#[derive(Default)]
+struct Plans {
+    by_query: HashMap<(CString, Vec<pg_sys::Oid>), pg_sys::SPIPlanPtr>,
+    /// How many of them are being executed: a query may call code that comes back here.
+    in_use: usize,
+}
+
+thread_local! {
+    static PLANS: RefCell<Plans> = RefCell::default();
+}
+
+/// A kept plan that is being executed, until it is dropped, also while an error unwinds.
+struct InUse(pg_sys::SPIPlanPtr);
+
+impl InUse {
+    /// The plan of a query, made if there is none. Inside SPI; NULL when it cannot be made.
+    fn of(sql: &CString, types: &mut Vec<pg_sys::Oid>) -> InUse {
+        let key = (sql.clone(), types.clone());
+        let known = PLANS.with_borrow_mut(|plans| {
+            if plans.in_use == 0 && plans.by_query.len() >= MAX_PLANS {
+                for (_, plan) in plans.by_query.drain() {
+                    // SAFETY: a plan that was kept, and that nobody executes.
+                    unsafe { pg_sys::SPI_freeplan(plan) };
+                }
+            }
+            plans.in_use += 1;
+            plans.by_query.get(&key).copied()
+        });
+        let mut plan = InUse(known.unwrap_or(std::ptr::null_mut()));
+        if plan.0.is_null() {
+            // SAFETY: connected to SPI; the query is NUL-terminated, and there is one type for each argument.
+            unsafe {
+                plan.0 = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
+                if !plan.0.is_null() && pg_sys::SPI_keepplan(plan.0) == 0 {
+                    PLANS.with_borrow_mut(|plans| plans.by_query.insert(key, plan.0));
+                }
+            }
+        }
+        plan
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        PLANS.with_borrow_mut(|plans| plans.in_use -= 1);
+    }
+}
+
+fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> Result<Vec<Row>> {
     let sql = CString::new(sql).map_err(Error::internal)?;
     let mut types: Vec<pg_sys::Oid> = args.iter().map(DatumWithOid::oid).collect();
     let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(args.len());
@@ -83,15 +150,27 @@ fn rows_as_set(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Resu
         }
         let connected = pg_sys::SPI_connect();
         let outcome = if connected == pg_sys::SPI_OK_CONNECT as i32 {
-            let code = pg_sys::SPI_execute_with_args(
-                sql.as_ptr(),
-                args.len() as i32,
-                types.as_mut_ptr(),
-                values.as_mut_ptr(),
-                nulls.as_ptr().cast(),
-                true,
-                i64::from(limit),
-            );
+            let code = match keep {
+                Keep::No => pg_sys::SPI_execute_with_args(
+                    sql.as_ptr(),
+                    args.len() as i32,
+                    types.as_mut_ptr(),
+                    values.as_mut_ptr(),
+                    nulls.as_ptr().cast(),
+                    true,
+                    i64::from(limit),
+                ),
+                Keep::Plan => {
+                    let plan = InUse::of(&sql, &mut types);
+                    pg_sys::SPI_execute_plan(
+                        plan.0,
+                        values.as_mut_ptr(),
+                        nulls.as_ptr().cast(),
+                        true,
+                        i64::from(limit),
+                    )
+                }
+            };
             let outcome = if code == pg_sys::SPI_OK_SELECT as i32 {
                 Ok(copy(pg_sys::SPI_tuptable))
             } else {

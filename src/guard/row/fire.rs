@@ -197,9 +197,9 @@ impl Old<'_> {
         let sql = source.subselect(&starts, expressions)?;
         let owner = relation::owner(first.parent)?;
         sandbox::as_table_owner(owner, || {
-            let mut rows = fresh::rows(&sql, &args, Seen::Everything, 1)?;
+            let mut rows = fresh::repeated(&sql, &args, Seen::Everything, 1)?;
             if rows.is_empty() {
-                rows = fresh::rows(&sql, &args, Seen::NothingOfThisTransaction, 1)?;
+                rows = fresh::repeated(&sql, &args, Seen::NothingOfThisTransaction, 1)?;
             }
             Ok(rows.into_iter().next())
         })

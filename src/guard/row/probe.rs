@@ -297,7 +297,12 @@ fn run(keeping: &Keeping, probe: Probe, referring: Option<&Referring>) -> Result
         keeping.quoted
     );
     let rows = sandbox::as_table_owner(keeping.owner, || {
-        fresh::rows(&sql, &args, Seen::Everything, 1)
+        // Asked for each row that is referred to.
+        if referring.is_some() {
+            fresh::repeated(&sql, &args, Seen::Everything, 1)
+        } else {
+            fresh::rows(&sql, &args, Seen::Everything, 1)
+        }
     })?;
     let Some(row) = rows.first() else {
         return Ok(None);

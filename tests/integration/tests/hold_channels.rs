@@ -482,3 +482,40 @@ fn a_stranger_learns_no_matter_from_channels() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_the_guard_keeps_planned_follows_changes_of_the_tables() -> Result<()> {
+    let node = shop()?;
+    // The subject is two foreign keys away, and its key is not what they refer to.
+    node.exec(
+        "CREATE TABLE shop.person (id int PRIMARY KEY, number text UNIQUE, born date);
+         CREATE TABLE shop.visit (id int PRIMARY KEY, person_id int REFERENCES shop.person, at timestamptz);
+         CREATE TABLE shop.click (visit_id int REFERENCES shop.visit, at timestamptz);
+         INSERT INTO shop.person SELECT n, 'P-' || n, '1990-01-01' FROM generate_series(1, 3) n;
+         INSERT INTO shop.visit SELECT n, n, now() FROM generate_series(1, 3) n;
+         INSERT INTO shop.click SELECT n, now() FROM generate_series(1, 3) n;
+         SELECT custodian.tag_table('shop.person', clock => 'born', subject_kind => 'person', subject_key => ARRAY['number']);
+         SELECT custodian.tag_table('shop.visit', clock => 'at', subject_kind => 'person', subject_via => ARRAY['person_id']);
+         SELECT custodian.tag_table('shop.click', clock => 'at', subject_kind => 'person', subject_via => ARRAY['visit_id'])",
+    )?;
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', subject_kind => 'person', subject_key => ARRAY['P-2'])"
+    ))?;
+    // One session, whose plans are kept from one step to the next.
+    let mut client = node.client()?;
+    let mut all_wrong = Vec::new();
+    for change in [
+        "SELECT 1",
+        "ALTER TABLE shop.visit RENAME TO stay",
+        "GRANT USAGE ON SCHEMA shop TO counsel; ALTER TABLE shop.stay OWNER TO counsel; ALTER TABLE shop.person OWNER TO counsel",
+        "CREATE SCHEMA moved; GRANT USAGE ON SCHEMA moved TO counsel; ALTER TABLE shop.person SET SCHEMA moved",
+        "CREATE INDEX ON moved.person (id, number)",
+    ] {
+        node.exec(change)?;
+        let held = "DELETE FROM shop.click WHERE visit_id = 2";
+        all_wrong.extend(wrong(&mut client, held, MATTER));
+        client.batch_execute("BEGIN; DELETE FROM shop.click WHERE visit_id <> 2; ROLLBACK")?;
+    }
+    assert!(all_wrong.is_empty(), "{}", all_wrong.join("\n"));
+    Ok(())
+}
