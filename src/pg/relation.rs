@@ -207,6 +207,12 @@ pub fn describe(relation: pg_sys::Oid) -> String {
     }
 }
 
+/// The name without its schema.
+pub fn plain_name(relation: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a cached catalog lookup by OID; the result is NULL or a palloc'd string.
+    copy(unsafe { pg_sys::get_rel_name(relation) })
+}
+
 /// The name of a database; `None` when it does not exist.
 pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     // SAFETY: a catalog lookup by OID; the result is NULL or a palloc'd string.

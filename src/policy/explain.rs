@@ -170,7 +170,7 @@ fn explain(rel: pg_sys::Oid, key: &serde_json::Value, now: Instant) -> Result<Ve
         0 => Err(Error::new(Kind::UndefinedObject, "no row has this key")),
         _ => Err(
             Error::new(Kind::InvalidParameter, "more than one row has this key")
-                .hint("Give all columns of the table's primary key."),
+                .hint("Give all columns of a unique key; a row that nothing tells from others cannot be explained."),
         ),
     }
 }

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{inherit, relation};
+use crate::tag::names;
 
 /// A foreign key, with names for everything, quoted by the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,14 +189,21 @@ fn gone(name: &str) -> Error {
     .hint("Correct the tag: custodian.check() names it.")
 }
 
-/// Finds `column`, or `foreign_key.column` reached over foreign keys, from a relation.
+/// Finds a clock from a relation as the compiler does: `column`, or one reached over foreign keys, each named by its
+/// own name, or else by the table it leads to, or else by the single column that it is on, where only one does.
 pub fn clock(start: pg_sys::Oid, path: &str) -> Result<Source> {
-    let mut parts: Vec<&str> = path.split('.').collect();
-    let column = parts.pop().unwrap_or_default().to_owned();
+    if relation::column_number(start, path).is_some_and(|attnum| attnum > 0) {
+        return Ok(Source {
+            hops: Vec::new(),
+            columns: vec![path.to_owned()],
+        });
+    }
+    let mut parts = names::clock_path(path).map_err(|_| gone(path))?;
+    let column = parts.pop().unwrap_or_default();
     let mut hops = Vec::new();
     let mut at = start;
     for name in parts {
-        let key = key_named(at, name)?.ok_or_else(|| gone(name))?;
+        let key = key_named(at, &name)?.ok_or_else(|| gone(&name))?;
         at = key.parent;
         hops.push(key);
     }
@@ -206,12 +214,35 @@ pub fn clock(start: pg_sys::Oid, path: &str) -> Result<Source> {
 }
 
 fn key_named(child: pg_sys::Oid, name: &str) -> Result<Option<Key>> {
+    let (mut by_table, mut by_column): (Vec<Key>, Vec<Key>) = (Vec::new(), Vec::new());
     for relation in std::iter::once(child).chain(inherit::ancestors(child)) {
-        if let Some(key) = of_child(relation)?.into_iter().find(|key| key.name == name) {
-            return Ok(Some(key));
+        for key in of_child(relation)? {
+            if key.name == name {
+                return Ok(Some(key));
+            }
+            let list = if relation::plain_name(key.parent).as_deref() == Some(name) {
+                &mut by_table
+            } else if matches!(key.columns.as_slice(), [column] if column == name) {
+                &mut by_column
+            } else {
+                continue;
+            };
+            // A partition has the keys of its parents as copies.
+            if !list
+                .iter()
+                .any(|known| known.parent == key.parent && known.columns == key.columns)
+            {
+                list.push(key);
+            }
         }
     }
-    Ok(None)
+    let mut found = if by_table.is_empty() {
+        by_column
+    } else {
+        by_table
+    };
+    // Of several it is not told which one is meant.
+    Ok(found.pop().filter(|_| found.is_empty()))
 }
 
 /// The foreign key of a relation, or of what it is a partition of, over exactly these columns, whose parent

@@ -227,6 +227,26 @@ fn an_ambiguous_way_lists_its_candidates() {
 }
 
 #[test]
+fn a_way_is_as_long_as_it_is_and_may_name_the_columns_of_keys() {
+    let mut tables: Vec<Table> = (1..=12)
+        .map(|id| table(id, &format!("t{id}"), "", &[]))
+        .collect();
+    tables[0] = table(
+        1,
+        "t1",
+        r#"{"clock":"id.t3.fk3.fk4.fk5.fk6.fk7.fk8.fk9.fk10.fk11.at"}"#,
+        &[("a", &tag(&["p.a"], r#""on_expiry":"set_null""#))],
+    );
+    let keys = (1..12)
+        .map(|id: usize| foreign_key(&format!("fk{id}"), &tables[id - 1], "id", &tables[id]))
+        .collect();
+    let plan = compile(&schema(tables, keys), &policy(&[("p.a", 1)]), 1);
+    let path = &plan.groups[0].covers[0].clock.path;
+    assert_eq!(path.len(), 11);
+    assert_eq!(path[0].foreign_key, "fk1");
+}
+
+#[test]
 fn a_minimum_keeps_the_columns_that_name_it_and_must_exist() {
     let mut policy = policy(&[("p.a", 1)]);
     let columns = [
