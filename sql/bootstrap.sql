@@ -153,7 +153,14 @@ CREATE TABLE custodian.run (
     rows_planned     bigint NOT NULL DEFAULT 0,
     rows_done        bigint NOT NULL DEFAULT 0,
     batches          bigint NOT NULL DEFAULT 0,
-    sqlstate         text
+    sqlstate         text,
+    wal_bytes        bigint NOT NULL DEFAULT 0,
+    waited           interval NOT NULL DEFAULT '0',
+    waits_for        text,
+    at_leaf          text,
+    at_action        text,
+    blocks_done      bigint,
+    blocks_total     bigint
 );
 COMMENT ON TABLE custodian.run IS 'sweeps of one table each: planned, waiting for approval, done';
 CREATE INDEX run_relation ON custodian.run (relation, planned_at);

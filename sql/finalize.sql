@@ -72,7 +72,7 @@ GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_now(regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.pause(text, regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.resume(text, regclass) TO PUBLIC;
-GRANT SELECT ON custodian.pauses, custodian.quarantined_rows, custodian.run_items, custodian.runs, custodian.watermarks TO PUBLIC;
+GRANT SELECT ON custodian.metrics, custodian.pauses, custodian.progress, custodian.quarantined_rows, custodian.run_items, custodian.runs, custodian.watermarks TO PUBLIC;
 
 -- Legal holds: for stewards, which the functions and the view check for themselves.
 GRANT EXECUTE ON FUNCTION custodian.install_row_guard() TO PUBLIC;

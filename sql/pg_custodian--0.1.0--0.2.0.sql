@@ -995,3 +995,83 @@ COMMENT ON ROUTINE custodian.untag_table IS 'Removes the label of a table, but n
 COMMENT ON ROUTINE custodian.verify_ledger IS 'Lists what contradicts the ledger, against a head that was exported before; no row means verified. Without a head the ledger is checked against itself only: that finds every edit, deletion, insertion and reordering, but neither a ledger whose end was cut off nor one that was rewritten as a whole. Entries that no block holds yet are not vouched for; custodian.ledger_head() counts them. That it was verified, and the outcome, is itself an entry, except on a standby and in read-only transactions. For stewards.';
 COMMENT ON ROUTINE custodian.waive IS 'Takes a finding off custodian.check() until expires, and returns the waiver''s number. Only a data steward may.';
 COMMENT ON ROUTINE custodian.withdraw_consent IS 'Records that a subject withdrew its consent to a purpose: from then on the purpose covers the subject''s cells no more, unless it consents again. The rights to call it are the application''s: the DBA grants EXECUTE.';
+-- Pace and progress of sweeps.
+ALTER TABLE custodian.run
+    ADD COLUMN wal_bytes bigint NOT NULL DEFAULT 0,
+    ADD COLUMN waited interval NOT NULL DEFAULT '0',
+    ADD COLUMN waits_for text,
+    ADD COLUMN at_leaf text,
+    ADD COLUMN at_action text,
+    ADD COLUMN blocks_done bigint,
+    ADD COLUMN blocks_total bigint;
+
+CREATE OR REPLACE VIEW custodian.runs AS
+SELECT r.run_id,
+       (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
+       r.relation_name,
+       r.state,
+       r.cutoff,
+       r.epoch,
+       r.reason,
+       r.rows_planned,
+       r.rows_done,
+       r.table_rows,
+       r.batches,
+       (SELECT count(*) FROM custodian.obstacle o WHERE o.run_id = r.run_id) AS obstacles,
+       r.sqlstate,
+       r.planned_at,
+       r.started_at,
+       r.finished_at,
+       r.approved_by,
+       r.approved_at,
+       r.approval_reason,
+       r.wal_bytes,
+       r.waited
+FROM custodian.run r;
+
+CREATE VIEW custodian.progress AS
+SELECT r.run_id,
+       (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
+       r.relation_name,
+       r.at_leaf AS leaf,
+       r.at_action AS action,
+       r.blocks_done,
+       r.blocks_total,
+       r.rows_planned,
+       r.rows_done,
+       r.rows_done / nullif(extract(epoch FROM clock_timestamp() - r.started_at), 0)::double precision AS rows_per_second,
+       CASE WHEN r.rows_done > 0 THEN clock_timestamp() + (clock_timestamp() - r.started_at)
+           * (greatest(r.rows_planned - r.rows_done, 0)::double precision / r.rows_done) END AS estimated_end,
+       r.waits_for,
+       r.waited,
+       r.wal_bytes,
+       r.started_at
+FROM custodian.run r
+WHERE r.state = 'running';
+COMMENT ON VIEW custodian.progress IS 'sweeps that run: where each is, how fast, and for what it waits; the rate counts from its first start, pauses included';
+
+CREATE VIEW custodian.metrics AS
+SELECT 'custodian_rows_disposed'::text AS name, pg_catalog.jsonb_build_object('relation', r.relation_name) AS labels,
+       sum(r.rows_done)::double precision AS value
+FROM custodian.run r GROUP BY r.relation_name
+UNION ALL
+SELECT 'custodian_wal_bytes', pg_catalog.jsonb_build_object('relation', r.relation_name), sum(r.wal_bytes)::double precision
+FROM custodian.run r GROUP BY r.relation_name
+UNION ALL
+SELECT 'custodian_waited_seconds', pg_catalog.jsonb_build_object('relation', r.relation_name),
+       extract(epoch FROM sum(r.waited))::double precision
+FROM custodian.run r GROUP BY r.relation_name
+UNION ALL
+SELECT 'custodian_runs', pg_catalog.jsonb_build_object('state', r.state), count(*)::double precision
+FROM custodian.run r GROUP BY r.state
+UNION ALL
+SELECT 'custodian_quarantined_rows', pg_catalog.jsonb_build_object('leaf', q.leaf::pg_catalog.regclass), count(*)::double precision
+FROM custodian.quarantine q GROUP BY q.leaf
+UNION ALL
+SELECT 'custodian_paused', '{}', count(*)::double precision FROM custodian.pause
+UNION ALL
+SELECT 'custodian_last_success_age_seconds', '{}',
+       extract(epoch FROM clock_timestamp() - s.last_success)::double precision
+FROM custodian.status_row() s;
+COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, labels, value; sums are over the runs that are on record';
+GRANT SELECT ON custodian.metrics, custodian.progress TO PUBLIC;

@@ -19,7 +19,9 @@ SELECT r.run_id,
        r.finished_at,
        r.approved_by,
        r.approved_at,
-       r.approval_reason
+       r.approval_reason,
+       r.wal_bytes,
+       r.waited
 FROM custodian.run r;
 COMMENT ON VIEW custodian.runs IS 'sweeps of one table each: observed, waiting for approval, running, done; relation is NULL when the table is gone';
 
@@ -56,3 +58,24 @@ CREATE VIEW custodian.pauses AS
 SELECT CASE WHEN p.relation <> 0 THEN p.relation::pg_catalog.regclass END AS relation, p.cause, p.reason, p.paused_by, p.paused_at
 FROM custodian.pause p;
 COMMENT ON VIEW custodian.pauses IS 'pauses of disposal that are in force; relation is NULL for every table, cause is not "paused" where the scheduler stopped by itself';
+
+CREATE VIEW custodian.progress AS
+SELECT r.run_id,
+       (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
+       r.relation_name,
+       r.at_leaf AS leaf,
+       r.at_action AS action,
+       r.blocks_done,
+       r.blocks_total,
+       r.rows_planned,
+       r.rows_done,
+       r.rows_done / nullif(extract(epoch FROM clock_timestamp() - r.started_at), 0)::double precision AS rows_per_second,
+       CASE WHEN r.rows_done > 0 THEN clock_timestamp() + (clock_timestamp() - r.started_at)
+           * (greatest(r.rows_planned - r.rows_done, 0)::double precision / r.rows_done) END AS estimated_end,
+       r.waits_for,
+       r.waited,
+       r.wal_bytes,
+       r.started_at
+FROM custodian.run r
+WHERE r.state = 'running';
+COMMENT ON VIEW custodian.progress IS 'sweeps that run: where each is, how fast, and for what it waits; the rate counts from its first start, pauses included';

@@ -9,6 +9,8 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::guard::break_glass;
 
+pub mod pace;
+
 /// What a gate does with a flow it would refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum Enforce {
@@ -349,6 +351,7 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
+    pace::init();
     // SAFETY: called once from _PG_init with a NUL-terminated constant, after the last definition.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"custodian".as_ptr()) };
 }

@@ -87,6 +87,12 @@ pub fn may_write() -> bool {
     !in_recovery() && unsafe { !pg_sys::XactReadOnly }
 }
 
+/// Bytes of WAL that this backend has written since it started.
+pub fn wal_written() -> u64 {
+    // SAFETY: reads backend-local counters.
+    unsafe { pg_sys::pgWalUsage.wal_bytes }
+}
+
 /// The server's clock in its microseconds since 2000-01-01, never moved.
 pub fn server_now() -> i64 {
     // SAFETY: reads the system clock.

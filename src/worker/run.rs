@@ -304,6 +304,53 @@ pub fn progress(id: i64, item: i32, rows: i64) -> Result<()> {
     })
 }
 
+/// Shows for what a run waits, if it does, and adds how long it has waited.
+pub fn waits(id: i64, reason: Option<&str>, waited: std::time::Duration) -> Result<()> {
+    sandbox::as_extension_owner(|| {
+        spi::execute(
+            "UPDATE custodian.run SET waits_for = $2, waited = waited + make_interval(secs => $3) WHERE run_id = $1",
+            &[id.into(), reason.into(), waited.as_secs_f64().into()],
+        )?;
+        Ok(())
+    })
+}
+
+/// Adds what a run has written to WAL, in bytes, and how long it has waited.
+pub fn account(id: i64, wal: u64, waited: std::time::Duration) -> Result<()> {
+    sandbox::as_extension_owner(|| {
+        spi::execute(
+            "UPDATE custodian.run
+             SET wal_bytes = wal_bytes + $2, waited = waited + make_interval(secs => $3), waits_for = NULL
+             WHERE run_id = $1",
+            &[
+                id.into(),
+                i64::try_from(wal).unwrap_or(i64::MAX).into(),
+                waited.as_secs_f64().into(),
+            ],
+        )?;
+        Ok(())
+    })
+}
+
+/// Shows which leaf a run is at, and how many of the blocks that it goes through there are behind it.
+pub fn position(id: i64, leaf: &str, action: &str, passed: u64, total: u64) -> Result<()> {
+    let number = |blocks: u64| i64::try_from(blocks).unwrap_or(i64::MAX);
+    sandbox::as_extension_owner(|| {
+        spi::execute(
+            "UPDATE custodian.run SET at_leaf = $2, at_action = $3, blocks_done = $4, blocks_total = $5
+             WHERE run_id = $1",
+            &[
+                id.into(),
+                leaf.into(),
+                action.into(),
+                number(passed).into(),
+                number(total).into(),
+            ],
+        )?;
+        Ok(())
+    })
+}
+
 /// Moves a run to another state. Done, failed and superseded ones are over, and are written to the ledger.
 pub fn set_state(
     id: i64,

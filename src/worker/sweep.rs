@@ -27,6 +27,9 @@ use crate::worker::work::{self, Work};
 use crate::worker::{pause as pauses, shmem};
 
 mod isolate;
+mod throttle;
+
+use throttle::Throttle;
 
 /// How long a batch waits for a lock before it gives way.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -149,6 +152,9 @@ struct Sweep {
     moving: bool,
     first_sqlstate: Option<String>,
     quarantine: Quarantine,
+    throttle: Throttle,
+    /// WAL written since that was last stored, in bytes.
+    wal: u64,
     /// What the error of the last batch was about.
     names: Names,
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
@@ -207,6 +213,8 @@ impl Sweep {
             moving: false,
             first_sqlstate: None,
             names: Names::default(),
+            throttle: Throttle::default(),
+            wal: 0,
             quarantine: quarantine::load(&work.plan.leaves)?,
             numbers,
             run,
@@ -260,7 +268,12 @@ impl Sweep {
             return Ok(end);
         }
         for _ in 0..PASSES {
-            for blocks in self.segments(part)? {
+            let segments = self.segments(part)?;
+            let total: u64 = segments.iter().map(|blocks| blocks.len() as u64).sum();
+            let mut passed: u64 = 0;
+            for blocks in segments {
+                self.store_position(part, passed, total)?;
+                passed += blocks.len() as u64;
                 let end = self.segment(part, blocks, &mut size)?;
                 if !matches!(end, End::Through) {
                     return Ok(end);
@@ -314,7 +327,11 @@ impl Sweep {
             let blocks = at..at.saturating_add(size.blocks()).min(end);
             bgworker::reload_settings();
             pgrx::check_for_interrupts!();
+            if let Some(end) = self.throttle(part)? {
+                return Ok(end);
+            }
             let start = Moment::now();
+            let wal = self.wal;
             match self.batch(part, batch::rows_of(&blocks)) {
                 Ok(Batched::Stale) => match self.reload()? {
                     None => continue,
@@ -353,6 +370,7 @@ impl Sweep {
             at = blocks.end;
             let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
             *size = BatchSize::of(blocks.end - blocks.start).after(start.elapsed(), target);
+            self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed());
         }
         Ok(End::Through)
     }
@@ -370,6 +388,7 @@ impl Sweep {
         let number = part.number;
         let id = self.run.id;
         let locked = Cell::new(false);
+        let wal = xact::wal_written();
         shmem::mark_batch(xact::database(), true);
         let (outcome, names) = error_names::noting(|| {
             timeout::within(BATCH_TIMEOUT, || {
@@ -400,6 +419,7 @@ impl Sweep {
             })
         });
         self.names = names.unwrap_or_default();
+        self.wal += xact::wal_written().saturating_sub(wal);
         shmem::mark_batch(xact::database(), false);
         heap::release_session_advisory_locks();
         bgworker::report_statistics();
@@ -417,6 +437,24 @@ impl Sweep {
         }
     }
 
+    /// Shows where the run is, and stores what it has written and waited.
+    fn store_position(
+        &mut self,
+        part: &Part,
+        passed: u64,
+        total: u64,
+    ) -> std::result::Result<(), Caught> {
+        let (id, wal, waited) = (
+            self.run.id,
+            std::mem::take(&mut self.wal),
+            self.take_waited(),
+        );
+        transaction(|| {
+            run::account(id, wal, waited)?;
+            run::position(id, &part.leaf.ident.name, &part.item.action, passed, total)
+        })
+    }
+
     /// Compiles the plan again. The run ends when it is another one now, or the table is paused.
     fn reload(&mut self) -> std::result::Result<Option<End>, Caught> {
         let relation = self.run.relation;
@@ -432,8 +470,9 @@ impl Sweep {
         })
     }
 
-    fn finish(self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
-        let id = self.run.id;
+    fn finish(mut self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
+        let (id, wal, waited) = (self.run.id, self.wal, self.take_waited());
+        transaction(|| run::account(id, wal, waited))?;
         let sqlstate = self.first_sqlstate.as_deref();
         transaction(|| match end {
             End::Superseded => run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None),

@@ -1,0 +1,147 @@
+//! When a sweep waits: for replicas, slots and VACUUM, and for its share of WAL.
+
+use std::time::{Duration, Instant as Moment};
+
+use pgrx::pg_sys;
+
+use super::{End, Part, Sweep, transaction};
+use crate::error::Result;
+use crate::guc::pace;
+use crate::pg::subxact::Caught;
+use crate::pg::{bgworker, latch, sandbox, spi};
+use crate::worker::{pause as pauses, run};
+
+/// How often it is looked whether to wait.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest a run waits for VACUUM of the table it is at: one that takes days must not keep data from going.
+const VACUUM_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long to pause after a batch that wrote `bytes` of WAL in `took`, to stay below `rate` kilobytes per second;
+/// at most a minute, so that a change of the setting is seen.
+pub fn wal_pause(bytes: u64, took: Duration, rate: i32) -> Duration {
+    let Ok(rate) = u32::try_from(rate) else {
+        return Duration::ZERO;
+    };
+    if rate == 0 {
+        return Duration::ZERO;
+    }
+    let needed = Duration::from_secs_f64(bytes as f64 / (f64::from(rate) * 1024.0));
+    needed.saturating_sub(took).min(Duration::from_secs(60))
+}
+
+/// What a sweep remembers of its waiting.
+#[derive(Default)]
+pub struct Throttle {
+    looked_at: Option<Moment>,
+    /// For what the run is known to wait.
+    waits_for: Option<String>,
+    /// How long it has waited for VACUUM.
+    for_vacuum: Duration,
+    waited: Duration,
+}
+
+/// Why a sweep of the leaf should wait now; names objects and settings only.
+fn reason(leaf: pg_sys::Oid, heed_vacuum: bool) -> Result<Option<String>> {
+    sandbox::as_extension_owner(|| {
+        spi::select_one(
+            "SELECT coalesce(
+                 (SELECT format('%s is behind by more than custodian.max_replay_lag', application_name)
+                  FROM pg_stat_replication
+                  WHERE $1 > 0 AND replay_lag > make_interval(secs => $1) ORDER BY replay_lag DESC LIMIT 1),
+                 (SELECT format('replication slot %s holds back more than custodian.max_slot_wal', slot_name)
+                  FROM pg_replication_slots
+                  WHERE $2 > 0 AND pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn) > $2 * 1048576.0
+                  ORDER BY restart_lsn LIMIT 1),
+                 (SELECT 'VACUUM of the table' FROM pg_stat_progress_vacuum
+                  WHERE $4 AND relid = $3
+                    AND datid = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1))",
+            &[
+                f64::from(pace::max_replay_lag()).into(),
+                f64::from(pace::max_slot_wal()).into(),
+                leaf.into(),
+                heed_vacuum.into(),
+            ],
+            |row| row.get::<String>(1),
+        )
+        .map(Option::flatten)
+    })
+}
+
+impl Sweep {
+    /// Waits while something asks for it. No transaction is open meanwhile. Gives an end when the run was paused.
+    pub(super) fn throttle(&mut self, part: &Part) -> std::result::Result<Option<End>, Caught> {
+        let id = self.run.id;
+        let leaf = pg_sys::Oid::from(part.leaf.id);
+        if self
+            .throttle
+            .looked_at
+            .is_some_and(|looked_at| looked_at.elapsed() < LOOK)
+        {
+            return Ok(None);
+        }
+        loop {
+            self.throttle.looked_at = Some(Moment::now());
+            let heed_vacuum = self.throttle.for_vacuum < VACUUM_PATIENCE;
+            let reason = transaction(|| reason(leaf, heed_vacuum))?;
+            if reason != self.throttle.waits_for {
+                let waited = std::mem::take(&mut self.throttle.waited);
+                transaction(|| run::waits(id, reason.as_deref(), waited))?;
+                self.throttle.waits_for.clone_from(&reason);
+            }
+            let Some(reason) = reason else {
+                return Ok(None);
+            };
+            let relation = self.run.relation;
+            if transaction(|| pauses::of(relation))?.is_some() {
+                transaction(|| run::waits(id, None, Duration::ZERO))?;
+                return Ok(Some(End::Paused));
+            }
+            latch::sleep(LOOK);
+            pgrx::check_for_interrupts!();
+            bgworker::reload_settings();
+            self.throttle.waited += LOOK;
+            if reason.starts_with("VACUUM") {
+                self.throttle.for_vacuum += LOOK;
+            }
+        }
+    }
+
+    /// Pauses after a batch that wrote `bytes` of WAL in `took`.
+    pub(super) fn stay_below_wal_rate(&mut self, bytes: u64, took: Duration) {
+        let pause = wal_pause(bytes, took, pace::max_wal_rate());
+        if !pause.is_zero() {
+            latch::sleep(pause);
+            self.throttle.waited += pause;
+        }
+    }
+
+    /// How long it has waited since that was last stored.
+    pub(super) fn take_waited(&mut self) -> Duration {
+        std::mem::take(&mut self.throttle.waited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_brings_the_rate_down_to_its_limit() {
+        let took = Duration::from_millis(100);
+        assert_eq!(
+            wal_pause(1024 * 1024, took, 1024),
+            Duration::from_millis(900)
+        );
+        assert_eq!(wal_pause(1024, took, 1024), Duration::ZERO);
+    }
+
+    #[test]
+    fn without_a_limit_there_is_no_pause_and_none_is_endless() {
+        assert_eq!(wal_pause(u64::MAX, Duration::ZERO, 0), Duration::ZERO);
+        assert_eq!(
+            wal_pause(1 << 40, Duration::ZERO, 1),
+            Duration::from_secs(60)
+        );
+    }
+}
