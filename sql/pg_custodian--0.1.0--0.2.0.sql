@@ -592,36 +592,9 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'overdue_now_wrapper';
 
 
-CREATE VIEW custodian.overdue AS
-SELECT (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
-       r.relation_name,
-       r.state,
-       greatest(r.rows_planned - r.rows_done, 0) AS rows,
-       (SELECT count(*) FROM custodian.obstacle o WHERE o.run_id = r.run_id) AS obstacles,
-       CASE r.state
-           WHEN 'observed' THEN 'counted only: disposal is observe, or keys are missing'
-           WHEN 'waiting' THEN 'waits for an approval'
-           WHEN 'approved' THEN 'approved, goes in the next round of the worker'
-           WHEN 'running' THEN 'is being disposed of'
-           WHEN 'interrupted' THEN 'interrupted, goes on in the next round of the worker'
-           ELSE 'could not be disposed of'
-       END || coalesce(': ' || r.reason, ': SQLSTATE ' || r.sqlstate, '') AS why,
-       r.run_id,
-       r.cutoff AS due_at,
-       (SELECT min(f.planned_at) FROM custodian.run f
-        WHERE f.relation = r.relation AND f.state <> 'superseded' AND f.run_id <= r.run_id
-          AND f.run_id > coalesce((SELECT max(d.run_id) FROM custodian.run d
-                                   WHERE d.relation = r.relation AND d.state = 'done' AND d.run_id < r.run_id), 0)) AS found_at
-FROM custodian.run r
-JOIN (SELECT l.relation, max(l.run_id) AS run_id FROM custodian.run l WHERE l.state <> 'superseded' GROUP BY l.relation) newest
-  USING (run_id)
-WHERE r.state <> 'done' OR EXISTS (SELECT FROM custodian.obstacle o WHERE o.run_id = r.run_id);
-COMMENT ON VIEW custodian.overdue IS 'per table what the worker found due and has not disposed of, and why: as of its last round, from its own records. due_at is the moment it was counted for, found_at when the first run of this backlog was planned';
 
-REVOKE ALL ON custodian.overdue FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.overdue_now(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.overdue_now(regclass) TO PUBLIC;
-GRANT SELECT ON custodian.overdue TO PUBLIC;
 -- The policy as one document, and as it was at every epoch
 CREATE TABLE custodian.policy_record (
     kind     text NOT NULL,
@@ -1075,3 +1048,38 @@ SELECT 'custodian_last_success_age_seconds', '{}',
 FROM custodian.status_row() s;
 COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, labels, value; sums are over the runs that are on record';
 GRANT SELECT ON custodian.metrics, custodian.progress TO PUBLIC;
+
+CREATE VIEW custodian.overdue AS
+SELECT (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
+       r.relation_name,
+       r.state,
+       greatest(r.rows_planned - r.rows_done, 0) AS rows,
+       (SELECT count(*) FROM custodian.obstacle o WHERE o.run_id = r.run_id) AS obstacles,
+       stuck.rows AS quarantined,
+       coalesce((SELECT 'paused: ' || p.reason FROM custodian.pause p WHERE p.relation IN (0, r.relation)
+                 ORDER BY p.relation LIMIT 1),
+       CASE r.state
+           WHEN 'observed' THEN 'counted only: disposal is observe, or keys are missing'
+           WHEN 'waiting' THEN 'waits for an approval'
+           WHEN 'approved' THEN 'approved, goes in the next round of the worker'
+           WHEN 'running' THEN 'is being disposed of'
+           WHEN 'interrupted' THEN 'interrupted, goes on in the next round of the worker'
+           ELSE 'could not be disposed of'
+       END || coalesce(': ' || r.reason, ': SQLSTATE ' || r.sqlstate, '')) AS why,
+       r.run_id,
+       r.cutoff AS due_at,
+       (SELECT min(f.planned_at) FROM custodian.run f
+        WHERE f.relation = r.relation AND f.state <> 'superseded' AND f.run_id <= r.run_id
+          AND f.run_id > coalesce((SELECT max(d.run_id) FROM custodian.run d
+                                   WHERE d.relation = r.relation AND d.state = 'done' AND d.run_id < r.run_id), 0)) AS found_at
+FROM custodian.run r
+JOIN (SELECT l.relation, max(l.run_id) AS run_id FROM custodian.run l WHERE l.state <> 'superseded' GROUP BY l.relation) newest
+  USING (run_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS rows FROM custodian.quarantine q
+    WHERE q.leaf = r.relation OR q.leaf IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(r.relation) t)) stuck
+WHERE r.state <> 'done' OR stuck.rows > 0 OR EXISTS (SELECT FROM custodian.obstacle o WHERE o.run_id = r.run_id);
+COMMENT ON VIEW custodian.overdue IS 'per table what the worker found due and has not disposed of, and why: as of its last round, from its own records. due_at is the moment it was counted for, found_at when the first run of this backlog was planned';
+
+REVOKE ALL ON custodian.overdue FROM PUBLIC;
+GRANT SELECT ON custodian.overdue TO PUBLIC;

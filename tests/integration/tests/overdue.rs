@@ -100,13 +100,20 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
     )?;
     wait_for(
         &node,
-        "a run that fails",
-        "SELECT state FROM custodian.overdue",
-        "failed",
+        "a row that is quarantined",
+        "SELECT quarantined FROM custodian.overdue",
+        "1",
     );
     let told = client.text("SELECT o::text || n::text FROM custodian.overdue o, custodian.overdue_now() n WHERE n.action <> 'keep'")?;
-    assert!(told.contains("could not be disposed of"), "{told}");
+    assert!(told.contains("shop.customer"), "{told}");
     assert!(!told.contains("secret"), "{told}");
+
+    // A steward's pause is what it waits for now.
+    client.text("SELECT custodian.pause('audit', 'shop.customer')")?;
+    assert_eq!(
+        client.text("SELECT why FROM custodian.overdue")?,
+        "paused: audit"
+    );
 
     // Others see nothing of tables they do not own.
     client.batch_execute("CREATE ROLE stranger; SET ROLE stranger")?;
