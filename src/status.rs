@@ -119,6 +119,7 @@ const SOURCES: &[Source] = &[
     ("keep", row::findings),
     ("tags", tag::findings::findings),
     ("guard", guard::view::findings),
+    ("flows", guard::standing::findings),
     ("policy", preview::findings),
     ("bases", basis_store::findings),
     ("coverage", suggest::findings),

@@ -23,6 +23,7 @@ pub mod sentinel;
 pub mod session;
 pub mod settings;
 pub mod shipping;
+pub mod standing;
 pub mod verdict;
 pub mod view;
 pub mod widening;

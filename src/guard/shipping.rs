@@ -2,7 +2,7 @@
 //! files of the server.
 
 use std::collections::BTreeMap;
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
@@ -179,12 +179,9 @@ fn server(name: &str, wrapper: *const c_char, options: &BTreeMap<String, String>
     judge_server(name, oid, options)
 }
 
-fn judge_server(
-    name: &str,
-    wrapper: pg_sys::Oid,
-    options: &BTreeMap<String, String>,
-) -> Result<()> {
-    let unlawful = match extension_of(wrapper).as_deref() {
+/// Why a foreign server of this wrapper, with these options, is not allowed; `None` when it is.
+fn fault(wrapper: pg_sys::Oid, options: &BTreeMap<String, String>) -> Option<Unlawful> {
+    match extension_of(wrapper).as_deref() {
         Some("postgres_fdw" | "dblink") => destination::unlawful(Some(&conninfo(options))),
         // It reads files of this server.
         Some("file_fdw") => None,
@@ -195,8 +192,24 @@ fn judge_server(
                 .to_owned(),
             region: None,
         }),
-    };
-    let Some(unlawful) = unlawful else {
+    }
+}
+
+/// The same for a server that exists, as it is; `None` also when there is none.
+pub fn fault_of_existing(name: &CStr) -> Option<Unlawful> {
+    // SAFETY: a catalog lookup with a NUL-terminated name; the record lives in the current memory context.
+    unsafe {
+        let found = pg_sys::GetForeignServerByName(name.as_ptr(), true).as_ref()?;
+        fault(found.fdwid, &changed(BTreeMap::new(), found.options))
+    }
+}
+
+fn judge_server(
+    name: &str,
+    wrapper: pg_sys::Oid,
+    options: &BTreeMap<String, String>,
+) -> Result<()> {
+    let Some(unlawful) = fault(wrapper, options) else {
         return Ok(());
     };
     refuse_ddl(

@@ -218,6 +218,12 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
         &node,
         &format!("{RULES}extension postgres_fdw\nnetwork 192.0.2.7/32 eu shop\n"),
     )?;
+    assert_eq!(
+        node.text(
+            "SELECT object FROM custodian.check() WHERE code = 'foreign-server-not-allowed'"
+        )?,
+        "s"
+    );
     refused(&node, "CREATE FOREIGN TABLE there2 (id int) SERVER s")?;
     refused(
         &node,

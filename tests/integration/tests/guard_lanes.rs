@@ -521,6 +521,10 @@ fn what_runs_on_a_lane_is_ended_when_the_lane_does_not_fit_any_more() -> Result<
     wait_until("the end is recorded", 60, || {
         ended(&node).is_ok_and(|all| all.contains(&format!("Lane {lane} cannot be used.")))
     });
+    assert_eq!(
+        node.text("SELECT object FROM custodian.check() WHERE code = 'lane-unusable'")?,
+        format!("lane {lane}")
+    );
     node.exec("SELECT custodian.clear_column('customer', 'plan')")?;
     streaming();
     node.text(&format!("SELECT custodian.close_lane({lane}, 'test')"))?;
