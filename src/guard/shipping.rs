@@ -71,6 +71,10 @@ pub fn before(statement: &Utility) -> Result<()> {
         {
             return existing(alter.servername, alter.options);
         }
+        if let Some(alter) = statement.cast::<pg_sys::AlterFdwStmt>(pg_sys::NodeTag::T_AlterFdwStmt)
+        {
+            return handler(alter.fdwname, alter.func_options);
+        }
         if let Some(create) = statement
             .cast::<pg_sys::CreateForeignTableStmt>(pg_sys::NodeTag::T_CreateForeignTableStmt)
         {
@@ -170,6 +174,37 @@ fn extension_of(wrapper: pg_sys::Oid) -> Option<String> {
     }
 }
 
+/// Whether a foreign-data wrapper can be used: without a handler it leads nowhere, and the server refuses its tables.
+fn has_handler(wrapper: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog lookup that raises an error only for a wrapper that does not exist.
+    unsafe { (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler != pg_sys::Oid::INVALID }
+}
+
+/// Judges a wrapper that is given a handler: its servers may exist already, and lead somewhere from now on.
+fn handler(wrapper: *const c_char, functions: *mut pg_sys::List) -> Result<()> {
+    // SAFETY: a list of options of the parse tree, and its string; no error where there is no such wrapper.
+    let (given, oid) = unsafe {
+        let given = list::items::<pg_sys::DefElem>(functions)
+            .iter()
+            .any(|option| string(option.defname) == "handler" && !option.arg.is_null());
+        (given, pg_sys::get_foreign_data_wrapper_oid(wrapper, true))
+    };
+    if !given
+        || oid == pg_sys::Oid::INVALID
+        || extension_of(oid).is_some_and(|extension| is_named(&extension))
+    {
+        return Ok(());
+    }
+    let name = string(wrapper);
+    refuse_ddl(
+        format!("foreign-data wrapper {name}"),
+        format!("foreign-data wrapper \"{name}\" is not allowed by the region rules"),
+        "With a handler its servers lead somewhere, and the guard does not know where.".to_owned(),
+        "Make the wrapper with its handler, and its servers after it.".to_owned(),
+        None,
+    )
+}
+
 fn server(name: &str, wrapper: *const c_char, options: &BTreeMap<String, String>) -> Result<()> {
     // SAFETY: the parse tree's string; without an error where there is no such wrapper, which the server reports.
     let oid = unsafe { pg_sys::get_foreign_data_wrapper_oid(wrapper, true) };
@@ -182,6 +217,7 @@ fn server(name: &str, wrapper: *const c_char, options: &BTreeMap<String, String>
 /// Why a foreign server of this wrapper, with these options, is not allowed; `None` when it is.
 fn fault(wrapper: pg_sys::Oid, options: &BTreeMap<String, String>) -> Option<Unlawful> {
     match extension_of(wrapper).as_deref() {
+        _ if !has_handler(wrapper) => None,
         Some("postgres_fdw" | "dblink") => destination::unlawful(Some(&conninfo(options))),
         // It reads files of this server.
         Some("file_fdw") => None,

@@ -300,9 +300,7 @@ fn place(
         sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
         lock_trees(&scope.roots)?;
         let id = insert(scope, matter, approver, review_on, reason)?;
-        for root in &scope.roots {
-            sync::after_ddl(*root)?;
-        }
+        sync::after_hold(&scope.roots)?;
         lock_epochs(&scope.roots)?;
         Ok(id)
     })?;

@@ -307,6 +307,15 @@ pub fn after_ddl(relation: pg_sys::Oid) -> Result<()> {
     bring(Some(&surroundings(relation)?), Unneeded::Stay)
 }
 
+/// The same for the tables that a new hold lies on, all at once: what is needed is found by a look at every tag.
+pub fn after_hold(roots: &[pg_sys::Oid]) -> Result<()> {
+    let mut within = BTreeSet::new();
+    for root in roots {
+        within.extend(surroundings(*root)?);
+    }
+    bring(Some(&within), Unneeded::Stay)
+}
+
 /// The same for every table, after a restore; whether all have it. A table that another job of the restore uses
 /// is left out: two jobs that wait for each other's tables would end one of them.
 pub fn after_restore() -> Result<bool> {

@@ -193,10 +193,17 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
         )?;
         assert!(text.contains("foreign server \"s\""), "{text}");
     }
-    refused(
-        &node,
-        "CREATE FOREIGN DATA WRAPPER own; CREATE SERVER s FOREIGN DATA WRAPPER own",
+    // A wrapper without a handler leads nowhere; nobody knows where one of somebody's own leads.
+    node.exec(
+        "CREATE FOREIGN DATA WRAPPER own; CREATE SERVER nowhere FOREIGN DATA WRAPPER own;
+         CREATE FOREIGN DATA WRAPPER another HANDLER file_fdw_handler",
     )?;
+    refused(&node, "CREATE SERVER s FOREIGN DATA WRAPPER another")?;
+    let text = refused(
+        &node,
+        "ALTER FOREIGN DATA WRAPPER own HANDLER file_fdw_handler",
+    )?;
+    assert!(text.contains("foreign-data wrapper \"own\""), "{text}");
     client.batch_execute(
         "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'db.example.com', hostaddr '192.0.2.7')",
     )?;
