@@ -154,30 +154,7 @@ fn table(
                 after: marks.after(leaf),
                 except: &[],
             };
-            let done = match subxact::subtransaction(|| {
-                batch::dispose(&target, batch::WHOLE, &std::cell::Cell::new(false))
-            }) {
-                Ok(Outcome::Done { rows, left: 0 }) => rows,
-                Ok(Outcome::Done { left, .. }) => {
-                    return Err(Error::new(
-                        Kind::NotInPrerequisiteState,
-                        format!("{left} rows of {} are still there", leaf.ident.name),
-                    )
-                    .detail("The statement that disposes of them raised no error: a trigger or a rule of the table swallows it.")
-                    .hint("Remove that trigger or rule, or have it let go of rows that are due."));
-                }
-                Ok(Outcome::Stale) => {
-                    return Err(Error::new(
-                        Kind::LockNotAvailable,
-                        format!("{} was changed meanwhile", leaf.ident.name),
-                    )
-                    .hint("Try again."));
-                }
-                Err(caught) => {
-                    let what = format!("rows of {} could not be disposed", leaf.ident.name);
-                    return Err(told(&caught, &what));
-                }
-            };
+            let done = dispose(&target)?;
             if done == 0 && number.is_none() {
                 continue;
             }
@@ -213,6 +190,47 @@ fn table(
             .map(|(action, done)| (Regclass(root), action, done)),
     );
     Ok(())
+}
+
+/// How often a sweep goes over what a statement left: rows that somebody changed meanwhile can have become due after
+/// its snapshot.
+const PASSES: u32 = 3;
+
+/// Disposes of everything that a step is for in a leaf, and gives the number of rows.
+fn dispose(target: &Target) -> Result<i64> {
+    let leaf = &target.leaf.ident.name;
+    let mut done: i64 = 0;
+    let mut rest = 0;
+    for _ in 0..PASSES {
+        match subxact::subtransaction(|| {
+            batch::dispose(target, batch::WHOLE, &std::cell::Cell::new(false))
+        }) {
+            Ok(Outcome::Done { rows, left }) => {
+                done = done.saturating_add(rows);
+                rest = left;
+                if left == 0 {
+                    return Ok(done);
+                }
+            }
+            Ok(Outcome::Stale) => {
+                return Err(Error::new(
+                    Kind::LockNotAvailable,
+                    format!("{leaf} was changed meanwhile"),
+                )
+                .hint("Try again."));
+            }
+            Err(caught) => {
+                let what = format!("rows of {leaf} could not be disposed");
+                return Err(told(&caught, &what));
+            }
+        }
+    }
+    Err(Error::new(
+        Kind::NotInPrerequisiteState,
+        format!("{rest} rows of {leaf} are still there"),
+    )
+    .detail("The statement that disposes of them raised no error: a trigger or a rule of the table swallows it.")
+    .hint("Remove that trigger or rule, or have it let go of rows that are due."))
 }
 
 type Begun = (Work, i64, Instant, Marks, i64);

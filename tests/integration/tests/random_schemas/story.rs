@@ -17,7 +17,6 @@ use crate::sql;
 /// What the extension knows of, and what has no part in SQL: the clock here does not stand still.
 pub const FEATURES: Features = Features {
     fine: false,
-    circles: false,
     ..Features::ALL
 };
 
@@ -383,7 +382,7 @@ impl<'a> Story<'a> {
         let mut session = Session::new(node, &self.schema, offset(self.world.now))?;
         let mut holds = set_up(&mut session.client, &self.schema, &self.world)?;
         self.beside(node, &mut session, &mut holds, &mut totals)?;
-        for _ in 0..3 {
+        for _ in 0..2 {
             self.quiet(&mut session, &mut holds, &mut totals)?;
         }
         Ok(totals)
