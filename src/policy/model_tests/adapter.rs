@@ -247,7 +247,7 @@ impl<'a> Adapter<'a> {
                     if self.root(key.child) == self.root(key.parent) {
                         continue;
                     }
-                    if key.child == reached[next] {
+                    if key.child == reached[next] && key.parent != key.child {
                         if key.parent == start {
                             return true;
                         }

@@ -170,30 +170,41 @@ impl World {
 
     // ----- whom a row is about -----
 
+    /// The foreign key that leads to the subject's table.
+    fn way(&self, table: usize) -> Option<&ForeignKey> {
+        let subject = self.root(table).tag.as_ref()?.subject.as_ref()?;
+        self.foreign_keys.iter().find(|key| {
+            subject.via && self.is_within(table, key.child) && key.columns == subject.columns
+        })
+    }
+
+    /// The columns of the table itself that say the subject's key: those of its own key, or those of a foreign key
+    /// whose values are the subject's key.
+    fn said_by(&self, table: usize) -> Option<Vec<String>> {
+        let Some(way) = self.way(table) else {
+            let subject = self.root(table).tag.as_ref()?.subject.as_ref()?;
+            return Some(subject.columns.clone());
+        };
+        let mut said = Vec::new();
+        for wanted in self.said_by(way.parent)? {
+            let at = way
+                .parent_columns
+                .iter()
+                .position(|column| *column == wanted)?;
+            said.push(way.columns[at].clone());
+        }
+        Some(said)
+    }
+
     /// The subject of a row: its kind and key.
     pub fn subject(&self, row: &Row) -> Option<(String, Vec<String>)> {
         let subject = self.root(row.table).tag.as_ref()?.subject.as_ref()?;
-        if subject.via {
-            let way = self
-                .foreign_keys
-                .iter()
-                .find(|key| self.is_within(row.table, key.child) && key.columns == subject.columns);
-            // Where the foreign key's values are the subject's key, they say it themselves.
-            let says_itself = |key: &ForeignKey| {
-                let beyond = self.root(key.parent).tag.as_ref();
-                beyond
-                    .and_then(|tag| tag.subject.as_ref())
-                    .is_some_and(|subject| !subject.via && subject.columns == key.parent_columns)
-            };
-            if let Some(key) = way
-                && !says_itself(key)
-            {
-                return self.subject(self.follow(row, key)?);
-            }
-        }
+        let Some(columns) = self.said_by(row.table) else {
+            return self.subject(self.follow(row, self.way(row.table)?)?);
+        };
         let mut key = Vec::new();
-        for column in &subject.columns {
-            match row.value(column) {
+        for column in columns {
+            match row.value(&column) {
                 Value::Text(text) => key.push(text.clone()),
                 _ => return None,
             }

@@ -62,7 +62,7 @@ pub struct Features {
     pub fine: bool,
     /// Tags that cannot be resolved.
     pub broken: bool,
-    /// Tables that refer to themselves, or to each other.
+    /// Tables that refer to each other. To themselves they always may.
     pub circles: bool,
 }
 
@@ -230,11 +230,14 @@ fn foreign_keys(tape: &mut Tape, world: &mut World, roots: &[usize], features: F
         .collect();
     for (order, &child) in roots.iter().enumerate() {
         for number in 0..tape.pick(3) {
-            let circular = tape.chance(20) && features.circles;
+            let circular = tape.chance(20);
             let parents: Vec<usize> = keyed
                 .iter()
                 .copied()
-                .filter(|parent| circular || roots[..order].contains(parent))
+                .filter(|parent| {
+                    roots[..order].contains(parent)
+                        || circular && (features.circles || *parent == child)
+                })
                 .collect();
             if parents.is_empty() {
                 continue;
