@@ -443,7 +443,37 @@ impl<'a> Scope<'a> {
     /// The row is under any hold.
     pub fn held(&mut self, row: &str, plan: &Plan, leaf: Option<&Leaf>) -> String {
         let holds = self.holds(plan, leaf);
-        self.held_by(row, plan, &holds)
+        let mut held = Vec::new();
+        let mut everywhere = Vec::new();
+        for hold in holds {
+            let outside: Vec<String> = match (&hold.scope, leaf) {
+                (HoldScope::Table { table } | HoldScope::Rows { table, .. }, None) => plan
+                    .leaves
+                    .iter()
+                    .filter(|leaf| !leaf.within.contains(table))
+                    .map(|leaf| leaf.id.to_string())
+                    .collect(),
+                _ => Vec::new(),
+            };
+            if outside.is_empty() {
+                everywhere.push(hold);
+                continue;
+            }
+            // It lies on some leaves only, and the row may be in any.
+            let within = format!("{row}.tableoid <> ALL ('{{{}}}'::oid[])", outside.join(","));
+            held.push(match self.held_by(row, plan, &[hold]).as_str() {
+                "true" => within,
+                matching => all([within, matching.to_owned()]),
+            });
+        }
+        if !everywhere.is_empty() {
+            match self.held_by(row, plan, &everywhere).as_str() {
+                "true" => return "true".to_owned(),
+                "false" => {}
+                lies => held.push(lies.to_owned()),
+            }
+        }
+        any(held)
     }
 
     /// Every cell is past and nothing keeps one; says nothing about holds and dependents.
