@@ -78,6 +78,7 @@ fn sweeps_of_random_schemas_leave_what_the_model_says() -> Result<()> {
                     match (outcome, totals.lock(), failures.lock()) {
                         (Ok(told), Ok(mut totals), _) => totals.add(&told),
                         (Err(why), _, Ok(mut failures)) => {
+                            eprintln!("schema with seed {seed} differs");
                             failures.push(format!("schema with seed {seed}: {why}"));
                         }
                         _ => break,
