@@ -71,8 +71,7 @@ REVOKE EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boole
 GRANT EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) TO PUBLIC;
 GRANT SELECT ON custodian.lawful_bases TO PUBLIC;
 
--- Reports
-
+-- Findings and waivers, and the columns of the schedule of retention
 CREATE FUNCTION custodian."check_all"() RETURNS TABLE (
 	"severity" TEXT,
 	"code" TEXT,
@@ -143,7 +142,6 @@ FROM custodian.waiver w
 WHERE custodian.require_steward('read waivers');
 COMMENT ON VIEW custodian.waivers IS 'waived findings, the revoked and expired ones too: for stewards';
 
-
 REVOKE ALL ON custodian.waiver, custodian.waivers FROM PUBLIC;
 REVOKE ALL ON SEQUENCE custodian.waiver_waiver_seq FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.check_all() FROM PUBLIC;
@@ -183,6 +181,7 @@ REVOKE EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], te
                            custodian.untag_column(regclass, text, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;
+
 -- Subscriptions that the row guard disabled
 CREATE TABLE custodian.stopped_subscription (
     subscription oid PRIMARY KEY,
@@ -361,7 +360,6 @@ REVOKE EXECUTE ON FUNCTION custodian.revoke_transfer(text, text, text) FROM PUBL
 GRANT EXECUTE ON FUNCTION custodian.revoke_transfer(text, text, text) TO PUBLIC;
 GRANT SELECT ON custodian.lanes, custodian.transfers TO PUBLIC;
 
-
 -- Rotation of keys
 ALTER TABLE custodian.key_ref ADD COLUMN rotated_at timestamptz;
 CREATE FUNCTION custodian."rotate_pseudonym_key"() RETURNS TEXT
@@ -370,6 +368,8 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'rotate_pseudonym_key_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.rotate_pseudonym_key() TO PUBLIC;
+
+-- Finding personal data
 CREATE FUNCTION custodian."review_coverage"(
 	"rel" regclass DEFAULT NULL,
 	"sample_rows" INT DEFAULT 0
@@ -402,7 +402,6 @@ CREATE FUNCTION custodian."suggest_tags"(
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'suggest_tags_wrapper';
 
-
 CREATE VIEW custodian.coverage AS
 SELECT c.relation, c.columns, c.tagged, c.cleared, c.unreviewed, c.looks_personal, c.personal_columns
 FROM custodian.review_coverage() c;
@@ -414,9 +413,8 @@ REVOKE EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) FROM PUBLIC
 GRANT EXECUTE ON FUNCTION custodian.review_coverage(regclass, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) TO PUBLIC;
 GRANT SELECT ON custodian.coverage TO PUBLIC;
--- Consents, claim defences, maximums.
--- What laws demand beside minimums: suspensions of claim defences, and maximums.
 
+-- What laws demand beside minimums: suspensions of claim defences, and maximums
 -- No foreign key to minimums: a restore with several jobs loads them in any order.
 CREATE TABLE custodian.suspension (
     minimum      text NOT NULL,
@@ -461,8 +459,7 @@ SELECT m.name, m.period, m.citation, m.defence,
 FROM custodian.minimum m;
 COMMENT ON VIEW custodian.minimums IS 'laws that forbid destruction before a date, and claim defences';
 
--- Consents of subjects.
-
+-- Consents of subjects
 -- The order of the first columns is known to src/subject/lend.rs, which reads the table by its index: so text compares
 -- by bytes.
 CREATE TABLE custodian.consent (
@@ -578,6 +575,7 @@ REVOKE EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], int
 GRANT EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) TO PUBLIC;
 GRANT SELECT ON custodian.consents, custodian.suspensions, custodian.maximums TO PUBLIC;
 
+-- What is overdue, counted now; the view of what the worker found is below, after what it reads
 CREATE FUNCTION custodian."overdue_now"(
 	"rel" regclass DEFAULT NULL
 ) RETURNS TABLE (
@@ -591,10 +589,9 @@ CREATE FUNCTION custodian."overdue_now"(
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'overdue_now_wrapper';
 
-
-
 REVOKE EXECUTE ON FUNCTION custodian.overdue_now(regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.overdue_now(regclass) TO PUBLIC;
+
 -- The policy as one document, and as it was at every epoch
 CREATE TABLE custodian.policy_record (
     kind     text NOT NULL,
@@ -679,11 +676,10 @@ AS 'MODULE_PATHNAME', 'estimate_preview_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.simulate(jsonb), custodian.estimate_preview(regclass, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.simulate(jsonb), custodian.estimate_preview(regclass, timestamptz) TO PUBLIC;
 
--- Last: it reads everything above.
-SELECT custodian.record_policy();
 -- A parallel restore loads holds and the names of held tables in any order.
 ALTER TABLE custodian.hold DROP CONSTRAINT hold_relation_fkey;
 
+-- The schedule of retention
 CREATE VIEW custodian.retention_schedule AS
 SELECT s.relation::pg_catalog.regclass AS relation, s.column_name, s.category, s.sensitivity,
        CASE WHEN m.defence THEN 'defence' ELSE s.rule END AS rule,
@@ -708,6 +704,7 @@ COMMENT ON VIEW custodian.retention_schedule IS 'each tagged column with each pu
 REVOKE ALL ON custodian.retention_schedule FROM PUBLIC;
 GRANT SELECT ON custodian.retention_schedule TO PUBLIC;
 
+-- What was in force, from when to when
 CREATE TABLE custodian.enforcement (
     span                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     began_at            timestamptz NOT NULL,
@@ -739,6 +736,7 @@ COMMENT ON VIEW custodian.enforcement_uptime IS 'periods and what was in force i
 REVOKE ALL ON custodian.enforcement, custodian.enforcement_uptime FROM PUBLIC;
 REVOKE ALL ON SEQUENCE custodian.enforcement_span_seq FROM PUBLIC;
 GRANT SELECT ON custodian.enforcement_uptime TO PUBLIC;
+
 -- Dependents that go with their rows
 CREATE FUNCTION custodian."declare_dependents"(
 	"rel" regclass,
@@ -748,7 +746,8 @@ LANGUAGE c
 AS 'MODULE_PATHNAME', 'declare_dependents_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) TO PUBLIC;
--- Watermarks and what lowers them.
+
+-- Watermarks and what lowers them
 ALTER TABLE custodian.watermark ADD COLUMN generation bigint NOT NULL DEFAULT 0;
 
 CREATE TABLE custodian.reopening (
@@ -784,7 +783,7 @@ COMMENT ON VIEW custodian.watermarks IS 'up to where each table or partition was
 REVOKE EXECUTE ON FUNCTION custodian.late_row() FROM PUBLIC;
 GRANT SELECT ON custodian.watermarks TO PUBLIC;
 
--- Rows that could not be disposed of.
+-- Rows that could not be disposed of
 CREATE TABLE custodian.quarantine (
     leaf            oid NOT NULL,
     columns         text[] NOT NULL,
@@ -811,7 +810,7 @@ WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = q.leaf);
 COMMENT ON VIEW custodian.quarantined_rows IS 'rows that are due and could not be disposed of: where each lies (ctid), the SQLSTATE, relation and constraint of the error, and when it is tried again; never a value';
 GRANT SELECT ON custodian.quarantined_rows TO PUBLIC;
 
--- Pauses, and what stops disposal by itself.
+-- Pauses, and what stops disposal by itself
 -- What the last round noted of the server's circumstances: one row.
 CREATE TABLE custodian.heartbeat (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -843,17 +842,17 @@ FROM custodian.pause p;
 COMMENT ON VIEW custodian.pauses IS 'pauses of disposal that are in force; relation is NULL for every table, cause is not "paused" where the scheduler stopped by itself';
 GRANT SELECT ON custodian.pauses TO PUBLIC;
 
-CREATE  FUNCTION custodian."pause"(
-	"reason" TEXT, /* &str */
-	"rel" regclass DEFAULT NULL /* core::option::Option<pgrx::rel::PgRelation> */
-) RETURNS VOID /* core::result::Result<(), pgrx_pg_sys::submodules::panic::ErrorReport> */
-LANGUAGE c /* Rust */
+CREATE FUNCTION custodian."pause"(
+	"reason" TEXT,
+	"rel" regclass DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
 AS 'MODULE_PATHNAME', 'pause_wrapper';
-CREATE  FUNCTION custodian."resume"(
-	"reason" TEXT, /* &str */
-	"rel" regclass DEFAULT NULL /* core::option::Option<pgrx::rel::PgRelation> */
-) RETURNS VOID /* core::result::Result<(), pgrx_pg_sys::submodules::panic::ErrorReport> */
-LANGUAGE c /* Rust */
+CREATE FUNCTION custodian."resume"(
+	"reason" TEXT,
+	"rel" regclass DEFAULT NULL
+) RETURNS VOID
+LANGUAGE c
 AS 'MODULE_PATHNAME', 'resume_wrapper';
 REVOKE EXECUTE ON FUNCTION custodian.pause(text, regclass), custodian.resume(text, regclass) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.pause(text, regclass), custodian.resume(text, regclass) TO PUBLIC;
@@ -897,7 +896,8 @@ REVOKE EXECUTE ON FUNCTION custodian.end_break_glass() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.suggest_rules() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
--- Pace and progress of sweeps.
+
+-- Pace and progress of sweeps
 ALTER TABLE custodian.run
     ADD COLUMN wal_bytes bigint NOT NULL DEFAULT 0,
     ADD COLUMN waited interval NOT NULL DEFAULT '0',
@@ -978,6 +978,7 @@ FROM custodian.status_row() s;
 COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, labels, value; sums are over the runs that are on record';
 GRANT SELECT ON custodian.metrics, custodian.progress TO PUBLIC;
 
+-- What the worker found overdue
 CREATE VIEW custodian.overdue AS
 SELECT (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
        r.relation_name,
@@ -1012,6 +1013,9 @@ COMMENT ON VIEW custodian.overdue IS 'per table what the worker found due and ha
 
 REVOKE ALL ON custodian.overdue FROM PUBLIC;
 GRANT SELECT ON custodian.overdue TO PUBLIC;
+
+-- The policy as it is becomes the first record of its history. It reads everything above.
+SELECT custodian.record_policy();
 
 -- Comments of functions, written from their docstrings by tests/integration/tests/comments.rs.
 COMMENT ON ROUTINE custodian.apply_policy IS 'Makes the declared policy what a document says, and returns the difference, one row for each change: the object, what happens to it, how it was and will be, and whether data may stay longer or go further than before. All changes are made, or none. With dry_run (the default) none is; the document is checked all the same.';
