@@ -1,5 +1,5 @@
 //! Tests that need a server are `#[pg_test]`s, and pure tests are not: `make test` tells them apart by their names,
-//! and one that is taken for the other would crash, or not run at all.
+//! and one that is taken for the other would crash, or not run at all. And docs/house.md says where things are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,29 @@ fn misplaced_tests_are_found() {
         "#[cfg(any(test, feature = \"pg_test\"))]\n#[pg_schema]\nmod tests {{\n{server}}}\n"
     );
     assert_eq!(problems(&placed), Vec::<String>::new());
+}
+
+/// A newcomer's map that is out of date is worse than none.
+#[test]
+fn the_page_on_the_house_names_every_directory_of_the_source_and_no_file_that_is_not_there() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(top.join("docs/house.md")).unwrap_or_default();
+    let named: Vec<&str> = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.contains('/') && !word.contains(' '))
+        .collect();
+    let missing: Vec<&&str> = named.iter().filter(|n| !top.join(n).exists()).collect();
+    assert!(missing.is_empty(), "named and not there: {missing:?}");
+    let mut unnamed: Vec<String> = rust_files(&top.join("src"))
+        .iter()
+        .filter_map(|file| file.parent()?.strip_prefix(&top).ok())
+        .map(|directory| format!("{}/", directory.display()))
+        .filter(|directory| !named.contains(&directory.as_str()))
+        .collect();
+    unnamed.dedup();
+    assert!(unnamed.is_empty(), "there and not named: {unnamed:?}");
 }
 
 /// What is wrong with the tests in one file.
