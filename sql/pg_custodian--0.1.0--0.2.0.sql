@@ -898,6 +898,88 @@ GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
 
 -- Pace and progress of sweeps
+-- Erasures of subjects, whom the digest names only for whoever has its key.
+CREATE TABLE custodian.erasure (
+    subject_kind text NOT NULL,
+    digest       text NOT NULL,
+    erased_at    timestamptz NOT NULL CHECK (isfinite(erased_at)),
+    epoch        bigint NOT NULL,
+    reason       text NOT NULL,
+    erased_by    text NOT NULL DEFAULT session_user,
+    PRIMARY KEY (subject_kind, digest, erased_at)
+);
+COMMENT ON TABLE custodian.erasure IS 'which subjects were erased and when, each as a keyed digest of its kind and key';
+ALTER TABLE custodian.erasure ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.erasure', '');
+
+CREATE VIEW custodian.erasures WITH (security_barrier) AS
+SELECT e.subject_kind, e.digest, e.erased_at, e.epoch, e.reason, e.erased_by
+FROM custodian.erasure e
+WHERE custodian.require_steward('read erasures');
+COMMENT ON VIEW custodian.erasures IS 'erasures of subjects, each named by a keyed digest: for stewards';
+
+CREATE FUNCTION custodian."erase_subject"(
+	"kind" TEXT,
+	"key" TEXT[],
+	"reason" TEXT
+) RETURNS TABLE (
+	"relation" regclass,
+	"column_names" TEXT[],
+	"action" TEXT,
+	"reason" TEXT,
+	"rows" bigint,
+	"until" timestamp with time zone,
+	"citation" TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'erase_subject_wrapper';
+
+CREATE FUNCTION custodian."preview_erasure"(
+	"kind" TEXT,
+	"key" TEXT[]
+) RETURNS TABLE (
+	"relation" regclass,
+	"column_names" TEXT[],
+	"action" TEXT,
+	"reason" TEXT,
+	"rows" bigint,
+	"until" timestamp with time zone,
+	"citation" TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'preview_erasure_wrapper';
+
+CREATE FUNCTION custodian."repeat_erasures"() RETURNS TABLE (
+	"relation" regclass,
+	"column_names" TEXT[],
+	"action" TEXT,
+	"reason" TEXT,
+	"rows" bigint,
+	"until" timestamp with time zone,
+	"citation" TEXT
+)
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'repeat_erasures_wrapper';
+
+CREATE FUNCTION custodian."find_returned"() RETURNS TABLE (
+	"relation" regclass,
+	"rows" bigint
+)
+STRICT
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'find_returned_wrapper';
+
+REVOKE ALL ON custodian.erasure, custodian.erasures FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.erase_subject(text, text[], text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.preview_erasure(text, text[]) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.repeat_erasures() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.repeat_erasures() TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.find_returned() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.find_returned() TO PUBLIC;
+GRANT SELECT ON custodian.erasures TO PUBLIC;
+
+-- Pace and progress of sweeps.
 ALTER TABLE custodian.run
     ADD COLUMN wal_bytes bigint NOT NULL DEFAULT 0,
     ADD COLUMN waited interval NOT NULL DEFAULT '0',
@@ -1035,10 +1117,12 @@ COMMENT ON ROUTINE custodian.define_lawful_basis IS 'Adds a lawful basis, or a n
 COMMENT ON ROUTINE custodian.define_purpose IS 'Defines a purpose, or changes the period of one that exists. Only a data steward may.';
 COMMENT ON ROUTINE custodian.end_break_glass IS 'Ends break-glass before its time. The gates refuse again from this moment. Only a superuser may who is connected over the unix socket.';
 COMMENT ON ROUTINE custodian.end_purpose IS 'Ends a purpose: from at on it covers nothing. Only a data steward may. NULL means now, by the extension''s clock; a purpose that has ended stays so, an end that is still to come can be moved.';
+COMMENT ON ROUTINE custodian.erase_subject IS 'Erases a subject, in the caller''s transaction: optional purposes, and those by consent, count as ended for it in every table whose tag names its kind. Required purposes, minimums, claim defences and legal holds keep what they keep. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.estimate_preview IS 'A preview that does not read all of a big table: of a leaf of more than 32 MB it looks at that much, in blocks taken at random, and multiplies. estimated says where it did; smaller leaves are counted. What few rows are due for may not be met by the sample, and then is not listed. Arguments and rights are those of preview.';
 COMMENT ON ROUTINE custodian.explain_row IS 'Why each tagged cell of one row is kept or due at as_of (now, by default): its state (active, blocked, due, disposed, held, unresolved), what decides it, until when (for a due cell: since when), the law cited, and an explanation. key names the row by columns and values, such as {"id": 42}, and must fit exactly one. Values of cells are never shown. For the table''s owner and stewards.';
 COMMENT ON ROUTINE custodian.export_keys IS 'The keys of this database, as text for custodian.import_keys(). Whoever has it can link every pseudonym to its value again. For superusers.';
 COMMENT ON ROUTINE custodian.export_policy IS 'Everything that is declared in this database, as one document: purposes with every period they had, laws, the labels of tables and columns, permitted publications. By names, never by OIDs; two exports of the same policy are equal. Legal holds, consents and keys are not in it: they are about persons and matters, and are kept where they are; nor are lawful bases that stewards added. A label that cannot be read is left out, with a warning.';
+COMMENT ON ROUTINE custodian.find_returned IS 'Counts, by table, the rows of erased subjects that are there again, or still, and that the erasure lets nothing keep: what repeat_erasures would dispose of. A row counts once for each way in which it would change. For data stewards.';
 COMMENT ON ROUTINE custodian.forbid_publication IS 'Takes back the permission for a publication. Only a data steward may. The publication itself stays as it is: drop it, or the subscription, to end a flow that runs.';
 COMMENT ON ROUTINE custodian.import_keys IS 'Stores the keys of a text of custodian.export_keys(); returns how many this database did not have yet. A key that its configuration does not know, or whose fingerprint differs, is refused. For superusers.';
 COMMENT ON ROUTINE custodian.install_row_guard IS 'Puts the row guard''s triggers on every table that legal holds or statutory minimums concern and that lacks them, and takes them off where nothing needs them. The extension does so by itself when holds, tags, keys or partitions change and while a dump is restored; custodian.check() says when it is needed. For data stewards. Waits for the transactions that write to a table that needs a trigger.';
@@ -1053,6 +1137,7 @@ COMMENT ON ROUTINE custodian.place_hold IS 'Places a legal hold and returns its 
 COMMENT ON ROUTINE custodian.policy_as_of IS 'The policy that was in force at a moment, in full: that of the last epoch before it, by the server''s own clock.';
 COMMENT ON ROUTINE custodian.policy_of_epoch IS 'The policy of an epoch in full, as export_policy() gave it then: with the names of that time. Epochs that one transaction began came into force together, with the last of them. 0 is the policy before the first change.';
 COMMENT ON ROUTINE custodian.preview IS 'What the policy asks for at as_of (now, by default), without doing any of it: one row for each disposal that is due, and one for each reason why cells or rows that no purpose covers are kept back. rel limits it to one table or partition, whose owner the caller must be; stewards see every table, others those they own. Counts run with the rights of each leaf''s owner; one that fails is a row that says why.';
+COMMENT ON ROUTINE custodian.preview_erasure IS 'What erase_subject would answer, without touching anything. A row that only rows of another table keep, which are themselves the subject''s and go, counts as going. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.publication_filter IS 'The row filter that a publication of a table needs under a transfer, to be put between the parentheses of CREATE PUBLICATION … FOR TABLE … WHERE (…). It is true when any row may go.';
 COMMENT ON ROUTINE custodian.read_region_rules IS 'Each line of the region rules file that is neither empty nor a comment, as the file is now: its number, the type of the rule, its other words, the region and organisation it assigns, what is wrong with it, and whether the same line is in force (loaded). A file that cannot be read is one row with an error.';
 COMMENT ON ROUTINE custodian.read_tags IS 'The labels of all tables and columns, as they were declared, with typed fields. A label that cannot be parsed says so in problem. A path inside documents has a row of its own, named column.key.key.';
@@ -1060,6 +1145,7 @@ COMMENT ON ROUTINE custodian.record_consent IS 'Records that a subject consented
 COMMENT ON ROUTINE custodian.record_policy IS 'Records the policy as it is, where it was changed by other means than functions and statements: by a restore, or a superuser''s edit of a table. Returns the epoch that it is recorded under, NULL when everything was. The worker does the same within a minute. Only a data steward may.';
 COMMENT ON ROUTINE custodian.register_transfer IS 'Registers a transfer of personal data to another region or organisation. Only a data steward may. It opens nothing: another steward approves it, and a lane is opened for it then.';
 COMMENT ON ROUTINE custodian.release_hold IS 'Releases a legal hold. Its record stays. What it kept back and is due goes with the next sweep.';
+COMMENT ON ROUTINE custodian.repeat_erasures IS 'Carries out the erasures on record once more: for rows of erased subjects that a restore or an import brought back, and for what something kept when the subject was erased and nothing keeps now. For data stewards.';
 COMMENT ON ROUTINE custodian.require_maximum IS 'Requires that no purpose covers columns for longer than a law allows. Only a data steward may.';
 COMMENT ON ROUTINE custodian.require_minimum IS 'Requires that columns are kept for a period that a law demands. Only a data steward may.';
 COMMENT ON ROUTINE custodian.require_steward IS 'True for a steward, an error for everybody else; views of what only stewards may see ask it first. action completes "must be a data steward to …".';

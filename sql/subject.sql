@@ -22,3 +22,23 @@ SELECT c.subject_kind, c.subject_key, c.purpose, c.granted_at, c.withdrawn_at, c
 FROM custodian.consent c
 WHERE custodian.require_steward('read consents');
 COMMENT ON VIEW custodian.consents IS 'consents, the withdrawn ones too. It shows subject keys: for stewards';
+
+-- Erasures of subjects, whom the digest names only for whoever has its key.
+CREATE TABLE custodian.erasure (
+    subject_kind text NOT NULL,
+    digest       text NOT NULL,
+    erased_at    timestamptz NOT NULL CHECK (isfinite(erased_at)),
+    epoch        bigint NOT NULL,
+    reason       text NOT NULL,
+    erased_by    text NOT NULL DEFAULT session_user,
+    PRIMARY KEY (subject_kind, digest, erased_at)
+);
+COMMENT ON TABLE custodian.erasure IS 'which subjects were erased and when, each as a keyed digest of its kind and key';
+ALTER TABLE custodian.erasure ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.erasure', '');
+
+CREATE VIEW custodian.erasures WITH (security_barrier) AS
+SELECT e.subject_kind, e.digest, e.erased_at, e.epoch, e.reason, e.erased_by
+FROM custodian.erasure e
+WHERE custodian.require_steward('read erasures');
+COMMENT ON VIEW custodian.erasures IS 'erasures of subjects, each named by a keyed digest: for stewards';

@@ -121,15 +121,20 @@ fn mac(secret: &[u8], kind: &str, parts: &[&str]) -> Result<[u8; LENGTH]> {
 /// the kind of subject and the parts of its key. Still personal data for whoever has the ledger's key; that
 /// is why destroying that key ends it. `None` when the key is missing.
 pub fn digest(kind: &str, parts: &[&str]) -> Result<Option<String>> {
-    let Some(key) = active(Use::Ledger)? else {
-        return Ok(None);
-    };
+    match active(Use::Ledger)? {
+        Some(key) => digest_with(&key, kind, parts).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The same with a key that is known, for whoever compares many.
+pub fn digest_with(key: &Key, kind: &str, parts: &[&str]) -> Result<String> {
     let mac = mac(&key.secret, kind, parts)?;
-    Ok(Some(format!(
+    Ok(format!(
         "{}:{}",
         keyfile::uuid_text(key.id.as_bytes()),
         hex::encode(mac)
-    )))
+    ))
 }
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>> {

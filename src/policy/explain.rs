@@ -89,7 +89,7 @@ fn statement(
 }
 
 /// The facts of the rows that a statement of `policy::render::facts` finds in a leaf.
-pub(super) fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts>> {
+pub fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts>> {
     let params = spi::bind(&statement.params)?;
     spi::select(&statement.sql, &params, |row| {
         let clocks: Vec<Option<TimestampWithTimeZone>> = row.must(1)?;

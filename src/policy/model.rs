@@ -242,6 +242,33 @@ pub struct Policy {
     pub minimums: BTreeMap<String, Minimum>,
     pub maximums: BTreeMap<String, Maximum>,
     pub holds: Vec<Hold>,
+    /// Set while one subject is being erased: then the plan is for that subject's rows alone.
+    pub erasing: Option<Erasing>,
+}
+
+/// One subject whose erasure is at work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erasing {
+    pub kind: String,
+    /// The parts of its key in text form.
+    pub key: Vec<String>,
+    /// Only rows all of whose clocks lie before it: what was collected later is not the erasure's. `None`: all rows.
+    pub before: Option<Instant>,
+}
+
+impl Policy {
+    /// The policy as an erasure applies it: purposes that are optional, or last only while the subject consents,
+    /// have ended by `now`. Required ones, minimums, defences and holds stay as they are.
+    #[must_use]
+    pub fn erasing(mut self, erasing: Erasing, now: Instant) -> Policy {
+        for purpose in self.purposes.values_mut() {
+            if !purpose.required || purpose.consent {
+                purpose.ended_at = Some(purpose.ended_at.map_or(now, |ended| ended.min(now)));
+            }
+        }
+        self.erasing = Some(erasing);
+        self
+    }
 }
 
 /// One step from a child to the row it refers to.
@@ -387,6 +414,8 @@ pub struct Plan {
     /// Rows are deleted once every tagged cell is past and nothing keeps one of them.
     pub delete_rows: bool,
     pub subject: Option<SubjectKey>,
+    /// When a row was collected, if the table's tag says.
+    pub collected: Option<Clock>,
     pub dependents: Vec<Dependent>,
     /// Foreign keys by which rows of the table refer to rows of the same table. Rows that are connected by them go
     /// together, once nothing keeps one of those that refer to them over any number of steps.

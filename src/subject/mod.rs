@@ -1,7 +1,7 @@
 //! The people, or devices, that rows are about: their consents.
 
 pub mod consent;
-mod key;
+pub mod key;
 pub mod lend;
 mod record;
 

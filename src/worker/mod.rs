@@ -11,6 +11,8 @@ mod approve;
 mod batch;
 mod circumstance;
 pub mod database;
+mod erase;
+mod erase_again;
 mod findings;
 mod fuse;
 mod heartbeat;

@@ -53,7 +53,8 @@ fn sweep_now(
 
 type Row = (Regclass, String, i64);
 
-fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
+/// Fails where nothing may be disposed of in this transaction.
+pub(super) fn require_able() -> Result<()> {
     if xact::keeps_snapshot() {
         return Err(Error::new(
             Kind::NotInPrerequisiteState,
@@ -68,6 +69,11 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
         )
         .hint("Import them with custodian.import_keys()."));
     }
+    Ok(())
+}
+
+fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
+    require_able()?;
     let horizon = xact::with_snapshot(mark::horizon)?;
     let tables = xact::with_snapshot(|| {
         reopen::apply(&load::schema(None)?)?;
@@ -197,7 +203,7 @@ fn table(
 const PASSES: u32 = 3;
 
 /// Disposes of everything that a step is for in a leaf, and gives the number of rows.
-fn dispose(target: &Target) -> Result<i64> {
+pub(super) fn dispose(target: &Target) -> Result<i64> {
     let leaf = &target.leaf.ident.name;
     let mut done: i64 = 0;
     let mut rest = 0;
@@ -291,7 +297,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
 }
 
 /// An error of the table's own code, of which no more than the SQLSTATE may be said.
-fn told(caught: &Caught, what: &str) -> Error {
+pub(super) fn told(caught: &Caught, what: &str) -> Error {
     let error = caught.describe(what);
     if caught.own.is_some() {
         return error;

@@ -221,6 +221,11 @@ impl Compiler<'_> {
             unresolved: unresolved_columns,
             delete_rows,
             subject,
+            collected: table
+                .tag
+                .as_ref()
+                .and_then(|tag| tag.collected.as_ref())
+                .and_then(|text| path::clock(self.schema, table, text, false).ok()),
             dependents,
             circle,
             declared: false,

@@ -58,6 +58,7 @@ pub fn policy_and_findings() -> Result<(Policy, Vec<Finding>)> {
             minimums: minimums()?,
             maximums: maximums()?,
             holds: holds(&mut findings)?,
+            erasing: None,
         };
         Ok((policy, findings))
     })

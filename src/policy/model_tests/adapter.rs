@@ -217,6 +217,7 @@ fn policy(world: &World) -> Policy {
         minimums: minimums.collect(),
         maximums: maximums.collect(),
         holds: holds.collect(),
+        erasing: None,
     }
 }
 

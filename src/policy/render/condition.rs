@@ -117,7 +117,7 @@ impl<'a> Scope<'a> {
     }
 
     /// `inner` holds for the row that `path` leads to from `row`; false where it leads nowhere.
-    fn along(
+    pub(super) fn along(
         &mut self,
         row: &str,
         path: &[Hop],
@@ -394,7 +394,12 @@ impl<'a> Scope<'a> {
         format!("((({raw}::text COLLATE pg_catalog.\"C\") = ANY ({values})) IS TRUE)")
     }
 
-    fn subject_in(&mut self, row: &str, subject: &SubjectKey, keys: &[&[String]]) -> String {
+    pub(super) fn subject_in(
+        &mut self,
+        row: &str,
+        subject: &SubjectKey,
+        keys: &[&[String]],
+    ) -> String {
         let width = subject.columns.len();
         if keys.iter().any(|key| key.len() != width) {
             // A hold whose key has another number of columns cannot be read: everything is held.
@@ -549,6 +554,9 @@ impl<'a> Scope<'a> {
             return "false".to_owned();
         }
         let mut parts = vec![self.row_past(row, plan)];
+        if !plan.declared {
+            parts.push(self.erased(row, plan));
+        }
         let kept = self.row_kept(row, plan);
         parts.push(not(&kept));
         let held = self.held(row, plan, leaf);

@@ -6,6 +6,7 @@
 mod bounds;
 mod circle;
 pub mod condition;
+pub mod erasure;
 pub mod facts;
 pub mod kept;
 pub mod sample;
@@ -143,6 +144,7 @@ fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<In
                 return "false".to_owned();
             };
             let mut parts = scope.index_bounds(ROW, &[group], after);
+            parts.push(scope.erased(ROW, plan));
             parts.push(scope.past(ROW, group));
             let kept = scope.kept(ROW, group);
             parts.push(not(&kept));

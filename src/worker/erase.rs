@@ -1,0 +1,440 @@
+//! Erasure of one subject: the decision of sweeps with optional purposes and those by consent ended for that subject,
+//! in the caller's transaction. What stays is answered with its reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgrx::name;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use serde_json::json;
+
+use crate::anonymize::key::{self as pseudonyms, For};
+use crate::error::{Error, Kind, Result};
+use crate::evidence::{keys, ledger};
+use crate::pg::args::{required, words};
+use crate::pg::regclass::Regclass;
+use crate::pg::{clock, lock, relation, sandbox, spi, time, xact};
+use crate::policy::evaluate::{Action, Verdict, evaluate};
+use crate::policy::explain::read_facts;
+use crate::policy::load;
+use crate::policy::model::{Erasing, Leaf, State};
+use crate::policy::period::Instant;
+use crate::policy::preview::as_owner_of;
+use crate::policy::render::{self, facts};
+use crate::policy::{epoch, purpose};
+use crate::subject::key;
+use crate::tag::grammar::DisposalMode;
+use crate::worker::batch::Target;
+use crate::worker::work::{self, Work};
+use crate::worker::{now, pause};
+
+/// The longest reason accepted, in bytes.
+const LONGEST_REASON: usize = 2000;
+
+/// A line of the answer.
+pub(super) struct Line {
+    pub relation: pg_sys::Oid,
+    columns: Vec<String>,
+    pub action: String,
+    reason: String,
+    pub rows: Option<i64>,
+    until: Option<Instant>,
+    citation: Option<String>,
+}
+
+/// A line as SQL functions return it.
+pub(super) type Row = (
+    Regclass,
+    Vec<String>,
+    String,
+    String,
+    Option<i64>,
+    Option<TimestampWithTimeZone>,
+    Option<String>,
+);
+
+impl Line {
+    fn kept(relation: pg_sys::Oid, columns: Vec<String>, reason: String) -> Line {
+        Line {
+            relation,
+            columns,
+            action: "keep".to_owned(),
+            reason,
+            rows: None,
+            until: None,
+            citation: None,
+        }
+    }
+
+    pub fn row(self) -> Row {
+        (
+            Regclass(self.relation),
+            self.columns,
+            self.action,
+            self.reason,
+            self.rows,
+            self.until.and_then(time::timestamp),
+            self.citation,
+        )
+    }
+}
+
+/// The tables whose tag says that their rows are about subjects of the kind, those that refer to others first, each
+/// with what its own tag says of disposal.
+pub(super) fn tables(kind: &str) -> Result<Vec<(pg_sys::Oid, String, Option<DisposalMode>)>> {
+    let schema = load::schema(None)?;
+    let mut found = Vec::new();
+    for id in load::order(&schema) {
+        let Some(table) = schema.tables.get(&id).filter(|table| table.is_tagged()) else {
+            continue;
+        };
+        let tag = table.tag.as_ref();
+        let subject = tag.and_then(|tag| tag.subject.as_ref());
+        if subject.is_some_and(|subject| subject.kind == kind) {
+            let mode = tag.and_then(|tag| tag.disposal);
+            found.push((pg_sys::Oid::from(id), table.ident.name.clone(), mode));
+        }
+    }
+    Ok(found)
+}
+
+/// The plan of a table for the erasure, compiled now; `None` when it is not tagged any more.
+pub(super) fn plan(root: pg_sys::Oid, erasing: &Erasing, now: Instant) -> Result<Option<Work>> {
+    let epoch = epoch::current()?;
+    let schema = load::schema(Some(root))?;
+    let tagged = schema
+        .tables
+        .get(&root.to_u32())
+        .is_some_and(|table| table.is_tagged());
+    if !tagged {
+        return Ok(None);
+    }
+    let policy = load::policy()?.erasing(erasing.clone(), now);
+    work::compiled(epoch, &schema, policy, root).map(Some)
+}
+
+/// What a cell that stays is answered with.
+fn answer(verdict: &Verdict) -> (String, Option<String>) {
+    let reason = match verdict.state {
+        State::Due => verdict.explanation.trim_end_matches('.').to_owned(),
+        _ => verdict.decided_by.clone(),
+    };
+    (reason, verdict.citation.clone())
+}
+
+/// What stays of the subject's rows on a leaf: for each reason its columns, rows, and until when.
+fn stays(work: &Work, leaf: &Leaf, now: Instant, lines: &mut Vec<Line>) -> Result<()> {
+    type Key = (String, Option<String>, Vec<String>);
+    type Reasons = BTreeMap<(String, Option<String>), (BTreeSet<String>, Option<Instant>)>;
+    let Work { plan, policy, .. } = work;
+    let statement = facts::facts(plan, leaf, policy, now, |scope, row| {
+        scope.erased(row, plan)
+    });
+    let rows = pseudonyms::with_key(plan, For::Recognizing, || {
+        Ok(as_owner_of(leaf, || read_facts(&statement, leaf)))
+    })?
+    .map_err(|caught| {
+        let what = format!("what stays in {} could not be told", leaf.ident.name);
+        now::told(&caught, &what)
+    })?;
+    let mut kept: BTreeMap<Key, (i64, Option<Instant>)> = BTreeMap::new();
+    for facts in &rows {
+        let mut reasons = Reasons::new();
+        for verdict in evaluate(plan, policy, facts, now) {
+            if verdict.action != Action::Nothing
+                || matches!(verdict.state, State::Disposed | State::Unresolved)
+            {
+                continue;
+            }
+            let until = match verdict.state {
+                // For a cell that is due it is since when.
+                State::Due => None,
+                _ => verdict.until,
+            };
+            let (columns, known) = reasons
+                .entry(answer(&verdict))
+                .or_insert((BTreeSet::new(), until));
+            columns.insert(verdict.column);
+            *known = known.zip(until).map(|(one, other)| one.max(other));
+        }
+        for ((reason, citation), (columns, until)) in reasons {
+            let key = (reason, citation, columns.into_iter().collect());
+            let (rows, known) = kept.entry(key).or_insert((0, until));
+            *rows += 1;
+            *known = known.zip(until).map(|(one, other)| one.max(other));
+        }
+    }
+    for ((reason, citation, columns), (rows, until)) in kept {
+        lines.push(Line {
+            relation: pg_sys::Oid::from(plan.table),
+            columns,
+            action: "keep".to_owned(),
+            reason,
+            rows: Some(rows),
+            until,
+            citation,
+        });
+    }
+    Ok(())
+}
+
+/// Puts the lines of a table's leaves together.
+pub(super) fn merged(lines: Vec<Line>) -> Vec<Line> {
+    let mut merged: Vec<Line> = Vec::new();
+    for line in lines {
+        let same = merged.iter_mut().find(|known| {
+            known.relation == line.relation
+                && known.columns == line.columns
+                && known.action == line.action
+                && known.reason == line.reason
+                && known.citation == line.citation
+        });
+        match same {
+            Some(known) => {
+                known.rows = known.rows.zip(line.rows).map(|(one, other)| one + other);
+                known.until = known
+                    .until
+                    .zip(line.until)
+                    .map(|(one, other)| one.max(other));
+            }
+            None => merged.push(line),
+        }
+    }
+    merged
+}
+
+/// One table: what goes, which `act` does or only counts, and then what stays.
+fn table(
+    root: pg_sys::Oid,
+    erasing: &Erasing,
+    now: Instant,
+    act: bool,
+    lines: &mut Vec<Line>,
+) -> Result<()> {
+    let Some(work) = xact::with_snapshot(|| plan(root, erasing, now))? else {
+        return Ok(());
+    };
+    let plan = &work.plan;
+    let mut found = Vec::new();
+    for step in render::steps(plan) {
+        for leaf in &plan.leaves {
+            let rows = if act {
+                now::dispose(&Target {
+                    work: &work,
+                    step,
+                    leaf,
+                    cutoff: now,
+                    after: None,
+                    except: &[],
+                })?
+            } else {
+                let count = render::count(plan, &step, leaf, &work.policy, now, None);
+                xact::with_snapshot(|| {
+                    pseudonyms::with_key(plan, For::Recognizing, || {
+                        Ok(as_owner_of(leaf, || spi::count(&count)))
+                    })
+                })?
+                .map_err(|caught| {
+                    let what = format!("what goes of {} could not be counted", leaf.ident.name);
+                    now::told(&caught, &what)
+                })?
+            };
+            if rows > 0 {
+                found.push(Line {
+                    relation: root,
+                    columns: step.columns(plan),
+                    action: step.action(plan),
+                    reason: "erasure".to_owned(),
+                    rows: Some(rows),
+                    until: None,
+                    citation: None,
+                });
+            }
+        }
+    }
+    for leaf in &plan.leaves {
+        xact::with_snapshot(|| stays(&work, leaf, now, &mut found))?;
+    }
+    for (column, why) in &plan.unresolved {
+        let reason = format!("tag not resolved: {why}");
+        found.push(Line::kept(root, vec![column.clone()], reason));
+    }
+    lines.extend(merged(found));
+    Ok(())
+}
+
+/// Every table of the subject's kind. A table whose own tag switches disposal off is left alone, and says so.
+pub(super) fn all(erasing: &Erasing, now: Instant, act: bool) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for (root, name, mode) in xact::with_snapshot(|| tables(&erasing.kind))? {
+        if !matches!(mode, None | Some(DisposalMode::On)) {
+            let reason = "disposal is switched off by the table's tag".to_owned();
+            lines.push(Line::kept(root, Vec::new(), reason));
+            continue;
+        }
+        if act {
+            lock::epoch(root, lock::Mode::Share)?;
+            lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
+            if let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
+                return Err(pause::refused(&name, &reason));
+            }
+        }
+        table(root, erasing, now, act, &mut lines)?;
+    }
+    Ok(lines)
+}
+
+/// The subject's key as its own table has it.
+fn subject(kind: Option<String>, key: Option<Vec<Option<String>>>) -> Result<Erasing> {
+    let kind = words("kind", kind)?;
+    let key = key::normalize(&kind, required("key", key)?)?;
+    Ok(Erasing {
+        kind,
+        key,
+        before: None,
+    })
+}
+
+/// Stores that the subject was erased, and writes it to the ledger: who it is only as a keyed digest.
+fn store(erasing: &Erasing, now: Instant, reason: &str, lines: &[Line]) -> Result<()> {
+    let parts: Vec<&str> = erasing.key.iter().map(String::as_str).collect();
+    let digest = keys::digest(&erasing.kind, &parts)?.ok_or_else(|| {
+        Error::new(
+            Kind::NotInPrerequisiteState,
+            "keys of this database are missing",
+        )
+        .hint("Import them with custodian.import_keys().")
+    })?;
+    let epoch = epoch::current()?;
+    sandbox::as_extension_owner(|| {
+        spi::execute(
+            "INSERT INTO custodian.erasure (subject_kind, digest, erased_at, epoch, reason)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            &[
+                erasing.kind.as_str().into(),
+                digest.as_str().into(),
+                purpose::stamp(now)?.into(),
+                epoch.into(),
+                reason.into(),
+            ],
+        )
+    })?;
+    log("subject.erased", erasing, &digest, now, lines)
+}
+
+/// Writes to the ledger what went and what stays.
+pub(super) fn log(
+    what: &str,
+    erasing: &Erasing,
+    digest: &str,
+    now: Instant,
+    lines: &[Line],
+) -> Result<()> {
+    let cells: Vec<serde_json::Value> = lines
+        .iter()
+        .map(|line| {
+            json!({
+                "table": relation::describe(line.relation),
+                "columns": line.columns,
+                "action": line.action,
+                "reason": line.reason,
+                "rows": line.rows,
+            })
+        })
+        .collect();
+    ledger::append(
+        what,
+        &erasing.kind,
+        json!({
+            "subject_kind": erasing.kind,
+            "subject_digest": digest,
+            "epoch": epoch::current()?,
+            "at": ledger::rfc3339(now),
+            "cells": cells,
+        }),
+    )?;
+    Ok(())
+}
+
+/// Erases a subject, in the caller's transaction: optional purposes, and those by consent, count as ended for it in
+/// every table whose tag names its kind. Required purposes, minimums, claim defences and legal holds keep what they
+/// keep. The rights to call it are the application's: the DBA grants EXECUTE.
+///
+/// `kind` and `key` name the subject as the tag of its own table does. `reason`, at most 2000 bytes, is kept for
+/// stewards: it must name no person. Returns what went, by table, columns and method, with the number of rows, and
+/// for each group of cells that stays (`keep`) why, until when as far as that is known, and the law cited. The ledger
+/// gets the same, and whose erasure it was only as a keyed digest; `custodian.erasures` has them for stewards.
+/// Neither the fuse nor `custodian.disposal` applies; a table whose own tag says `"disposal"` `off` or `observe` is
+/// left alone, which the answer says. Makes the transaction's constraints immediate.
+///
+/// Errors: 22023 for a wrong argument, 42704 for a kind that does not exist, 54000 for a reason that is too long,
+/// 55000 in a transaction that keeps its snapshot, while keys are missing, while disposal is paused, or where code of
+/// a table swallows what is done; nothing has then changed.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::type_complexity)]
+fn erase_subject(
+    kind: Option<String>,
+    key: Option<Vec<Option<String>>>,
+    reason: Option<String>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(relation, Regclass),
+            name!(column_names, Vec<String>),
+            name!(action, String),
+            name!(reason, String),
+            name!(rows, Option<i64>),
+            name!(until, Option<TimestampWithTimeZone>),
+            name!(citation, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let reason = words("reason", reason)?;
+    if reason.len() > LONGEST_REASON {
+        return Err(Error::new(
+            Kind::ProgramLimitExceeded,
+            format!("argument \"reason\" is longer than {LONGEST_REASON} bytes"),
+        )
+        .hint("Name the request, such as a ticket, rather than telling all of it.")
+        .into());
+    }
+    now::require_able()?;
+    let erasing = subject(kind, key)?;
+    let now = clock::now();
+    let lines = all(&erasing, now, true)?;
+    xact::with_snapshot(|| store(&erasing, now, &reason, &lines))?;
+    Ok(TableIterator::new(lines.into_iter().map(Line::row)))
+}
+
+/// What `erase_subject` would answer, without touching anything. A row that only rows of another table keep, which
+/// are themselves the subject's and go, counts as going. The rights to call it are the application's: the DBA grants
+/// EXECUTE.
+///
+/// Errors: 22023 for a wrong argument, 42704 for a kind that does not exist.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::type_complexity)]
+fn preview_erasure(
+    kind: Option<String>,
+    key: Option<Vec<Option<String>>>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(relation, Regclass),
+            name!(column_names, Vec<String>),
+            name!(action, String),
+            name!(reason, String),
+            name!(rows, Option<i64>),
+            name!(until, Option<TimestampWithTimeZone>),
+            name!(citation, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let erasing = subject(kind, key)?;
+    let lines = all(&erasing, clock::now(), false)?;
+    Ok(TableIterator::new(lines.into_iter().map(Line::row)))
+}
