@@ -554,7 +554,7 @@ impl<'a> Scope<'a> {
             return "false".to_owned();
         }
         let mut parts = vec![self.row_past(row, plan)];
-        if !plan.declared {
+        if self.policy.erasing.is_some() && !plan.declared {
             parts.push(self.erased(row, plan));
         }
         let kept = self.row_kept(row, plan);

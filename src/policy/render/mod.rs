@@ -144,7 +144,9 @@ fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<In
                 return "false".to_owned();
             };
             let mut parts = scope.index_bounds(ROW, &[group], after);
-            parts.push(scope.erased(ROW, plan));
+            if scope.policy.erasing.is_some() {
+                parts.push(scope.erased(ROW, plan));
+            }
             parts.push(scope.past(ROW, group));
             let kept = scope.kept(ROW, group);
             parts.push(not(&kept));
