@@ -43,7 +43,8 @@ fn cluster(name: &str) -> Result<Cluster> {
     Ok(node)
 }
 
-const LEFT: &str = "SELECT c.id, c.email IS NOT NULL, c.phone IS NOT NULL, o.address IS NOT NULL, l.id IS NOT NULL
+const LEFT: &str =
+    "SELECT c.id, c.email IS NOT NULL, c.phone IS NOT NULL, o.address IS NOT NULL, l.id IS NOT NULL
                     FROM shop.customer c JOIN shop.orders o ON o.customer_id = c.id
                     LEFT JOIN shop.letter l ON l.customer_id = c.id ORDER BY 1";
 
@@ -101,7 +102,9 @@ fn holds_and_minimums_keep_what_they_keep_until_they_are_gone() -> Result<()> {
         node.text("SELECT count(*) FROM custodian.find_returned()")?,
         "0"
     );
-    node.exec(&format!("SELECT custodian.release_hold({hold}, approver => 'counsel', reason => 'settled')"))?;
+    node.exec(&format!(
+        "SELECT custodian.release_hold({hold}, approver => 'counsel', reason => 'settled')"
+    ))?;
     node.exec("SELECT custodian.repeat_erasures()")?;
     assert_eq!(node.text(LEFT)?, "1|t|f|t|f\n2|t|t|t|t\n3|t|t|t|t");
     assert_eq!(
