@@ -284,9 +284,11 @@ pub fn forget_resumed() -> Result<()> {
 mod tests {
     use super::*;
 
-    fn handed(keeper: Option<Keeper>) -> Option<(pg_sys::Oid, Reason)> {
+    const TABLE: u32 = 70_000;
+
+    fn handed(keeper: Option<Keeper>) -> Option<(u32, Reason)> {
         let order = Order {
-            relation: pg_sys::Oid::from(70_000),
+            relation: pg_sys::Oid::from(TABLE),
             keeper,
         };
         let bytes = order.bytes();
@@ -295,20 +297,19 @@ mod tests {
         room.iter_mut()
             .zip(&bytes)
             .for_each(|(to, from)| *to = *from);
-        Order::read(&room)
+        Order::read(&room).map(|(table, reason)| (table.to_u32(), reason))
     }
 
     #[test]
     fn a_worker_reads_the_order_that_it_was_handed() {
-        let table = pg_sys::Oid::from(70_000);
-        assert_eq!(handed(None), Some((table, Reason::Unknown)));
+        assert_eq!(handed(None), Some((TABLE, Reason::Unknown)));
         let hold = Keeper::Hold {
             id: i64::MAX - 1,
             matter: "M".to_owned(),
         };
         assert_eq!(
             handed(Some(hold)),
-            Some((table, Reason::Hold(i64::MAX - 1)))
+            Some((TABLE, Reason::Hold(i64::MAX - 1)))
         );
         for length in [1, 122, 500] {
             let minimum = Keeper::Minimum {
@@ -317,7 +318,7 @@ mod tests {
                 open: false,
             };
             let read = "x".repeat(length.min(ROOM - 6));
-            assert_eq!(handed(Some(minimum)), Some((table, Reason::Minimum(read))));
+            assert_eq!(handed(Some(minimum)), Some((TABLE, Reason::Minimum(read))));
         }
     }
 }
