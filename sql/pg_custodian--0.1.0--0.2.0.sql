@@ -918,6 +918,15 @@ FROM custodian.erasure e
 WHERE custodian.require_steward('read erasures');
 COMMENT ON VIEW custodian.erasures IS 'erasures of subjects, each named by a keyed digest: for stewards';
 
+-- What the last look for data of erased subjects found. It is about this database: no dump carries it.
+CREATE TABLE custodian.erasure_look (
+    one       boolean PRIMARY KEY DEFAULT true CHECK (one),
+    looked_at timestamptz NOT NULL,
+    tables    jsonb NOT NULL
+);
+COMMENT ON TABLE custodian.erasure_look IS 'when data of erased subjects was last looked for, and how many rows there were by table';
+ALTER TABLE custodian.erasure_look ENABLE ROW LEVEL SECURITY;
+
 CREATE FUNCTION custodian."erase_subject"(
 	"kind" TEXT,
 	"key" TEXT[],
@@ -970,7 +979,7 @@ STRICT
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'find_returned_wrapper';
 
-REVOKE ALL ON custodian.erasure, custodian.erasures FROM PUBLIC;
+REVOKE ALL ON custodian.erasure, custodian.erasures, custodian.erasure_look FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.erase_subject(text, text[], text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.preview_erasure(text, text[]) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.repeat_erasures() FROM PUBLIC;

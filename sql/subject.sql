@@ -42,3 +42,12 @@ SELECT e.subject_kind, e.digest, e.erased_at, e.epoch, e.reason, e.erased_by
 FROM custodian.erasure e
 WHERE custodian.require_steward('read erasures');
 COMMENT ON VIEW custodian.erasures IS 'erasures of subjects, each named by a keyed digest: for stewards';
+
+-- What the last look for data of erased subjects found. It is about this database: no dump carries it.
+CREATE TABLE custodian.erasure_look (
+    one       boolean PRIMARY KEY DEFAULT true CHECK (one),
+    looked_at timestamptz NOT NULL,
+    tables    jsonb NOT NULL
+);
+COMMENT ON TABLE custodian.erasure_look IS 'when data of erased subjects was last looked for, and how many rows there were by table';
+ALTER TABLE custodian.erasure_look ENABLE ROW LEVEL SECURITY;

@@ -19,6 +19,7 @@ use crate::policy::render::SEGMENT;
 use crate::policy::render::erasure::subjects;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::erase::{self, Line, Row};
+use crate::worker::erase_look;
 use crate::worker::now;
 use crate::worker::work::Work;
 
@@ -101,6 +102,8 @@ fn known(
 
 /// What the erasures on record reach at present, which `act` does or only counts.
 fn again(act: bool) -> Result<Vec<Line>> {
+    // Without a key no digest can be told, and nothing found would mean nothing.
+    now::require_able()?;
     let now = clock::now();
     let secrets = keys::all(Use::Ledger)?;
     let mut lines = Vec::new();
@@ -169,8 +172,8 @@ fn repeat_erasures() -> std::result::Result<
     ErrorReport,
 > {
     relation::require_steward("repeat erasures")?;
-    now::require_able()?;
     let rows: Vec<Row> = again(true)?.into_iter().map(Line::row).collect();
+    xact::with_snapshot(|| erase_look::store(&BTreeMap::new()))?;
     Ok(TableIterator::new(rows))
 }
 
@@ -178,7 +181,9 @@ fn repeat_erasures() -> std::result::Result<
 /// keep: what `repeat_erasures` would dispose of. A row counts once for each way in which it would change. For
 /// data stewards.
 ///
-/// Errors: 42501 for anyone but a steward.
+/// Keeps the counts for `custodian.check()`, except on a standby and in a transaction that only reads.
+///
+/// Errors: 42501 for anyone but a steward, 55000 while keys are missing and in a transaction that keeps its snapshot.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn find_returned() -> std::result::Result<
@@ -194,6 +199,11 @@ fn find_returned() -> std::result::Result<
             None => tables.push((line.relation, rows)),
         }
     }
+    let found = tables
+        .iter()
+        .map(|(table, rows)| (relation::describe(*table), *rows))
+        .collect();
+    xact::with_snapshot(|| erase_look::store(&found))?;
     let rows = tables
         .into_iter()
         .map(|(relation, rows)| (Regclass(relation), rows));

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::{relation, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
+use crate::worker::erase_look;
 use crate::worker::pause;
 use crate::worker::shmem::{self, State};
 
@@ -17,6 +18,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     process(&mut findings);
     sandbox::as_extension_owner(|| {
         pause::findings(&mut findings)?;
+        erase_look::findings(&mut findings)?;
         runs(&mut findings)?;
         quarantined(&mut findings)
     })?;

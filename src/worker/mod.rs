@@ -13,6 +13,7 @@ mod circumstance;
 pub mod database;
 mod erase;
 mod erase_again;
+mod erase_look;
 mod findings;
 mod fuse;
 mod heartbeat;

@@ -139,7 +139,15 @@ fn rows_of_an_erased_subject_that_a_restore_brings_back_go_again() -> Result<()>
         node.text("SELECT relation, rows FROM custodian.find_returned()")?,
         "shop.letter|1"
     );
+    let finding =
+        "SELECT severity, code, object, problem LIKE '%: 1, as of %' FROM custodian.check()
+                   WHERE code LIKE 'eras%'";
+    assert_eq!(
+        node.text(finding)?,
+        "error|erased-data-returned|shop.letter|t"
+    );
     node.exec("SELECT custodian.repeat_erasures()")?;
+    assert_eq!(node.text(finding)?, "");
     // Those of others stay.
     assert_eq!(node.text(LEFT)?, "1|t|f|f|f\n2|t|t|t|t\n3|t|t|t|t");
     assert_eq!(
@@ -283,5 +291,55 @@ fn roles_without_the_right_are_refused_and_bad_input_changes_nothing() -> Result
     steward.batch_execute("ROLLBACK")?;
     assert_eq!(node.text("SELECT count(*) FROM custodian.erasure")?, "0");
     assert_eq!(node.text(LEFT)?, "1|t|t|t|t\n2|t|t|t|t\n3|t|t|t|t");
+    Ok(())
+}
+
+#[test]
+fn erasures_that_nobody_looks_after_are_a_finding() -> Result<()> {
+    let node = cluster("erase_forgotten")?;
+    let finding = "SELECT severity, code FROM custodian.check() WHERE code LIKE 'eras%'";
+    node.exec("SELECT custodian.erase_subject('customer', '{1}', 'request 27')")?;
+    assert_eq!(node.text(finding)?, "");
+    node.exec("UPDATE custodian.erasure SET erased_at = erased_at - interval '8 days'")?;
+    assert_eq!(node.text(finding)?, "warning|erasures-not-repeated");
+    node.exec("SELECT custodian.find_returned()")?;
+    assert_eq!(node.text(finding)?, "");
+    Ok(())
+}
+
+#[test]
+fn an_erasure_travels_in_a_dump_with_its_key_and_is_repeated_there() -> Result<()> {
+    let node = cluster("erase_dump")?;
+    node.exec(
+        "SELECT custodian.erase_subject('customer', '{1}', 'request 28');
+         -- What an import brings back, before the dump is taken.
+         INSERT INTO shop.letter VALUES (1, '1', 'body', now() - interval '2 days')",
+    )?;
+    let file = node.dir().join("dump");
+    node.program("pg_dump")?
+        .database("postgres")
+        .args(["-Fc", "-f"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    let mut restored = node.create_database("restored")?;
+    node.program("pg_restore")?
+        .database("restored")
+        .args(["--exit-on-error", "-d", "restored"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    let error = restored.refused("SELECT custodian.repeat_erasures()");
+    assert_eq!(error.sqlstate(), "55000");
+    let keys = node.text("SELECT custodian.export_keys()")?;
+    restored.execute("SELECT custodian.import_keys($1)", &[&keys])?;
+    assert_eq!(
+        restored.text("SELECT relation, action, rows FROM custodian.repeat_erasures()")?,
+        "shop.letter|delete row|1"
+    );
+    assert_eq!(
+        restored.text("SELECT string_agg(customer_id, ',' ORDER BY id) FROM shop.letter")?,
+        "2,3"
+    );
     Ok(())
 }
