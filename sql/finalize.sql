@@ -75,6 +75,7 @@ GRANT EXECUTE ON FUNCTION custodian.simulate(jsonb) TO PUBLIC;
 -- The worker. The functions check for a steward themselves; the views hold no values.
 GRANT EXECUTE ON FUNCTION custodian.approve_run(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_now(regclass) TO PUBLIC;
+GRANT EXECUTE ON PROCEDURE custodian.sweep(regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.pause(text, regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.resume(text, regclass) TO PUBLIC;
 GRANT SELECT ON custodian.metrics, custodian.pauses, custodian.progress, custodian.quarantined_rows, custodian.run_items, custodian.runs, custodian.watermarks TO PUBLIC;

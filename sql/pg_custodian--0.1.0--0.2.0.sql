@@ -1070,6 +1070,12 @@ COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, 
 GRANT SELECT ON custodian.metrics, custodian.progress TO PUBLIC;
 
 -- What the worker found overdue
+-- It commits, so it is a procedure, and may have no settings of its own.
+CREATE PROCEDURE custodian.sweep(rel regclass DEFAULT NULL) LANGUAGE c AS 'MODULE_PATHNAME', 'custodian_sweep';
+COMMENT ON PROCEDURE custodian.sweep(regclass) IS 'Disposes of what is due in a table and its partitions, or in every tagged table, in batches that each commit, by a background worker: as the scheduler does it, whatever custodian.disposal is, with the same fuse, pauses and quarantine. Waits until it is through, and tells the number of rows by a NOTICE. A table whose own tag says "disposal" off or observe is left alone. A cancel ends it after the batches that have committed. For stewards.';
+REVOKE EXECUTE ON PROCEDURE custodian.sweep(regclass) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE custodian.sweep(regclass) TO PUBLIC;
+
 CREATE VIEW custodian.overdue AS
 SELECT (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
        r.relation_name,

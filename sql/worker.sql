@@ -79,3 +79,7 @@ SELECT r.run_id,
 FROM custodian.run r
 WHERE r.state = 'running';
 COMMENT ON VIEW custodian.progress IS 'sweeps that run: where each is, how fast, and for what it waits; the rate counts from its first start, pauses included';
+
+-- It commits, so it is a procedure, and may have no settings of its own.
+CREATE PROCEDURE custodian.sweep(rel regclass DEFAULT NULL) LANGUAGE c AS 'MODULE_PATHNAME', 'custodian_sweep';
+COMMENT ON PROCEDURE custodian.sweep(regclass) IS 'Disposes of what is due in a table and its partitions, or in every tagged table, in batches that each commit, by a background worker: as the scheduler does it, whatever custodian.disposal is, with the same fuse, pauses and quarantine. Waits until it is through, and tells the number of rows by a NOTICE. A table whose own tag says "disposal" off or observe is left alone. A cancel ends it after the batches that have committed. For stewards.';

@@ -29,6 +29,10 @@ pub enum Kind {
     NotInPrerequisiteState,
     /// 55P03: a lock could not be had in time.
     LockNotAvailable,
+    /// 25001: not inside a transaction block or a function.
+    ActiveTransaction,
+    /// 53000: the server has none left of what this needs.
+    InsufficientResources,
     /// 54000: larger than the extension accepts.
     ProgramLimitExceeded,
     /// XX001: stored evidence contradicts itself.
@@ -51,6 +55,8 @@ impl Kind {
             Kind::WrongObjectType => "42809",
             Kind::NotInPrerequisiteState => "55000",
             Kind::LockNotAvailable => "55P03",
+            Kind::ActiveTransaction => "25001",
+            Kind::InsufficientResources => "53000",
             Kind::ProgramLimitExceeded => "54000",
             Kind::DataCorrupted => "XX001",
             Kind::ConfigFile => "F0000",

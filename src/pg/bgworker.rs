@@ -5,7 +5,9 @@
 //! server's handler, since `lock_timeout` works through it.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::panic::AssertUnwindSafe;
 
+use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 
 const LIBRARY: &CStr = c"pg_custodian";
@@ -63,6 +65,29 @@ pub fn start(worker: &Worker) -> bool {
     let mut built = build(worker);
     // SAFETY: the server copies the struct; a NULL handle means that none is wanted.
     unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut built, std::ptr::null_mut()) }
+}
+
+/// Starts a worker that notifies this process, and waits until it has ended. An error meanwhile, such as a cancel of
+/// the statement, asks the worker to end and passes on; a request to end this process leaves it running. `false` when
+/// every slot of `max_worker_processes` is taken.
+pub fn run(worker: &Worker) -> bool {
+    let mut built = build(worker);
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: the server copies the struct, and allocates the handle in the current memory context.
+    if !unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut built, &mut handle) } {
+        return false;
+    }
+    PgTryBuilder::new(AssertUnwindSafe(move || {
+        // SAFETY: the handle was filled above.
+        unsafe { pg_sys::WaitForBackgroundWorkerShutdown(handle) };
+    }))
+    .catch_others(move |error| {
+        // SAFETY: as above; an error does not free what was allocated outside of what it ended.
+        unsafe { pg_sys::TerminateBackgroundWorker(handle) };
+        error.rethrow()
+    })
+    .execute();
+    true
 }
 
 unsafe extern "C" {

@@ -47,6 +47,17 @@ pub fn try_epoch(table: pg_sys::Oid) -> Result<bool> {
     Ok(outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
 }
 
+/// Lets one session at a time have a sweep of this database on demand, until the end of the transaction; waits as long
+/// as `lock_timeout` allows.
+pub fn demand() -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
+    unsafe {
+        pg_sys::LockDatabaseObject(class, pg_sys::Oid::INVALID, 0, pg_sys::ExclusiveLock as i32);
+    }
+    Ok(())
+}
+
 /// Locks a table as SECURITY LABEL does, against other changes of its labels and definition, but not against
 /// reading and writing; waits as long as `lock_timeout` allows. Fails when the table is gone by then.
 pub fn labels(table: pg_sys::Oid) -> Result<()> {

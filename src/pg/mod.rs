@@ -21,6 +21,7 @@ pub mod lock;
 pub mod object_access;
 pub mod own_index;
 pub mod port;
+pub mod procedure;
 pub mod prove;
 pub mod random;
 pub mod regclass;

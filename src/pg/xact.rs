@@ -51,6 +51,12 @@ pub fn with_snapshot<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
+/// Lets go of the snapshot that reading catalogs keeps, before a long wait without one.
+pub fn forget_catalog_snapshot() {
+    // SAFETY: catalogs are read with a new one the next time.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() };
+}
+
 /// Whether this backend is inside a transaction that can read catalogs.
 pub fn in_transaction() -> bool {
     // SAFETY: reads backend-local state.

@@ -11,6 +11,7 @@ mod approve;
 mod batch;
 mod circumstance;
 pub mod database;
+mod demand;
 mod erase;
 mod erase_again;
 mod erase_look;

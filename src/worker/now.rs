@@ -77,38 +77,41 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     let horizon = xact::with_snapshot(mark::horizon)?;
     let tables = xact::with_snapshot(|| {
         reopen::apply(&load::schema(None)?)?;
-        let schema = load::schema(only)?;
-        let mut tables = Vec::new();
-        for id in load::order(&schema) {
-            let Some(table) = schema.tables.get(&id) else {
-                continue;
-            };
-            let wanted = only.is_none_or(|only| {
-                id == only.to_u32()
-                    || table
-                        .leaves
-                        .iter()
-                        .any(|leaf| leaf.within.contains(&only.to_u32()))
-            });
-            let mode = table.tag.as_ref().and_then(|tag| tag.disposal);
-            if wanted {
-                tables.push((id, table.ident.name.clone(), mode));
-            }
-        }
-        Ok(tables)
+        tables(only)
     })?;
-    if let (Some(only), true) = (only, tables.is_empty()) {
-        return Err(Error::new(
-            Kind::UndefinedObject,
-            format!("{} is not tagged", relation::describe(only)),
-        )
-        .hint("Tag it with custodian.tag_table() and custodian.tag_column()."));
-    }
     let mut rows = Vec::new();
-    for (id, name, mode) in tables {
-        match mode {
+    for (id, name) in tables {
+        table(id, &name, horizon, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+/// The tagged tables that a sweep of `only`, or of everything, goes over, dependents first: those whose tag lets it.
+///
+/// Errors: 42704 when `only` is not tagged, 55000 when its tag switches disposal off.
+pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
+    let schema = load::schema(only)?;
+    let mut tables = Vec::new();
+    let mut tagged = false;
+    for id in load::order(&schema) {
+        let Some(table) = schema.tables.get(&id) else {
+            continue;
+        };
+        let wanted = only.is_none_or(|only| {
+            id == only.to_u32()
+                || table
+                    .leaves
+                    .iter()
+                    .any(|leaf| leaf.within.contains(&only.to_u32()))
+        });
+        if !wanted {
+            continue;
+        }
+        tagged = true;
+        let name = &table.ident.name;
+        match table.tag.as_ref().and_then(|tag| tag.disposal) {
             None | Some(DisposalMode::On) => {
-                table(pg_sys::Oid::from(id), &name, horizon, &mut rows)?;
+                tables.push((pg_sys::Oid::from(id), name.clone()));
             }
             Some(_) if only.is_some() => {
                 return Err(Error::new(
@@ -121,7 +124,14 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
             Some(_) => {}
         }
     }
-    Ok(rows)
+    if let (Some(only), false) = (only, tagged) {
+        return Err(Error::new(
+            Kind::UndefinedObject,
+            format!("{} is not tagged", relation::describe(only)),
+        )
+        .hint("Tag it with custodian.tag_table() and custodian.tag_column()."));
+    }
+    Ok(tables)
 }
 
 /// Sweeps one table, every step and leaf in one statement each.

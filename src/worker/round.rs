@@ -56,8 +56,29 @@ struct Overview {
     horizon: Option<Instant>,
 }
 
+impl Overview {
+    /// Reads the policy, after lowering the watermarks that were reopened.
+    fn load() -> std::result::Result<Overview, Caught> {
+        let horizon = transaction(mark::horizon)?;
+        transaction(|| {
+            let epoch = epoch::current()?;
+            let schema = load::schema(None)?;
+            reopen::apply(&schema)?;
+            mark::forget_dropped()?;
+            Ok(Overview {
+                epoch,
+                order: load::order(&schema),
+                policy: load::policy()?,
+                paused: pause::all()?,
+                schema,
+                horizon,
+            })
+        })
+    }
+}
+
 /// What is to be done about a table after it was counted.
-enum Next {
+pub enum Next {
     Nothing,
     /// Execute this run: it is marked as running.
     Sweep(i64),
@@ -104,21 +125,7 @@ impl Rounds {
         if guc::disposal() == Disposal::Off {
             return evidence;
         }
-        let horizon = transaction(mark::horizon)?;
-        let overview = transaction(|| {
-            let epoch = epoch::current()?;
-            let schema = load::schema(None)?;
-            reopen::apply(&schema)?;
-            mark::forget_dropped()?;
-            Ok(Overview {
-                epoch,
-                order: load::order(&schema),
-                policy: load::policy()?,
-                paused: pause::all()?,
-                schema,
-                horizon,
-            })
-        })?;
+        let overview = Overview::load()?;
         // Without its keys a database can make no pseudonym: it is planned and counted, and nothing is touched.
         let armed = transaction(keys::armed)?;
         let governed: BTreeSet<u32> = overview.order.iter().copied().collect();
@@ -220,6 +227,8 @@ impl Rounds {
                 memory.watched_at = Some(overview.epoch);
             }
         }
+        // One on demand.
+        wait_for_sweep(database);
         bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
         let mut unwatched = false;
         let next = transaction(|| plan(overview, table, mode, count, &mut unwatched))?;
@@ -353,7 +362,16 @@ fn wait_for_sweep(database: pg_sys::Oid) {
 /// Runs that claim to be running, while no worker is there, were interrupted: by a crash, a failover, a
 /// request to end. The round waited for the worker of a scheduler before this one.
 fn interrupted() -> Result<()> {
-    for run in run::open()? {
+    let open = run::open()?;
+    // A sweep on demand takes its place before it stores its run, and leaves it after that.
+    if shmem::sweep(xact::database()) != 0 {
+        return Ok(());
+    }
+    interrupt(open)
+}
+
+fn interrupt(open: Vec<Run>) -> Result<()> {
+    for run in open {
         if run.state == State::Running {
             run::interrupt(run.id, "its worker ended")?;
         }
@@ -401,6 +419,28 @@ fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
         })?;
     }
     Ok(())
+}
+
+/// Plans one table as a round does whose disposal is `on`: what was stored as running is to be executed. For a worker
+/// that is in the place of the sweep: no other run is being executed.
+pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
+    transaction(|| interrupt(run::open()?))?;
+    let overview = Overview::load()?;
+    let Some(entry) = overview.schema.tables.get(&table) else {
+        return Ok(Next::Nothing);
+    };
+    transaction(|| plan(&overview, table, Disposal::On, true, &mut false)).inspect_err(|caught| {
+        let root = pg_sys::Oid::from(table);
+        let stored = transaction(|| {
+            run::insert_failed(root, &entry.ident.name, overview.epoch, &caught.sqlstate)
+        });
+        if let Err(caught) = stored {
+            report::log(
+                PgLogLevel::WARNING,
+                caught.describe("the failure of a pg_custodian run was not stored"),
+            );
+        }
+    })
 }
 
 /// Decides about one table, in one transaction. Without `count`, only a run that is to be taken up again is

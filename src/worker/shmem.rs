@@ -50,6 +50,35 @@ pub struct Slot {
     pub last_success: i64,
     /// When the sweep's present batch began; 0 is between batches.
     pub batch_since: i64,
+    /// What the last sweep on demand has to say.
+    pub demand: Demand,
+}
+
+/// What a sweep on demand tells the session that waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// The process id of that session.
+    pub requester: i32,
+    pub answer: Answer,
+    /// The run it is about; 0 is none.
+    pub run: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Answer {
+    /// The worker is there, and has not found out yet.
+    Planning,
+    /// Nothing is due, or it has to wait for rows that refer to it.
+    Nothing,
+    /// The run waits for an approval.
+    Waits,
+    /// The run is being executed.
+    Running,
+    /// The run was executed; its row says with which outcome.
+    Ended,
+    /// It could not be planned.
+    Failed,
 }
 
 impl Slot {
@@ -63,6 +92,11 @@ impl Slot {
         barred_until: 0,
         last_success: 0,
         batch_since: 0,
+        demand: Demand {
+            requester: 0,
+            answer: Answer::Nothing,
+            run: 0,
+        },
     };
 
     fn idle(&self) -> bool {
@@ -345,6 +379,20 @@ pub fn mark_batch(database: pg_sys::Oid, begins: bool) {
     write(|directory| {
         if let Some(slot) = directory.find(database) {
             slot.batch_since = now;
+        }
+    });
+}
+
+/// Forgets what an earlier sweep on demand had to say.
+pub fn forget_demand(database: pg_sys::Oid) {
+    tell(database, Slot::FREE.demand);
+}
+
+/// Tells what a sweep on demand has to say.
+pub fn tell(database: pg_sys::Oid, demand: Demand) {
+    write(|directory| {
+        if let Some(slot) = directory.find(database) {
+            slot.demand = demand;
         }
     });
 }

@@ -74,14 +74,26 @@ pub extern "C-unwind" fn custodian_sweep_main(arg: pg_sys::Datum) {
     let database = pg_sys::Oid::from(arg.value() as u32);
     let mut id = [0; 8];
     id.copy_from_slice(&bgworker::extra()[..8]);
+    if enter(database) {
+        execute(i64::from_le_bytes(id));
+    }
+    bgworker::report_idle();
+}
+
+/// Makes this process the sweep worker of the database, and connects it; `false` when another one is there.
+pub fn enter(database: pg_sys::Oid) -> bool {
     bgworker::accept_signals();
     if !shmem::claim_sweep(database, latch::my_pid()) {
-        return;
+        return false;
     }
     bgworker::before_exit(on_exit);
     bgworker::connect(Some(database));
     timeout::set_lock_timeout(LOCK_TIMEOUT);
-    let id = i64::from_le_bytes(id);
+    true
+}
+
+/// Executes a run that was stored as running.
+pub fn execute(id: i64) {
     if let Err(caught) = Sweep::run(id) {
         report::log(
             PgLogLevel::WARNING,
@@ -98,7 +110,6 @@ pub extern "C-unwind" fn custodian_sweep_main(arg: pg_sys::Datum) {
             );
         }
     }
-    bgworker::report_idle();
 }
 
 /// A transaction with a fresh snapshot.

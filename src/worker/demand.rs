@@ -1,0 +1,232 @@
+//! `custodian.sweep()`: a sweep on demand. A background worker executes it as the scheduler's sweeps are executed, in
+//! batches, one transaction each; the session waits, without a snapshot, and tells what came of it.
+
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::keys;
+use crate::guc;
+use crate::pg::{bgworker, latch, lock, procedure, relation, report, xact};
+use crate::worker::round::{self, Next};
+use crate::worker::run::{self, Run, State};
+use crate::worker::shmem::{self, Answer, Demand};
+use crate::worker::{now, pause, sweep};
+
+/// How often a worker is started that finds another sweep in its place.
+const ATTEMPTS: u32 = 20;
+
+/// The procedure.
+///
+/// # Safety
+/// Called by the server with the arguments of a function call.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn custodian_sweep(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: the server passes the arguments of this call, the first of which is a regclass.
+    let (allowed, only) = unsafe {
+        (
+            procedure::require_non_atomic(fcinfo, "custodian.sweep()"),
+            procedure::regclass(fcinfo, 0),
+        )
+    };
+    if let Err(error) = allowed.and_then(|()| call(only)) {
+        report::raise(error);
+    }
+    pg_sys::Datum::null()
+}
+
+/// Tells the server how the procedure is called.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_custodian_sweep() -> &'static pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+fn call(only: Option<pg_sys::Oid>) -> Result<()> {
+    relation::require_steward("dispose of rows")?;
+    if xact::in_recovery() {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "rows cannot be disposed of on a standby",
+        )
+        .hint("Call custodian.sweep() on the primary."));
+    }
+    if !guc::preloaded() {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "pg_custodian is not preloaded",
+        )
+        .hint("Add pg_custodian to shared_preload_libraries and restart, or call custodian.sweep_now()."));
+    }
+    if !xact::with_snapshot(keys::armed)? {
+        return Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            "keys of this database are missing",
+        )
+        .hint("Import them with custodian.import_keys()."));
+    }
+    let tables = xact::with_snapshot(|| now::tables(only))?;
+    procedure::commit()?;
+    lock::demand()?;
+    let mut runs: u32 = 0;
+    let mut rows: i64 = 0;
+    for (table, name) in tables {
+        if let Some(reason) = xact::with_snapshot(|| pause::of(table))? {
+            told(only, pause::refused(&name, &reason))?;
+            continue;
+        }
+        match execute(table, &name)? {
+            Some(run) if run.state == State::Waiting => {
+                let reason = run.reason.unwrap_or_default();
+                told(only, sweep::waiting_message(run.id, &name, &reason))?;
+            }
+            Some(run) => {
+                runs += 1;
+                rows = rows.saturating_add(run.done);
+                outcome(&run);
+            }
+            None => {}
+        }
+    }
+    notice!("{rows} rows were disposed of by {runs} runs");
+    Ok(())
+}
+
+/// What stops a sweep of one table is its error; a sweep of all tables goes on with the others.
+fn told(only: Option<pg_sys::Oid>, error: Error) -> Result<()> {
+    if only.is_some() {
+        return Err(error);
+    }
+    report::log(PgLogLevel::WARNING, error);
+    Ok(())
+}
+
+/// Tells when a run did not do all that it was for.
+fn outcome(run: &Run) {
+    if run.state == State::Done {
+        return;
+    }
+    let reason = run.reason.as_deref().unwrap_or("no reason was stored");
+    report::log(
+        PgLogLevel::WARNING,
+        Error::new(
+            Kind::NotInPrerequisiteState,
+            format!(
+                "run {} of {} is {}",
+                run.id,
+                run.relation_name,
+                run.state.as_str()
+            ),
+        )
+        .detail(format!("The reason is: {reason}."))
+        .hint("See custodian.runs and custodian.check()."),
+    );
+}
+
+/// Has a worker plan and sweep a table, and waits for it; the run as it is then, `None` when nothing is due.
+fn execute(table: pg_sys::Oid, name: &str) -> Result<Option<Run>> {
+    let database = xact::database();
+    let requester = latch::my_pid();
+    let mut extra = [0; 8];
+    extra[..4].copy_from_slice(&requester.to_le_bytes());
+    extra[4..].copy_from_slice(&table.to_u32().to_le_bytes());
+    let worker = bgworker::Worker {
+        name: "pg_custodian sweep",
+        function: c"custodian_demand_main",
+        argument: u64::from(database.to_u32()),
+        extra: &extra,
+        restart: None,
+        notify: requester,
+    };
+    xact::forget_catalog_snapshot();
+    let mut attempts = 0;
+    let demand = loop {
+        while shmem::sweep(database) != 0 {
+            latch::sleep(Duration::from_millis(100));
+        }
+        shmem::forget_demand(database);
+        if !bgworker::run(&worker) {
+            return Err(Error::new(
+                Kind::InsufficientResources,
+                "no background worker could be started",
+            )
+            .detail("Every slot of max_worker_processes is taken.")
+            .hint("Try again later, raise max_worker_processes, or call custodian.sweep_now()."));
+        }
+        match shmem::slot(database).map(|slot| slot.demand) {
+            Some(demand) if demand.requester == requester => break demand,
+            _ if attempts >= ATTEMPTS => {
+                return Err(Error::new(
+                    Kind::LockNotAvailable,
+                    format!("{name} could not be swept"),
+                )
+                .detail("The scheduler's sweeps, or a command on the database, do not let it.")
+                .hint("Try again."));
+            }
+            // Another sweep was faster, or the workers were asked to leave the database.
+            _ => {
+                attempts += 1;
+                latch::sleep(Duration::from_millis(100));
+            }
+        }
+    };
+    match demand.answer {
+        Answer::Nothing => Ok(None),
+        Answer::Waits | Answer::Ended => xact::with_snapshot(|| run::get(demand.run)),
+        Answer::Failed => Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            format!("what is due in {name} could not be counted"),
+        )
+        .hint("See custodian.check() and the server log.")),
+        Answer::Planning | Answer::Running => Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            format!("the sweep of {name} was ended before it was through"),
+        )
+        .detail("The batches that it committed stay so.")
+        .hint("See the server log, and call custodian.sweep() again.")),
+    }
+}
+
+/// The main function of the worker.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(arg.value() as u32);
+    let extra = bgworker::extra();
+    let word = |at: usize| [extra[at], extra[at + 1], extra[at + 2], extra[at + 3]];
+    let requester = i32::from_le_bytes(word(0));
+    let table = u32::from_le_bytes(word(4));
+    if !sweep::enter(database) {
+        return;
+    }
+    let tell = |answer, run| {
+        shmem::tell(
+            database,
+            Demand {
+                requester,
+                answer,
+                run,
+            },
+        );
+    };
+    tell(Answer::Planning, 0);
+    match round::on_demand(table) {
+        Ok(Next::Nothing) => tell(Answer::Nothing, 0),
+        Ok(Next::Waiting(id, _)) => tell(Answer::Waits, id),
+        Ok(Next::Sweep(id)) => {
+            tell(Answer::Running, id);
+            sweep::execute(id);
+            tell(Answer::Ended, id);
+        }
+        Err(caught) => {
+            report::log(
+                PgLogLevel::WARNING,
+                caught.describe("pg_custodian could not plan a sweep on demand"),
+            );
+            tell(Answer::Failed, 0);
+        }
+    }
+    bgworker::report_idle();
+}

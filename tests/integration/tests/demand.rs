@@ -1,0 +1,149 @@
+//! `CALL custodian.sweep()`: a sweep on demand, in batches that commit.
+
+use integration::{Cluster, Result, Sql};
+
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = integration::poll(90, || {
+        last = node
+            .text(query)
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
+            .unwrap_or_default()
+    );
+}
+
+/// 300 rows that are due, on as many blocks, and a trigger that makes each batch take a tenth of a second.
+const SLOW: &str = "
+    CREATE EXTENSION pg_custodian;
+    CREATE ROLE app;
+    CREATE TABLE log (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+    ALTER TABLE log ALTER body SET STORAGE PLAIN;
+    CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END';
+    CREATE TRIGGER slowly AFTER DELETE ON log FOR EACH STATEMENT EXECUTE FUNCTION slowly();
+    INSERT INTO log SELECT n, repeat('x', 5000), now() - interval '1 year' FROM generate_series(1, 300) n;
+    CREATE TABLE other (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+    INSERT INTO other SELECT n, 'x', now() - interval '1 year' FROM generate_series(1, 10) n;
+    SELECT custodian.define_purpose('test.log', 'contract', '100 days');
+    SELECT custodian.tag_table(t, clock => 'at', on_expiry => 'delete'),
+           custodian.tag_column(t, 'body', 'user.behavior', '{test.log}') FROM unnest('{log,other}'::regclass[]) t";
+
+fn slow(name: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.batch_target = 1ms")
+        .start()?;
+    node.exec(SLOW)?;
+    Ok(node)
+}
+
+const LEFT: &str = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM other)";
+
+#[test]
+fn batches_commit_while_it_runs_and_a_cancel_keeps_them() -> Result<()> {
+    let node = slow("cancel")?;
+    let mut caller = node.client()?;
+    let cancel = caller.cancel_token();
+    let called = std::thread::spawn(move || {
+        let error = caller.refused("CALL custodian.sweep()");
+        (caller, error)
+    });
+    // Others see what it did while the call has not returned.
+    wait_for(&node, "SELECT count(*) BETWEEN 1 AND 250 FROM log", "t");
+    assert_eq!(
+        node.text(
+            "SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE query = 'CALL custodian.sweep()'"
+        )?,
+        "t",
+        "a call that waits keeps VACUUM from nothing"
+    );
+    cancel.cancel_query(postgres::NoTls)?;
+    let (mut caller, error) = called.join().expect("the thread of the call");
+    assert_eq!(error.sqlstate(), "57014");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep'",
+        "0",
+    );
+    let left = node.text("SELECT count(*) FROM log")?;
+    assert!(left != "0" && left != "300", "{left} rows are left");
+    // What was committed is on record, and nothing goes on by itself under observe.
+    assert_eq!(
+        node.text("SELECT 300 - rows_done FROM custodian.runs WHERE relation = 'log'::regclass AND rows_done > 0")?,
+        left
+    );
+    // Called again, it goes on; the setting is still observe.
+    node.exec("ALTER TABLE log DISABLE TRIGGER slowly")?;
+    caller.batch_execute("CALL custodian.sweep()")?;
+    assert_eq!(node.text(LEFT)?, "0|0");
+    assert_eq!(node.text("SHOW custodian.disposal")?, "observe");
+    assert_eq!(
+        node.text("SELECT relation, rows_done FROM custodian.runs WHERE state = 'done' ORDER BY relation_name")?,
+        "log|300\nother|10"
+    );
+    // The scheduler forgets in its next round what it only counted.
+    wait_for(
+        &node,
+        "SELECT count(*) FROM custodian.runs WHERE state <> 'done'",
+        "0",
+    );
+    Ok(())
+}
+
+#[test]
+fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
+    let node = slow("refused")?;
+    node.alter_system("custodian.max_disposal_fraction", "0.5")?;
+    let mut client = node.client()?;
+    for statement in [
+        "BEGIN; CALL custodian.sweep()",
+        "DO $$ BEGIN BEGIN CALL custodian.sweep(); EXCEPTION WHEN division_by_zero THEN END; END $$",
+    ] {
+        assert_eq!(client.refused(statement).sqlstate(), "25001", "{statement}");
+        client.batch_execute("ROLLBACK")?;
+    }
+    client.batch_execute("SET ROLE app")?;
+    assert_eq!(client.refused("CALL custodian.sweep()").sqlstate(), "42501");
+    client.batch_execute("RESET ROLE")?;
+    client.batch_execute("CREATE TABLE untagged (id int)")?;
+    assert_eq!(
+        client
+            .refused("CALL custodian.sweep('untagged')")
+            .sqlstate(),
+        "42704"
+    );
+    client.batch_execute("SELECT custodian.pause('an incident', 'log')")?;
+    assert_eq!(
+        client.refused("CALL custodian.sweep('log')").sqlstate(),
+        "55000"
+    );
+    client.batch_execute("SELECT custodian.resume('over', 'log')")?;
+
+    // The fuse: it waits for an approval, and then goes.
+    assert_eq!(
+        client.refused("CALL custodian.sweep('other')").sqlstate(),
+        "54000"
+    );
+    client.batch_execute("CALL custodian.sweep()")?;
+    assert_eq!(node.text(LEFT)?, "300|10");
+    assert_eq!(
+        node.text(
+            "SELECT relation, state FROM custodian.runs WHERE state <> 'observed' ORDER BY relation_name"
+        )?,
+        "log|waiting\nother|waiting"
+    );
+    client.batch_execute(
+        "SELECT custodian.approve_run(run_id, 'expected') FROM custodian.runs
+         WHERE relation = 'other'::regclass AND state = 'waiting'",
+    )?;
+    client.batch_execute("CALL custodian.sweep('other')")?;
+    assert_eq!(node.text(LEFT)?, "300|0");
+    Ok(())
+}
