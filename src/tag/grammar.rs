@@ -135,7 +135,11 @@ pub enum DisposalMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableTag {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "crate::tag::parse::object",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub subject: Option<SubjectTag>,
     /// The column periods run from, or `fk_name.column` reached over foreign keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,10 @@ use crate::tag::grammar::{
 use crate::tag::names::{self, Wrong};
 
 mod paths;
+mod strict;
 pub use paths::document;
+pub use strict::object;
+use strict::{Members, Object, objects};
 
 /// The forms that `on_expiry` of a column has, for hints.
 pub const METHODS: &str = r#"Write "set_null", "hmac" or "network", or an object with one field: {"constant":"text"}, {"truncate":"month"}, {"truncate":"year"}, {"prefix":3}, {"generalize":10} or {"mask":2}."#;
@@ -36,10 +39,11 @@ struct RawColumn {
     on_expiry: Option<Method>,
     #[serde(default)]
     clock: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     minimums: Option<Vec<MinimumRef>>,
     #[serde(default)]
-    paths: Option<Vec<serde_json::Map<String, Value>>>,
+    paths: Option<Vec<Members>>,
+    #[serde(default, deserialize_with = "objects")]
     maximums: Option<Vec<MinimumRef>>,
     #[serde(default)]
     not_personal: Option<bool>,
@@ -191,7 +195,7 @@ fn check_length(length: usize) -> Result<()> {
 fn read<T: DeserializeOwned>(label: &str) -> Result<T> {
     check_length(label.len())?;
     let mut json = serde_json::Deserializer::from_str(label);
-    let value = serde_path_to_error::deserialize(&mut json)
+    let Object(value) = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| describe(error.path(), error.inner()))?;
     json.end().map_err(|error| {
         invalid(format!(
@@ -207,7 +211,9 @@ fn read<T: DeserializeOwned>(label: &str) -> Result<T> {
 /// The same from a value: errors name fields, not places in a text that nobody wrote.
 fn read_value<T: DeserializeOwned>(value: Value) -> Result<T> {
     check_length(value.to_string().len())?;
-    serde_path_to_error::deserialize(value).map_err(|error| describe(error.path(), error.inner()))
+    serde_path_to_error::deserialize(value)
+        .map(|Object(value)| value)
+        .map_err(|error| describe(error.path(), error.inner()))
 }
 
 /// Parses and checks the label of a column that was put together from its fields.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::strict::Members;
 use super::{at, column_of};
 use crate::anonymize::method::Method;
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ const FORM: &str =
     r#"Write the keys from the outside in, as in {"path":["contact","email"],"category":…}."#;
 
 /// Reads the members of `paths`: each has `path` and the members of a column's tag. They come out sorted.
-pub fn read(raw: Vec<Map<String, Value>>) -> Result<Vec<PathTag>> {
+pub fn read(raw: Vec<Members>) -> Result<Vec<PathTag>> {
     if raw.is_empty() {
         return Err(
             at("paths", "is an empty list").hint("Name at least one path, or leave it out.")
@@ -24,7 +25,7 @@ pub fn read(raw: Vec<Map<String, Value>>) -> Result<Vec<PathTag>> {
     let mut paths = raw
         .into_iter()
         .enumerate()
-        .map(|(index, members)| one(&format!("paths[{index}]"), members))
+        .map(|(index, Members(members))| one(&format!("paths[{index}]"), members))
         .collect::<Result<Vec<_>>>()?;
     paths.sort_unstable_by(|left, right| left.path.cmp(&right.path));
     for pair in paths.windows(2) {

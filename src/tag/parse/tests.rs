@@ -284,6 +284,52 @@ fn key() -> impl Strategy<Value = String> {
 }
 
 #[test]
+fn objects_are_not_read_from_lists() {
+    for label in [
+        r#"[{"kind":"customer","key":["id"]}]"#,
+        r#"{"subject":["customer",["id"]]}"#,
+    ] {
+        let (problem, _) = table_error(label);
+        assert!(
+            problem.starts_with("Invalid type: sequence"),
+            "{label}: {problem}"
+        );
+    }
+    let rest = r#""category":"user","sensitivity":"personal","purposes":["a.b"]"#;
+    for label in [
+        r#"["user","personal",["a.b"]]"#.to_owned(),
+        format!(r#"{{{rest},"minimums":[["cn.tax"]]}}"#),
+        format!(r#"{{{rest},"maximums":[["cn.max"]]}}"#),
+        format!(r#"{{"paths":[{{"path":["x"],{rest},"minimums":[["cn.tax"]]}}]}}"#),
+        format!(r#"{{"paths":[[["x"],{{{rest}}}]]}}"#),
+    ] {
+        let (problem, _) = column_error(&label);
+        assert!(
+            problem.starts_with("Invalid type: sequence"),
+            "{label}: {problem}"
+        );
+    }
+}
+
+#[test]
+fn no_key_stands_twice_in_an_object() {
+    let rest = r#""sensitivity":"personal","purposes":["a.b"]"#;
+    for label in [
+        format!(r#"{{"category":"user","category":"user",{rest}}}"#),
+        format!(
+            r#"{{"paths":[{{"path":["x"],"category":"user","category":"user.name",{rest}}}]}}"#
+        ),
+        format!(r#"{{"paths":[{{"path":["x"],"path":["y"],"category":"user",{rest}}}]}}"#),
+        format!(
+            r#"{{"paths":[{{"path":["x"],"category":"user",{rest},"minimums":[{{"name":"a.b","name":"c.d"}}]}}]}}"#
+        ),
+    ] {
+        let (problem, _) = column_error(&label);
+        assert!(problem.starts_with("Duplicate field"), "{label}: {problem}");
+    }
+}
+
+#[test]
 fn paths_are_cells_with_tags_of_their_own() {
     let inner = |path: &str| {
         format!(
