@@ -197,10 +197,10 @@ fn subject<'a>(
     })
 }
 
-/// The condition that a minimum still keeps a row.
+/// The condition that a minimum still keeps a row. An infinite clock counts as NULL, which keeps.
 pub fn minimum_condition(clock: &str, period: &str, now: &str) -> String {
     format!(
-        "(({clock})::pg_catalog.timestamptz + {period}::pg_catalog.interval > {now}) IS NOT FALSE"
+        "(nullif(({clock})::pg_catalog.timestamptz, '-infinity') + {period}::pg_catalog.interval > {now}) IS NOT FALSE"
     )
 }
 

@@ -84,13 +84,13 @@ pub fn refusal(table: &str, act: Act, keeper: &Keeper) -> Error {
     Error::new(Kind::Kept, message).hint(keeper.hint())
 }
 
-/// Whether a minimum still keeps a row at `now`. A row whose clock is NULL is kept, and so is one whose end
-/// lies beyond the calendar.
+/// Whether a minimum still keeps a row at `now`. A row whose clock is NULL is kept, and so is one whose clock is
+/// infinite, in either direction, or whose end lies beyond the calendar.
 pub fn keeps(clock: Option<Instant>, period: Period, now: Instant) -> bool {
     match clock {
         None => true,
-        // -infinity, as the server writes it: long past.
-        Some(clock) if clock.micros() <= LONG_PAST => false,
+        // -infinity, as the server writes it.
+        Some(clock) if clock.micros() <= LONG_PAST => true,
         Some(clock) => clock.plus(period).is_none_or(|end| end > now),
     }
 }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_a_clock_is_kept_and_the_infinities_are_ordered() {
+    fn a_row_without_a_clock_is_kept_and_an_infinite_one_counts_as_none() {
         let now = Instant::from_micros(1_700_000_000_000_000);
         assert!(keeps(None, Period::days(1), now));
         assert!(keeps(
@@ -141,7 +141,7 @@ mod tests {
             Period::days(1),
             now
         ));
-        assert!(!keeps(
+        assert!(keeps(
             Some(Instant::from_micros(i64::MIN)),
             Period::days(1),
             now

@@ -1,0 +1,92 @@
+//! The clocks by which the row guard tells whether a statutory minimum still keeps a row.
+
+use integration::{Cluster, Result, Sql};
+
+#[test]
+fn a_minimum_keeps_by_clocks_of_every_naming_and_an_infinite_clock_counts_as_none() -> Result<()> {
+    let node = Cluster::builder("hold_clock")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE invoice (id int PRIMARY KEY, issued timestamptz, day date, name text);
+         CREATE TABLE line (id int PRIMARY KEY, bill int CONSTRAINT line_of REFERENCES invoice ON DELETE CASCADE,
+                            by_key text, by_table text, by_column text, doc jsonb);
+         INSERT INTO invoice VALUES (1, now(), '2000-01-01'), (2, '2000-01-01', '2000-01-01'),
+                                    (3, '-infinity', 'infinity'), (4, 'infinity', '-infinity'), (5, '2000-01-01', '-infinity');
+         INSERT INTO line SELECT n, n FROM generate_series(1, 5) n;
+         SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+         SELECT custodian.tag_table('invoice', clock => 'issued');
+         SELECT custodian.tag_column('invoice', 'name', 'user.name', '{shop.account}');
+         SELECT custodian.require_minimum('law.day', 'invoice', '{name}', '10 years', 'Art. 1', clock => 'day');
+         SELECT custodian.tag_table('line', clock => 'line_of.issued');
+         SELECT custodian.tag_column('line', c, 'user.note', '{shop.account}')
+         FROM unnest('{by_key,by_table,by_column}'::text[]) c",
+    )?;
+    let mut client = node.client()?;
+    // An infinite date is no date.
+    for id in [3, 4, 5] {
+        let error = client.refused(&format!("DELETE FROM invoice WHERE id = {id}"));
+        assert_eq!(error.sqlstate(), "23001", "{id}: {error}");
+    }
+
+    for (column, clock) in [
+        ("by_key", "line_of.issued"),
+        ("by_table", "invoice.issued"),
+        ("by_column", "bill.issued"),
+    ] {
+        client.batch_execute(&format!(
+            "SELECT custodian.require_minimum('law.{column}', 'line', '{{{column}}}', '10 years', 'Art. 2', clock => '{clock}')"
+        ))?;
+        for id in [1, 3, 4] {
+            let error = client.refused(&format!("DELETE FROM line WHERE id = {id}"));
+            assert_eq!(error.sqlstate(), "23001", "{column} {id}: {error}");
+        }
+        // The old invoice's line may go.
+        client.batch_execute("BEGIN; DELETE FROM line WHERE id = 2; ROLLBACK")?;
+        client.batch_execute(&format!(
+            "SELECT custodian.untag_column('line', '{column}')"
+        ))?;
+    }
+
+    client.batch_execute(
+        "SELECT custodian.tag_column('line', 'doc', 'user.note', '{shop.account}', path => '{a,b}');
+         SELECT custodian.require_minimum('law.path', 'line', '{doc.a.b}', '10 years', 'Art. 3', clock => 'bill.issued');
+         DELETE FROM line WHERE id IN (2, 5)",
+    )?;
+    // A label of paths alone guards the row.
+    for sql in [
+        "DELETE FROM line WHERE id = 1",
+        "DELETE FROM line WHERE id = 3",
+        "TRUNCATE line",
+    ] {
+        let error = client.refused(sql);
+        assert_eq!(error.sqlstate(), "23001", "{sql}: {error}");
+        assert!(error.to_string().contains("Art. 3"), "{sql}: {error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_whole_table_is_kept_by_one_row_whose_clock_is_minus_infinity() -> Result<()> {
+    let node = Cluster::builder("hold_clock_whole")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE invoice (id int PRIMARY KEY, issued timestamptz, name text);
+         INSERT INTO invoice VALUES (1, '2000-01-01'), (2, '-infinity');
+         SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+         SELECT custodian.tag_table('invoice', clock => 'issued');
+         SELECT custodian.tag_column('invoice', 'name', 'user.name', '{shop.account}');
+         SELECT custodian.require_minimum('law.a', 'invoice', '{name}', '10 years', 'Art. 1')",
+    )?;
+    let mut client = node.client()?;
+    let error = client.refused("TRUNCATE invoice");
+    assert_eq!(error.sqlstate(), "23001", "{error}");
+    client.batch_execute("UPDATE invoice SET issued = '2000-01-01' WHERE id = 2")?;
+    client.batch_execute("TRUNCATE invoice")?;
+    Ok(())
+}
