@@ -14,6 +14,8 @@ CREATE TABLE custodian.consent (
     PRIMARY KEY (purpose, subject_kind, subject_key, granted_at)
 );
 COMMENT ON TABLE custodian.consent IS 'when subjects gave and withdrew consent to purposes';
+-- For sweeps, which look for the rows of those who withdrew.
+CREATE INDEX consent_withdrawn ON custodian.consent (purpose, subject_kind, subject_key) WHERE withdrawn_at IS NOT NULL;
 ALTER TABLE custodian.consent ENABLE ROW LEVEL SECURITY;
 SELECT pg_catalog.pg_extension_config_dump('custodian.consent', '');
 

@@ -242,6 +242,9 @@ pub struct Policy {
     pub minimums: BTreeMap<String, Minimum>,
     pub maximums: BTreeMap<String, Maximum>,
     pub holds: Vec<Hold>,
+    /// Who ever withdrew a consent, again given or not: lets scans look for their rows. `None`: not known, or too
+    /// many.
+    pub withdrawn: Option<Vec<Withdrawn>>,
     /// Set while one subject is being erased: then the plan is for that subject's rows alone.
     pub erasing: Option<Erasing>,
 }
@@ -269,6 +272,14 @@ impl Policy {
         self.erasing = Some(erasing);
         self
     }
+}
+
+/// A subject that withdrew its consent to a purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Withdrawn {
+    pub purpose: String,
+    pub kind: String,
+    pub key: Vec<String>,
 }
 
 /// One step from a child to the row it refers to.
@@ -385,6 +396,8 @@ pub struct SubjectKey {
     pub kind: String,
     pub path: Vec<Hop>,
     pub columns: Vec<Ident>,
+    /// The types of the columns, below all domains: `int8`, `text`, …
+    pub bases: Vec<String>,
 }
 
 /// Rows of another table that refer to a row and would stand in the way of its deletion, or go with it.

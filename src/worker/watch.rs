@@ -69,7 +69,13 @@ pub fn watch(plan: &Plan, policy: &Policy, now: Instant) -> Option<Watch> {
             }),
         }
     };
-    for Group { covers, keeps, .. } in &plan.groups {
+    for Group {
+        covers,
+        keeps,
+        limits,
+        ..
+    } in &plan.groups
+    {
         for cover in covers {
             for entry in &cover.periods {
                 add(&cover.clock, entry.period);
@@ -77,6 +83,9 @@ pub fn watch(plan: &Plan, policy: &Policy, now: Instant) -> Option<Watch> {
         }
         for keep in keeps {
             add(&keep.clock, keep.period);
+        }
+        for limit in limits {
+            add(&limit.clock, limit.period);
         }
     }
     let mut cells: Vec<String> = plan

@@ -158,6 +158,27 @@ fn columns(table: &Table, names: &[String]) -> std::result::Result<Vec<Ident>, S
         .collect()
 }
 
+/// The types of columns of a table, below all domains.
+fn bases(table: &Table, columns: &[Ident]) -> Vec<String> {
+    columns
+        .iter()
+        .map(|ident| {
+            let column = table.column(&ident.name);
+            column.map_or_else(String::new, |column| column.base.clone())
+        })
+        .collect()
+}
+
+/// A subject whose key stands in the row itself.
+fn in_row(table: &Table, kind: &str, columns: Vec<Ident>) -> SubjectKey {
+    SubjectKey {
+        kind: kind.to_owned(),
+        path: Vec::new(),
+        bases: bases(table, &columns),
+        columns,
+    }
+}
+
 /// Resolves who a row of a table is about.
 pub fn subject(
     schema: &Schema,
@@ -181,11 +202,7 @@ fn subject_from(
     }
     visited.push(table.id);
     match (&tag.key, &tag.via) {
-        (Some(key), None) if !key.is_empty() => Ok(SubjectKey {
-            kind: tag.kind.clone(),
-            path: Vec::new(),
-            columns: columns(table, key)?,
-        }),
+        (Some(key), None) if !key.is_empty() => Ok(in_row(table, &tag.kind, columns(table, key)?)),
         (None, Some(via)) if !via.is_empty() => {
             let own = columns(table, via)?;
             let keys: Vec<&ForeignKey> = outgoing(schema, table)
@@ -244,11 +261,7 @@ fn through(
             .flatten();
         let subject = match direct {
             // The key's values stand in the row itself.
-            Some(columns) => SubjectKey {
-                kind: tag.kind.clone(),
-                path: Vec::new(),
-                columns,
-            },
+            Some(columns) => in_row(table, &tag.kind, columns),
             None => {
                 let mut path = vec![hop(key)];
                 path.extend(beyond.path);
@@ -256,6 +269,7 @@ fn through(
                     kind: tag.kind.clone(),
                     path,
                     columns: beyond.columns,
+                    bases: beyond.bases,
                 }
             }
         };
@@ -265,11 +279,7 @@ fn through(
     }
     match found.as_slice() {
         [subject] => Ok(subject.clone()),
-        [] if keys.is_empty() => Ok(SubjectKey {
-            kind: tag.kind.clone(),
-            path: Vec::new(),
-            columns: own,
-        }),
+        [] if keys.is_empty() => Ok(in_row(table, &tag.kind, own)),
         [] => Err(format!(
             "foreign key \"{}\" of table \"{}\" leads to a table whose tag names no subject of kind \"{}\"",
             keys.first().map_or("", |key| key.name.as_str()),

@@ -5,6 +5,7 @@ mod catalog;
 mod checks;
 mod published;
 pub mod tree;
+mod withdrawn;
 
 use std::collections::BTreeMap;
 
@@ -59,6 +60,7 @@ pub fn policy_and_findings() -> Result<(Policy, Vec<Finding>)> {
             maximums: maximums()?,
             holds: holds(&mut findings)?,
             erasing: None,
+            withdrawn: withdrawn::read()?,
         };
         Ok((policy, findings))
     })

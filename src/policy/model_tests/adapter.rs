@@ -218,6 +218,7 @@ fn policy(world: &World) -> Policy {
         maximums: maximums.collect(),
         holds: holds.collect(),
         erasing: None,
+        withdrawn: None,
     }
 }
 

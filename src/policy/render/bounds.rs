@@ -1,8 +1,9 @@
-//! Plain comparisons of clocks that an index can serve, beside the exact conditions. Pure.
+//! Plain comparisons of clocks and subjects that an index can serve, beside the exact conditions. Pure.
 
-use crate::policy::model::{Clock, Cover, Group, TypeClass};
+use crate::policy::model::{Clock, Cover, Group, SubjectKey, TypeClass};
 use crate::policy::period::{Instant, Period};
-use crate::policy::render::condition::{FIRST, Scope, latest_start};
+use crate::policy::render::condition::{FIRST, Scope, all, any, latest_start};
+use crate::policy::render::statement::Param;
 
 /// For clocks of the row itself the latest value that a row which is past can have.
 type Bounds<'g> = Vec<(&'g Clock, Instant)>;
@@ -11,13 +12,24 @@ fn own(clock: &Clock) -> bool {
     clock.path.is_empty()
 }
 
+/// What withdrawals mean for a comparison of clocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withdrawals {
+    /// They can end a purpose by consent at any time.
+    Anytime,
+    /// Rows of subjects that made one are looked for beside it.
+    Beside,
+}
+
+fn live(cover: &Cover, cutoff: Instant) -> bool {
+    cover.ended_at.is_none_or(|ended| ended > cutoff)
+}
+
 /// What must hold of clocks for all purposes to have ended; `None` where they cannot have.
-fn covers_ended(group: &Group, cutoff: Instant) -> Option<Bounds<'_>> {
+fn covers_ended(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Bounds<'_>> {
     let mut bounds: Bounds = Vec::new();
-    let live = |cover: &&Cover| cover.ended_at.is_none_or(|ended| ended > cutoff);
-    for cover in group.covers.iter().filter(live) {
-        // A withdrawal can end it at any time.
-        if cover.consent.is_some() {
+    for cover in group.covers.iter().filter(|cover| live(cover, cutoff)) {
+        if cover.consent.is_some() && withdrawals == Withdrawals::Anytime {
             continue;
         }
         // It ended by one of its periods.
@@ -38,7 +50,7 @@ fn covers_ended(group: &Group, cutoff: Instant) -> Option<Bounds<'_>> {
 }
 
 /// What must hold of clocks for the group to be past, in whichever way; `None` where it cannot be.
-fn past(group: &Group, cutoff: Instant) -> Option<Bounds<'_>> {
+fn past(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Bounds<'_>> {
     let limits = group.limits.iter().filter_map(|limit| {
         let latest = latest_start(cutoff, limit.period)?;
         Some(if own(&limit.clock) {
@@ -47,7 +59,7 @@ fn past(group: &Group, cutoff: Instant) -> Option<Bounds<'_>> {
             Vec::new()
         })
     });
-    covers_ended(group, cutoff)
+    covers_ended(group, cutoff, withdrawals)
         .into_iter()
         .chain(limits)
         .reduce(|one, other| {
@@ -61,18 +73,108 @@ fn past(group: &Group, cutoff: Instant) -> Option<Bounds<'_>> {
         })
 }
 
+/// The values that can be compared with a column of the type, as their text forms; `None` for a type of which it is
+/// not known that values are equal when their texts are.
+fn comparable(base: &str, values: Vec<String>) -> Option<(Vec<String>, &'static str)> {
+    let (cast, fits): (&str, fn(&str) -> bool) = match base {
+        "int2" => ("::pg_catalog.int2[]", |text| text.parse::<i16>().is_ok()),
+        "int4" => ("::pg_catalog.int4[]", |text| text.parse::<i32>().is_ok()),
+        "int8" => ("::pg_catalog.int8[]", |text| text.parse::<i64>().is_ok()),
+        "uuid" => ("::pg_catalog.uuid[]", is_uuid),
+        "text" | "varchar" => ("", |_| true),
+        _ => return None,
+    };
+    Some((values.into_iter().filter(|text| fits(text)).collect(), cast))
+}
+
+/// Whether this is how the server writes a uuid.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 impl Scope<'_> {
-    /// Plain comparisons of the clock that an index on it can serve. They let through every row for which the
-    /// exact condition holds, as far as rows that became due after `after` are concerned.
+    /// Plain comparisons that an index can serve. They let through every row for which the exact condition holds,
+    /// as far as rows that became due after `after`, or by a withdrawal, are concerned.
     pub fn index_bounds(
         &mut self,
         row: &str,
         groups: &[&Group],
         after: Option<Instant>,
     ) -> Vec<String> {
+        let Some(withdrawn) = self.withdrawn(row, groups) else {
+            return self.clock_bounds(row, groups, after, Withdrawals::Anytime);
+        };
+        let clocks = self.clock_bounds(row, groups, after, Withdrawals::Beside);
+        if withdrawn.is_empty() || clocks.is_empty() {
+            return clocks;
+        }
+        let clocks = all(clocks);
+        vec![any(std::iter::once(clocks)
+            .filter(|clocks| clocks != "false")
+            .chain(withdrawn))]
+    }
+
+    /// The subject withdrew its consent to one of the groups' purposes: alternatives. `None` where that cannot be
+    /// asked by an index, or is not known.
+    fn withdrawn(&mut self, row: &str, groups: &[&Group]) -> Option<Vec<String>> {
+        let mut subjects: Vec<(&SubjectKey, Vec<&str>)> = Vec::new();
+        for cover in groups.iter().flat_map(|group| &group.covers) {
+            let Some(subject) = cover.consent.as_ref().filter(|_| live(cover, self.cutoff)) else {
+                continue;
+            };
+            match subjects.iter_mut().find(|(known, _)| *known == subject) {
+                Some((_, purposes)) => purposes.push(&cover.purpose),
+                None => subjects.push((subject, vec![&cover.purpose])),
+            }
+        }
+        if subjects.is_empty() {
+            return Some(Vec::new());
+        }
+        let known = self.policy.withdrawn.as_ref()?;
+        let mut alternatives = Vec::new();
+        for (subject, purposes) in subjects {
+            let ([], [column], [base]) = (
+                subject.path.as_slice(),
+                subject.columns.as_slice(),
+                subject.bases.as_slice(),
+            ) else {
+                return None;
+            };
+            let mut keys: Vec<String> = known
+                .iter()
+                .filter(|withdrawn| {
+                    withdrawn.kind == subject.kind && purposes.contains(&withdrawn.purpose.as_str())
+                })
+                .filter_map(|withdrawn| match withdrawn.key.as_slice() {
+                    [key] => Some(key.clone()),
+                    _ => None,
+                })
+                .collect();
+            keys.sort();
+            keys.dedup();
+            let (keys, cast) = comparable(base, keys)?;
+            if !keys.is_empty() {
+                let keys = self.binder.bind(Param::TextArray(keys));
+                alternatives.push(format!("{row}.{} = ANY ({keys}{cast})", column.quoted));
+            }
+        }
+        Some(alternatives)
+    }
+
+    fn clock_bounds(
+        &mut self,
+        row: &str,
+        groups: &[&Group],
+        after: Option<Instant>,
+        withdrawals: Withdrawals,
+    ) -> Vec<String> {
         let mut bounds = Vec::new();
         for group in groups {
-            let Some(past) = past(group, self.cutoff) else {
+            let Some(past) = past(group, self.cutoff, withdrawals) else {
                 return vec!["false".to_owned()];
             };
             for (clock, latest) in past {
@@ -84,7 +186,7 @@ impl Scope<'_> {
             }
         }
         if let Some(after) = after
-            && let Some((clock, earliest)) = self.newly_due_since(groups, after)
+            && let Some((clock, earliest)) = self.newly_due_since(groups, after, withdrawals)
         {
             let class: TypeClass = clock.class;
             let column = clock.column.quoted.clone();
@@ -100,6 +202,7 @@ impl Scope<'_> {
         &self,
         groups: &[&'g Group],
         after: Instant,
+        withdrawals: Withdrawals,
     ) -> Option<(&'g Clock, Instant)> {
         let mut clock: Option<&'g Clock> = None;
         let mut earliest: Option<Instant> = None;
@@ -121,7 +224,7 @@ impl Scope<'_> {
                     Some(ended) if ended <= self.cutoff => return None,
                     _ => {}
                 }
-                if cover.consent.is_some() {
+                if cover.consent.is_some() && withdrawals == Withdrawals::Anytime {
                     return None;
                 }
                 for entry in &cover.periods {
@@ -140,5 +243,87 @@ impl Scope<'_> {
             }
         }
         Some((clock?, earliest?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::compile::compile;
+    use crate::policy::fixture::{at, policy, schema, table, tag};
+    use crate::policy::model::{Plan, Policy, Withdrawn};
+
+    const TABLE: &str = r#"{"clock":"at","subject":{"kind":"customer","key":["id"]}}"#;
+
+    /// Ten years by consent, on a table whose key is of this type, and who withdrew.
+    fn by_consent(base: &str, withdrawn: Option<&[&str]>) -> (Plan, Policy) {
+        let mut policy = policy(&[("p.a", 120)]);
+        for purpose in policy.purposes.values_mut() {
+            purpose.consent = true;
+        }
+        policy.withdrawn = withdrawn.map(|keys| {
+            keys.iter()
+                .map(|key| Withdrawn {
+                    purpose: "p.a".to_owned(),
+                    kind: "customer".to_owned(),
+                    key: vec![(*key).to_owned()],
+                })
+                .collect()
+        });
+        let column = tag(&["p.a"], r#""on_expiry":"set_null""#);
+        let mut table = table(1, "t", TABLE, &[("a", &column)]);
+        for column in &mut table.columns {
+            base.clone_into(&mut column.base);
+        }
+        let plan = compile(&schema(vec![table], vec![]), &policy, 1);
+        (plan, policy)
+    }
+
+    fn bounds(base: &str, withdrawn: Option<&[&str]>, after: Option<&str>) -> (String, Vec<Param>) {
+        let (plan, policy) = by_consent(base, withdrawn);
+        let groups: Vec<&Group> = plan.groups.iter().collect();
+        let mut scope = Scope::new(&policy, at("2024-01-01T00:00:00Z"));
+        let bounds = scope.index_bounds("r", &groups, after.map(at));
+        let statement = scope.binder.finish(bounds.join(" AND "));
+        (statement.sql, statement.params)
+    }
+
+    #[test]
+    fn rows_of_subjects_that_withdrew_are_looked_for_beside_the_clock() {
+        let after = Some("2023-12-01T00:00:00Z");
+        let (sql, params) = bounds("int8", Some(&["7", "x", "7"]), after);
+        assert_eq!(
+            sql,
+            "((r.at <= $1 AND r.at >= $2) OR r.id = ANY ($3::pg_catalog.int8[]))"
+        );
+        // A key that is no number any more is that of no row.
+        assert_eq!(params[2], Param::TextArray(vec!["7".to_owned()]));
+        let (sql, _) = bounds("text", Some(&["x"]), None);
+        assert_eq!(sql, "(r.at <= $1 OR r.id = ANY ($2))");
+    }
+
+    #[test]
+    fn where_nobody_withdrew_the_clock_decides_alone() {
+        let (sql, _) = bounds("int8", Some(&[]), Some("2023-12-01T00:00:00Z"));
+        assert_eq!(sql, "r.at <= $1 AND r.at >= $2");
+    }
+
+    #[test]
+    fn where_it_is_not_known_who_withdrew_every_row_is_looked_at() {
+        let after = Some("2023-12-01T00:00:00Z");
+        assert_eq!(bounds("int8", None, after).0, "");
+        // Equal numbers may have different texts.
+        assert_eq!(bounds("numeric", Some(&["7"]), after).0, "");
+    }
+
+    #[test]
+    fn only_values_of_the_type_are_cast_to_it() {
+        let fits = |base: &str, value: &str| {
+            comparable(base, vec![value.to_owned()]).is_some_and(|(values, _)| values.len() == 1)
+        };
+        assert!(fits("int2", "-7") && !fits("int2", "70000"));
+        assert!(fits("uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"));
+        assert!(!fits("uuid", "a0eebc99-9c0b-4ef8-bb6d06bb9bd380a11"));
+        assert!(!fits("bpchar", "a"));
     }
 }
