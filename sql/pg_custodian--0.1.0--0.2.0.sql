@@ -474,6 +474,7 @@ CREATE TABLE custodian.consent (
     PRIMARY KEY (purpose, subject_kind, subject_key, granted_at)
 );
 COMMENT ON TABLE custodian.consent IS 'when subjects gave and withdrew consent to purposes';
+CREATE INDEX consent_withdrawn ON custodian.consent (purpose, subject_kind, subject_key) WHERE withdrawn_at IS NOT NULL;
 ALTER TABLE custodian.consent ENABLE ROW LEVEL SECURITY;
 SELECT pg_catalog.pg_extension_config_dump('custodian.consent', '');
 
@@ -1113,6 +1114,62 @@ GRANT SELECT ON custodian.overdue TO PUBLIC;
 
 -- The policy as it is becomes the first record of its history. It reads everything above.
 SELECT custodian.record_policy();
+-- Maximums and declared dependents in the view of tags. For a moment it stands on nothing, so that views which
+-- users made on it stay.
+CREATE OR REPLACE VIEW custodian.tags AS
+SELECT NULL::pg_catalog.regclass AS relation,
+       NULL::pg_catalog.text AS column_name,
+       NULL::pg_catalog.text AS kind,
+       NULL::pg_catalog.text AS category,
+       NULL::pg_catalog.text AS sensitivity,
+       NULL::pg_catalog.text[] AS purposes,
+       NULL::pg_catalog.text[] AS residency,
+       NULL::pg_catalog.text AS on_expiry,
+       NULL::pg_catalog.text AS clock,
+       NULL::pg_catalog.text[] AS minimums,
+       NULL::pg_catalog.text AS subject_kind,
+       NULL::pg_catalog.text[] AS subject_key,
+       NULL::pg_catalog.text[] AS subject_via,
+       NULL::pg_catalog.text AS collected,
+       NULL::pg_catalog.text AS null_clock,
+       NULL::pg_catalog.text AS residency_column,
+       NULL::pg_catalog.text AS disposal,
+       NULL::pg_catalog.text AS problem
+WHERE false;
+DROP FUNCTION custodian.read_tags();
+CREATE FUNCTION custodian."read_tags"() RETURNS TABLE (
+	"relation" oid,
+	"column_name" TEXT,
+	"kind" TEXT,
+	"category" TEXT,
+	"sensitivity" TEXT,
+	"purposes" TEXT[],
+	"residency" TEXT[],
+	"on_expiry" TEXT,
+	"clock" TEXT,
+	"minimums" TEXT[],
+	"subject_kind" TEXT,
+	"subject_key" TEXT[],
+	"subject_via" TEXT[],
+	"collected" TEXT,
+	"null_clock" TEXT,
+	"residency_column" TEXT,
+	"disposal" TEXT,
+	"problem" TEXT,
+	"maximums" TEXT[],
+	"dependents" TEXT[]
+)
+STRICT STABLE
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'read_tags_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.read_tags() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.read_tags() TO PUBLIC;
+CREATE OR REPLACE VIEW custodian.tags AS
+SELECT relation::pg_catalog.regclass AS relation, column_name, kind, category, sensitivity, purposes, residency,
+       on_expiry, clock, minimums, subject_kind, subject_key, subject_via, collected, null_clock,
+       residency_column, disposal, problem, maximums, dependents
+FROM custodian.read_tags();
+COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, table or cleared';
 
 -- Comments of functions, written from their docstrings by tests/integration/tests/comments.rs.
 COMMENT ON ROUTINE custodian.apply_policy IS 'Makes the declared policy what a document says, and returns the difference, one row for each change: the object, what happens to it, how it was and will be, and whether data may stay longer or go further than before. All changes are made, or none. With dry_run (the default) none is; the document is checked all the same.';

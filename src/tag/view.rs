@@ -28,6 +28,8 @@ struct Fields {
     residency_column: Option<String>,
     disposal: Option<&'static str>,
     problem: Option<String>,
+    maximums: Option<Vec<String>>,
+    dependents: Option<Vec<String>>,
 }
 
 /// A method as views show it: a name without quotes, an object as it is.
@@ -74,6 +76,12 @@ fn cell(tag: ColumnTag) -> Fields {
                 .map(|minimum| minimum.name)
                 .collect(),
         ),
+        maximums: Some(
+            tag.maximums
+                .into_iter()
+                .map(|maximum| maximum.name)
+                .collect(),
+        ),
         ..Fields::default()
     }
 }
@@ -106,6 +114,7 @@ fn table(tag: TableTag) -> (&'static str, Fields) {
             DisposalMode::Observe => "observe",
             DisposalMode::On => "on",
         }),
+        dependents: tag.dependents,
         ..Fields::default()
     };
     ("table", fields)
@@ -136,6 +145,8 @@ fn read_tags() -> TableIterator<
         name!(residency_column, Option<String>),
         name!(disposal, Option<&'static str>),
         name!(problem, Option<String>),
+        name!(maximums, Option<Vec<String>>),
+        name!(dependents, Option<Vec<String>>),
     ),
 > {
     let rows = label::everywhere()
@@ -183,6 +194,8 @@ fn read_tags() -> TableIterator<
                     fields.residency_column,
                     fields.disposal,
                     fields.problem,
+                    fields.maximums,
+                    fields.dependents,
                 )
             }))
         })

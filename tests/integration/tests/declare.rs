@@ -8,6 +8,8 @@ const TABLES: &str = r#"
     SET ROLE alice;
     CREATE TABLE "Sh.op"."cust""omer; --" (id bigint PRIMARY KEY, "E-mail.1" text, "select" text, seen timestamptz);
     CREATE TABLE "Sh.op".event (id bigint, at timestamptz, ip inet, note text) PARTITION BY RANGE (at);
+    CREATE TABLE "Sh.op".profile (id bigint PRIMARY KEY, doc jsonb, seen timestamptz);
+    CREATE TABLE "Sh.op"."pro,file" (profile bigint REFERENCES "Sh.op".profile ON DELETE CASCADE);
     CREATE TABLE "Sh.op".event_1 PARTITION OF "Sh.op".event FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
     RESET ROLE;"#;
 
@@ -29,6 +31,12 @@ const POLICY: &str = r#"
     SELECT custodian.tag_table('"Sh.op".event', clock => 'at');
     SELECT custodian.tag_column('"Sh.op".event', 'ip', 'user.device.ip_address', '{shop.account,shop.news}', on_expiry => 'network');
     SELECT custodian.tag_column('"Sh.op".event_1', 'ip', 'user.device.ip_address', '{shop.news}', on_expiry => 'network');
+    SELECT custodian.tag_table('"Sh.op".profile', clock => 'seen', on_expiry => 'delete');
+    SELECT custodian.declare_dependents('"Sh.op".profile', ARRAY['"Sh.op"."pro,file"']);
+    SELECT custodian.tag_column('"Sh.op".profile', 'doc', 'user.contact.email', '{shop.account}', residency => '{cn}',
+                                on_expiry => 'set_null', path => '{contact,"e.mail"}');
+    SELECT custodian.tag_column('"Sh.op".profile', 'doc', 'user.name', '{shop.account,shop.news}', on_expiry => '{"mask":2}', path => '{name}');
+    SELECT custodian.require_minimum('cn.tax', '"Sh.op".profile', '{doc.name}', '5 years', 'Law A, article 1');
     SELECT custodian.permit_publication('Abroad "1"', '{de,cn}', 'the replica');"#;
 
 fn node(name: &str) -> Result<Cluster> {
@@ -81,6 +89,8 @@ column "Sh.op"."cust""omer; --".select|clear|t
 table "Sh.op".event|tag|f
 column "Sh.op".event.ip|tag|f
 column "Sh.op".event_1.ip|tag|f
+table "Sh.op".profile|tag|f
+column "Sh.op".profile.doc|tag|f
 publication Abroad "1"|permit|t
 purpose shop.news|end|f"#;
     let before = to.text(EXPORT)?;
@@ -91,6 +101,15 @@ purpose shop.news|end|f"#;
     );
     assert_eq!(to.text(&apply(&document, false))?, difference);
     assert_eq!(to.text(EXPORT)?, document);
+    let tags = "SELECT * FROM custodian.tags ORDER BY relation::text, column_name NULLS FIRST";
+    assert_eq!(to.text(tags)?, from.text(tags)?);
+    assert_eq!(
+        to.text(
+            "SELECT column_name, maximums FROM custodian.tags WHERE maximums <> '{}'
+             UNION ALL SELECT column_name, dependents FROM custodian.tags WHERE dependents IS NOT NULL"
+        )?,
+        "E-mail.1|{cn.limit}\n|{\"\\\"Sh.op\\\".\\\"pro,file\\\"\"}"
+    );
     let epochs = to.text(EPOCHS)?;
     assert_eq!(to.text(&apply(&document, false))?, "");
     assert_eq!(

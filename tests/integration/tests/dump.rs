@@ -20,6 +20,8 @@ const SCHEMA: &str = r#"
     INSERT INTO shop.customer SELECT n, n || '@example.com', n, 'cn', now() - n * interval '1 day', now() - interval '9 years'
         FROM generate_series(1, 1000) n;
     INSERT INTO shop.invoice SELECT n, 'street ' || n, current_date - n * 4, n FROM generate_series(1, 1000) n;
+    CREATE TABLE shop.profile (id bigint PRIMARY KEY, doc jsonb, seen timestamptz);
+    CREATE TABLE shop.picture (profile bigint REFERENCES shop.profile ON DELETE CASCADE);
     INSERT INTO shop.click VALUES ('2024-05-05', '10.1.2.3', '/');
     RESET ROLE;
     SELECT custodian.define_lawful_basis('br', 'contract', 'LGPD art. 7, V', false, valid_from => '2020-09-18');
@@ -27,6 +29,7 @@ const SCHEMA: &str = r#"
     SELECT custodian.define_purpose('shop.account', 'contract', '3 years');
     SELECT custodian.define_purpose('shop.account', 'contract', '200 days');
     SELECT custodian.define_purpose('shop.marketing', 'consent', '90 days', required => false, description => 'letters; "quoted"');
+    SELECT custodian.define_purpose('shop.letters', 'consent', '90 days', required => false);
     SELECT custodian.end_purpose('shop.marketing', '2030-01-01 00:00+00');
     SELECT custodian.tag_table('shop.customer', clock => 'last_seen_at', collected => 'created_at', subject_kind => 'customer',
         subject_key => '{id}', on_expiry => 'delete', residency_column => 'country');
@@ -41,16 +44,34 @@ const SCHEMA: &str = r#"
     SELECT custodian.tag_table('shop.click', clock => 'at', on_expiry => 'delete');
     SELECT custodian.tag_column('shop.click', 'ip', 'user.device.ip_address', '{shop.account}', on_expiry => 'network');
     SELECT custodian.tag_column('shop.click_2024', 'ip', 'user.device.ip_address', '{shop.account}', sensitivity => 'sensitive');
+    SELECT custodian.tag_table('shop.profile', clock => 'seen', on_expiry => 'delete', subject_kind => 'profile', subject_key => '{id}');
+    SELECT custodian.declare_dependents('shop.profile', '{shop.picture}');
+    SELECT custodian.tag_column('shop.profile', 'doc', 'user.contact.email', '{shop.account}', residency => '{cn}',
+        on_expiry => 'set_null', path => '{contact,"e.mail"}');
+    SELECT custodian.tag_column('shop.profile', 'doc', 'user.note', '{shop.letters}', on_expiry => '{"constant":"\"''\""}', path => '{note}');
+    SELECT custodian.require_minimum('cn.tax.invoice', 'shop.profile', '{doc.note}', '5 years', 'Law A, article 1');
+    SELECT custodian.declare_defence('cn.claim', 'shop.profile', '{doc.note}', '3 years', 'Civil Code art. 188');
+    SELECT custodian.suspend_defence('cn.claim', '2024-01-01 00:00+00'); SELECT custodian.resume_defence('cn.claim', '2024-02-01 00:00+00');
+    SELECT custodian.require_maximum('cn.limit', 'shop.profile', '{doc.note}', '9 years', 'Law D');
+    SELECT custodian.record_consent('profile', '{1}', 'shop.letters', '2024-01-01 00:00+00', 'form 7');
+    SELECT custodian.record_consent('profile', '{2}', 'shop.letters', '2024-01-01 00:00+00');
+    SELECT custodian.withdraw_consent('profile', '{1}', 'shop.letters', '2024-03-01 00:00+00');
+    SELECT custodian.waive(code, object, 'reviewed', 'shopkeeper', now() + interval '1 year')
+        FROM custodian.check() ORDER BY code, object LIMIT 1;
     SELECT custodian.permit_publication('pub', '{cn,eu}', 'assessed');"#;
 
 /// All that was declared, by name.
-const POLICY: [&str; 7] = [
+const POLICY: [&str; 11] = [
     "SELECT relation::text, column_name, kind, category, sensitivity, purposes, residency, on_expiry, clock, minimums,
-            subject_kind, subject_key, subject_via, collected, null_clock, residency_column, disposal, problem
+            subject_kind, subject_key, subject_via, collected, null_clock, residency_column, disposal, problem, maximums, dependents
      FROM custodian.tags ORDER BY 1, 2",
     "SELECT * FROM custodian.purpose ORDER BY 1",
     "SELECT * FROM custodian.purpose_period ORDER BY 1, 2",
     "SELECT * FROM custodian.minimum ORDER BY 1",
+    "SELECT * FROM custodian.maximum ORDER BY 1",
+    "SELECT * FROM custodian.suspension ORDER BY 1, 2",
+    "SELECT * FROM custodian.consent ORDER BY 1, 2, 3, 4",
+    "SELECT * FROM custodian.waiver ORDER BY 1",
     "SELECT * FROM custodian.publication_permit ORDER BY 1",
     "SELECT * FROM custodian.lawful_basis ORDER BY 1, 2, 3",
     "SELECT provider, objname, label FROM pg_seclabels WHERE objtype IN ('table', 'column') ORDER BY 2",
