@@ -11,7 +11,7 @@ use crate::guc::{self, Disposal, Enforce, Gate};
 use crate::pg::subxact::subtransaction;
 use crate::pg::{relation, time, xact};
 use crate::policy::model::{Finding, Severity};
-use crate::policy::{basis_store, epoch, preview};
+use crate::policy::{basis_store, epoch, preview, unrecorded};
 use crate::report::{residency, suggest, waive};
 use crate::tag;
 use crate::worker::{self, shmem};
@@ -121,6 +121,7 @@ const SOURCES: &[Source] = &[
     ("guard", guard::view::findings),
     ("flows", guard::standing::findings),
     ("policy", preview::findings),
+    ("consents", unrecorded::findings),
     ("bases", basis_store::findings),
     ("coverage", suggest::findings),
     ("residency", residency::findings),

@@ -33,3 +33,4 @@ pub mod render;
 mod simulate;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+pub mod unrecorded;

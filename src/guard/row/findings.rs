@@ -1,7 +1,7 @@
 //! What a person must see about holds and the row guard.
 
 use crate::error::Result;
-use crate::guard::row::{apply, sync};
+use crate::guard::row::{apply, out_of_reach, sync};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, relation, sandbox, time};
 use crate::policy::model::{Finding, Severity};
@@ -45,6 +45,7 @@ pub fn findings() -> Result<Vec<Finding>> {
             remedy: "Run SELECT custodian.install_row_guard().".to_owned(),
         });
     }
+    findings.extend(out_of_reach::findings()?);
     findings.extend(apply::findings()?);
     Ok(findings)
 }

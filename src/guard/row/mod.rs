@@ -6,6 +6,7 @@ mod findings;
 pub mod fire;
 pub mod keeping;
 pub mod lookup;
+mod out_of_reach;
 mod own;
 pub mod probe;
 pub mod relabel;

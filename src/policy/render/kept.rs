@@ -248,6 +248,21 @@ fn conflicts<'a>(writer: &mut Writer<'a>, group: &'a Group) {
     }
 }
 
+/// The counts of what is covered although the consent it needs is not on record, on one leaf.
+pub fn unrecorded(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
+    let mut writer = Writer {
+        plan,
+        leaf,
+        policy,
+        cutoff,
+        found: Vec::new(),
+    };
+    for group in &plan.groups {
+        without_consent(&mut writer, group);
+    }
+    writer.found
+}
+
 /// The counts of what is kept back on a leaf. A row may be counted under several reasons.
 pub fn kept(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
     let mut writer = Writer {

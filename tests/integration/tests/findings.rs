@@ -1,0 +1,96 @@
+//! What `custodian.check()` says about rows that nobody could reach, and about consents that nobody recorded.
+
+use integration::{Cluster, Result, Sql};
+
+fn found(code: &str) -> String {
+    format!(
+        "SELECT severity, object, problem, remedy FROM custodian.check() WHERE code = '{code}' ORDER BY object"
+    )
+}
+
+#[test]
+fn foreign_partitions_and_owners_without_their_schema_are_told_before_a_deletion_fails()
+-> Result<()> {
+    let node = Cluster::builder("out_of_reach")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE ROLE \"Own er\" LOGIN;
+         CREATE SCHEMA \"Sh op\";
+         CREATE TABLE \"Sh op\".bill (id int, name text, at timestamptz) PARTITION BY LIST (id);
+         CREATE TABLE \"Sh op\".bill_1 PARTITION OF \"Sh op\".bill FOR VALUES IN (1);
+         CREATE FOREIGN DATA WRAPPER elsewhere;
+         CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere;
+         CREATE FOREIGN TABLE \"Sh op\".bill_2 PARTITION OF \"Sh op\".bill FOR VALUES IN (2) SERVER elsewhere;
+         INSERT INTO \"Sh op\".bill VALUES (1, 'n', '2000-01-01');
+         SELECT custodian.define_purpose('shop.account', 'contract', '1 year');
+         SELECT custodian.tag_table('\"Sh op\".bill', clock => 'at');
+         SELECT custodian.tag_column('\"Sh op\".bill', 'name', 'user.name', '{shop.account}', on_expiry => 'set_null')",
+    )?;
+    assert_eq!(node.text(&found("row-guard-foreign"))?, "");
+    assert_eq!(node.text(&found("owner-without-schema"))?, "");
+    node.exec(
+        "SELECT custodian.require_minimum('law.bill', '\"Sh op\".bill', '{name}', '10 years', 'Art. 1');
+         ALTER TABLE \"Sh op\".bill_1 OWNER TO \"Own er\"",
+    )?;
+    let foreign = node.text(&found("row-guard-foreign"))?;
+    assert!(
+        foreign.starts_with("error|Sh op.bill_2|") && foreign.lines().count() == 1,
+        "{foreign}"
+    );
+    let shut_out = node.text(&found("owner-without-schema"))?;
+    assert!(
+        shut_out.starts_with("error|Sh op.bill_1|") && shut_out.lines().count() == 1,
+        "{shut_out}"
+    );
+    // What the finding advises ends it.
+    let advice = shut_out.rsplit('|').next().unwrap_or_default();
+    node.exec(advice.trim_end_matches('.'))?;
+    assert_eq!(node.text(&found("owner-without-schema"))?, "");
+    Ok(())
+}
+
+#[test]
+fn rows_without_a_consent_on_record_are_a_finding_until_it_is_recorded() -> Result<()> {
+    let node = Cluster::builder("unrecorded")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE ROLE app;
+         CREATE TABLE customer (id bigint PRIMARY KEY, email text, phone text, seen timestamptz NOT NULL);
+         ALTER TABLE customer OWNER TO app;
+         INSERT INTO customer SELECT n, 'e', 'p', CASE WHEN n = 4 THEN '2000-01-01' ELSE now() END FROM generate_series(1, 4) n;
+         SELECT custodian.define_purpose('shop.mail', 'consent', '10 years', required => false);
+         SELECT custodian.define_purpose('shop.account', 'contract', '1 year');
+         SELECT custodian.tag_table('customer', clock => 'seen', subject_kind => 'customer', subject_key => '{id}');
+         SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.mail}', on_expiry => 'set_null');
+         SELECT custodian.tag_column('customer', 'phone', 'user.contact.phone_number', '{shop.account}', on_expiry => 'set_null');
+         SELECT custodian.record_consent('customer', '{1}', 'shop.mail')",
+    )?;
+    // The fourth is past by its period: nothing covers it.
+    let told = node.text(&found("consent-unrecorded"))?;
+    assert!(
+        told.starts_with(
+            "warning|public.customer|2 rows are kept for a purpose by consent without one: no consent on record: shop.mail."
+        ),
+        "{told}"
+    );
+    node.exec(
+        "SELECT custodian.record_consent('customer', '{2}', 'shop.mail');
+         SELECT custodian.withdraw_consent('customer', '{3}', 'shop.mail')",
+    )?;
+    assert_eq!(node.text(&found("consent-unrecorded"))?, "");
+    // Of a big table a part is looked at, and the finding says so.
+    node.exec("INSERT INTO customer SELECT n, repeat('e', 1000), 'p', now() FROM generate_series(10, 5000) n")?;
+    let told = node.text(&found("consent-unrecorded"))?;
+    assert!(
+        told.contains(" in the part of the table that was looked at"),
+        "{told}"
+    );
+    assert_eq!(node.text(&found("consents-not-looked-at"))?, "");
+    Ok(())
+}
