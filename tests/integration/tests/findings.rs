@@ -1,6 +1,6 @@
 //! What `custodian.check()` says about rows that nobody could reach, and about consents that nobody recorded.
 
-use integration::{Cluster, Result, Sql};
+use integration::{Cluster, Result};
 
 fn found(code: &str) -> String {
     format!(
