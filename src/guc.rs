@@ -68,6 +68,7 @@ static ENFORCE_SETTINGS: GucSetting<GateEnforce> =
 static DISPOSAL: GucSetting<Disposal> = GucSetting::<Disposal>::new(Disposal::Observe);
 static MINIMUM_GUARD: GucSetting<MinimumGuard> = GucSetting::<MinimumGuard>::new(MinimumGuard::On);
 static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60);
+static RUN_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(31_536_000);
 static AUDIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static BATCH_TARGET: GucSetting<i32> = GucSetting::<i32>::new(75);
 static MAX_DISPOSAL_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(0.05);
@@ -144,6 +145,11 @@ pub fn naptime() -> i32 {
 /// Seconds between two passes over a table that disregard its watermarks.
 pub fn audit_interval() -> i32 {
     AUDIT_INTERVAL.get()
+}
+
+/// Seconds for which runs that are over stay on record.
+pub fn run_retention() -> i32 {
+    RUN_RETENTION.get()
 }
 
 /// Milliseconds that a batch of a sweep aims at.
@@ -289,6 +295,17 @@ pub fn init() {
         &AUDIT_INTERVAL,
         1,
         31_536_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.run_retention",
+        c"Time for which runs that are over stay in custodian.runs.",
+        c"The latest run of a table stays in any case, and the ledger keeps its entries.",
+        &RUN_RETENTION,
+        // The fuse counts what runs did in the last 24 hours.
+        86_400,
+        i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );

@@ -24,6 +24,7 @@ mod mark;
 mod now;
 mod pacing;
 mod pause;
+mod prune;
 mod quarantine;
 mod records;
 pub mod reopen;

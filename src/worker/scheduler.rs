@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use crate::guard::sentinel;
 use crate::guc;
 use crate::pg::{bgworker, latch, relation, report, xact};
+use crate::worker::prune::Prune;
 use crate::worker::records::Records;
 use crate::worker::round::Rounds;
 use crate::worker::shmem::{self, State};
@@ -67,9 +68,11 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     bgworker::connect(Some(database));
     let mut rounds = Rounds::default();
     let mut records = Records::default();
+    let mut prune = Prune::default();
     loop {
         if bgworker::reload_settings() {
             rounds.settings_changed();
+            prune.settings_changed();
         }
         shmem::take_wake(database);
         match installed() {
@@ -82,6 +85,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
                 shmem::set_state(database, State::Active);
                 sentinel::by_lanes(database);
                 records.look();
+                prune.look();
                 match rounds.round(database) {
                     Ok(()) => shmem::set_success(database),
                     Err(caught) => report::log(
@@ -98,6 +102,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
         bgworker::report_idle();
         if pause(database) {
             rounds.settings_changed();
+            prune.settings_changed();
         }
     }
 }

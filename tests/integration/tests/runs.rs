@@ -257,3 +257,39 @@ fn rows_whose_run_waits_do_not_go_by_the_cascade_of_another() -> Result<()> {
     assert_eq!(node.text("SELECT count(*) FROM person")?, "98");
     Ok(())
 }
+
+#[test]
+fn old_runs_are_removed_but_for_the_latest_of_a_table_and_young_ones() -> Result<()> {
+    let node = cluster("prune", &["custodian.max_disposal_fraction = 1"])?;
+    node.exec(CUSTOMER)?;
+    wait_for(&node, "SELECT count(*) FROM customer", "50");
+    wait_for(&node, "SELECT state FROM custodian.runs", "done");
+    // 450 runs of before, superseded and done, with items; a young one, and the only run of another table.
+    node.exec(
+        "CREATE TABLE other (id int);
+         INSERT INTO custodian.run (relation, relation_name, state, cutoff, epoch, plan, finished_at, rows_done)
+         SELECT 'customer'::regclass, 'public.customer', CASE WHEN n % 2 = 0 THEN 'done' ELSE 'superseded' END,
+                now(), 0, '', now() - interval '3 days', 1
+         FROM generate_series(1, 450) n;
+         INSERT INTO custodian.run_item (run_id, item, leaf, columns, action, reason, planned)
+         SELECT run_id, 9, 'public.customer', '{}', 'delete row', '', 1 FROM custodian.run WHERE plan = '';
+         INSERT INTO custodian.run (relation, relation_name, state, cutoff, epoch, plan, finished_at)
+         VALUES ('customer'::regclass, 'public.customer', 'done', now(), 0, 'young', now() - interval '1 day'),
+                ('other'::regclass, 'public.other', 'failed', now(), 0, 'last', now() - interval '3 days');
+         UPDATE custodian.run SET finished_at = now() - interval '3 days' WHERE plan NOT IN ('', 'young', 'last')",
+    )?;
+    two_rounds(&node);
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.runs")?,
+        "453",
+        "a year is not over"
+    );
+    node.alter_system("custodian.run_retention", "2d")?;
+    wait_for(
+        &node,
+        "SELECT relation, state FROM custodian.runs ORDER BY run_id",
+        "customer|done\nother|failed",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM custodian.run_items")?, "0");
+    Ok(())
+}
