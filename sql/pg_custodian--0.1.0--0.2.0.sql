@@ -898,7 +898,6 @@ REVOKE EXECUTE ON FUNCTION custodian.suggest_rules() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
 
--- Pace and progress of sweeps
 -- Erasures of subjects, whom the digest names only for whoever has its key.
 CREATE TABLE custodian.erasure (
     subject_kind text NOT NULL,
@@ -989,7 +988,7 @@ REVOKE EXECUTE ON FUNCTION custodian.find_returned() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.find_returned() TO PUBLIC;
 GRANT SELECT ON custodian.erasures TO PUBLIC;
 
--- Pace and progress of sweeps.
+-- Pace and progress of sweeps
 ALTER TABLE custodian.run
     ADD COLUMN wal_bytes bigint NOT NULL DEFAULT 0,
     ADD COLUMN waited interval NOT NULL DEFAULT '0',

@@ -63,27 +63,9 @@ fn last(name: &str) -> Result<Option<Last>> {
     })
 }
 
-/// The moment given, now by default; never in the future.
+/// The moment given, now by default.
 fn moment(at: Option<TimestampWithTimeZone>) -> Result<Instant> {
-    let now = clock::now();
-    let at = match at {
-        None => return Ok(now),
-        Some(at) if at.is_infinity() || at.is_neg_infinity() => {
-            return Err(Error::new(
-                Kind::InvalidParameter,
-                "argument \"at\" must be a finite timestamp",
-            ));
-        }
-        Some(at) => time::instant(at),
-    };
-    if at > now {
-        return Err(Error::new(
-            Kind::InvalidParameter,
-            "argument \"at\" may not lie in the future",
-        )
-        .hint("Suspend or resume the defence when that comes."));
-    }
-    Ok(at)
+    clock::happened(at, "Suspend or resume the defence when that comes.")
 }
 
 fn too_early(what: &str, since: Instant) -> Error {

@@ -41,24 +41,10 @@ impl Act {
         let kind = words("kind", kind)?;
         let purpose = words("purpose", purpose)?;
         let key = key::normalize(&kind, required("key", key)?)?;
-        let now = clock::now();
-        let at = match at {
-            None => now,
-            Some(at) if at.is_infinity() || at.is_neg_infinity() => {
-                return Err(Error::new(
-                    Kind::InvalidParameter,
-                    "argument \"at\" must be a finite timestamp",
-                ));
-            }
-            Some(at) => time::instant(at),
-        };
-        if at > now {
-            return Err(Error::new(
-                Kind::InvalidParameter,
-                "argument \"at\" may not lie in the future",
-            )
-            .hint("Record a consent when it is given, and a withdrawal when it is made."));
-        }
+        let at = clock::happened(
+            at,
+            "Record a consent when it is given, and a withdrawal when it is made.",
+        )?;
         Ok(Act {
             kind,
             key,

@@ -6,8 +6,9 @@ use pgrx::pg_sys::{NodeTag, ObjectType};
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
-use crate::guard::row::veto::{guard_stays, named, names, string};
+use crate::guard::row::veto::{guard_stays, names, string};
 use crate::guard::row::{fire, sync};
+use crate::pg::relation::named;
 use crate::pg::utility::{Utility, text};
 use crate::pg::{relation, trigger};
 use crate::policy::hold_read;

@@ -4,8 +4,8 @@
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::guard::row::veto::named;
 use crate::guard::row::{fire, sync};
+use crate::pg::relation::named;
 use crate::pg::{relation, xact};
 use crate::policy::relation_ref;
 use crate::worker;

@@ -12,6 +12,7 @@ use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::verdict::Act;
 use crate::guard::row::{dropping, fire, lookup, own, restore, sync, types};
 use crate::pg::fresh::{self, Seen};
+use crate::pg::relation::named;
 use crate::pg::utility::{Utility, text};
 use crate::pg::{inherit, relation, trigger};
 use crate::policy::relation_ref;
@@ -106,24 +107,6 @@ pub(super) fn refuse_if_column_kept(
         Some(keeper) => fire::object(&keeping.name, Act::Table(what), &keeper),
         None => Ok(()),
     }
-}
-
-/// The relation that a statement names, if it exists.
-pub(super) fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    if name.is_null() {
-        return None;
-    }
-    // SAFETY: a RangeVar of the parse tree; without a lock, and without an error where there is none.
-    let oid = unsafe {
-        pg_sys::RangeVarGetRelidExtended(
-            name,
-            pg_sys::NoLock as i32,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        )
-    };
-    (oid != pg_sys::Oid::INVALID).then_some(oid)
 }
 
 pub(super) fn string(name: *const std::ffi::c_char) -> String {
