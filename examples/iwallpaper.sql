@@ -122,4 +122,19 @@ $$;
 -- log-and-storage.sql and docs/guard.md.
 
 -- "How do we use cookies and other tracking technologies": see log-and-storage.sql.
--- "Please contact our customer service": NOT YET: a subject's own data as one answer, and erasure on request.
+
+-- "Please contact our customer service": who asks for erasure gets an answer, row by row: what goes now, what stays, until
+-- when and by which law. NOT YET: a subject's own data as one answer.
+SELECT relation, column_names, action, reason, rows, until, citation FROM custodian.preview_erasure('user', '{1}');
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM custodian.erase_subject('user', '{1}', 'request 2026-113')
+                   WHERE 'taste' = ANY (column_names) AND action <> 'keep')
+       OR (SELECT taste FROM wallpaper.account WHERE id = 1) IS NOT NULL
+       OR (SELECT email FROM wallpaper.account WHERE id = 1) IS NULL
+       OR NOT EXISTS (SELECT FROM wallpaper.feedback WHERE id = 20)
+    THEN
+        RAISE 'erasure is not what it should be';
+    END IF;
+END
+$$;
