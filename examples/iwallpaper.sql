@@ -129,8 +129,10 @@ SELECT relation, column_names, action, reason, rows, until, citation FROM custod
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM custodian.erase_subject('user', '{1}', 'request 2026-113')
-                   WHERE 'taste' = ANY (column_names) AND action <> 'keep')
-       OR (SELECT taste FROM wallpaper.account WHERE id = 1) IS NOT NULL
+                   WHERE 'taste' = ANY (column_names) AND action <> 'keep') THEN
+        RAISE 'nothing was erased';
+    END IF;
+    IF (SELECT taste FROM wallpaper.account WHERE id = 1) IS NOT NULL
        OR (SELECT email FROM wallpaper.account WHERE id = 1) IS NULL
        OR NOT EXISTS (SELECT FROM wallpaper.feedback WHERE id = 20)
     THEN
