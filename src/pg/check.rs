@@ -5,6 +5,26 @@ use std::ffi::CString;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::pg::list;
+
+/// Whether the expression takes the column for one of this type and modifier wherever it reads it.
+///
+/// # Safety
+/// `expression` must be an analysed expression without sublinks.
+unsafe fn all_of_type(
+    expression: *mut pg_sys::Node,
+    attnum: i16,
+    type_oid: pg_sys::Oid,
+    typmod: i32,
+) -> bool {
+    // SAFETY: by the caller's promise; without flags the list has `Var` nodes only, or an error is raised.
+    unsafe {
+        list::items::<pg_sys::Var>(pg_sys::pull_var_clause(expression, 0))
+            .iter()
+            .filter(|var| var.varattno == attnum)
+            .all(|var| var.vartype == type_oid && var.vartypmod == typmod)
+    }
+}
 
 /// Whether the constraint with this `expression` (`pg_constraint.conbin`) of the relation accepts rows in which the column has this value (in text form, `None` for NULL):
 /// `None` when that depends on other columns, or on what is not constant. The server's own simplification of
@@ -38,6 +58,10 @@ pub fn accepts(
         let mut typmod = -1;
         let mut collation = pg_sys::InvalidOid;
         pg_sys::get_atttypetypmodcoll(relation, attnum, &mut type_oid, &mut typmod, &mut collation);
+        if !all_of_type(expression, attnum, type_oid, typmod) {
+            // The column changed since the expression was read: a value of one type is not to be taken for one of another.
+            return Ok(None);
+        }
         let constant = match &value {
             None => pg_sys::makeNullConst(type_oid, typmod, collation),
             Some(value) => {

@@ -139,7 +139,7 @@ fn explain(rel: pg_sys::Oid, key: &serde_json::Value, now: Instant) -> Result<Ve
             }
             let statement = statement(&plan, leaf, &policy, now, &parts);
             let rows = key::with_key(&plan, For::Recognizing, || {
-                Ok(as_owner_of(leaf, || read_facts(&statement, leaf)))
+                Ok(as_owner_of(&plan, leaf, || read_facts(&statement, leaf)))
             })?;
             let rows = rows.map_err(|caught| {
                 Error::new(

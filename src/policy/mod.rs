@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod explain;
 #[cfg(test)]
 mod fixture;
+pub mod foreign_code;
 pub mod hold;
 pub mod hold_read;
 pub mod hold_value;
@@ -28,6 +29,7 @@ pub mod publication;
 pub mod purpose;
 #[cfg(any(test, feature = "pg_test"))]
 mod random;
+mod reads;
 pub mod relation_ref;
 pub mod render;
 mod simulate;

@@ -9,8 +9,9 @@ use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
-use crate::pg::{clock, heap, relation, sandbox, spi, time};
+use crate::pg::{clock, heap, relation, spi, time};
 use crate::policy::compile::compile;
+use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId};
 use crate::policy::period::Instant;
@@ -34,10 +35,11 @@ const SAMPLED_BLOCKS: u32 = 4096;
 
 /// Counts as the owner of the leaf, with that role's rights only: planning alone already runs the owner's code.
 pub fn as_owner_of<T>(
+    plan: &Plan,
     leaf: &Leaf,
     work: impl FnOnce() -> Result<T>,
 ) -> std::result::Result<T, Caught> {
-    subtransaction(|| sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), work))
+    subtransaction(|| as_leaf_owner(plan, leaf, work))
 }
 
 /// What was caught, in words without values.
@@ -74,8 +76,8 @@ impl Counter {
     }
 
     /// Counts and adds a line, unless there is nothing to count; false when counting failed.
-    fn count(&mut self, leaf: &Leaf, line: Line, statement: &Statement) -> bool {
-        let counted = as_owner_of(leaf, || {
+    fn count(&mut self, plan: &Plan, leaf: &Leaf, line: Line, statement: &Statement) -> bool {
+        let counted = as_owner_of(plan, leaf, || {
             let part = match self.estimate {
                 true => sample_of(leaf, statement)?,
                 false => None,
@@ -117,7 +119,7 @@ impl Counter {
                 columns: step.columns(plan),
             };
             let statement = render::count(plan, &step, leaf, policy, cutoff, None);
-            if !self.count(leaf, line, &statement) {
+            if !self.count(plan, leaf, line, &statement) {
                 return;
             }
         }
@@ -127,7 +129,7 @@ impl Counter {
                 reason: back.reason,
                 columns: back.columns,
             };
-            if !self.count(leaf, line, &back.count) {
+            if !self.count(plan, leaf, line, &back.count) {
                 return;
             }
         }

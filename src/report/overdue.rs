@@ -123,7 +123,7 @@ impl Table<'_> {
 
     fn step(&mut self, leaf: &Leaf, step: Step) {
         let (plan, policy, now) = (self.plan, self.policy, self.now);
-        let measured = preview::as_owner_of(leaf, || {
+        let measured = preview::as_owner_of(plan, leaf, || {
             let rows = spi::count(&render::count(plan, &step, leaf, policy, now, None))?;
             if rows == 0 {
                 return Ok((0, None));
@@ -156,7 +156,7 @@ impl Table<'_> {
             if !overdue {
                 continue;
             }
-            if let Ok(rows) = preview::as_owner_of(leaf, || spi::count(&back.count))
+            if let Ok(rows) = preview::as_owner_of(self.plan, leaf, || spi::count(&back.count))
                 && rows > 0
             {
                 let mut line = self.line(back.columns, "keep".to_owned(), back.reason);

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::subxact::{Caught, subtransaction};
-use crate::pg::{heap, inherit, relation, sandbox, spi};
+use crate::pg::{heap, inherit, lock, relation, sandbox, spi};
 use crate::report::columns::{Column, Table};
 use crate::tag::detect::Counts;
 
@@ -50,6 +50,8 @@ fn look(
 ) -> std::result::Result<(), Caught> {
     let mut found: Vec<(usize, String)> = Vec::new();
     subtransaction(|| {
+        // From here on name and owner stay as they are: nobody puts another relation in its place.
+        lock::relation(leaf, pg_sys::AccessShareLock);
         let Some(ident) = relation::qualified(leaf)? else {
             return Ok(());
         };

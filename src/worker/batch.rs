@@ -7,8 +7,9 @@ use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
-use crate::pg::{heap, lock, sandbox, spi, xact};
+use crate::pg::{heap, lock, spi, xact};
 use crate::policy::epoch;
+use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
 use crate::policy::render::{self, Step, Tid};
@@ -85,13 +86,13 @@ pub fn dispose(target: &Target, range: Range<Tid>, locked: &Cell<bool>) -> Resul
         let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
             .within(range.start, range.end)
             .without(except);
-        let owner = pg_sys::Oid::from(leaf.owner);
         key::with_key(&work.plan, For::Making, || {
-            let rows =
-                late::while_sweeping(leaf, || sandbox::as_table_owner(owner, || spi::run(&batch)))?;
+            let rows = late::while_sweeping(leaf, || {
+                as_leaf_owner(&work.plan, leaf, || spi::run(&batch))
+            })?;
             // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
             // and so what the names and operators of the second statement mean.
-            let left = sandbox::as_table_owner(owner, || spi::count_fresh(&rest))?;
+            let left = as_leaf_owner(&work.plan, leaf, || spi::count_fresh(&rest))?;
             Ok(Outcome::Done {
                 rows: i64::try_from(rows).unwrap_or(i64::MAX),
                 left,

@@ -70,13 +70,19 @@ pub fn load(leaves: &[Leaf]) -> Result<Quarantine> {
     })
 }
 
-/// Puts a row into quarantine, or notes that it failed once more. The pause doubles from one nap to an hour.
+/// Puts a row into quarantine with what the error names, or notes that it failed once more. The pause doubles from one nap to an hour.
+/// Names that the catalogs do not have are left out: code of the table's owner can raise errors with any text as a name.
 pub fn add(leaf: &Leaf, item: &Item, tid: Tid, sqlstate: &str, names: &Names) -> Result<()> {
     sandbox::as_extension_owner(|| {
         spi::execute(
             "INSERT INTO custodian.quarantine AS q
                  (leaf, columns, action, tid, sqlstate, relation_name, constraint_name, retry_at)
-             VALUES ($1, $2, $3, pg_catalog.format('(%s,%s)', $4, $5)::tid, $6, $7, $8,
+             VALUES ($1, $2, $3, pg_catalog.format('(%s,%s)', $4, $5)::tid, $6,
+                     (SELECT $7 WHERE EXISTS (
+                          SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                          WHERE concat(n.nspname, '.', c.relname) = $7)),
+                     (SELECT $8 WHERE EXISTS (SELECT FROM pg_catalog.pg_constraint c WHERE c.conname = $8)
+                                   OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relname = $8)),
                      clock_timestamp() + make_interval(secs => $9))
              ON CONFLICT (leaf, columns, action, tid) DO UPDATE
              SET sqlstate = excluded.sqlstate, relation_name = excluded.relation_name,

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::pg::{heap, sandbox, spi};
+use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
 use crate::policy::render::{self, Step, Tid};
@@ -81,7 +82,7 @@ pub fn survey(
             let statement = count(after).without(&all);
             let mut gone = Vec::new();
             let planned = key::with_key(plan, For::Recognizing, || {
-                sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+                as_leaf_owner(plan, leaf, || {
                     let mut rows = spi::count(&statement)?;
                     for tid in &again {
                         match spi::count(&count(None).only(&[*tid]))? {
@@ -123,7 +124,7 @@ fn rows(plan: &Plan) -> Result<i64> {
         };
         rows = rows.saturating_add(match estimate {
             Some(estimate) => estimate,
-            None => sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+            None => as_leaf_owner(plan, leaf, || {
                 spi::count(&render::Statement {
                     sql: format!("SELECT count(*) FROM ONLY {}", leaf.ident.quoted),
                     params: Vec::new(),

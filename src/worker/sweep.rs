@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::error_names::{self, Names};
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, heap, latch, report, sandbox, spi, timeout, xact};
+use crate::pg::{bgworker, heap, latch, report, spi, timeout, xact};
+use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
 use crate::policy::render::{self, SEGMENT, Step, Tid};
@@ -310,7 +311,7 @@ impl Sweep {
             let params = spi::bind(&statement.params)?;
             let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
             key::with_key(plan, For::Recognizing, || {
-                sandbox::as_table_owner(pg_sys::Oid::from(leaf.owner), || {
+                as_leaf_owner(plan, leaf, || {
                     let mut segments = spi::select(&statement.sql, &params, |row| {
                         let number = u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX);
                         let first = number.saturating_mul(SEGMENT);

@@ -9,7 +9,7 @@ use crate::guard::row::keeping::{Keeping, Kept, Subjects};
 use crate::guard::row::lookup::{Key, Source};
 use crate::guard::row::verdict::Keeper;
 use crate::pg::fresh::{self, Seen};
-use crate::pg::{clock, relation, sandbox, time};
+use crate::pg::{clock, lock, relation, sandbox, time};
 use crate::policy::hold_read;
 use crate::policy::model::HoldScope;
 
@@ -331,6 +331,8 @@ pub fn subject_keeper(subjects: &Subjects, key: &[String]) -> Result<Option<Keep
 
 /// Whether a table has no rows of its own.
 pub fn is_empty(table: pg_sys::Oid) -> Result<bool> {
+    // From here on its name stays as it is.
+    lock::relation(table, pg_sys::AccessShareLock);
     let Some(ident) = relation::qualified(table)? else {
         return Ok(true);
     };

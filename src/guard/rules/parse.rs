@@ -12,6 +12,12 @@ use super::{File, Line, LineNumber, Place, Rule};
 const MAX_NAME: usize = 63;
 /// More lines than this are an error: the file is read at every reload by the postmaster's children.
 const MAX_LINES: usize = 100_000;
+/// The longest text, in bytes: anybody may have one checked, and nothing interrupts that.
+const MAX_BYTES: usize = 8 << 20;
+/// Words in a line.
+const MAX_WORDS: usize = 1024;
+/// How deep regions may nest.
+const MAX_DEPTH: usize = 16;
 
 /// A word of a line. A quoted one is never a keyword.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +63,9 @@ fn tokens(line: &str) -> Result<Vec<Token>, String> {
                     Some(inner) => token.text.push(inner),
                 }
             }
+        }
+        if tokens.len() >= MAX_WORDS {
+            return Err(format!("the line has more than {MAX_WORDS} words"));
         }
         tokens.push(token);
     }
@@ -320,7 +329,7 @@ fn check_whole(lines: &mut [Line]) {
                 "there is no region \"{missing}\": add a line \"region {missing}\""
             ))
         } else if let Rule::Region { name, .. } = rule {
-            circular(name, &parents).then(|| format!("region \"{name}\" lies in itself"))
+            nested_badly(name, &parents)
         } else {
             None
         };
@@ -330,24 +339,39 @@ fn check_whole(lines: &mut [Line]) {
     }
 }
 
-fn circular(name: &str, parents: &BTreeMap<String, Option<String>>) -> bool {
+/// What is wrong with what a region lies in; `None` when nothing is, or when it is wrong with one that it lies in.
+fn nested_badly(name: &str, parents: &BTreeMap<String, Option<String>>) -> Option<String> {
     let mut passed = BTreeSet::new();
     let mut current = name;
     while let Some(Some(parent)) = parents.get(current) {
         if parent == name {
-            return true;
+            return Some(format!("region \"{name}\" lies in itself"));
         }
         if !passed.insert(parent.as_str()) {
-            return false;
+            return None;
+        }
+        if passed.len() > MAX_DEPTH {
+            return Some(format!(
+                "region \"{name}\" lies in more than {MAX_DEPTH} others"
+            ));
         }
         current = parent;
     }
-    false
+    None
 }
 
 /// Reads a rules file. Lines that are empty or only a comment are left out.
 pub fn parse(text: &str) -> File {
     let mut lines = Vec::new();
+    if text.len() > MAX_BYTES {
+        lines.push(Line {
+            number: 1,
+            kind: String::new(),
+            arguments: Vec::new(),
+            rule: Err(format!("the file is longer than {MAX_BYTES} bytes")),
+        });
+        return File { lines };
+    }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (number, line) in (1..).zip(text.lines()) {
         if lines.len() >= MAX_LINES {

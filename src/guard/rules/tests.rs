@@ -253,3 +253,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_text_of_any_size_is_read_in_little_time_and_memory() {
+    let chain = |regions: usize| -> String {
+        (0..regions)
+            .map(|n| format!("region r{n} in r{}\n", n + 1))
+            .chain([format!("region r{regions}")])
+            .collect()
+    };
+    assert!(parse(&chain(16)).rules().is_some());
+    // Once every line walked the whole chain.
+    let errors: Vec<_> = parse(&chain(90_000))
+        .errors()
+        .map(|(line, error)| (line, error.to_owned()))
+        .collect();
+    assert_eq!(errors.len(), 90_000 - 16);
+    assert_eq!(
+        errors[0],
+        (1, "region \"r0\" lies in more than 16 others".to_owned())
+    );
+    assert!(only_error(&"x ".repeat(2000)).1.contains("1024 words"));
+    assert!(
+        only_error(&"# a comment\n".repeat(1 << 20))
+            .1
+            .contains("bytes")
+    );
+}

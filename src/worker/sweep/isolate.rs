@@ -7,8 +7,9 @@ use pgrx::pg_sys;
 use super::{Batched, End, MOST_OBSTACLES, Part, RETRIES, SWALLOWED, Sweep, is_contention, pause};
 use crate::anonymize::key::{self, For};
 use crate::pg::error_names::Names;
+use crate::pg::spi;
 use crate::pg::subxact::Caught;
-use crate::pg::{sandbox, spi};
+use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::render::{self, Tid};
 use crate::worker::work::Work;
 use crate::worker::{quarantine, reopen, run};
@@ -106,10 +107,9 @@ impl Sweep {
         )
         .with_blocks(blocks.start, blocks.end)
         .without(&part.except);
-        let owner = pg_sys::Oid::from(part.leaf.owner);
         let mut places = super::transaction(|| {
             key::with_key(plan, For::Recognizing, || {
-                sandbox::as_table_owner(owner, || spi::places(&statement))
+                as_leaf_owner(plan, &part.leaf, || spi::places(&statement))
             })
         })?;
         places.sort_unstable();

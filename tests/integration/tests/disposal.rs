@@ -362,7 +362,8 @@ fn a_row_that_stands_in_the_way_is_told_from_its_block_by_constraint_and_never_b
          CREATE FUNCTION keeps() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN IF NEW.id IN (17, 400) THEN
                   RAISE ''%'', OLD.body USING ERRCODE = ''check_violation'', TABLE = TG_TABLE_NAME,
-                      SCHEMA = TG_TABLE_SCHEMA, CONSTRAINT = ''body_stays'';
+                      SCHEMA = TG_TABLE_SCHEMA,
+                      CONSTRAINT = CASE NEW.id WHEN 17 THEN ''item_pkey'' ELSE OLD.body END;
               END IF; RETURN NEW; END';
          CREATE TRIGGER keeps BEFORE UPDATE OF body ON item FOR EACH ROW EXECUTE FUNCTION keeps();
          SELECT custodian.tag_table('item', clock => 'at')",
@@ -373,12 +374,13 @@ fn a_row_that_stands_in_the_way_is_told_from_its_block_by_constraint_and_never_b
         "SELECT string_agg(id::text, ',' ORDER BY id) FROM item WHERE body IS NOT NULL AND id <= 500",
         "17,400",
     );
+    // What no catalog has as a name is not kept: it may be anything, here a value.
     wait_for(
         &node,
         "quarantined",
         "SELECT i.id, q.sqlstate, q.relation_name, q.constraint_name FROM custodian.quarantined_rows q
          JOIN item i ON i.ctid = q.tid ORDER BY i.id",
-        "17|23514|public.item|body_stays\n400|23514|public.item|body_stays",
+        "17|23514|public.item|item_pkey\n400|23514|public.item|",
     );
     wait_for(
         &node,

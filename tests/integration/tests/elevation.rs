@@ -225,3 +225,72 @@ fn a_member_that_does_not_inherit_is_no_steward_before_set_role() -> Result<()> 
     bob.batch_execute(&format!("SET ROLE steward; {define}"))?;
     Ok(())
 }
+
+/// Code on a table that refers to a tagged one: it is evaluated when a statement that reads the table is planned.
+const CODE_OF_ANOTHER: &str = "
+CREATE FUNCTION public.note() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.trace VALUES (current_user, 'index predicate');
+    RETURN true;
+END $$;
+CREATE FUNCTION public.innocent() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN public.note(); END';
+CREATE TABLE public.child (id int, customer int REFERENCES shop.customer);
+GRANT SELECT ON public.child TO PUBLIC;
+CREATE INDEX child_index ON public.child (id) WHERE public.innocent()";
+
+#[test]
+fn code_on_a_table_that_refers_to_another_owners_does_not_run_with_that_owners_rights() -> Result<()>
+{
+    let node = start("foreign")?;
+    node.exec(BEFORE)?;
+    node.exec(
+        "CREATE TABLE public.trace (who name, what text);
+         GRANT INSERT ON public.trace TO PUBLIC;
+         CREATE EXTENSION pg_custodian;
+         GRANT USAGE ON SCHEMA shop TO mallory;
+         GRANT REFERENCES ON shop.customer TO mallory;
+         UPDATE shop.customer SET seen = now() - interval '60 years';
+         DROP TABLE shop.orders",
+    )?;
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    node.exec(
+        "SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+         SELECT custodian.tag_table('shop.customer', clock => 'seen', subject_kind => 'customer', subject_key => '{id}', on_expiry => 'delete');
+         SELECT custodian.tag_column('shop.customer', 'email', 'user.contact.email', '{shop.account}')",
+    )?;
+    node.client_as("mallory", "postgres")?
+        .batch_execute(CODE_OF_ANOTHER)?;
+    node.exec("DELETE FROM public.trace")?;
+
+    let mut root = node.client()?;
+    for sql in [
+        "SELECT * FROM custodian.preview()",
+        "SELECT * FROM custodian.estimate_preview()",
+        "SELECT * FROM custodian.overdue_now()",
+    ] {
+        let told = root.text(sql)?;
+        assert!(
+            told.contains("public.child carries code of another owner"),
+            "{sql}: {told}"
+        );
+    }
+    for sql in [
+        "SELECT * FROM custodian.sweep_now()",
+        "SELECT * FROM custodian.explain_row('shop.customer', '{\"id\": 1}')",
+    ] {
+        root.refused(sql);
+    }
+    gained_nothing(&node)?;
+    assert_eq!(node.text("SELECT count(*) FROM shop.customer")?, "3");
+
+    // It does run where a statement of the superuser's own reads the table: otherwise this test shows nothing.
+    root.batch_execute("SELECT FROM public.child")?;
+    assert_ne!(node.text("SELECT who FROM public.trace")?, "");
+    // Without that code the table is read, and rows go.
+    root.batch_execute("DROP INDEX public.child_index")?;
+    assert_eq!(
+        root.text("SELECT rows FROM custodian.sweep_now() WHERE action = 'delete row'")?,
+        "3"
+    );
+    Ok(())
+}
