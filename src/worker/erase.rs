@@ -132,7 +132,7 @@ fn stays(work: &Work, leaf: &Leaf, now: Instant, lines: &mut Vec<Line>) -> Resul
         scope.erased(row, plan)
     });
     let rows = pseudonyms::with_key(plan, For::Recognizing, || {
-        Ok(as_owner_of(leaf, || read_facts(&statement, leaf)))
+        Ok(as_owner_of(plan, leaf, || read_facts(&statement, leaf)))
     })?
     .map_err(|caught| {
         let what = format!("what stays in {} could not be told", leaf.ident.name);
@@ -232,7 +232,7 @@ fn table(
                 let count = render::count(plan, &step, leaf, &work.policy, now, None);
                 xact::with_snapshot(|| {
                     pseudonyms::with_key(plan, For::Recognizing, || {
-                        Ok(as_owner_of(leaf, || spi::count(&count)))
+                        Ok(as_owner_of(plan, leaf, || spi::count(&count)))
                     })
                 })?
                 .map_err(|caught| {

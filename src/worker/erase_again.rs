@@ -67,7 +67,7 @@ fn known(
         pgrx::check_for_interrupts!();
         let end = first.saturating_add(SEGMENT).min(blocks);
         let statement = statement.with_blocks(first, end);
-        let read = as_owner_of(leaf, || {
+        let read = as_owner_of(&work.plan, leaf, || {
             let params = spi::bind(&statement.params)?;
             spi::select(&statement.sql, &params, |row| {
                 row.must::<Vec<Option<String>>>(1)
