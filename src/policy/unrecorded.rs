@@ -60,7 +60,9 @@ pub fn findings() -> Result<Vec<Finding>> {
         for leaf in plan.leaves.iter().take(LEAVES) {
             let mut found = Found::new();
             let looked = key::with_key(&plan, For::Recognizing, || {
-                Ok(as_owner_of(leaf, || look(&plan, leaf, &policy, &mut found)))
+                Ok(as_owner_of(&plan, leaf, || {
+                    look(&plan, leaf, &policy, &mut found)
+                }))
             })?;
             match looked {
                 Ok(part) => partly |= part,
