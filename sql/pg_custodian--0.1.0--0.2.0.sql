@@ -1111,8 +1111,6 @@ COMMENT ON VIEW custodian.overdue IS 'per table what the worker found due and ha
 REVOKE ALL ON custodian.overdue FROM PUBLIC;
 GRANT SELECT ON custodian.overdue TO PUBLIC;
 
--- The policy as it is becomes the first record of its history. It reads everything above.
-SELECT custodian.record_policy();
 -- Maximums and declared dependents in the view of tags. For a moment it stands on nothing, so that views which
 -- users made on it stay.
 CREATE OR REPLACE VIEW custodian.tags AS
@@ -1169,6 +1167,9 @@ SELECT relation::pg_catalog.regclass AS relation, column_name, kind, category, s
        residency_column, disposal, problem, maximums, dependents
 FROM custodian.read_tags();
 COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, table or cleared';
+
+-- The policy as it is becomes the first record of its history. It reads everything above.
+SELECT custodian.record_policy();
 
 -- Comments of functions, written from their docstrings by tests/integration/tests/comments.rs.
 COMMENT ON ROUTINE custodian.apply_policy IS 'Makes the declared policy what a document says, and returns the difference, one row for each change: the object, what happens to it, how it was and will be, and whether data may stay longer or go further than before. All changes are made, or none. With dry_run (the default) none is; the document is checked all the same.';
