@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(
             sample.as_deref(),
             Some(
-                "SELECT count(*) FROM ONLY s.t AS r TABLESAMPLE SYSTEM (12.500000) REPEATABLE (0) WHERE true"
+                "SELECT count(*) FROM ONLY s.t AS t TABLESAMPLE SYSTEM (12.500000) REPEATABLE (0) WHERE true"
             )
         );
         let other = Leaf {
