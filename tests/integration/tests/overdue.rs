@@ -22,6 +22,15 @@ const NOW: &str = "
     SELECT action, rows, overdue_since BETWEEN now() - interval '299 days 1 hour' AND now() - interval '289 days', why
     FROM custodian.overdue_now('shop.customer') ORDER BY action";
 
+/// Measures of the backlog: how many there are, the rows, and whether its age is within that of the server.
+const BACKLOG: &str = r#"
+    SELECT count(*), max(value) FILTER (WHERE name = 'custodian_overdue_rows'),
+           bool_and(value BETWEEN 0 AND extract(epoch FROM now() - pg_postmaster_start_time()))
+               FILTER (WHERE name = 'custodian_backlog_age_seconds')
+    FROM custodian.metrics
+    WHERE name IN ('custodian_overdue_rows', 'custodian_backlog_age_seconds')
+      AND labels = '{"relation": "shop.customer"}'"#;
+
 fn wait_for(node: &Cluster, what: &str, query: &str, value: &str) {
     let mut last = String::new();
     let reached = integration::poll(120, || {
@@ -64,6 +73,8 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
         "shop.customer|300|t|t"
     );
 
+    assert_eq!(node.text(BACKLOG)?, "2|300|t");
+
     // On: more than the fuse allows waits for somebody.
     node.alter_system("custodian.disposal", "on")?;
     wait_for(
@@ -87,6 +98,7 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
         "0",
     );
     assert_eq!(client.text(NOW)?, "keep|1||hold: 2026-1");
+    assert_eq!(node.text(BACKLOG)?, "0||", "nothing is overdue any more");
 
     node.alter_system("custodian.max_disposal_fraction", "1")?;
     // A trigger that refuses is told by its SQLSTATE, and no value is.
