@@ -67,3 +67,97 @@ pub fn subjects(plan: &Plan, leaf: &Leaf, policy: &Policy, now: Instant) -> Opti
         leaf.ident.quoted
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::compile::compile;
+    use crate::policy::fixture::{at, policy, schema, table, tag};
+    use crate::policy::model::{Erasing, State};
+    use crate::policy::render::{Step, count};
+
+    const NOW: &str = "2021-01-01T00:00:00Z";
+
+    fn erasing(kind: &str, key: &[&str], before: Option<Instant>) -> Erasing {
+        Erasing {
+            kind: kind.to_owned(),
+            key: key.iter().map(|part| (*part).to_owned()).collect(),
+            before,
+        }
+    }
+
+    /// The policy of one erasure, and the plan of a table of customers with one cell for two purposes; `p.b` is
+    /// optional, and `p.a` as given.
+    fn erased(erasing: Erasing, a_is_required: bool) -> (Policy, Plan) {
+        let mut policy = policy(&[("p.a", 120), ("p.b", 240)]);
+        for purpose in policy.purposes.values_mut() {
+            purpose.required = purpose.name == "p.a" && a_is_required;
+        }
+        let column = tag(&["p.a", "p.b"], r#""on_expiry":"set_null""#);
+        let tagged =
+            r#"{"clock":"at","on_expiry":"delete","subject":{"kind":"customer","key":["id"]}}"#;
+        let schema = schema(vec![table(1, "t", tagged, &[("a", &column)])], Vec::new());
+        let policy = policy.erasing(erasing, at(NOW));
+        let plan = compile(&schema, &policy, 1);
+        (policy, plan)
+    }
+
+    fn statement(erasing: Erasing) -> Statement {
+        let (policy, plan) = erased(erasing, false);
+        count(&plan, &Step::Rows, &plan.leaves[0], &policy, at(NOW), None)
+    }
+
+    #[test]
+    fn an_erasure_is_for_rows_of_its_subject_alone() {
+        let one = statement(erasing("customer", &["7"], None));
+        let value = crate::policy::render::Param::TextArray(vec!["7".to_owned()]);
+        assert!(one.params.contains(&value), "{:?}", one.params);
+        // Values are parameters, whatever they are.
+        assert!(!one.sql.contains("'7'"), "{}", one.sql);
+        for nobody in [
+            erasing("device", &["7"], None),
+            erasing("customer", &["7", "8"], None),
+            erasing("customer", &[], None),
+        ] {
+            let none = statement(nobody);
+            assert!(none.sql.contains("false"), "{}", none.sql);
+            assert!(!none.params.contains(&value), "{:?}", none.params);
+        }
+    }
+
+    #[test]
+    fn a_repeated_erasure_looks_at_clocks() {
+        let once = statement(erasing("customer", &["7"], None));
+        let again = statement(erasing(
+            "customer",
+            &["7"],
+            Some(at("2020-06-01T00:00:00Z")),
+        ));
+        let bound = crate::policy::render::Param::Instant(at("2020-06-01T00:00:00Z"));
+        assert!(!once.params.contains(&bound));
+        assert!(again.params.contains(&bound), "{:?}", again.params);
+    }
+
+    #[test]
+    fn required_purposes_outlast_an_erasure_and_optional_ones_do_not() {
+        let state = |required: bool, now: &str| {
+            let (policy, plan) = erased(erasing("customer", &["7"], None), required);
+            let facts = crate::policy::evaluate::Facts {
+                clocks: crate::policy::render::facts::clocks(&plan)
+                    .iter()
+                    .map(|_| Some(at("2020-01-01T00:00:00Z")))
+                    .collect(),
+                disposed: vec![false],
+                subject: vec![Some("7".to_owned())],
+                within: vec![1],
+                ..Default::default()
+            };
+            crate::policy::evaluate::evaluate(&plan, &policy, &facts, at(now))[0].state
+        };
+        assert_eq!(state(false, NOW), State::Due);
+        assert_eq!(state(true, NOW), State::Active);
+        assert_eq!(state(true, "2029-12-31T00:00:00Z"), State::Active);
+        // The longer, optional purpose does not cover it after the required one.
+        assert_eq!(state(true, "2030-01-01T00:00:00Z"), State::Due);
+    }
+}
