@@ -14,7 +14,7 @@ use integration::{Cluster, Result, poll};
 use retention_model::calendar::{DAY, HOUR, day_number};
 use retention_model::generate::{self, Tape};
 
-use story::{FEATURES, Story, differences, is_at_rest, offset};
+use story::{FEATURES, Place, Story, differences, is_at_rest, offset};
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -52,9 +52,29 @@ fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
     Ok(node)
 }
 
+/// Schemas that share a database. What a policy costs grows with it, and hundreds of schemas at once would measure that.
+const PER_DATABASE: u32 = 8;
+
+/// Removes a database of schemas that are told, and makes the next one.
+fn another_database(node: &Cluster, database: &mut String, seed: u64) -> Result<()> {
+    if !database.is_empty() {
+        node.exec(&format!("DROP DATABASE {database} WITH (FORCE)"))?;
+    }
+    *database = format!("from{seed}");
+    // The template is free once the scheduler that looked into it has left.
+    let made = poll(30, || {
+        node.exec(&format!("CREATE DATABASE {database} TEMPLATE prepared"))
+            .ok()
+    });
+    made.ok_or_else(|| "the template stayed in use".into())
+}
+
 #[test]
 fn sweeps_of_random_schemas_leave_what_the_model_says() -> Result<()> {
     let node = cluster("random", &["custodian.disposal = off"])?;
+    node.exec("CREATE DATABASE prepared")?;
+    node.client_as("postgres", "prepared")?
+        .batch_execute("CREATE EXTENSION pg_custodian")?;
     let first = 1_000_000 * number("CUSTODIAN_MODEL_SEED").unwrap_or(1);
     let (first, last) = match number("CUSTODIAN_SCHEMA_SEED") {
         Some(seed) => (seed, seed),
@@ -69,12 +89,25 @@ fn sweeps_of_random_schemas_leave_what_the_model_says() -> Result<()> {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                loop {
+                let mut database = String::new();
+                for done in 0.. {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed > last {
                         break;
                     }
-                    let outcome = Story::new(seed, &tape(seed)).tell(&node);
+                    if done % PER_DATABASE == 0
+                        && let Err(why) = another_database(&node, &mut database, seed)
+                    {
+                        if let Ok(mut failures) = failures.lock() {
+                            failures.push(format!("no database for seed {seed}: {why}"));
+                        }
+                        break;
+                    }
+                    let place = Place {
+                        node: &node,
+                        database: &database,
+                    };
+                    let outcome = Story::new(seed, &tape(seed)).tell(place);
                     match (outcome, totals.lock(), failures.lock()) {
                         (Ok(told), Ok(mut totals), _) => totals.add(&told),
                         (Err(why), _, Ok(mut failures)) => {

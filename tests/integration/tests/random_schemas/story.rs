@@ -145,6 +145,13 @@ pub fn actual(client: &mut Client, schema: &str, world: &World) -> Result<World>
     Ok(actual)
 }
 
+/// The database that a schema is in.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub node: &'a Cluster,
+    pub database: &'a str,
+}
+
 /// One session of a story.
 struct Session {
     client: Client,
@@ -165,9 +172,9 @@ enum Went {
 }
 
 impl Session {
-    fn new(node: &Cluster, schema: &str, offset: i64) -> Result<Session> {
+    fn new(place: Place, schema: &str, offset: i64) -> Result<Session> {
         let mut session = Session {
-            client: node.client()?,
+            client: place.node.client_as("postgres", place.database)?,
             schema: schema.to_owned(),
             offset,
         };
@@ -370,19 +377,19 @@ impl<'a> Story<'a> {
         }
     }
 
-    pub fn tell(mut self, node: &Cluster) -> Result<Totals> {
+    pub fn tell(mut self, place: Place) -> Result<Totals> {
         let first = self.world.clone();
-        self.told(node).map_err(|why| {
+        self.told(place).map_err(|why| {
             let happened = self.log.join("\n");
             Error::new(format!("{why}\nafter:\n{happened}\nbegan as {first:#?}"))
         })
     }
 
-    fn told(&mut self, node: &Cluster) -> Result<Totals> {
+    fn told(&mut self, place: Place) -> Result<Totals> {
         let mut totals = Totals::default();
-        let mut session = Session::new(node, &self.schema, offset(self.world.now))?;
+        let mut session = Session::new(place, &self.schema, offset(self.world.now))?;
         let mut holds = set_up(&mut session.client, &self.schema, &self.world)?;
-        self.beside(node, &mut session, &mut holds, &mut totals)?;
+        self.beside(place, &mut session, &mut holds, &mut totals)?;
         for _ in 0..2 {
             self.quiet(&mut session, &mut holds, &mut totals)?;
         }
@@ -392,7 +399,7 @@ impl<'a> Story<'a> {
     /// Sweeps in one session, changes in another.
     fn beside(
         &mut self,
-        node: &Cluster,
+        place: Place,
         session: &mut Session,
         holds: &mut Vec<i64>,
         totals: &mut Totals,
@@ -411,7 +418,7 @@ impl<'a> Story<'a> {
                 Ok::<_, Error>(session)
             });
             let changed = (|| {
-                let mut other = Session::new(node, schema, clock)?;
+                let mut other = Session::new(place, schema, clock)?;
                 for _ in 0..3 {
                     let Some(change) = generate::change(tape, &users, FEATURES) else {
                         continue;
