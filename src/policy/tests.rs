@@ -316,7 +316,7 @@ mod tests {
 
     fn trial(random: &mut Random, table: RelId, seen: &mut Seen) -> Result<(), Error> {
         fill(random, 140)?;
-        let policy = policy(random, table);
+        let mut policy = policy(random, table);
         for minimum in policy.minimums.values() {
             // The row guard, which batches meet too, reads them from the table.
             Spi::run(&format!(
@@ -331,6 +331,10 @@ mod tests {
         }
         tags(random)?;
         consents(random)?;
+        // Mostly the withdrawals are known, so that passes may look for their subjects only.
+        if random.chance(80) {
+            policy.withdrawn = load::policy()?.withdrawn;
+        }
         let schema = load::schema(None)?;
         let plan = compile(&schema, &policy, table);
         let [leaf] = plan.leaves.as_slice() else {
@@ -452,7 +456,7 @@ mod tests {
             .to_u32();
         let mut random = Random(0x5eed_0fac_0570_d1a5);
         let mut seen = Seen::default();
-        for _ in 0..40 {
+        for _ in 0..60 {
             trial(&mut random, table, &mut seen)?;
         }
         // The trials must not have passed for want of anything to decide.
