@@ -100,6 +100,9 @@ pub fn mode(tag: Option<DisposalMode>) -> Disposal {
     own.min(guc::disposal())
 }
 
+/// The SQLSTATE of a lock that could not be had, and of a table that was changed meanwhile.
+const LOCKED: &str = "55P03";
+
 impl Rounds {
     /// Forgets the pace, after settings changed: everything is counted again.
     pub fn settings_changed(&mut self) {
@@ -148,7 +151,11 @@ impl Rounds {
         }
         for table in overview.order.clone() {
             if let Err(caught) = self.table(database, &overview, table, armed) {
-                self.failed(table);
+                let before = self.failed(table);
+                // Somebody holds the table, or has changed it since it was read: that is no failure unless it goes on.
+                if caught.sqlstate == LOCKED && before == 0 {
+                    continue;
+                }
                 let name = overview
                     .schema
                     .tables
@@ -175,12 +182,15 @@ impl Rounds {
         }
     }
 
-    fn failed(&mut self, table: u32) {
+    /// Counts a failure, and has the table wait. Returns how many in a row there were before.
+    fn failed(&mut self, table: u32) -> u32 {
         let memory = self.tables.entry(table).or_default();
+        let before = memory.failures;
         memory.failures = memory.failures.saturating_add(1);
         let base = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
         let pause = pacing::back_off(base, memory.failures, random::fraction());
         memory.retry_at = Moment::now().checked_add(pause);
+        before
     }
 
     fn table(
@@ -287,7 +297,9 @@ impl Rounds {
             Some((State::Failed, Some(reason))) if reason.ends_with(sweep::ROWS_LEFT) => {
                 self.went_well(table);
             }
-            Some((State::Failed | State::Interrupted, _)) | None => self.failed(table),
+            Some((State::Failed | State::Interrupted, _)) | None => {
+                self.failed(table);
+            }
             _ => self.went_well(table),
         }
         Ok(())

@@ -652,9 +652,11 @@ pub fn change(tape: &mut Tape, world: &World, features: Features) -> Option<Chan
         7 if features.tolling && !minimums.is_empty() => {
             let name = tape.one(&minimums);
             let running = policy.minimums[name].defence.as_ref()?;
+            // Nobody suspends or resumes before what is on record already, which may lie in the future.
             match running.last() {
-                Some((_, None)) => Some(Change::Resume(name.clone())),
-                _ => Some(Change::Suspend(name.clone())),
+                Some((start, None)) => (*start <= world.now).then(|| Change::Resume(name.clone())),
+                Some((_, Some(end))) => (*end <= world.now).then(|| Change::Suspend(name.clone())),
+                None => Some(Change::Suspend(name.clone())),
             }
         }
         8 | 9 if !world.rows.is_empty() => {
