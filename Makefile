@@ -8,7 +8,7 @@ PROFILE ?= release
 export PG_CONFIG PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo test test-long lint bench package clean
+.PHONY: help setup install demo test test-core test-long lint bench package clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ demo: setup install ## watch the main job happen, on throwaway clusters
 
 test: setup ## run all checks and tests (installs a debug build into the PostgreSQL of PG_CONFIG)
 	@scripts/test
+
+test-core: setup ## run PostgreSQL's own regression and isolation suites with the library, all gates on, and compare
+	@tests/core/run
 
 test-long: setup ## compare with the independent model on 10 million random worlds; takes hours
 	@scripts/test-long
