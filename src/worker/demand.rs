@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::guc;
 use crate::pg::{bgworker, latch, lock, procedure, relation, report, xact};
-use crate::worker::round::{self, Next};
+use crate::worker::decide::{self, Next};
 use crate::worker::run::{self, Run, State};
 use crate::worker::shmem::{self, Answer, Demand};
 use crate::worker::{now, pause, sweep};
@@ -212,7 +212,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
         );
     };
     tell(Answer::Planning, 0);
-    match round::on_demand(table) {
+    match decide::on_demand(table) {
         Ok(Next::Nothing) => tell(Answer::Nothing, 0),
         Ok(Next::Waiting(id, _)) => tell(Answer::Waits, id),
         Ok(Next::Sweep(id)) => {

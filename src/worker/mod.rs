@@ -11,6 +11,7 @@ mod approve;
 mod batch;
 mod circumstance;
 pub mod database;
+mod decide;
 mod demand;
 mod erase;
 mod erase_again;

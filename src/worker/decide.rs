@@ -1,0 +1,240 @@
+//! What is to be done about one table: plan it, count what is due, and let the fuse decide.
+
+use std::collections::BTreeSet;
+
+use pgrx::PgLogLevel;
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::guc::{self, Disposal};
+use crate::pg::subxact::Caught;
+use crate::pg::{clock, report, xact};
+use crate::policy::model::{Plan, Policy, Schema};
+use crate::policy::period::Instant;
+use crate::policy::{epoch, load};
+use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::mark::{self, Marks};
+use crate::worker::run::{self, Run, State};
+use crate::worker::survey::{self, Survey};
+use crate::worker::work::{self, Work};
+use crate::worker::{pause, quarantine, reopen, sweep};
+
+/// What the round works on.
+pub struct Overview {
+    pub epoch: i64,
+    pub schema: Schema,
+    pub policy: Policy,
+    pub order: Vec<u32>,
+    pub paused: BTreeSet<u32>,
+    /// Before the snapshots of this round: see [`mark::horizon`].
+    pub horizon: Option<Instant>,
+}
+
+impl Overview {
+    /// Reads the policy, after lowering the watermarks that were reopened.
+    pub fn load() -> std::result::Result<Overview, Caught> {
+        let horizon = transaction(mark::horizon)?;
+        transaction(|| {
+            let epoch = epoch::current()?;
+            let schema = load::schema(None)?;
+            reopen::apply(&schema)?;
+            mark::forget_dropped()?;
+            Ok(Overview {
+                epoch,
+                order: load::order(&schema),
+                policy: load::policy()?,
+                paused: pause::all()?,
+                schema,
+                horizon,
+            })
+        })
+    }
+}
+
+/// What is to be done about a table after it was counted.
+pub enum Next {
+    Nothing,
+    /// Execute this run: it is marked as running.
+    Sweep(i64),
+    /// Say once that this run waits, and why.
+    Waiting(i64, String),
+}
+
+fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    xact::transaction(|| xact::with_snapshot(work))
+}
+
+/// Marks the runs that claim to be running as interrupted: their workers are gone.
+pub fn interrupt(open: Vec<Run>) -> Result<()> {
+    for run in open {
+        if run.state == State::Running {
+            run::interrupt(run.id, "its worker ended")?;
+        }
+    }
+    Ok(())
+}
+
+/// Plans one table as a round does whose disposal is `on`: what was stored as running is to be executed. For a worker
+/// that is in the place of the sweep: no other run is being executed.
+pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
+    transaction(|| interrupt(run::open()?))?;
+    let overview = Overview::load()?;
+    let Some(entry) = overview.schema.tables.get(&table) else {
+        return Ok(Next::Nothing);
+    };
+    transaction(|| plan(&overview, table, Disposal::On, true, &mut false)).inspect_err(|caught| {
+        let root = pg_sys::Oid::from(table);
+        let stored = transaction(|| {
+            run::insert_failed(root, &entry.ident.name, overview.epoch, &caught.sqlstate)
+        });
+        if let Err(caught) = stored {
+            report::log(
+                PgLogLevel::WARNING,
+                caught.describe("the failure of a pg_custodian run was not stored"),
+            );
+        }
+    })
+}
+
+/// Decides about one table, in one transaction. Without `count`, only a run that is to be taken up again is
+/// looked for. `unwatched` becomes true when a leaf lacks the triggers of [`late`].
+pub fn plan(
+    overview: &Overview,
+    table: u32,
+    mode: Disposal,
+    count: bool,
+    unwatched: &mut bool,
+) -> Result<Next> {
+    let root = pg_sys::Oid::from(table);
+    let work = work::compiled(
+        overview.epoch,
+        &overview.schema,
+        overview.policy.clone(),
+        root,
+    )?;
+    let mut waiting: Option<Run> = None;
+    let open = run::open()?;
+    // What refers to the table's rows goes first, by a run of its own, which may wait for somebody.
+    let mut referring = BTreeSet::new();
+    add_referring(&work.plan, &mut referring);
+    let behind = open
+        .iter()
+        .any(|run| run.relation != root && referring.contains(&run.relation.to_u32()));
+    for run in open {
+        if run.relation != root {
+            continue;
+        }
+        if run.plan != work.plan.digest {
+            run::set_state(run.id, State::Superseded, Some(sweep::POLICY_CHANGED), None)?;
+        } else if run.cutoff > clock::wall() {
+            let reason = "its cutoff lies in the future: the clock was moved back";
+            run::set_state(run.id, State::Superseded, Some(reason), None)?;
+        } else {
+            match run.state {
+                State::Approved | State::Interrupted if mode == Disposal::On && !behind => {
+                    run::begin(run.id)?;
+                    return Ok(Next::Sweep(run.id));
+                }
+                State::Waiting => waiting = Some(run),
+                _ => {}
+            }
+        }
+    }
+    if !count {
+        return Ok(Next::Nothing);
+    }
+    let marks = mark::load(
+        &work.plan.leaves,
+        &work.plan.digest,
+        work.watch.as_ref(),
+        overview.horizon,
+        mode == Disposal::On,
+    )?;
+    *unwatched = marks.any_unwatched();
+    let quarantine = quarantine::load(&work.plan.leaves)?;
+    let survey = survey::survey(&work, clock::wall(), &marks, &quarantine)?;
+    for (leaf, item, tid) in &survey.vanished {
+        // It may have moved: the next round looks at the whole leaf.
+        quarantine::remove(leaf, item, *tid)?;
+        reopen::lower(pg_sys::Oid::from(leaf.id), None)?;
+    }
+    if survey.items.is_empty() {
+        return nothing_due(&work, &survey, mode, waiting, &marks);
+    }
+    if mode == Disposal::Observe {
+        if run::observed(root)? != survey.items {
+            run::forget_observed(root)?;
+            run::insert(&work, &survey, State::Observed, None)?;
+        }
+        return Ok(Next::Nothing);
+    }
+    run::forget_observed(root)?;
+    let estimate = Estimate {
+        planned: survey.planned(),
+        disposed: run::disposed_lately(root, None)?,
+        rows: survey.rows,
+        fraction: guc::max_disposal_fraction(),
+    };
+    match (estimate.verdict(), waiting) {
+        (Verdict::Wait { reason }, Some(run)) => Ok(Next::Waiting(run.id, reason)),
+        (Verdict::Wait { reason }, None) => {
+            let id = run::insert(&work, &survey, State::Waiting, Some(&reason))?;
+            Ok(Next::Waiting(id, reason))
+        }
+        (Verdict::Go, _) if behind => Ok(Next::Nothing),
+        (Verdict::Go, waiting) => {
+            if let Some(run) = waiting {
+                let reason = "less is due now, and may go without approval";
+                run::set_state(run.id, State::Superseded, Some(reason), None)?;
+            }
+            run::forget_barren(root)?;
+            let id = run::insert(&work, &survey, State::Running, None)?;
+            Ok(Next::Sweep(id))
+        }
+    }
+}
+
+/// The tables whose rows go before those of the plan, because they refer to them.
+fn add_referring(plan: &Plan, tables: &mut BTreeSet<u32>) {
+    for plan in plan
+        .dependents
+        .iter()
+        .filter_map(|dependent| dependent.plan.as_ref())
+    {
+        if tables.insert(plan.table) {
+            add_referring(plan, tables);
+        }
+    }
+}
+
+/// A watermark that lags by less than this is not moved while nothing is due: an idle database writes nothing.
+const WATERMARK_LAG: i64 = 3_600_000_000;
+
+fn nothing_due(
+    work: &Work,
+    survey: &Survey,
+    mode: Disposal,
+    waiting: Option<Run>,
+    marks: &Marks,
+) -> Result<Next> {
+    let root = pg_sys::Oid::from(work.plan.table);
+    if let Some(run) = waiting {
+        run::set_state(
+            run.id,
+            State::Superseded,
+            Some("nothing is due any more"),
+            None,
+        )?;
+    }
+    if !run::observed(root)?.is_empty() {
+        run::forget_observed(root)?;
+    }
+    if mode == Disposal::On {
+        for leaf in &work.plan.leaves {
+            if marks.lags(leaf, survey.cutoff, WATERMARK_LAG) {
+                marks.advance(leaf, &work.plan.digest, survey.cutoff)?;
+            }
+        }
+    }
+    Ok(Next::Nothing)
+}
