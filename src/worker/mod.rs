@@ -8,23 +8,20 @@ use crate::guc;
 use crate::pg::xact;
 
 mod approve;
-mod batch;
+pub mod batch;
 mod circumstance;
 pub mod database;
 mod decide;
 mod demand;
-mod erase;
-mod erase_again;
-mod erase_look;
 mod findings;
 mod fuse;
 mod heartbeat;
 pub mod late;
 mod launcher;
 mod mark;
-mod now;
+pub mod now;
 mod pacing;
-mod pause;
+pub mod pause;
 mod prune;
 mod quarantine;
 mod records;
@@ -38,7 +35,7 @@ mod sweep;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod watch;
-mod work;
+pub mod work;
 
 pub use findings::findings;
 
