@@ -36,7 +36,8 @@ FROM custodian.ledger_entry e
 CROSS JOIN LATERAL (SELECT custodian.ledger_body(e.body) AS body OFFSET 0) b
 WHERE custodian.require_steward('read the guard''s events')
   AND b.body ->> 'kind' IN ('guard.refused', 'guard.warned')
-UNION ALL
+-- One that moves into the ledger at this moment comes from both.
+UNION
 SELECT at, last_at, count, gate, outcome, role, peer, region, object, reason
 FROM custodian.pending_events();
 COMMENT ON VIEW custodian.guard_events IS 'what the guard refused, or would have refused: from the ledger, and what has not reached it yet. For stewards';

@@ -1184,6 +1184,27 @@ SELECT relation::pg_catalog.regclass AS relation, column_name, kind, category, s
 FROM custodian.read_tags();
 COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, table or cleared';
 
+-- An event that moves into the ledger is shown at every moment.
+CREATE OR REPLACE VIEW custodian.guard_events WITH (security_barrier) AS
+SELECT (b.body -> 'detail' ->> 'first_at')::timestamptz AS at,
+       (b.body -> 'detail' ->> 'last_at')::timestamptz AS last_at,
+       (b.body -> 'detail' ->> 'count')::bigint AS count,
+       b.body -> 'detail' ->> 'gate' AS gate,
+       pg_catalog.substr(b.body ->> 'kind', 7) AS outcome,
+       b.body -> 'detail' ->> 'role' AS role,
+       b.body -> 'detail' ->> 'peer' AS peer,
+       b.body -> 'detail' ->> 'region' AS region,
+       b.body ->> 'object' AS object,
+       b.body -> 'detail' ->> 'reason' AS reason
+FROM custodian.ledger_entry e
+CROSS JOIN LATERAL (SELECT custodian.ledger_body(e.body) AS body OFFSET 0) b
+WHERE custodian.require_steward('read the guard''s events')
+  AND b.body ->> 'kind' IN ('guard.refused', 'guard.warned')
+-- One that moves into the ledger at this moment comes from both.
+UNION
+SELECT at, last_at, count, gate, outcome, role, peer, region, object, reason
+FROM custodian.pending_events();
+
 -- The policy as it is becomes the first record of its history. It reads everything above.
 SELECT custodian.record_policy();
 
@@ -1219,7 +1240,7 @@ COMMENT ON ROUTINE custodian.ledger_head IS 'The end of the sealed ledger, to be
 COMMENT ON ROUTINE custodian.open_lane IS 'Opens a lane for an approved transfer: the one role, network and/or certificate issuer, database, slot, output plugin and publications by which logical replication may leave. Only a data steward may. Returns the lane''s number.';
 COMMENT ON ROUTINE custodian.overdue_now IS 'What is past its time and still there, now: one row for each disposal that is due, and one (keep) for each legal hold and each referring table that keeps rows after their time. overdue_since is when the oldest of the rows became due under the policy in force; it may have been earlier by a thirtieth of the time since then, or by a minute. why says why it is still there. What a law keeps is not overdue.';
 COMMENT ON ROUTINE custodian.pause IS 'Pauses disposal of a table with its partitions, or of every table when rel is NULL, until custodian.resume(). A batch that runs is waited for; when the call returns and its transaction commits, no other begins. Planning and counting go on. reason goes to the ledger. For stewards.';
-COMMENT ON ROUTINE custodian.pending_events IS 'Events of the guard that wait for the ledger of this database, or of none. For stewards.';
+COMMENT ON ROUTINE custodian.pending_events IS 'Events of the guard that wait for the ledger of this database, or of none, and those that it took since this transaction began, which may not see them there. For stewards.';
 COMMENT ON ROUTINE custodian.permit_publication IS 'Permits a publication to carry tagged columns to subscribers in these regions. Only a data steward may.';
 COMMENT ON ROUTINE custodian.place_hold IS 'Places a legal hold and returns its number. It lies on a subject (subject_kind, subject_key), on a table (rel) or on the rows of a table whose columns have given values (rel, match, as in ''{"invoice_no":["A1","A2"]}'': all columns, any of the values). Held rows cannot be deleted, truncated, dropped or detached, and their tagged columns, and those the hold finds them by, cannot be changed, by anybody, until the hold is released; it never expires by itself.';
 COMMENT ON ROUTINE custodian.policy_as_of IS 'The policy that was in force at a moment, in full: that of the last epoch before it, by the server''s own clock.';

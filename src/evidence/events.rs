@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
 
 use crate::evidence::ring::{Filter, Key, Ring};
-pub use crate::evidence::ring::{Gate, Handover, Outcome, Text};
+pub use crate::evidence::ring::{Gate, Handover, Outcome, Pending, Text};
 use crate::guc;
 use crate::pg::{time, xact};
 
@@ -147,6 +147,21 @@ pub fn pending(
     };
     let now = now();
     attached().then(|| RING.share().pending(filter, now))
+}
+
+/// What the ledger of a database, or of none, took at `since` (microseconds) or later.
+pub fn handed_since(database: pg_sys::Oid, database_name: &str, since: i64) -> Vec<Pending> {
+    let filter = Filter {
+        database: database.to_u32(),
+        database_name,
+        also_unbound: true,
+        repeats: true,
+    };
+    let now = now();
+    match attached() {
+        true => RING.share().handed_since(filter, since, now),
+        false => Vec::new(),
+    }
 }
 
 /// Takes off what a ledger has: to be called once the transaction that wrote it has committed.

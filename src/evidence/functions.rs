@@ -193,7 +193,8 @@ fn unaccounted() -> error::Result<Vec<Problem>> {
     Ok(problems)
 }
 
-/// Events of the guard that wait for the ledger of this database, or of none. For stewards.
+/// Events of the guard that wait for the ledger of this database, or of none, and those that it took since this
+/// transaction began, which may not see them there. For stewards.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn pending_events() -> Result<
@@ -217,9 +218,12 @@ fn pending_events() -> Result<
     relation::expect_steward("read the guard's events")?;
     let database = xact::database();
     let name = relation::database_name(database).unwrap_or_default();
-    let pending = events::pending(database, &name, true, true)
+    // What waits is asked for first: what is taken in between is then in the second answer as well.
+    let mut pending = events::pending(database, &name, true, true)
         .map(|handover| handover.events)
         .unwrap_or_default();
+    let began = time::instant_from_raw(xact::transaction_start()).micros();
+    pending.extend(events::handed_since(database, &name, began));
     let at = |micros| {
         time::timestamp(Instant::from_micros(micros))
             .ok_or_else(|| Error::internal("the time of an event is out of range"))

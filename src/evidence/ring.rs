@@ -172,6 +172,8 @@ struct Slot {
     last_at: i64,
     /// When it was last handed over, 0 for never.
     handed_at: i64,
+    /// What was handed over then: occurrences, the first and the last of them.
+    handed: (u64, i64, i64),
 }
 
 /// Whose events are meant.
@@ -183,6 +185,20 @@ pub struct Filter<'a> {
     pub also_unbound: bool,
     /// Those too that were handed over less than [`REPEAT`] ago.
     pub repeats: bool,
+}
+
+impl Filter<'_> {
+    fn takes(&self, slot: &Slot, now: i64) -> bool {
+        let key = &slot.key;
+        let unbound = key.database == 0 && key.database_name.as_str().is_empty();
+        let own = if key.database == 0 {
+            !unbound && key.database_name.as_str() == self.database_name
+        } else {
+            key.database == self.database
+        };
+        let orphan = slot.first_at.saturating_add(ORPHAN) <= now;
+        own || (self.also_unbound && (unbound || orphan))
+    }
 }
 
 /// Occurrences of one event that no ledger has yet.
@@ -242,6 +258,7 @@ impl Ring {
             first_at: 0,
             last_at: 0,
             handed_at: 0,
+            handed: (0, 0, 0),
         };
         Ring {
             slots: [slot; SLOTS],
@@ -292,6 +309,7 @@ impl Ring {
                     first_at: now,
                     last_at: now,
                     handed_at: 0,
+                    handed: (0, 0, 0),
                 }
             }
             None => self.make_room(key, now),
@@ -336,6 +354,7 @@ impl Ring {
             first_at: now,
             last_at: now,
             handed_at: 0,
+            handed: (0, 0, 0),
         };
         if gives == key.role {
             let summary = key.summary();
@@ -390,17 +409,6 @@ impl Ring {
 
     /// What waits to be handed over. Nothing is removed: see [`Ring::handed`].
     pub fn pending(&self, filter: Filter, now: i64) -> Handover {
-        let mine = |slot: &Slot| {
-            let key = &slot.key;
-            let unbound = key.database == 0 && key.database_name.as_str().is_empty();
-            let own = if key.database == 0 {
-                !unbound && key.database_name.as_str() == filter.database_name
-            } else {
-                key.database == filter.database
-            };
-            let orphan = slot.first_at.saturating_add(ORPHAN) <= now;
-            own || (filter.also_unbound && (unbound || orphan))
-        };
         let fresh = |slot: &Slot| {
             filter.repeats || slot.handed_at == 0 || slot.handed_at.saturating_add(REPEAT) <= now
         };
@@ -408,7 +416,9 @@ impl Ring {
             .slots
             .iter()
             .enumerate()
-            .filter(|(_, slot)| slot.used && slot.count > 0 && mine(slot) && fresh(slot))
+            .filter(|(_, slot)| {
+                slot.used && slot.count > 0 && filter.takes(slot, now) && fresh(slot)
+            })
             .map(|(index, slot)| Pending {
                 index,
                 key: slot.key,
@@ -431,6 +441,22 @@ impl Ring {
         }
     }
 
+    /// What was handed over at `since` or later: whoever has an older snapshot does not see it in the ledger.
+    pub fn handed_since(&self, filter: Filter, since: i64, now: i64) -> Vec<Pending> {
+        let handed = self.slots.iter().enumerate();
+        handed
+            .filter(|(_, slot)| slot.used && slot.handed_at >= since && slot.handed.0 > 0)
+            .filter(|(_, slot)| filter.takes(slot, now))
+            .map(|(index, slot)| Pending {
+                index,
+                key: slot.key,
+                count: slot.handed.0,
+                first_at: slot.handed.1,
+                last_at: slot.handed.2,
+            })
+            .collect()
+    }
+
     /// Takes off what a ledger now has. Occurrences that came in the meantime stay.
     pub fn handed(&mut self, handover: &Handover, now: i64) {
         for event in &handover.events {
@@ -441,6 +467,7 @@ impl Ring {
             slot.count = slot.count.saturating_sub(event.count);
             slot.first_at = event.last_at;
             slot.handed_at = now;
+            slot.handed = (event.count, event.first_at, event.last_at);
         }
         if handover.started == Some(self.started)
             && let Some(free) = self.announced.iter_mut().find(|database| **database == 0)

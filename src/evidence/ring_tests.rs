@@ -228,3 +228,23 @@ fn the_start_is_told_to_each_ledger_once_and_losses_to_one() {
     }
     assert_eq!(ring.pending(filter(1000), 23).started, None);
 }
+
+#[test]
+fn what_was_handed_over_lately_is_still_told() {
+    let mut ring = ring();
+    ring.record(&key(1, "a"), 10);
+    ring.record(&key(1, "a"), 12);
+    ring.record(&key(2, "b"), 13);
+    let handover = ring.pending(filter(1), 20);
+    ring.record(&key(1, "a"), 25);
+    ring.handed(&handover, 30);
+    let told = |since| -> Vec<(u64, i64, i64)> {
+        let events = ring.handed_since(filter(1), since, 40);
+        let as_handed = |event: &Pending| (event.count, event.first_at, event.last_at);
+        events.iter().map(as_handed).collect()
+    };
+    assert_eq!(told(30), [(2, 10, 12)]);
+    assert_eq!(told(31), []);
+    let again = ring.pending(filter(1), 40).events;
+    assert!(again.is_empty(), "one that came again waits for its hour");
+}

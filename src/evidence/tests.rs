@@ -98,6 +98,19 @@ mod tests {
     }
 
     #[pg_test]
+    fn an_event_that_moves_into_the_ledger_is_shown_once_before_and_after_it_is_taken_off() {
+        events::record(event(Database::current(), "evidence_moving"));
+        let shown = || {
+            text(
+                "SELECT string_agg(count::text, ',') FROM custodian.guard_events WHERE object = 'evidence_moving'",
+            )
+        };
+        assert_eq!(shown().as_deref(), Some("1"));
+        assert!(sealer::drain_events(true, true).is_ok_and(|moved| moved > 0));
+        assert_eq!(shown().as_deref(), Some("1"), "in the ledger and in memory");
+    }
+
+    #[pg_test]
     fn events_that_wait_are_shown() {
         events::record(event(Database::current(), "evidence_shown"));
         assert_eq!(

@@ -174,12 +174,6 @@ impl<'a> Written<'a> {
     }
 }
 
-/// When the current transaction began, in the server's raw microseconds, as `now()` gives it.
-pub fn transaction_start() -> i64 {
-    // SAFETY: reads backend-local state.
-    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
-}
-
 /// The innermost transaction that is writing: its top-level number and that of its subtransaction.
 pub fn transaction() -> (u64, u32) {
     // SAFETY: both read backend-local state.

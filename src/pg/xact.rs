@@ -57,6 +57,12 @@ pub fn forget_catalog_snapshot() {
     unsafe { pg_sys::InvalidateCatalogSnapshot() };
 }
 
+/// When the current transaction began, in the server's raw microseconds, as `now()` gives it.
+pub fn transaction_start() -> i64 {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
 /// Whether this backend is inside a transaction that can read catalogs.
 pub fn in_transaction() -> bool {
     // SAFETY: reads backend-local state.

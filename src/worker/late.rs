@@ -14,7 +14,7 @@ use crate::pg::fresh::{self, Seen};
 use crate::pg::late_trigger::{self, On, Written};
 use crate::pg::list;
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, lock, relation, report, sandbox, time, trigger};
+use crate::pg::{inherit, lock, relation, report, sandbox, time, trigger, xact};
 use crate::policy::model::Leaf;
 use crate::worker::reopen;
 use crate::worker::watch::{self, Watch};
@@ -226,7 +226,7 @@ fn late(written: &Written) -> Result<()> {
     if written.on == On::Update && SWEEPING.get() == relation.to_u32() {
         return Ok(());
     }
-    let start = late_trigger::transaction_start();
+    let start = xact::transaction_start();
     let earliest = written
         .args()
         .iter()

@@ -123,6 +123,8 @@ fn a_trigger_of_the_owner_learns_nothing_of_purposes_that_its_table_is_not_held_
 #[test]
 fn consents_suspensions_and_maximums_travel_in_dumps() -> Result<()> {
     let node = cluster("consent_dump")?;
+    // The restored database gets a scheduler, too, which would dispose of what is compared.
+    node.alter_system("custodian.disposal", "observe")?;
     node.exec(
         "SELECT custodian.withdraw_consent('customer', '{1}', 'shop.mail');
          SELECT custodian.declare_defence('cn.claim', 'shop.letter', '{body}', '3 years', 'Civil Code art. 188');
