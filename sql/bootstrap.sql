@@ -160,7 +160,10 @@ CREATE TABLE custodian.run (
     at_leaf          text,
     at_action        text,
     blocks_done      bigint,
-    blocks_total     bigint
+    blocks_total     bigint,
+    -- Rows disposed of on a day of UTC, the last one on which any were.
+    day              date,
+    rows_of_day      bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE custodian.run IS 'sweeps of one table each: planned, waiting for approval, done';
 CREATE INDEX run_relation ON custodian.run (relation, planned_at);

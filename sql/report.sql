@@ -60,6 +60,7 @@ SELECT (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_ca
        stuck.rows AS quarantined,
        coalesce((SELECT 'paused: ' || p.reason FROM custodian.pause p WHERE p.relation IN (0, r.relation)
                  ORDER BY p.relation LIMIT 1),
+       'waits for ' || r.waits_for,
        CASE r.state
            WHEN 'observed' THEN 'counted only: disposal is observe, or keys are missing'
            WHEN 'waiting' THEN 'waits for an approval'

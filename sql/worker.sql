@@ -63,6 +63,7 @@ CREATE VIEW custodian.progress AS
 SELECT r.run_id,
        (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
        r.relation_name,
+       r.state,
        r.at_leaf AS leaf,
        r.at_action AS action,
        r.blocks_done,
@@ -70,15 +71,24 @@ SELECT r.run_id,
        r.rows_planned,
        r.rows_done,
        r.rows_done / nullif(extract(epoch FROM clock_timestamp() - r.started_at), 0)::double precision AS rows_per_second,
-       CASE WHEN r.rows_done > 0 THEN clock_timestamp() + (clock_timestamp() - r.started_at)
-           * (greatest(r.rows_planned - r.rows_done, 0)::double precision / r.rows_done) END AS estimated_end,
+       greatest(
+           CASE WHEN r.rows_done > 0 THEN clock_timestamp() + (clock_timestamp() - r.started_at)
+               * (greatest(r.rows_planned - r.rows_done, 0)::double precision / r.rows_done) END,
+           CASE WHEN day.rows > 0 AND r.rows_planned - r.rows_done > day.rows - day.used THEN
+               (day.today + pg_catalog.ceil((r.rows_planned - r.rows_done - greatest(day.rows - day.used, 0))
+                   / day.rows::double precision)::integer)::pg_catalog.timestamp AT TIME ZONE 'UTC' END) AS estimated_end,
        r.waits_for,
        r.waited,
        r.wal_bytes,
        r.started_at
 FROM custodian.run r
-WHERE r.state = 'running';
-COMMENT ON VIEW custodian.progress IS 'sweeps that run: where each is, how fast, and for what it waits; the rate counts from its first start, pauses included';
+CROSS JOIN (
+    SELECT clock.today,
+           coalesce(pg_catalog.current_setting('custodian.max_rows_per_day', true)::bigint, 0) AS rows,
+           (SELECT coalesce(sum(d.rows_of_day), 0)::bigint FROM custodian.run d WHERE d.day = clock.today) AS used
+    FROM (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS today) clock) day
+WHERE r.state = 'running' OR r.waits_for IS NOT NULL;
+COMMENT ON VIEW custodian.progress IS 'sweeps that run, or wait for a window or the next day: where each is, how fast, and for what it waits. The rate counts from the first start, pauses included; the estimated end goes by it, and by custodian.max_rows_per_day as if the table had all rows of the day to itself';
 
 -- It commits, so it is a procedure, and may have no settings of its own.
 CREATE PROCEDURE custodian.sweep(rel regclass DEFAULT NULL) LANGUAGE c AS 'MODULE_PATHNAME', 'custodian_sweep';

@@ -1,10 +1,19 @@
 //! Settings of how fast sweeps go. All are changed by a reload, also while a sweep runs.
 
+use std::ffi::{CStr, CString, c_char, c_void};
+
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::pg::{guc_hook, zone};
+use crate::worker::windows;
 
 static MAX_WAL_RATE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_REPLAY_LAG: GucSetting<i32> = GucSetting::<i32>::new(60);
 static MAX_SLOT_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_ROWS_PER_DAY: GucSetting<i32> = GucSetting::<i32>::new(0);
+static WINDOWS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Kilobytes of WAL per second that one sweep may write; 0 is no limit.
 pub fn max_wal_rate() -> i32 {
@@ -19,6 +28,39 @@ pub fn max_replay_lag() -> i32 {
 /// Megabytes of WAL that a replication slot may hold back; 0 is no limit.
 pub fn max_slot_wal() -> i32 {
     MAX_SLOT_WAL.get()
+}
+
+/// Rows that the scheduler's sweeps may dispose of in a database on one UTC day; 0 is no limit.
+pub fn max_rows_per_day() -> i32 {
+    MAX_ROWS_PER_DAY.get()
+}
+
+/// The daily windows in which the scheduler's sweeps run, as they were set; empty is always.
+pub fn windows() -> String {
+    WINDOWS
+        .get()
+        .and_then(|value| value.into_string().ok())
+        .unwrap_or_default()
+}
+
+/// Refuses windows that cannot be read.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_windows(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the server passes a pointer to the new value, which is NULL or a NUL-terminated string.
+    let text = unsafe {
+        match (*value).is_null() {
+            true => return true,
+            false => CStr::from_ptr(*value).to_string_lossy(),
+        }
+    };
+    match windows::parse(&text, zone::exists) {
+        Ok(_) => true,
+        Err(detail) => guc_hook::invalid_value(&detail),
+    }
 }
 
 /// Defines the settings.
@@ -53,4 +95,28 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::UNIT_MB,
     );
+    GucRegistry::define_int_guc(
+        c"custodian.max_rows_per_day",
+        c"Rows that sweeps may dispose of in a database on one day.",
+        c"A day is one of UTC. Each worker may exceed it by one batch. What is left goes on the next day. 0 is no limit.",
+        &MAX_ROWS_PER_DAY,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    // SAFETY: the check hook is guarded, and reads only what the server passes.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"custodian.windows",
+            c"Daily windows in which sweeps run.",
+            c"Windows with their time zones, separated by commas, such as '01:00-05:00 Asia/Shanghai'. Outside of them, what is due is counted and waits. When empty, sweeps run at any time.",
+            &WINDOWS,
+            GucContext::Sighup,
+            GucFlags::default(),
+            Some(check_windows),
+            None,
+            None,
+        );
+    }
 }

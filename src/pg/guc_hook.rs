@@ -96,6 +96,14 @@ pub fn refuse_value(detail: &CStr) -> bool {
     false
 }
 
+/// Says what is wrong with a value that a check hook cannot read.
+pub fn invalid_value(detail: &str) -> bool {
+    let detail = std::ffi::CString::new(detail).unwrap_or_default();
+    // SAFETY: as above; the code of an invalid value is the one the server takes by itself.
+    unsafe { pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr()) };
+    false
+}
+
 /// Sets a setting for the rest of this session: nothing but the session itself can change it then.
 pub fn force(name: &CStr, value: &CStr) {
     let value: *const c_char = value.as_ptr();

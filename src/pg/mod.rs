@@ -38,3 +38,4 @@ pub mod timeout;
 pub mod trigger;
 pub mod utility;
 pub mod xact;
+pub mod zone;

@@ -1,9 +1,6 @@
-//! The people, or devices, that rows are about: their consents and their erasure.
+//! The people, or devices, that rows are about: their consents.
 
 pub mod consent;
-mod erase;
-mod erase_again;
-pub mod erase_look;
 pub mod key;
 pub mod lend;
 mod record;

@@ -17,7 +17,7 @@ use crate::worker::mark::{self, Marks};
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Survey};
 use crate::worker::work::{self, Work};
-use crate::worker::{pause, quarantine, reopen, sweep};
+use crate::worker::{allowance, pause, quarantine, reopen, sweep};
 
 /// What the round works on.
 pub struct Overview {
@@ -28,6 +28,8 @@ pub struct Overview {
     pub paused: BTreeSet<u32>,
     /// Before the snapshots of this round: see [`mark::horizon`].
     pub horizon: Option<Instant>,
+    /// For what sweeps wait that nobody asked for.
+    pub deferred: Option<String>,
 }
 
 impl Overview {
@@ -46,6 +48,7 @@ impl Overview {
                 paused: pause::all()?,
                 schema,
                 horizon,
+                deferred: allowance::now()?.reason(),
             })
         })
     }
@@ -78,7 +81,8 @@ pub fn interrupt(open: Vec<Run>) -> Result<()> {
 /// that is in the place of the sweep: no other run is being executed.
 pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
     transaction(|| interrupt(run::open()?))?;
-    let overview = Overview::load()?;
+    let mut overview = Overview::load()?;
+    overview.deferred = None;
     let Some(entry) = overview.schema.tables.get(&table) else {
         return Ok(Next::Nothing);
     };
@@ -120,6 +124,7 @@ pub fn plan(
     let behind = open
         .iter()
         .any(|run| run.relation != root && referring.contains(&run.relation.to_u32()));
+    let deferred = overview.deferred.as_deref();
     for run in open {
         if run.relation != root {
             continue;
@@ -131,6 +136,12 @@ pub fn plan(
             run::set_state(run.id, State::Superseded, Some(reason), None)?;
         } else {
             match run.state {
+                State::Approved | State::Interrupted
+                    if mode == Disposal::On && deferred.is_some() =>
+                {
+                    run::defer(root, deferred)?;
+                    return Ok(Next::Nothing);
+                }
                 State::Approved | State::Interrupted if mode == Disposal::On && !behind => {
                     run::begin(run.id)?;
                     return Ok(Next::Sweep(run.id));
@@ -162,13 +173,13 @@ pub fn plan(
         return nothing_due(&work, &survey, mode, waiting, &marks);
     }
     if mode == Disposal::Observe {
-        if run::observed(root)? != survey.items {
-            run::forget_observed(root)?;
-            run::insert(&work, &survey, State::Observed, None)?;
-        }
+        observe(&work, &survey)?;
+        run::defer(root, None)?;
         return Ok(Next::Nothing);
     }
-    run::forget_observed(root)?;
+    if deferred.is_none() {
+        run::forget_observed(root)?;
+    }
     let estimate = Estimate {
         planned: survey.planned(),
         disposed: run::disposed_lately(root, None)?,
@@ -182,6 +193,11 @@ pub fn plan(
             Ok(Next::Waiting(id, reason))
         }
         (Verdict::Go, _) if behind => Ok(Next::Nothing),
+        (Verdict::Go, _) if deferred.is_some() => {
+            observe(&work, &survey)?;
+            run::defer(root, deferred)?;
+            Ok(Next::Nothing)
+        }
         (Verdict::Go, waiting) => {
             if let Some(run) = waiting {
                 let reason = "less is due now, and may go without approval";
@@ -192,6 +208,16 @@ pub fn plan(
             Ok(Next::Sweep(id))
         }
     }
+}
+
+/// Stores what was counted as a run that is not executed, unless the same is on record.
+fn observe(work: &Work, survey: &Survey) -> Result<()> {
+    let root = pg_sys::Oid::from(work.plan.table);
+    if run::observed(root)? != survey.items {
+        run::forget_observed(root)?;
+        run::insert(work, survey, State::Observed, None)?;
+    }
+    Ok(())
 }
 
 /// The tables whose rows go before those of the plan, because they refer to them.

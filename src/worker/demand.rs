@@ -217,7 +217,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
         Ok(Next::Waiting(id, _)) => tell(Answer::Waits, id),
         Ok(Next::Sweep(id)) => {
             tell(Answer::Running, id);
-            sweep::execute(id);
+            sweep::execute(id, true);
             tell(Answer::Ended, id);
         }
         Err(caught) => {

@@ -7,21 +7,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::guc;
 use crate::pg::xact;
 
+mod allowance;
 mod approve;
-pub mod batch;
+mod batch;
 mod circumstance;
 pub mod database;
 mod decide;
 mod demand;
+mod erase;
+mod erase_again;
+mod erase_look;
 mod findings;
 mod fuse;
 mod heartbeat;
 pub mod late;
 mod launcher;
 mod mark;
-pub mod now;
+mod now;
 mod pacing;
-pub mod pause;
+mod pause;
 mod prune;
 mod quarantine;
 mod records;
@@ -35,7 +39,8 @@ mod sweep;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod watch;
-pub mod work;
+pub mod windows;
+mod work;
 
 pub use findings::findings;
 

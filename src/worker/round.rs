@@ -16,7 +16,7 @@ use crate::report::uptime;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::decide::{self, Next, Overview};
 use crate::worker::run::{self, State};
-use crate::worker::{heartbeat, late, pacing, pause, quarantine, shmem, sweep, work};
+use crate::worker::{allowance, heartbeat, late, pacing, pause, quarantine, shmem, sweep, work};
 
 /// What a scheduler remembers from round to round about one table.
 #[derive(Clone, Copy, Default)]
@@ -246,6 +246,7 @@ impl Rounds {
         match run.as_ref().map(|run| (run.state, run.reason.as_deref())) {
             // Nobody's fault: it goes on in the next round.
             Some((State::Interrupted, Some(sweep::TABLE_LOCKED | sweep::PAUSED))) => {}
+            Some((State::Interrupted, Some(reason))) if allowance::deferred(reason) => {}
             // The rows it left are in quarantine, and hold up no others.
             Some((State::Failed, Some(reason))) if reason.ends_with(sweep::ROWS_LEFT) => {
                 self.went_well(table);

@@ -277,7 +277,7 @@ pub fn begin(id: i64) -> Result<()> {
         spi::execute(
             "UPDATE custodian.run
              SET state = 'running', started_at = coalesce(started_at, pg_catalog.clock_timestamp()),
-                 finished_at = NULL, postmaster_start = $2, timeline = $3
+                 finished_at = NULL, postmaster_start = $2, timeline = $3, waits_for = NULL
              WHERE run_id = $1",
             &[
                 id.into(),
@@ -297,7 +297,11 @@ pub fn progress(id: i64, item: i32, rows: i64) -> Result<()> {
             &[id.into(), item.into(), rows.into()],
         )?;
         spi::execute(
-            "UPDATE custodian.run SET rows_done = rows_done + $2, batches = batches + 1 WHERE run_id = $1",
+            "UPDATE custodian.run
+             SET rows_done = rows_done + $2, batches = batches + 1, day = today,
+                 rows_of_day = CASE WHEN day = today THEN rows_of_day ELSE 0 END + $2
+             FROM (SELECT (pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')::date AS today) clock
+             WHERE run_id = $1",
             &[id.into(), rows.into()],
         )?;
         Ok(())
@@ -311,6 +315,26 @@ pub fn waits(id: i64, reason: Option<&str>, waited: std::time::Duration) -> Resu
             "UPDATE custodian.run SET waits_for = $2, waited = waited + make_interval(secs => $3) WHERE run_id = $1",
             &[id.into(), reason.into(), waited.as_secs_f64().into()],
         )?;
+        Ok(())
+    })
+}
+
+/// Shows for what the runs of a table wait that are to be executed, or that they do not. Writes only what is not there
+/// already.
+pub fn defer(relation: pg_sys::Oid, reason: Option<&str>) -> Result<()> {
+    const WHICH: &str = "relation = $1 AND state IN ('observed', 'approved', 'interrupted') AND waits_for IS DISTINCT FROM $2";
+    sandbox::as_extension_owner(|| {
+        let differs = spi::select_one(
+            &format!("SELECT EXISTS (SELECT FROM custodian.run WHERE {WHICH})"),
+            &[relation.into(), reason.into()],
+            |row| row.must::<bool>(1),
+        )?;
+        if differs == Some(true) {
+            spi::execute(
+                &format!("UPDATE custodian.run SET waits_for = $2 WHERE {WHICH}"),
+                &[relation.into(), reason.into()],
+            )?;
+        }
         Ok(())
     })
 }
@@ -362,7 +386,7 @@ pub fn set_state(
     let row = sandbox::as_extension_owner(|| {
         spi::write(
             "UPDATE custodian.run
-             SET state = $2, reason = coalesce($3, reason), sqlstate = $4,
+             SET state = $2, reason = coalesce($3, reason), sqlstate = $4, waits_for = NULL,
                  finished_at = CASE WHEN $5 THEN pg_catalog.clock_timestamp() ELSE finished_at END
              WHERE run_id = $1
              RETURNING relation_name, rows_planned, rows_done",
@@ -469,7 +493,7 @@ pub fn disposed_lately(relation: pg_sys::Oid, except: Option<i64>) -> Result<i64
 pub fn interrupt(id: i64, reason: &str) -> Result<()> {
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "UPDATE custodian.run SET state = 'interrupted', reason = $2 WHERE run_id = $1 AND state = 'running'",
+            "UPDATE custodian.run SET state = 'interrupted', reason = $2, waits_for = NULL WHERE run_id = $1 AND state = 'running'",
             &[id.into(), reason.into()],
         )?;
         Ok(())

@@ -76,7 +76,7 @@ pub extern "C-unwind" fn custodian_sweep_main(arg: pg_sys::Datum) {
     let mut id = [0; 8];
     id.copy_from_slice(&bgworker::extra()[..8]);
     if enter(database) {
-        execute(i64::from_le_bytes(id));
+        execute(i64::from_le_bytes(id), false);
     }
     bgworker::report_idle();
 }
@@ -93,9 +93,9 @@ pub fn enter(database: pg_sys::Oid) -> bool {
     true
 }
 
-/// Executes a run that was stored as running.
-pub fn execute(id: i64) {
-    if let Err(caught) = Sweep::run(id) {
+/// Executes a run that was stored as running. `asked` says that a person asked for it.
+pub fn execute(id: i64, asked: bool) {
+    if let Err(caught) = Sweep::run(id, asked) {
         report::log(
             PgLogLevel::WARNING,
             caught.describe(&format!("pg_custodian run {id} failed")),
@@ -130,6 +130,8 @@ enum End {
     /// Somebody holds a lock on the table, or changes the policy.
     Locked,
     Paused,
+    /// The settings do not allow it now: why.
+    Deferred(String),
 }
 
 /// What became of one batch.
@@ -173,10 +175,11 @@ struct Sweep {
 }
 
 impl Sweep {
-    fn run(id: i64) -> std::result::Result<(), Caught> {
+    fn run(id: i64, asked: bool) -> std::result::Result<(), Caught> {
         let Some(mut sweep) = transaction(|| Sweep::load(id))? else {
             return Ok(());
         };
+        sweep.throttle = Throttle::new(asked);
         bgworker::report_activity(&format!(
             "pg_custodian run {id}: {}",
             sweep.run.relation_name
@@ -350,9 +353,9 @@ impl Sweep {
                     Some(end) => return Ok(end),
                 },
                 Ok(Batched::Tripped) => return Ok(End::Tripped),
-                Ok(Batched::Rows(rows)) => self.done = self.done.saturating_add(rows),
+                Ok(Batched::Rows(rows)) => self.count(rows),
                 Ok(Batched::Swallowed(rows)) => {
-                    self.done = self.done.saturating_add(rows);
+                    self.count(rows);
                     self.swallowed(part, &blocks)?;
                 }
                 Ok(Batched::Locked) if retries < RETRIES => {
@@ -385,6 +388,12 @@ impl Sweep {
             self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed());
         }
         Ok(End::Through)
+    }
+
+    /// Counts what a batch has disposed of.
+    fn count(&mut self, rows: i64) {
+        self.done = self.done.saturating_add(rows);
+        self.throttle.spend(rows);
     }
 
     /// One batch, with what it did counted in the same transaction.
@@ -492,6 +501,10 @@ impl Sweep {
             End::Tripped => run::set_state(id, State::Superseded, Some(TRIPPED), None),
             End::Locked => run::interrupt(id, TABLE_LOCKED),
             End::Paused => run::interrupt(id, PAUSED),
+            End::Deferred(reason) => {
+                run::interrupt(id, &reason)?;
+                run::defer(self.run.relation, Some(&reason))
+            }
             End::GaveUp => run::set_state(
                 id,
                 State::Failed,

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::guc::pace;
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, latch, sandbox, spi};
+use crate::worker::allowance::{self, Allowance};
 use crate::worker::{pause as pauses, run};
 
 /// How often it is looked whether to wait.
@@ -39,6 +40,33 @@ pub struct Throttle {
     /// How long it has waited for VACUUM.
     for_vacuum: Duration,
     waited: Duration,
+    /// Whether a person asked for the sweep: it waits for no window.
+    asked: bool,
+    /// Rows of the day that are left, where there is a limit.
+    rows: Option<i64>,
+}
+
+impl Throttle {
+    pub fn new(asked: bool) -> Self {
+        Throttle {
+            asked,
+            ..Throttle::default()
+        }
+    }
+
+    /// Takes what a batch disposed of off the rows of the day.
+    pub fn spend(&mut self, rows: i64) {
+        if let Some(left) = &mut self.rows {
+            *left = left.saturating_sub(rows);
+        }
+    }
+
+    /// Whether it is to be looked at again whether to wait.
+    fn must_look(&self) -> bool {
+        self.looked_at
+            .is_none_or(|looked_at| looked_at.elapsed() >= LOOK)
+            || self.rows.is_some_and(|left| left <= 0)
+    }
 }
 
 /// Why a sweep of the leaf should wait now; names objects and settings only.
@@ -69,19 +97,25 @@ fn reason(leaf: pg_sys::Oid, heed_vacuum: bool) -> Result<Option<String>> {
 }
 
 impl Sweep {
-    /// Waits while something asks for it. No transaction is open meanwhile. Gives an end when the run was paused.
+    /// Waits while something asks for it. No transaction is open meanwhile. Gives an end when the run was paused, or may not
+    /// go on now.
     pub(super) fn throttle(&mut self, part: &Part) -> std::result::Result<Option<End>, Caught> {
         let id = self.run.id;
         let leaf = pg_sys::Oid::from(part.leaf.id);
-        if self
-            .throttle
-            .looked_at
-            .is_some_and(|looked_at| looked_at.elapsed() < LOOK)
-        {
+        if !self.throttle.must_look() {
             return Ok(None);
         }
         loop {
             self.throttle.looked_at = Some(Moment::now());
+            if !self.throttle.asked {
+                let allowance = transaction(allowance::now)?;
+                if let Some(reason) = allowance.reason() {
+                    return Ok(Some(End::Deferred(reason)));
+                }
+                if let Allowance::Open { rows } = allowance {
+                    self.throttle.rows = rows;
+                }
+            }
             let heed_vacuum = self.throttle.for_vacuum < VACUUM_PATIENCE;
             let reason = transaction(|| reason(leaf, heed_vacuum))?;
             if reason != self.throttle.waits_for {
