@@ -1,6 +1,9 @@
-//! The people, or devices, that rows are about: their consents.
+//! The people, or devices, that rows are about: their consents and their erasure.
 
 pub mod consent;
+mod erase;
+mod erase_again;
+pub mod erase_look;
 pub mod key;
 pub mod lend;
 mod record;

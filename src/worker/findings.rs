@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::{relation, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
-use crate::worker::erase_look;
+use crate::subject::erase_look;
 use crate::worker::pause;
 use crate::worker::shmem::{self, State};
 

@@ -9,23 +9,20 @@ use crate::pg::xact;
 
 mod allowance;
 mod approve;
-mod batch;
+pub mod batch;
 mod circumstance;
 pub mod database;
 mod decide;
 mod demand;
-mod erase;
-mod erase_again;
-mod erase_look;
 mod findings;
 mod fuse;
 mod heartbeat;
 pub mod late;
 mod launcher;
 mod mark;
-mod now;
+pub mod now;
 mod pacing;
-mod pause;
+pub mod pause;
 mod prune;
 mod quarantine;
 mod records;
@@ -40,7 +37,7 @@ mod sweep;
 mod tests;
 mod watch;
 pub mod windows;
-mod work;
+pub mod work;
 
 pub use findings::findings;
 

@@ -54,7 +54,7 @@ fn sweep_now(
 type Row = (Regclass, String, i64);
 
 /// Fails where nothing may be disposed of in this transaction.
-pub(super) fn require_able() -> Result<()> {
+pub fn require_able() -> Result<()> {
     if xact::keeps_snapshot() {
         return Err(Error::new(
             Kind::NotInPrerequisiteState,
@@ -213,7 +213,7 @@ fn table(
 const PASSES: u32 = 3;
 
 /// Disposes of everything that a step is for in a leaf, and gives the number of rows.
-pub(super) fn dispose(target: &Target) -> Result<i64> {
+pub fn dispose(target: &Target) -> Result<i64> {
     let leaf = &target.leaf.ident.name;
     let mut done: i64 = 0;
     let mut rest = 0;
@@ -307,7 +307,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
 }
 
 /// An error of the table's own code, of which no more than the SQLSTATE may be said.
-pub(super) fn told(caught: &Caught, what: &str) -> Error {
+pub fn told(caught: &Caught, what: &str) -> Error {
     let error = caught.describe(what);
     if caught.own.is_some() {
         return error;

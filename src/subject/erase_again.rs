@@ -17,9 +17,9 @@ use crate::policy::period::Instant;
 use crate::policy::preview::as_owner_of;
 use crate::policy::render::SEGMENT;
 use crate::policy::render::erasure::subjects;
+use crate::subject::erase::{self, Line, Row};
+use crate::subject::erase_look;
 use crate::tag::grammar::DisposalMode;
-use crate::worker::erase::{self, Line, Row};
-use crate::worker::erase_look;
 use crate::worker::now;
 use crate::worker::work::Work;
 

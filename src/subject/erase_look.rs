@@ -28,7 +28,7 @@ pub(super) fn store(tables: &BTreeMap<String, i64>) -> Result<()> {
 }
 
 /// Data of erased subjects that is there again, and erasures that nobody looks after. As the extension's owner.
-pub(super) fn findings(findings: &mut Vec<Finding>) -> Result<()> {
+pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
     let returned = spi::select(
         "SELECT t.key, t.value, to_char(l.looked_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
          FROM custodian.erasure_look l, jsonb_each_text(l.tables) t ORDER BY t.key",
