@@ -81,6 +81,12 @@ pub fn relation(relation: pg_sys::Oid, mode: u32) {
     unsafe { pg_sys::LockRelationOid(relation, mode as i32) };
 }
 
+/// Gives back one lock on a relation that [`relation`] took in this very (sub)transaction.
+pub fn release(relation: pg_sys::Oid, mode: u32) {
+    // SAFETY: a heavyweight lock that this session holds; one that it does not hold is a warning.
+    unsafe { pg_sys::UnlockRelationOid(relation, mode as i32) };
+}
+
 /// Locks a table of the extension's own against concurrent writers, but not readers, until the transaction
 /// ends: for changes that look first and write then.
 pub fn own_table(name: &CStr) -> Result<()> {

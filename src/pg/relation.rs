@@ -213,6 +213,13 @@ pub fn plain_name(relation: pg_sys::Oid) -> Option<String> {
     copy(unsafe { pg_sys::get_rel_name(relation) })
 }
 
+/// The name of a type, with its schema unless it is the server's own.
+pub fn type_name(type_oid: pg_sys::Oid) -> Result<String> {
+    // SAFETY: a catalog lookup by OID; a palloc'd string, or an error where the type is gone.
+    copy(unsafe { pg_sys::format_type_be_qualified(type_oid) })
+        .ok_or_else(|| Error::internal("a type has no name"))
+}
+
 /// The name of a database; `None` when it does not exist.
 pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     // SAFETY: a catalog lookup by OID; the result is NULL or a palloc'd string.

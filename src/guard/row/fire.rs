@@ -17,12 +17,13 @@ use crate::compat;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::{self, Database, Event as Recorded, Gate, Outcome};
 use crate::guard::row::apply;
+use crate::guard::row::chain::{self, Start};
 use crate::guard::row::keeping::{self, Column, Keeping, Kept};
 use crate::guard::row::lookup::Source;
 use crate::guard::row::probe::{self, Minimums, Referring};
 use crate::guard::row::verdict::{self, Act, Keeper};
 use crate::guc::{self, MinimumGuard};
-use crate::pg::fresh::{self, Seen};
+use crate::pg::fresh;
 use crate::pg::trigger::{Event, Fired};
 use crate::pg::{clock, relation, report, sandbox, time};
 use crate::policy::period::Instant;
@@ -182,27 +183,20 @@ impl Old<'_> {
         let Some(first) = source.hops.first() else {
             return Ok(None);
         };
-        let mut starts = Vec::new();
-        let mut args: Vec<DatumWithOid> = Vec::new();
-        for name in &first.columns {
+        let mut starts = Vec::with_capacity(first.columns.len());
+        for (name, parent) in first.columns.iter().zip(&first.parent_columns) {
             let column = self.column(name)?;
             let Some(value) = self.fired.old(column.attnum) else {
                 return Ok(None);
             };
-            // SAFETY: the value is of the column's type and lives as long as the trigger's row.
-            args.push(unsafe { DatumWithOid::new(value, column.type_oid) });
-            starts.push(format!("${}", args.len()));
+            let own = (self.fired.relation(), name.as_str());
+            starts.push(match chain::handed_as(own, (first.parent, parent))? {
+                // SAFETY: the value is of the column's type without its domains, and lives as long as the trigger's row.
+                (type_oid, true) => Start::typed(unsafe { DatumWithOid::new(value, type_oid) }),
+                (type_oid, false) => Start::of(self.text(name)?.unwrap_or_default(), type_oid),
+            });
         }
-        args.extend(more);
-        let sql = source.subselect(&starts, expressions)?;
-        let owner = relation::owner(first.parent)?;
-        sandbox::as_table_owner(owner, || {
-            let mut rows = fresh::repeated(&sql, &args, Seen::Everything, 1)?;
-            if rows.is_empty() {
-                rows = fresh::repeated(&sql, &args, Seen::NothingOfThisTransaction, 1)?;
-            }
-            Ok(rows.into_iter().next())
-        })
+        chain::follow(source, starts, expressions, more)
     }
 
     /// The hold that lies on the row.

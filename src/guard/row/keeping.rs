@@ -14,9 +14,9 @@ use crate::pg::fresh::{self, Seen};
 use crate::pg::lock::{self, Mode};
 use crate::pg::textform::TextForm;
 use crate::pg::{inherit, relation, sandbox};
-use crate::policy::hold_read;
 use crate::policy::model::HoldScope;
 use crate::policy::period::Period;
+use crate::policy::{foreign_code, hold_read};
 use crate::tag::grammar::{SubjectTag, TableTag};
 use crate::tag::read;
 
@@ -105,6 +105,9 @@ pub struct Keeping {
     pub subjects: Option<Subjects>,
     pub minimums: Vec<Kept>,
     pub references: Vec<Reference>,
+    /// What belongs to others of the tables that questions to this one read: its partitions, and those that subjects and
+    /// clocks are reached over.
+    pub strangers: Vec<pg_sys::Oid>,
 }
 
 impl Keeping {
@@ -131,6 +134,13 @@ impl Keeping {
             .flat_map(|reference| reference.child.keepers());
         let distinct: BTreeSet<String> = own.chain(referring).collect();
         distinct.into_iter().take(MANY).collect()
+    }
+
+    /// Where subjects and clocks are found.
+    fn sources(&self) -> impl Iterator<Item = &Source> {
+        let clocks = self.minimums.iter().filter_map(|kept| kept.rule.as_ref());
+        let subjects = self.subjects.iter().map(|subjects| &subjects.source);
+        subjects.chain(clocks.map(|(_, source)| source))
     }
 
     fn has_columns(&self, names: &[String]) -> bool {
@@ -315,6 +325,11 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
             });
         }
     }
+    let read = keeping
+        .sources()
+        .flat_map(|source| source.hops.iter().map(|hop| hop.parent))
+        .chain(keeping.partitioned.then_some(relation));
+    keeping.strangers = foreign_code::strangers(keeping.owner, read)?;
     Ok(keeping)
 }
 
@@ -405,7 +420,7 @@ fn subject_source(start: pg_sys::Oid, subject: &SubjectTag) -> Result<Source> {
     let mut hops: Vec<Key> = Vec::new();
     loop {
         if let Some(columns) = tag.key {
-            return Ok(shorten(Source { hops, columns }));
+            return shorten(hops, columns);
         }
         let via = tag.via.unwrap_or_default();
         if hops.len() == MAX_HOPS {
@@ -429,10 +444,9 @@ fn subject_of(relation: pg_sys::Oid, kind: &str) -> Result<Option<SubjectTag>> {
 
 /// Where a foreign key refers to the very columns that are wanted, the row's own columns have the same
 /// values: no need to go there. Only for keys whose columns have the same type on both sides.
-fn shorten(mut source: Source) -> Source {
-    while let Some(last) = source.hops.last() {
-        let own: Option<Vec<String>> = source
-            .columns
+fn shorten(mut hops: Vec<Key>, mut columns: Vec<String>) -> Result<Source> {
+    while let Some(last) = hops.last() {
+        let own: Option<Vec<String>> = columns
             .iter()
             .map(|wanted| {
                 let position = last.parent_columns.iter().position(|name| name == wanted)?;
@@ -442,14 +456,14 @@ fn shorten(mut source: Source) -> Source {
             })
             .collect();
         match own {
-            Some(columns) => {
-                source.hops.pop();
-                source.columns = columns;
+            Some(own) => {
+                hops.pop();
+                columns = own;
             }
             None => break,
         }
     }
-    source
+    Source::new(hops, columns)
 }
 
 fn attribute_type(relation: pg_sys::Oid, column: &str) -> Option<(pg_sys::Oid, i32)> {
@@ -492,6 +506,7 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
         subjects: None,
         minimums: Vec::new(),
         references: Vec::new(),
+        strangers: Vec::new(),
     };
     for row in &rows {
         keeping.owner = fresh::oid(row, 0)?;

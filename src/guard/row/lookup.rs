@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{inherit, relation};
+use crate::policy::foreign_code;
 use crate::tag::names;
 
 /// A foreign key, with names for everything, quoted by the server.
@@ -126,9 +127,28 @@ pub fn reactions(key: &Key) -> Result<(Reaction, Reaction)> {
 pub struct Source {
     pub hops: Vec<Key>,
     pub columns: Vec<String>,
+    /// The tables on the way belong to several owners: each is read as its own.
+    pub apart: bool,
 }
 
 impl Source {
+    /// Over these keys to these columns.
+    pub fn new(hops: Vec<Key>, columns: Vec<String>) -> Result<Source> {
+        let parents = hops.iter().map(|hop| hop.parent);
+        let apart = match hops.first() {
+            Some(first) => {
+                let owner = relation::owner(first.parent)?;
+                !foreign_code::strangers(owner, parents)?.is_empty()
+            }
+            None => false,
+        };
+        Ok(Source {
+            hops,
+            columns,
+            apart,
+        })
+    }
+
     /// The columns of the row itself that decide.
     pub fn own_columns(&self) -> &[String] {
         self.hops.first().map_or(&self.columns, |hop| &hop.columns)
@@ -193,10 +213,7 @@ fn gone(name: &str) -> Error {
 /// own name, or else by the table it leads to, or else by the single column that it is on, where only one does.
 pub fn clock(start: pg_sys::Oid, path: &str) -> Result<Source> {
     if relation::column_number(start, path).is_some_and(|attnum| attnum > 0) {
-        return Ok(Source {
-            hops: Vec::new(),
-            columns: vec![path.to_owned()],
-        });
+        return Source::new(Vec::new(), vec![path.to_owned()]);
     }
     let mut parts = names::clock_path(path).map_err(|_| gone(path))?;
     let column = parts.pop().unwrap_or_default();
@@ -207,10 +224,7 @@ pub fn clock(start: pg_sys::Oid, path: &str) -> Result<Source> {
         at = key.parent;
         hops.push(key);
     }
-    Ok(Source {
-        hops,
-        columns: vec![column],
-    })
+    Source::new(hops, vec![column])
 }
 
 fn key_named(child: pg_sys::Oid, name: &str) -> Result<Option<Key>> {

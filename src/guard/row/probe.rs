@@ -10,8 +10,8 @@ use crate::guard::row::lookup::{Key, Source};
 use crate::guard::row::verdict::Keeper;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, lock, relation, sandbox, time};
-use crate::policy::hold_read;
 use crate::policy::model::HoldScope;
+use crate::policy::{foreign_code, hold_read};
 
 /// A parameter of a probe.
 enum Param {
@@ -83,6 +83,7 @@ fn values(
     let rest = Source {
         hops: source.hops[usize::from(through)..].to_vec(),
         columns: source.columns.clone(),
+        apart: source.apart,
     };
     let start = if through {
         let old = rest.own_columns().iter();
@@ -296,7 +297,8 @@ fn run(keeping: &Keeping, probe: Probe, referring: Option<&Referring>) -> Result
         "SELECT {answer} FROM {only}{} AS {ROW} WHERE {condition}",
         keeping.quoted
     );
-    let rows = sandbox::as_table_owner(keeping.owner, || {
+    let strangers = &keeping.strangers;
+    let rows = foreign_code::as_owner_beside(keeping.owner, &keeping.name, strangers, || {
         // Asked for each row that is referred to.
         if referring.is_some() {
             fresh::repeated(&sql, &args, Seen::Everything, 1)
