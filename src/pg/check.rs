@@ -26,6 +26,17 @@ unsafe fn all_of_type(
     }
 }
 
+/// Whether the constraint with this `expression` (`pg_constraint.conbin`) calls nothing but immutable functions, so that
+/// evaluating it depends on the value alone: `pg_sleep()` is none of them.
+pub fn is_immutable(expression: &str) -> Result<bool> {
+    let expression = CString::new(expression).map_err(Error::internal)?;
+    // SAFETY: the expression is one that the server stored; it is only looked at.
+    unsafe {
+        let expression: *mut pg_sys::Node = pg_sys::stringToNode(expression.as_ptr()).cast();
+        Ok(!pg_sys::contain_mutable_functions(expression))
+    }
+}
+
 /// Whether the constraint with this `expression` (`pg_constraint.conbin`) of the relation accepts rows in which the column has this value (in text form, `None` for NULL):
 /// `None` when that depends on other columns, or on what is not constant. The server's own simplification of
 /// expressions decides (`eval_const_expressions`); it evaluates immutable functions and nothing else, with the

@@ -1,12 +1,14 @@
 //! Subtransactions: run something that may fail, and go on if it does.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::timeout;
 
 /// What is kept of an error that was caught: never its detail, which may carry values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,33 @@ pub fn caught(error: &CaughtError) -> Caught {
 /// over as [`Caught`]. A request to end the backend is not caught: it is FATAL. A cancel of the statement, also by
 /// `statement_timeout`, passes as it is; a worker's batch, which has a timeout of its own, ends its transaction then.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    catching(Cancels::Pass, work)
+}
+
+/// The same in a background worker, where nobody but the worker itself has a timeout: what takes longer than `limit`
+/// is cancelled, and handed over with SQLSTATE 57014. Elsewhere as [`subtransaction`].
+pub fn subtransaction_within<T>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, Caught> {
+    // SAFETY: reads a backend-local variable.
+    if unsafe { pg_sys::MyBackendType } != pg_sys::BackendType::B_BG_WORKER {
+        return subtransaction(work);
+    }
+    timeout::within(limit, || catching(Cancels::Catch, work))
+}
+
+/// What becomes of a cancel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cancels {
+    Pass,
+    Catch,
+}
+
+fn catching<T>(
+    cancels: Cancels,
+    work: impl FnOnce() -> Result<T>,
+) -> std::result::Result<T, Caught> {
     // SAFETY: the idiom of PL/pgSQL's exception block: context and resource owner are saved before the
     // subtransaction begins, and restored after it was released or rolled back.
     unsafe {
@@ -83,6 +112,9 @@ pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Resul
                 })
             }))
             .catch_when(pgrx::PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
+                if cancels == Cancels::Catch {
+                    return Err(caught(&error));
+                }
                 saved.roll_back();
                 error.rethrow()
             })

@@ -1,7 +1,8 @@
 //! Whether CHECK constraints and types accept what the methods of tags write, where that can be told before
 //! anything is written: for `set_null` and `constant`, which write one value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
@@ -9,7 +10,7 @@ use super::{oids, rel, text};
 use crate::anonymize::method::Method;
 use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
-use crate::pg::subxact::subtransaction;
+use crate::pg::subxact::subtransaction_within;
 use crate::pg::{check, sandbox, spi, xact};
 use crate::policy::model::{RelId, Schema};
 
@@ -59,24 +60,31 @@ fn constraints(relations: &[RelId]) -> Result<BTreeMap<(RelId, String), Vec<Cons
     Ok(found)
 }
 
-/// The domains that call something that a user made, or are made of one that does.
-fn foreign_domains(types: &[String]) -> Result<Vec<String>> {
+/// The domains whose constraints are not evaluated: they call something that a user made, or a function that is not
+/// immutable, which could wait or change something.
+fn unasked_domains(types: &[String]) -> Result<BTreeSet<String>> {
     let rows = fresh::rows(
         "WITH RECURSIVE domain AS (
              SELECT t.oid AS top, t.oid, t.typbasetype FROM pg_type t WHERE t.typtype = 'd' AND t.oid::regtype::text = ANY ($1)
              UNION ALL
              SELECT d.top, t.oid, t.typbasetype FROM domain d JOIN pg_type t ON t.oid = d.typbasetype AND t.typtype = 'd'
          )
-         SELECT DISTINCT d.top::regtype::text
+         SELECT d.top::regtype::text, c.conbin::text,
+                EXISTS (SELECT FROM pg_depend p WHERE p.classid = 'pg_constraint'::regclass AND p.objid = c.oid
+                        AND NOT (p.refclassid = 'pg_type'::regclass AND p.refobjid = d.oid))
          FROM domain d
-         JOIN pg_constraint c ON c.contypid = d.oid
-         JOIN pg_depend p ON p.classid = 'pg_constraint'::regclass AND p.objid = c.oid
-                         AND NOT (p.refclassid = 'pg_type'::regclass AND p.refobjid = d.oid)",
+         JOIN pg_constraint c ON c.contypid = d.oid",
         &[types.to_vec().into()],
         Seen::Everything,
         0,
     )?;
-    rows.iter().map(|row| text(row, 0)).collect()
+    let mut found = BTreeSet::new();
+    for row in &rows {
+        if super::flag(row, 2)? || !check::is_immutable(fresh::must(row, 1)?)? {
+            found.insert(text(row, 0)?);
+        }
+    }
+    Ok(found)
 }
 
 /// What a type or constraint says to a value.
@@ -87,10 +95,22 @@ enum Answer {
     Unknown,
 }
 
+/// How long a worker lets one constraint take, which may be slow although all that it calls is the server's own.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// The SQLSTATE of what took longer.
+const CANCELLED: &str = "57014";
+
+/// Owners whose constraints took too long: no more of them are asked until the policy is read again.
+type Slow = BTreeSet<u32>;
+
 /// Whether the type has the value. As the owner of the table, who would write it.
-fn type_answers(owner: u32, type_name: &str, value: Option<&str>) -> Answer {
+fn type_answers(owner: u32, type_name: &str, value: Option<&str>, slow: &mut Slow) -> Answer {
+    if slow.contains(&owner) {
+        return Answer::Unknown;
+    }
     let value = value.map(str::to_owned);
-    let outcome = subtransaction(|| {
+    let outcome = subtransaction_within(LIMIT, || {
         sandbox::as_table_owner(pg_sys::Oid::from(owner), || {
             xact::with_snapshot(|| {
                 spi::select(
@@ -107,15 +127,20 @@ fn type_answers(owner: u32, type_name: &str, value: Option<&str>) -> Answer {
         Err(caught) if caught.sqlstate.starts_with("22") || caught.sqlstate.starts_with("23") => {
             Answer::Refuses
         }
-        Err(_) => Answer::Unknown,
+        Err(caught) => {
+            if caught.sqlstate == CANCELLED {
+                slow.insert(owner);
+            }
+            Answer::Unknown
+        }
     }
 }
 
-fn constraint_answers(constraint: &Constraint, value: Option<&str>) -> Answer {
-    if !constraint.builtin {
+fn constraint_answers(constraint: &Constraint, value: Option<&str>, slow: &mut Slow) -> Answer {
+    if !constraint.builtin || slow.contains(&constraint.owner) {
         return Answer::Unknown;
     }
-    let outcome = subtransaction(|| {
+    let outcome = subtransaction_within(LIMIT, || {
         sandbox::as_table_owner(pg_sys::Oid::from(constraint.owner), || {
             xact::with_snapshot(|| {
                 check::accepts(
@@ -130,7 +155,13 @@ fn constraint_answers(constraint: &Constraint, value: Option<&str>) -> Answer {
     match outcome {
         Ok(Some(true)) => Answer::Accepts,
         Ok(Some(false)) => Answer::Refuses,
-        Ok(None) | Err(_) => Answer::Unknown,
+        Ok(None) => Answer::Unknown,
+        Err(caught) => {
+            if caught.sqlstate == CANCELLED {
+                slow.insert(constraint.owner);
+            }
+            Answer::Unknown
+        }
     }
 }
 
@@ -162,7 +193,8 @@ pub fn decide(schema: &mut Schema) -> Result<()> {
     } else {
         constraints(&members)?
     };
-    let foreign = foreign_domains(&types)?;
+    let unasked = unasked_domains(&types)?;
+    let mut slow = Slow::new();
 
     for table in schema.tables.values_mut() {
         for (name, tag) in &table.column_tags {
@@ -181,9 +213,18 @@ pub fn decide(schema: &mut Schema) -> Result<()> {
             if value.is_none() && !column.in_check {
                 continue;
             }
-            let mut unsure = foreign.contains(&column.type_name);
-            if !unsure && type_answers(table.owner, &column.type_name, value) == Answer::Refuses {
-                column.refused_by = Some(format!("its type, {},", column.type_name));
+            // Reading a value of the domain would evaluate its constraints, whatever asks.
+            if unasked.contains(&column.type_name) {
+                column.in_check = true;
+                continue;
+            }
+            let mut unsure = false;
+            match type_answers(table.owner, &column.type_name, value, &mut slow) {
+                Answer::Accepts => {}
+                Answer::Unknown => unsure = true,
+                Answer::Refuses => {
+                    column.refused_by = Some(format!("its type, {},", column.type_name));
+                }
             }
             for member in &table.family {
                 for constraint in constraints
@@ -191,7 +232,7 @@ pub fn decide(schema: &mut Schema) -> Result<()> {
                     .into_iter()
                     .flatten()
                 {
-                    match constraint_answers(constraint, value) {
+                    match constraint_answers(constraint, value, &mut slow) {
                         Answer::Accepts => {}
                         Answer::Unknown => unsure = true,
                         Answer::Refuses => {
