@@ -1,6 +1,7 @@
 //! Settings of how fast sweeps go. All are changed by a reload, also while a sweep runs.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
@@ -12,6 +13,7 @@ use crate::worker::windows;
 static MAX_WAL_RATE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_REPLAY_LAG: GucSetting<i32> = GucSetting::<i32>::new(60);
 static MAX_SLOT_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
+static COUNT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static MAX_ROWS_PER_DAY: GucSetting<i32> = GucSetting::<i32>::new(0);
 static WINDOWS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -63,6 +65,12 @@ unsafe extern "C-unwind" fn check_windows(
     }
 }
 
+/// How long the scheduler may count what is due in one table; `None` is no limit.
+pub fn count_timeout() -> Option<Duration> {
+    let seconds = u64::from(COUNT_TIMEOUT.get().unsigned_abs());
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
 /// Defines the settings.
 pub fn init() {
     GucRegistry::define_int_guc(
@@ -94,6 +102,16 @@ pub fn init() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.count_timeout",
+        c"Time that a round may take to count what is due in one table.",
+        c"What takes longer is cancelled, the table is tried again later, and the round goes on to the others. 0 is no limit.",
+        &COUNT_TIMEOUT,
+        0,
+        i32::MAX / 1000,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
     );
     GucRegistry::define_int_guc(
         c"custodian.max_rows_per_day",

@@ -6,9 +6,9 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::guc::{self, Disposal};
+use crate::guc::{self, Disposal, pace};
 use crate::pg::subxact::Caught;
-use crate::pg::{clock, report, xact};
+use crate::pg::{clock, report, timeout, xact};
 use crate::policy::model::{Plan, Policy, Schema};
 use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
@@ -86,7 +86,7 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
     let Some(entry) = overview.schema.tables.get(&table) else {
         return Ok(Next::Nothing);
     };
-    transaction(|| plan(&overview, table, Disposal::On, true, &mut false)).inspect_err(|caught| {
+    limited(&overview, table, Disposal::On, true, &mut false).inspect_err(|caught| {
         let root = pg_sys::Oid::from(table);
         let stored = transaction(|| {
             run::insert_failed(root, &entry.ident.name, overview.epoch, &caught.sqlstate)
@@ -100,9 +100,25 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
     })
 }
 
+/// Decides about one table as [`plan`] does, and gives up with SQLSTATE 57014 when that takes longer than
+/// `custodian.count_timeout`: code of one table could wait for ever.
+pub fn limited(
+    overview: &Overview,
+    table: u32,
+    mode: Disposal,
+    count: bool,
+    unwatched: &mut bool,
+) -> std::result::Result<Next, Caught> {
+    let mut work = || transaction(|| plan(overview, table, mode, count, unwatched));
+    match pace::count_timeout() {
+        Some(limit) => timeout::within(limit, work),
+        None => work(),
+    }
+}
+
 /// Decides about one table, in one transaction. Without `count`, only a run that is to be taken up again is
 /// looked for. `unwatched` becomes true when a leaf lacks the triggers of [`late`].
-pub fn plan(
+fn plan(
     overview: &Overview,
     table: u32,
     mode: Disposal,

@@ -194,7 +194,7 @@ impl Rounds {
         wait_for_sweep(database);
         bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
         let mut unwatched = false;
-        let next = transaction(|| decide::plan(overview, table, mode, count, &mut unwatched))?;
+        let next = decide::limited(overview, table, mode, count, &mut unwatched)?;
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
                 memory.count_at = now.checked_add(pacing::count_pause(now.elapsed()));

@@ -1,0 +1,59 @@
+//! Code of one table that waits, or takes for ever, does not keep the scheduler from the others.
+
+use integration::{Cluster, Result, Sql, wait_until};
+
+#[test]
+fn constraints_that_wait_hold_up_no_other_table() -> Result<()> {
+    let node = Cluster::builder("stalling")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = off")
+        .conf("custodian.count_timeout = 2s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .start()?;
+    // Seven minutes of the server's own immutable code; it can be cancelled.
+    let sum = vec!["factorial(32177)"; 60].join(" + ");
+    node.exec(&format!(
+        "CREATE EXTENSION pg_custodian;
+         CREATE DOMAIN waits AS text;
+         CREATE DOMAIN rows_wait AS text;
+         CREATE TABLE a_domain (id int, body waits, at timestamptz);
+         CREATE TABLE b_rows (id int, body rows_wait, at timestamptz);
+         CREATE TABLE c_check (id int, body text, at timestamptz);
+         CREATE TABLE d_item (id int, body text, at timestamptz);
+         INSERT INTO a_domain VALUES (1, 'x', '2000-01-01');
+         INSERT INTO b_rows VALUES (1, 'x', '2000-01-01');
+         INSERT INTO c_check VALUES (1, 'x', '2000-01-01');
+         INSERT INTO d_item VALUES (1, 'x', '2000-01-01');
+         SELECT custodian.define_purpose('test.item', 'contract', '50 days');
+         SELECT custodian.tag_table(t, clock => 'at'),
+                custodian.tag_column(t, 'body', 'user.behavior', '{{test.item}}', on_expiry => '{{\"constant\":\"gone\"}}')
+         FROM unnest('{{a_domain,b_rows,c_check,d_item}}'::regclass[]) t;
+         -- Nothing is due there: their constraints matter when the policy is read.
+         UPDATE a_domain SET at = now(); UPDATE c_check SET at = now();
+         ALTER DOMAIN waits ADD CHECK (pg_sleep(3600) IS NOT NULL OR VALUE IS NULL) NOT VALID;
+         ALTER DOMAIN rows_wait ADD CHECK (pg_sleep(3600) IS NOT NULL OR VALUE IS NULL) NOT VALID;
+         ALTER TABLE c_check ADD CHECK (body <> 'gone' OR {sum} > 0) NOT VALID"
+    ))?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_until("the item is disposed of", 60, || {
+        node.text("SELECT body FROM d_item")
+            .is_ok_and(|body| body == "gone")
+    });
+    node.wait_for_log("DETAIL:  SQLSTATE 57014.", 60);
+    assert_eq!(
+        node.text("SELECT DISTINCT state FROM custodian.runs WHERE relation = 'b_rows'::regclass")?,
+        "failed"
+    );
+    assert_eq!(node.text("SELECT body FROM b_rows")?, "x");
+
+    // A person is told that nobody knows what the constraints say, without waiting for them.
+    let mut client = node.client()?;
+    client.batch_execute(
+        "ALTER TABLE c_check DROP CONSTRAINT c_check_body_check; SET statement_timeout = '30s'",
+    )?;
+    let told = client
+        .text("SELECT object FROM custodian.check() WHERE code = 'check-constraint' ORDER BY 1")?;
+    assert_eq!(told, "public.a_domain.body\npublic.b_rows.body");
+    Ok(())
+}
