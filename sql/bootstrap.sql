@@ -230,6 +230,14 @@ CREATE TABLE custodian.quarantine (
 );
 COMMENT ON TABLE custodian.quarantine IS 'rows that could not be disposed of, until they are tried again';
 
+CREATE TABLE custodian.backlog (
+    relation      oid PRIMARY KEY,
+    plan          text NOT NULL,
+    overdue_since timestamptz NOT NULL,
+    measured_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE custodian.backlog IS 'tables of which rows are due, and since when the oldest of them, by the plan it was measured for';
+
 -- What the last round noted of the server's circumstances: one row.
 CREATE TABLE custodian.heartbeat (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -299,6 +307,7 @@ ALTER TABLE custodian.run_item ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.obstacle ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.watermark ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.reopening ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.backlog ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.quarantine ENABLE ROW LEVEL SECURITY;

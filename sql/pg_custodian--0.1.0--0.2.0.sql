@@ -989,6 +989,16 @@ GRANT EXECUTE ON FUNCTION custodian.find_returned() TO PUBLIC;
 GRANT SELECT ON custodian.erasures TO PUBLIC;
 
 -- Pace and progress of sweeps
+CREATE TABLE custodian.backlog (
+    relation      oid PRIMARY KEY,
+    plan          text NOT NULL,
+    overdue_since timestamptz NOT NULL,
+    measured_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE custodian.backlog IS 'tables of which rows are due, and since when the oldest of them, by the plan it was measured for';
+ALTER TABLE custodian.backlog ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.backlog FROM PUBLIC;
+
 ALTER TABLE custodian.run
     ADD COLUMN wal_bytes bigint NOT NULL DEFAULT 0,
     ADD COLUMN waited interval NOT NULL DEFAULT '0',

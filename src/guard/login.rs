@@ -15,6 +15,7 @@ use crate::guard::verdict::Verdict;
 use crate::guard::{replication, session};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::{port, report};
+use crate::worker::silence;
 
 /// The server's STATUS_OK.
 const STATUS_OK: i32 = 0;
@@ -85,6 +86,7 @@ extern "C-unwind" fn gate(status: i32) {
     if status != STATUS_OK {
         return;
     }
+    silence::of_the_launcher();
     if let Err(error) = check() {
         // FATAL: a walsender whose login was refused must not live on.
         report::log(PgLogLevel::FATAL, error);

@@ -15,6 +15,7 @@ static MAX_REPLAY_LAG: GucSetting<i32> = GucSetting::<i32>::new(60);
 static MAX_SLOT_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COUNT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static MAX_ROWS_PER_DAY: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_OVERDUE: GucSetting<i32> = GucSetting::<i32>::new(604_800);
 static WINDOWS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Kilobytes of WAL per second that one sweep may write; 0 is no limit.
@@ -35,6 +36,11 @@ pub fn max_slot_wal() -> i32 {
 /// Rows that the scheduler's sweeps may dispose of in a database on one UTC day; 0 is no limit.
 pub fn max_rows_per_day() -> i32 {
     MAX_ROWS_PER_DAY.get()
+}
+
+/// Seconds for which a row may be due and still there before that is said; 0 is never.
+pub fn max_overdue() -> i32 {
+    MAX_OVERDUE.get()
 }
 
 /// The daily windows in which the scheduler's sweeps run, as they were set; empty is always.
@@ -122,6 +128,16 @@ pub fn init() {
         i32::MAX,
         GucContext::Sighup,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.max_overdue",
+        c"Time for which a row may be due and still there before that is a warning in the log and a finding.",
+        c"It is said within two nap times, and every hour while it is so. 0 never says it.",
+        &MAX_OVERDUE,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
     );
     // SAFETY: the check hook is guarded, and reads only what the server passes.
     unsafe {

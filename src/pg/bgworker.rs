@@ -52,12 +52,27 @@ fn build(worker: &Worker) -> pg_sys::BackgroundWorker {
     built
 }
 
+// The server's list of workers, of which pg_sys has no declaration: its first word changes when one is registered.
+// Version 18 keeps the list in another way.
+#[cfg(not(feature = "pg18"))]
+unsafe extern "C" {
+    static BackgroundWorkerList: *const std::ffi::c_void;
+}
+
 /// Registers a worker that the postmaster starts when the server is out of recovery. Only while
-/// shared_preload_libraries are loaded.
-pub fn register_static(worker: &Worker) {
+/// shared_preload_libraries are loaded. `false` when every slot of `max_worker_processes` is taken already.
+pub fn register_static(worker: &Worker) -> bool {
     let mut built = build(worker);
-    // SAFETY: called from _PG_init in the postmaster; the server copies the struct.
-    unsafe { pg_sys::RegisterBackgroundWorker(&mut built) };
+    // SAFETY: called from _PG_init in the postmaster, which has one thread; the server copies the struct.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        let before = BackgroundWorkerList;
+        pg_sys::RegisterBackgroundWorker(&mut built);
+        #[cfg(not(feature = "pg18"))]
+        return BackgroundWorkerList != before;
+        #[cfg(feature = "pg18")]
+        true
+    }
 }
 
 /// Starts a worker now. `false` when every slot of `max_worker_processes` is taken.

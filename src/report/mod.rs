@@ -6,7 +6,7 @@ mod overdue;
 pub mod residency;
 mod sample;
 mod schedule;
-mod since;
+pub mod since;
 pub mod suggest;
 pub mod uptime;
 pub mod waive;

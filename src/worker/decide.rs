@@ -1,6 +1,7 @@
 //! What is to be done about one table: plan it, count what is due, and let the fuse decide.
 
 use std::collections::BTreeSet;
+use std::time::Instant as Moment;
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
@@ -17,7 +18,7 @@ use crate::worker::mark::{self, Marks};
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Survey};
 use crate::worker::work::{self, Work};
-use crate::worker::{allowance, pause, quarantine, reopen, sweep};
+use crate::worker::{allowance, backlog, pause, quarantine, reopen, sweep};
 
 /// What the round works on.
 pub struct Overview {
@@ -179,7 +180,9 @@ fn plan(
     )?;
     *unwatched = marks.any_unwatched();
     let quarantine = quarantine::load(&work.plan.leaves)?;
+    let start = Moment::now();
     let survey = survey::survey(&work, clock::wall(), &marks, &quarantine)?;
+    backlog::measure(&work, &survey, &marks, &quarantine, start.elapsed())?;
     for (leaf, item, tid) in &survey.vanished {
         // It may have moved: the next round looks at the whole leaf.
         quarantine::remove(leaf, item, *tid)?;

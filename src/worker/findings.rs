@@ -5,6 +5,7 @@ use crate::guc;
 use crate::pg::{relation, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
 use crate::subject::erase_look;
+use crate::worker::backlog;
 use crate::worker::pause;
 use crate::worker::shmem::{self, State};
 
@@ -17,6 +18,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     process(&mut findings);
     sandbox::as_extension_owner(|| {
+        backlog::findings(&mut findings)?;
         pause::findings(&mut findings)?;
         erase_look::findings(&mut findings)?;
         runs(&mut findings)?;
@@ -30,7 +32,7 @@ fn process(findings: &mut Vec<Finding>) {
     if !guc::preloaded() || xact::in_recovery() {
         return;
     }
-    if shmem::read(|directory| directory.starved_since).unwrap_or(0) != 0 {
+    if shmem::starved_since() != 0 {
         findings.push(Finding {
             severity: Severity::Error,
             code: "no-worker-slot",

@@ -1,14 +1,16 @@
 //! The launcher: one per cluster. It finds the databases, has a short-lived scheduler look whether the
 //! extension is there, and keeps one running where it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use pgrx::prelude::*;
 
 use crate::guard;
+use crate::guc;
 use crate::pg::{bgworker, database, latch, report, xact};
 use crate::worker::shmem::{self, Wish};
+use crate::worker::silence::{self, Silence};
 use crate::worker::{pacing, scheduler};
 
 /// How often all databases are gone through when nothing asks for it.
@@ -20,7 +22,7 @@ const LOOKERS: usize = 2;
 
 /// Registers the launcher. Only while preloading.
 pub fn init() {
-    bgworker::register_static(&bgworker::Worker {
+    let registered = bgworker::register_static(&bgworker::Worker {
         name: "pg_custodian launcher",
         function: c"custodian_launcher_main",
         argument: 0,
@@ -28,6 +30,9 @@ pub fn init() {
         restart: Some(1),
         notify: 0,
     });
+    if !registered {
+        silence::no_launcher();
+    }
 }
 
 #[pg_guard]
@@ -65,6 +70,9 @@ struct Launcher {
     absent: HashSet<u32>,
     /// When schedulers were started, to slow down where they end at once.
     starts: HashMap<u32, Start>,
+    /// Databases for which no scheduler could be had.
+    starved: BTreeSet<u32>,
+    silence: Silence,
 }
 
 #[derive(Clone, Copy)]
@@ -117,14 +125,14 @@ impl Launcher {
                         pause = pause.min(Duration::from_secs(5));
                     } else {
                         starved = true;
-                        pause = pause.min(Duration::from_secs(5));
+                        let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
+                        pause = pause.min(Duration::from_secs(5)).min(nap);
                     }
                 }
             }
         }
-        if !starved {
-            shmem::clear_starved();
-        }
+        self.starved.retain(|database| alive.contains(database));
+        self.silence.of_schedulers(&self.starved);
         shmem::forget(|database| {
             alive.contains(&database.to_u32()) && !self.absent.contains(&database.to_u32())
         });
@@ -146,8 +154,12 @@ impl Launcher {
             return false;
         }
         if !scheduler::start(database) {
-            shmem::mark_starved(Some(database));
+            shmem::mark_not_started(database);
+            self.starved.insert(database.to_u32());
             return false;
+        }
+        if self.starved.remove(&database.to_u32()) {
+            shmem::clear_starved(database);
         }
         let start = self
             .starts

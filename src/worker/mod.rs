@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::guc;
 use crate::pg::xact;
 
+mod alarm;
 mod allowance;
 mod approve;
+mod backlog;
 pub mod batch;
 mod circumstance;
 pub mod database;
@@ -31,6 +33,7 @@ pub mod round;
 mod run;
 mod scheduler;
 pub mod shmem;
+pub mod silence;
 mod survey;
 mod sweep;
 #[cfg(any(test, feature = "pg_test"))]

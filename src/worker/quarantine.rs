@@ -28,6 +28,10 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The rows of one leaf that one kind of disposal failed on.
     pub fn of(&self, leaf: &Leaf, item: &Item) -> Vec<Entry> {
         self.entries

@@ -16,7 +16,10 @@ use crate::report::uptime;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::decide::{self, Next, Overview};
 use crate::worker::run::{self, State};
-use crate::worker::{allowance, heartbeat, late, pacing, pause, quarantine, shmem, sweep, work};
+use crate::worker::silence::Silence;
+use crate::worker::{
+    allowance, backlog, heartbeat, late, pacing, pause, quarantine, shmem, sweep, work,
+};
 
 /// What a scheduler remembers from round to round about one table.
 #[derive(Clone, Copy, Default)]
@@ -37,6 +40,9 @@ pub struct Rounds {
     tables: BTreeMap<u32, Memory>,
     /// Waiting runs that were announced in the log.
     announced: BTreeSet<i64>,
+    /// Whether no worker could be had in this round.
+    starved: bool,
+    silence: Silence,
 }
 
 fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
@@ -52,6 +58,9 @@ pub fn mode(tag: Option<DisposalMode>) -> Disposal {
     };
     own.min(guc::disposal())
 }
+
+/// For what sweeps wait when no worker can be had.
+const NO_SLOT: &str = "a free slot of max_worker_processes";
 
 /// The SQLSTATE of a lock that could not be had, and of a table that was changed meanwhile.
 const LOCKED: &str = "55P03";
@@ -81,7 +90,8 @@ impl Rounds {
         if guc::disposal() == Disposal::Off {
             return evidence;
         }
-        let overview = Overview::load()?;
+        let mut overview = Overview::load()?;
+        self.starved = false;
         // Without its keys a database can make no pseudonym: it is planned and counted, and nothing is touched.
         let armed = transaction(keys::armed)?;
         let governed: BTreeSet<u32> = overview.order.iter().copied().collect();
@@ -102,7 +112,12 @@ impl Rounds {
                 ),
             );
         }
+        transaction(|| backlog::forget(|relation| governed.contains(&relation.to_u32())))?;
         for table in overview.order.clone() {
+            if self.starved {
+                // The others are planned, and do not try.
+                overview.deferred = Some(NO_SLOT.to_owned());
+            }
             if let Err(caught) = self.table(database, &overview, table, armed) {
                 let before = self.failed(table);
                 // Somebody holds the table, or has changed it since it was read: that is no failure unless it goes on.
@@ -124,6 +139,8 @@ impl Rounds {
                 })?;
             }
         }
+        self.silence.of_sweeps(database, self.starved);
+        backlog::speak();
         evidence
     }
 
@@ -231,12 +248,9 @@ impl Rounds {
     ) -> std::result::Result<(), Caught> {
         bgworker::report_activity(&format!("pg_custodian: waiting for run {id}"));
         if !sweep::start(database, id) {
-            shmem::mark_starved(None);
-            transaction(|| run::interrupt(id, "no background worker could be started"))?;
-            self.failed(table);
-            return Ok(());
+            self.starved = true;
+            return transaction(|| run::interrupt(id, "no background worker could be started"));
         }
-        shmem::clear_starved();
         wait_for_start(database, id);
         wait_for_sweep(database);
         let run = transaction(|| {
@@ -322,6 +336,7 @@ fn wait_for_sweep(database: pg_sys::Oid) {
             latch::terminate(slot.sweep);
         }
         latch::wait(Duration::from_secs(5));
+        backlog::speak();
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Slot {
     pub last_success: i64,
     /// When the sweep's present batch began; 0 is between batches.
     pub batch_since: i64,
+    /// Since when a worker could not be started for want of a slot of max_worker_processes; 0 is fine.
+    pub starved_since: i64,
     /// What the last sweep on demand has to say.
     pub demand: Demand,
 }
@@ -92,6 +94,7 @@ impl Slot {
         barred_until: 0,
         last_success: 0,
         batch_since: 0,
+        starved_since: 0,
         demand: Demand {
             requester: 0,
             answer: Answer::Nothing,
@@ -106,8 +109,8 @@ impl Slot {
 
 pub struct Directory {
     pub launcher: i32,
-    /// Since when a worker could not be started for want of a slot of max_worker_processes; 0 is fine.
-    pub starved_since: i64,
+    /// When a session last said that there is no launcher; 0 is never.
+    pub launcher_missed: i64,
     pub slots: [Slot; SLOTS],
 }
 
@@ -118,7 +121,7 @@ impl Default for Directory {
     fn default() -> Self {
         Directory {
             launcher: 0,
-            starved_since: 0,
+            launcher_missed: 0,
             slots: [Slot::FREE; SLOTS],
         }
     }
@@ -238,20 +241,58 @@ pub fn mark_starting(database: pg_sys::Oid) -> bool {
 }
 
 /// Undoes `mark_starting` when no worker could be had, and notes since when that is so.
-pub fn mark_starved(database: Option<pg_sys::Oid>) {
+pub fn mark_not_started(database: pg_sys::Oid) {
+    mark_starved(database);
+    set_state(database, State::Vacant);
+}
+
+/// Notes since when no worker can be had for the database.
+pub fn mark_starved(database: pg_sys::Oid) {
     let now = xact::server_now();
     write(|directory| {
-        if directory.starved_since == 0 {
-            directory.starved_since = now;
-        }
-        if let Some(slot) = database.and_then(|database| directory.find(database)) {
-            slot.state = State::Vacant;
+        if let Some(slot) = directory.find(database)
+            && slot.starved_since == 0
+        {
+            slot.starved_since = now;
         }
     });
 }
 
-pub fn clear_starved() {
-    write(|directory| directory.starved_since = 0);
+/// Notes that the database has the workers it needs.
+pub fn clear_starved(database: pg_sys::Oid) {
+    write(|directory| {
+        if let Some(slot) = directory.find(database) {
+            slot.starved_since = 0;
+        }
+    });
+}
+
+/// Since when some database has lacked a worker; 0 when none does.
+pub fn starved_since() -> i64 {
+    read(|directory| {
+        let starved = directory.slots.iter().map(|slot| slot.starved_since);
+        starved.filter(|since| *since != 0).min()
+    })
+    .flatten()
+    .unwrap_or(0)
+}
+
+/// Whether this session is to say that there is no launcher: when there has been none for `patience` microseconds since
+/// the server started, and nobody has said so for `again` microseconds.
+pub fn launcher_is_missed(patience: i64, again: i64) -> bool {
+    let now = xact::server_now();
+    if now - xact::postmaster_start() < patience || read(|directory| directory.launcher) != Some(0)
+    {
+        return false;
+    }
+    write(|directory| {
+        let says = directory.launcher == 0 && now - directory.launcher_missed >= again;
+        if says {
+            directory.launcher_missed = now;
+        }
+        says
+    })
+    .unwrap_or(false)
 }
 
 /// Forgets databases that are gone, and those that have no extension and nobody in them.

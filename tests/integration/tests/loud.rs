@@ -1,0 +1,182 @@
+//! Disposal that falls behind, or stands still, says so: in the log, by a finding, and in the metrics.
+
+use integration::{Cluster, Result, Sql, poll};
+
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = poll(90, || {
+        last = node
+            .text(query)
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
+            .unwrap_or_default()
+    );
+}
+
+/// 100 rows, 50 of them past their time: since 49.5 days, the oldest of them.
+const CUSTOMER: &str = "
+    CREATE TABLE customer (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
+    INSERT INTO customer SELECT n, n || '@example.com', now() - (n - 0.5) * interval '1 day' FROM generate_series(1, 100) n;
+    SELECT custodian.define_purpose('test.account', 'contract', '50 days');
+    SELECT custodian.tag_table('customer', clock => 'seen', on_expiry => 'delete');
+    SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{test.account}')";
+
+const BEHIND: &str = "SELECT count(*) FROM custodian.check() WHERE code = 'disposal-behind'";
+const SAID: &str = "disposal of public.customer has fallen behind";
+
+#[test]
+fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are_gone() -> Result<()>
+{
+    let node = Cluster::builder("behind")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_overdue = 60d")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(CUSTOMER)?;
+    // The oldest row is measured to a thirtieth of its age.
+    wait_for(
+        &node,
+        "SELECT now() - overdue_since BETWEEN interval '47 days' AND interval '50 days' FROM custodian.backlog",
+        "t",
+    );
+    assert_eq!(node.text(BEHIND)?, "0");
+    assert!(!node.log().contains(SAID));
+
+    node.alter_system("custodian.max_overdue", "30d")?;
+    node.wait_for_log(SAID, 60);
+    wait_for(&node, BEHIND, "1");
+    let finding = node.text(
+        "SELECT severity, object, problem FROM custodian.check() WHERE code = 'disposal-behind'",
+    )?;
+    assert!(
+        finding.starts_with("error|public.customer|Rows have been due since ")
+            && finding.contains("counted only: disposal is observe"),
+        "{finding}"
+    );
+    // It is not said again in each round.
+    assert_eq!(node.log().matches(SAID).count(), 1);
+
+    // The oldest go: what is left has been due for a shorter time, and is told so.
+    node.exec("DELETE FROM customer WHERE id > 70")?;
+    wait_for(&node, BEHIND, "0");
+    wait_for(
+        &node,
+        "SELECT now() - overdue_since BETWEEN interval '18 days' AND interval '20 days' FROM custodian.backlog",
+        "t",
+    );
+
+    // A row that cannot be disposed of is overdue as others are.
+    node.exec(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF OLD.id = 70 THEN RAISE EXCEPTION 'not this one'; END IF; RETURN OLD; END $$;
+         CREATE TRIGGER no BEFORE DELETE ON customer FOR EACH ROW EXECUTE FUNCTION no()",
+    )?;
+    node.alter_system("custodian.max_overdue", "10d")?;
+    wait_for(&node, BEHIND, "1");
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for(&node, "SELECT count(*), max(id) FROM customer", "51|70");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM custodian.quarantined_rows",
+        "1",
+    );
+    wait_for(&node, BEHIND, "1");
+    node.exec("DROP TRIGGER no ON customer")?;
+    wait_for(&node, "SELECT count(*) FROM customer", "50");
+    wait_for(&node, "SELECT count(*) FROM custodian.backlog", "0");
+    assert_eq!(node.text(BEHIND)?, "0");
+    Ok(())
+}
+
+const NO_SLOT: &str = "SELECT count(*) FROM custodian.check() WHERE code = 'no-worker-slot'";
+
+#[test]
+fn without_a_slot_for_sweeps_the_scheduler_says_so() -> Result<()> {
+    // The launcher and a scheduler take both slots.
+    let node = Cluster::builder("nosweep")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.max_overdue = 1h")
+        .conf("max_worker_processes = 2")
+        .conf("max_logical_replication_workers = 0")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(CUSTOMER)?;
+    node.exec(&CUSTOMER.replace("customer", "other"))?;
+    node.wait_for_log("no worker could be started for a sweep", 60);
+    node.wait_for_log(SAID, 60);
+    wait_for(&node, NO_SLOT, "1");
+    wait_for(&node, BEHIND, "2");
+    // One was tried, and the other waits for what it would not get either.
+    wait_for(
+        &node,
+        "SELECT state, coalesce(waits_for, reason) FROM custodian.runs LEFT JOIN custodian.progress USING (run_id, state)
+         ORDER BY state",
+        "interrupted|no background worker could be started\nobserved|a free slot of max_worker_processes",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM customer")?, "100");
+    Ok(())
+}
+
+#[test]
+fn without_a_slot_for_schedulers_the_launcher_says_so_until_there_is_one() -> Result<()> {
+    let node = Cluster::builder("noscheduler")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("max_worker_processes = 2")
+        .start()?;
+    // The launcher of logical replication has the other one.
+    node.wait_for_log("no scheduler could be started in database postgres", 60);
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    wait_for(&node, NO_SLOT, "1");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM custodian.check() WHERE code = 'worker-absent'",
+        "1",
+    );
+    node.exec("ALTER SYSTEM SET max_worker_processes = 8")?;
+    node.restart()?;
+    wait_for(&node, "SELECT worker_alive FROM custodian.status", "t");
+    wait_for(&node, NO_SLOT, "0");
+    Ok(())
+}
+
+#[test]
+fn without_a_slot_for_the_launcher_the_postmaster_and_sessions_say_so() -> Result<()> {
+    let node = Cluster::builder("nolauncher")
+        .preload("pg_custodian")
+        .conf("max_worker_processes = 1")
+        .start()?;
+    let said = || {
+        node.log()
+            .matches("the pg_custodian launcher does not run")
+            .count()
+    };
+    assert_eq!(said(), 1, "at the start");
+    let mut client = node.client()?;
+    client.batch_execute("CREATE EXTENSION pg_custodian")?;
+    // A session that begins later says it, once.
+    let repeated = poll(60, || {
+        node.client().ok()?;
+        (said() == 2).then_some(())
+    });
+    assert!(repeated.is_some(), "said {} times", said());
+    for _ in 0..3 {
+        node.client()?;
+    }
+    assert_eq!(said(), 2);
+    assert_eq!(
+        client.text("SELECT count(*) FROM custodian.check() WHERE code = 'worker-absent'")?,
+        "1"
+    );
+    Ok(())
+}
