@@ -898,10 +898,11 @@ REVOKE EXECUTE ON FUNCTION custodian.suggest_rules() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
 
--- Erasures of subjects, whom the digest names only for whoever has its key.
+-- Erasures of subjects, whom the digest names only for whoever has its key. The order of columns and the collation are
+-- known to src/subject/lend_erasures.rs, which reads the table by its index.
 CREATE TABLE custodian.erasure (
-    subject_kind text NOT NULL,
-    digest       text NOT NULL,
+    subject_kind text COLLATE pg_catalog."C" NOT NULL,
+    digest       text COLLATE pg_catalog."C" NOT NULL,
     erased_at    timestamptz NOT NULL CHECK (isfinite(erased_at)),
     epoch        bigint NOT NULL,
     reason       text NOT NULL,
@@ -979,7 +980,29 @@ STRICT
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'find_returned_wrapper';
 
+CREATE FUNCTION custodian."sweep_erased"(
+	"kind" TEXT,
+	"key" TEXT[],
+	"began" timestamp with time zone[],
+	"at" timestamp with time zone
+) RETURNS bool
+STRICT STABLE PARALLEL UNSAFE  COST 30
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'sweep_erased_wrapper';
+
+CREATE FUNCTION custodian."sweep_erasures"(
+	"kind" TEXT,
+	"key" TEXT[]
+) RETURNS TEXT
+STRICT STABLE PARALLEL UNSAFE  COST 30
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'sweep_erasures_wrapper';
+
 REVOKE ALL ON custodian.erasure, custodian.erasures, custodian.erasure_look FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.sweep_erased(text, text[], timestamptz[], timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_erased(text, text[], timestamptz[], timestamptz) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.sweep_erasures(text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.sweep_erasures(text, text[]) TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.erase_subject(text, text[], text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.preview_erasure(text, text[]) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.repeat_erasures() FROM PUBLIC;
@@ -1277,7 +1300,7 @@ COMMENT ON ROUTINE custodian.record_consent IS 'Records that a subject consented
 COMMENT ON ROUTINE custodian.record_policy IS 'Records the policy as it is, where it was changed by other means than functions and statements: by a restore, or a superuser''s edit of a table. Returns the epoch that it is recorded under, NULL when everything was. The worker does the same within a minute. Only a data steward may.';
 COMMENT ON ROUTINE custodian.register_transfer IS 'Registers a transfer of personal data to another region or organisation. Only a data steward may. It opens nothing: another steward approves it, and a lane is opened for it then.';
 COMMENT ON ROUTINE custodian.release_hold IS 'Releases a legal hold. Its record stays. What it kept back and is due goes with the next sweep.';
-COMMENT ON ROUTINE custodian.repeat_erasures IS 'Carries out the erasures on record once more: for rows of erased subjects that a restore or an import brought back, and for what something kept when the subject was erased and nothing keeps now. For data stewards.';
+COMMENT ON ROUTINE custodian.repeat_erasures IS 'Carries out the erasures on record once more, without waiting for sweeps, which do the same in their time: for rows of erased subjects that a restore or an import brought back, and for what something kept when the subject was erased and nothing keeps now. For data stewards.';
 COMMENT ON ROUTINE custodian.require_maximum IS 'Requires that no purpose covers columns for longer than a law allows. Only a data steward may.';
 COMMENT ON ROUTINE custodian.require_minimum IS 'Requires that columns are kept for a period that a law demands. Only a data steward may.';
 COMMENT ON ROUTINE custodian.require_steward IS 'True for a steward, an error for everybody else; views of what only stewards may see ask it first. action completes "must be a data steward to …".';
@@ -1296,6 +1319,8 @@ COMMENT ON ROUTINE custodian.suggest_tags IS 'The columns of a table that look p
 COMMENT ON ROUTINE custodian.suspend_defence IS 'Suspends the period of a claim defence from at (now, by default) until resume_defence. Only a data steward may. Suspended time does not count: the defence keeps cells for as much longer, unless it had lapsed for them before. What was disposed already does not come back.';
 COMMENT ON ROUTINE custodian.sweep_consent IS 'What a subject''s consent to a purpose is at a moment: given, withdrawn, or none on record. Answers only inside a sweep or preview of this backend, for what it decides by: 42501 otherwise.';
 COMMENT ON ROUTINE custodian.sweep_consents IS 'When a subject gave and withdrew consent to a purpose, in a form for the extension alone. Answers as sweep_consent does.';
+COMMENT ON ROUTINE custodian.sweep_erased IS 'Whether a subject was erased by the moment at, and after each of the moments at which a row of it began: a row without one of them is not known to be what was erased. Answers only inside a sweep or preview of this backend, for what it decides by: 42501 otherwise.';
+COMMENT ON ROUTINE custodian.sweep_erasures IS 'When and for what reason a subject was erased, in a form for the extension alone. Answers as sweep_erased does.';
 COMMENT ON ROUTINE custodian.sweep_is_pseudonym IS 'Whether a value is a pseudonym that a key of this database made. Answers only inside a sweep or preview of this backend: 42501 otherwise. 55000 while a key is missing.';
 COMMENT ON ROUTINE custodian.sweep_now IS 'Disposes of what is due in a table and its partitions, or in every tagged table, in the caller''s transaction; returns the rows per table and action. It needs neither the worker nor custodian.disposal = on, but a table whose own tag says "disposal" off or observe is left alone. The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is then executed with its own cutoff. Makes the transaction''s constraints immediate. For stewards.';
 COMMENT ON ROUTINE custodian.sweep_pseudonym IS 'The keyed pseudonym of a value. Answers only inside a sweep of this backend: 42501 otherwise. 55000 while a key is missing.';

@@ -25,10 +25,11 @@ FROM custodian.consent c
 WHERE custodian.require_steward('read consents');
 COMMENT ON VIEW custodian.consents IS 'consents, the withdrawn ones too. It shows subject keys: for stewards';
 
--- Erasures of subjects, whom the digest names only for whoever has its key.
+-- Erasures of subjects, whom the digest names only for whoever has its key. The order of columns and the collation are
+-- known to src/subject/lend_erasures.rs, which reads the table by its index.
 CREATE TABLE custodian.erasure (
-    subject_kind text NOT NULL,
-    digest       text NOT NULL,
+    subject_kind text COLLATE pg_catalog."C" NOT NULL,
+    digest       text COLLATE pg_catalog."C" NOT NULL,
     erased_at    timestamptz NOT NULL CHECK (isfinite(erased_at)),
     epoch        bigint NOT NULL,
     reason       text NOT NULL,

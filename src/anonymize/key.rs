@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keys::{self, Use};
 use crate::pg::report::SqlResult;
 use crate::policy::model::{Disposal, Plan};
-use crate::subject::lend;
+use crate::subject::{lend, lend_erasures};
 
 /// Every pseudonym key of this database, the one in use first. `None`: one is missing, so that values could be
 /// taken for such as were never disposed.
@@ -64,10 +64,11 @@ impl Drop for Loan {
 }
 
 /// Runs `work` with the keys lent to this backend, where the plan asks for pseudonyms: what `work` does as a
-/// table's owner may recognise and, where it is lent for that, make them. The consents that the plan asks for are
-/// lent with them.
+/// table's owner may recognise and, where it is lent for that, make them. The consents and erasures that the plan
+/// asks for are lent with them.
 pub fn with_key<T>(plan: &Plan, purpose: For, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let _consents = lend::lend(plan);
+    let _erasures = lend_erasures::lend(plan)?;
     let asked = plan
         .groups
         .iter()

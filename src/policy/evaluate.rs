@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use crate::policy::model::{
-    Clock, Cover, CoverPeriod, Disposal, Group, Hold, HoldScope, Keep, Limit, Plan, PlannedColumn,
-    Policy, RelId, Span, State,
+    Clock, Cover, CoverPeriod, Disposal, Erasure, Group, Hold, HoldScope, Keep, Limit, Plan,
+    PlannedColumn, Policy, RelId, Span, State, TypeClass,
 };
-use crate::policy::period::Instant;
-use crate::policy::render::facts::{clocks, consents, match_columns};
+use crate::policy::period::{Instant, Period};
+use crate::policy::render::facts::{clocks, consents, erased_rows, match_columns};
 use crate::policy::render::{concerns, rewritten};
 
 /// What is known of one row. The lists are parallel to what `policy::render::facts` asks for.
@@ -29,6 +29,8 @@ pub struct Facts {
     pub within: Vec<RelId>,
     /// For each purpose that needs consent when its subject gave and withdrew it.
     pub consents: Vec<Vec<Span>>,
+    /// The erasures of its subject on record, oldest first, where the plan asks for them.
+    pub erasures: Vec<Erasure>,
 }
 
 /// What a sweep at this moment does with a cell.
@@ -45,7 +47,7 @@ pub struct Verdict {
     pub column: String,
     pub state: State,
     pub action: Action,
-    /// What decides: `purpose: …`, `minimum: …`, `defence: …`, `hold: …`, `past: …`, `tag`.
+    /// What decides: `purpose: …`, `minimum: …`, `defence: …`, `hold: …`, `past: …`, `erasure`, `tag`.
     pub decided_by: String,
     /// Until when the state lasts, as far as it is known; for a cell that is due, since when.
     pub until: Option<Instant>,
@@ -60,6 +62,8 @@ struct Row<'a> {
     now: Instant,
     clocks: Vec<(&'a Clock, Option<Instant>)>,
     consents: BTreeMap<&'a str, &'a [Span]>,
+    /// The first erasure that is about the row.
+    erased: Option<&'a Erasure>,
 }
 
 /// What the consent of a subject to a purpose is.
@@ -79,6 +83,7 @@ enum Ended<'a> {
     InTime,
     Withdrawn(&'a str),
     Limited(&'a Limit),
+    Erased(&'a Erasure),
 }
 
 /// How things stand with the cells of a group.
@@ -131,8 +136,34 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// The first erasure on record by now after which nothing of the row began.
+    fn erased(&self, plan: &Plan) -> Option<&'a Erasure> {
+        let clocks = &erased_rows(plan)?.clocks;
+        let is_before = |clock: &Clock, at: Instant| {
+            let Some(began) = self.clock(clock) else {
+                return false;
+            };
+            match clock.class {
+                // The whole day must lie before it.
+                TypeClass::Date => began
+                    .plus(Period {
+                        months: 0,
+                        days: 1,
+                        micros: 0,
+                    })
+                    .is_some_and(|over| over <= at),
+                _ => began < at,
+            }
+        };
+        self.facts
+            .erasures
+            .iter()
+            .filter(|erasure| erasure.at <= self.now)
+            .find(|erasure| clocks.iter().all(|clock| is_before(clock, erasure.at)))
+    }
+
     /// When the cover ends, and how: by the first of its periods that counts for this row, the end of the purpose,
-    /// the withdrawal of consent, or a maximum.
+    /// the withdrawal of consent, an erasure, or a maximum.
     fn cover_end(&self, cover: &'a Cover, limits: &'a [Limit]) -> (Option<Instant>, Ended<'a>) {
         let mut first = (self.own_end(cover), Ended::InTime);
         let mut sooner = |end: Option<Instant>, how: Ended<'a>| {
@@ -148,6 +179,9 @@ impl<'a> Row<'a> {
                 Consent::Given(until) => sooner(until, Ended::Withdrawn(&cover.purpose)),
                 Consent::Withdrawn(at) => sooner(Some(at), Ended::Withdrawn(&cover.purpose)),
             }
+        }
+        if let Some(erasure) = self.erased.filter(|_| cover.ends_on_erasure) {
+            sooner(Some(erasure.at), Ended::Erased(erasure));
         }
         for limit in limits {
             let end = self
@@ -284,7 +318,7 @@ impl<'a> Row<'a> {
 
 /// The decision on each tagged cell of a row at `now`, in the order of the columns' names.
 pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Vec<Verdict> {
-    let row = Row {
+    let mut row = Row {
         policy,
         facts,
         now,
@@ -296,7 +330,9 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
             .into_iter()
             .zip(facts.consents.iter().map(Vec::as_slice))
             .collect(),
+        erased: None,
     };
+    row.erased = row.erased(plan);
     let disposed: BTreeMap<(&str, &[String]), bool> = plan
         .groups
         .iter()
@@ -340,7 +376,14 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
                     .iter()
                     .map(|cover| cover.purpose.as_str())
                     .collect();
-                verdict.decided_by = format!("past: {}", purposes.join(", "));
+                let erased = standing
+                    .ended
+                    .iter()
+                    .any(|how| matches!(how, Ended::Erased(_)));
+                verdict.decided_by = match erased {
+                    true => "erasure".to_owned(),
+                    false => format!("past: {}", purposes.join(", ")),
+                };
                 verdict.until = standing.over_since;
                 if is_disposed {
                     verdict.state = State::Disposed;
@@ -458,6 +501,11 @@ fn how_ended(verdict: &mut Verdict, standing: &Standing) {
             Ended::Withdrawn(purpose) => verdict
                 .explanation
                 .push_str(&format!(" Consent to purpose \"{purpose}\" was withdrawn.")),
+            Ended::Erased(erasure) => verdict.explanation.push_str(&format!(
+                " Erasure was requested on {} ({}).",
+                erasure.at.day(),
+                erasure.reason
+            )),
             Ended::Limited(limit) => {
                 verdict.explanation.push_str(&format!(
                     " Maximum \"{}\" ended its purposes ({}).",

@@ -5,6 +5,7 @@ use crate::policy::fixture::{self, at, foreign_key, policy, schema, table, tag};
 /// Facts of a row whose clocks all read the same.
 fn facts(plan: &Plan, clock: Option<&str>) -> Facts {
     Facts {
+        erasures: Vec::new(),
         clocks: clocks(plan).iter().map(|_| clock.map(at)).collect(),
         disposed: plan
             .groups

@@ -15,7 +15,7 @@ use crate::policy::period::Instant;
 use crate::policy::preview::{as_owner_of, describe, moment, require_owner};
 use crate::policy::render::condition::{Scope, all};
 use crate::policy::render::{Param, Statement, facts};
-use crate::subject::lend;
+use crate::subject::{lend, lend_erasures};
 
 /// A column of the key with the value asked for, in text form.
 type KeyPart<'a> = (&'a Column, String);
@@ -96,6 +96,7 @@ pub fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts>> {
         let disposed: Vec<Option<bool>> = row.must(2)?;
         let blocked: Vec<Option<bool>> = row.must(5)?;
         let consents: Vec<Option<String>> = row.must(7)?;
+        let erasures: Option<String> = row.get(8)?;
         Ok(Facts {
             clocks: clocks
                 .into_iter()
@@ -117,6 +118,9 @@ pub fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts>> {
                 .iter()
                 .map(|recorded| recorded.as_deref().map_or(Ok(Vec::new()), lend::spans))
                 .collect::<Result<_>>()?,
+            erasures: erasures
+                .as_deref()
+                .map_or(Ok(Vec::new()), lend_erasures::read)?,
         })
     })
 }

@@ -3,7 +3,7 @@
 //!
 //! Identifiers arrive already quoted by the server, so that rendering never quotes by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::anonymize::method::Method;
 use crate::policy::period::{Instant, Period};
@@ -247,6 +247,8 @@ pub struct Policy {
     pub withdrawn: Option<Vec<Withdrawn>>,
     /// Set while one subject is being erased: then the plan is for that subject's rows alone.
     pub erasing: Option<Erasing>,
+    /// The kinds of subjects of which some were erased.
+    pub erased_kinds: BTreeSet<String>,
 }
 
 /// One subject whose erasure is at work.
@@ -270,6 +272,8 @@ impl Policy {
             }
         }
         self.erasing = Some(erasing);
+        // It ends for this subject whatever those on record would.
+        self.erased_kinds.clear();
         self
     }
 }
@@ -327,6 +331,24 @@ pub struct Cover {
     /// It lasts no longer than the consent of the subject found here. `None`: the purpose needs no consent, or
     /// nobody can be asked.
     pub consent: Option<SubjectKey>,
+    /// It ends when its subject is erased: it is optional, or needs consent. Only where subjects of the kind were.
+    pub ends_on_erasure: bool,
+}
+
+/// How rows of erased subjects are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErasedRows {
+    pub subject: SubjectKey,
+    /// The clocks of all purposes of the row, and its collection date: an erasure is about rows that had begun
+    /// before it by all of them. Whoever signs up again begins anew.
+    pub clocks: Vec<Clock>,
+}
+
+/// An erasure on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Erasure {
+    pub at: Instant,
+    pub reason: String,
 }
 
 /// A minimum or claim defence that keeps a cell.
@@ -387,6 +409,8 @@ pub struct Group {
     pub covers: Vec<Cover>,
     pub keeps: Vec<Keep>,
     pub limits: Vec<Limit>,
+    /// Set where erasures may have ended some of the covers.
+    pub erasure: Option<ErasedRows>,
 }
 
 /// How the subject of a row is found: the columns whose values are its key, in the row itself (`path` empty)

@@ -24,6 +24,12 @@ impl Instant {
         self.0
     }
 
+    /// The day in UTC, as ISO 8601 writes it.
+    pub fn day(self) -> String {
+        self.calendar()
+            .map_or_else(String::new, |at| at.format("%Y-%m-%d").to_string())
+    }
+
     fn calendar(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.0)
     }

@@ -15,6 +15,7 @@ use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId};
 use crate::policy::period::Instant;
+use crate::policy::render::erasure::count_by_cause;
 use crate::policy::render::kept::kept;
 use crate::policy::render::sample::sampled;
 use crate::policy::render::{self, Statement};
@@ -113,14 +114,25 @@ impl Counter {
 
     fn leaf(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) {
         for step in render::steps(plan) {
-            let line = Line {
+            let line = |reason: String| Line {
                 action: step.action(plan),
-                reason: step.reason(plan),
+                reason,
                 columns: step.columns(plan),
             };
-            let statement = render::count(plan, &step, leaf, policy, cutoff, None);
-            if !self.count(plan, leaf, line, &statement) {
-                return;
+            let counts = match count_by_cause(plan, &step, leaf, policy, cutoff) {
+                None => {
+                    let count = render::count(plan, &step, leaf, policy, cutoff, None);
+                    vec![(step.past(plan), count)]
+                }
+                Some([in_time, erased]) => vec![
+                    (step.past(plan), in_time),
+                    ("erasure requested".to_owned(), erased),
+                ],
+            };
+            for (reason, count) in counts {
+                if !self.count(plan, leaf, line(reason), &count) {
+                    return;
+                }
             }
         }
         for back in kept(plan, leaf, policy, cutoff) {

@@ -99,7 +99,7 @@ impl Random {
     }
 }
 
-/// A policy with three purposes, one of them on consent, two laws that keep and one that limits, and holds.
+/// A policy with three purposes, one of them optional and one on consent, two laws that keep and one that limits, and holds.
 pub fn policy(random: &mut Random, table: RelId) -> Policy {
     let mut policy = Policy::default();
     for name in ["p.a", "p.b", "p.c"] {
@@ -112,7 +112,7 @@ pub fn policy(random: &mut Random, table: RelId) -> Policy {
                 name: name.to_owned(),
                 basis: "contract".to_owned(),
                 consent: name == "p.c",
-                required: true,
+                required: name == "p.a",
                 periods: since
                     .into_iter()
                     .map(|since| (since, random.period()))

@@ -29,6 +29,9 @@ fn collect(plan: &Plan, reads: &mut Reads) {
                 hops(&subject.path, reads);
             }
         }
+        for clock in group.erasure.iter().flat_map(|erased| &erased.clocks) {
+            hops(&clock.path, reads);
+        }
         for keep in &group.keeps {
             hops(&keep.clock.path, reads);
         }
@@ -103,6 +106,7 @@ mod tests {
                     suspensions: Vec::new(),
                 }],
                 limits: Vec::new(),
+                erasure: None,
             }],
             ..Plan::default()
         };

@@ -10,6 +10,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use crate::error::Error;
+    use crate::evidence::keys;
     use crate::pg::{sandbox, spi};
     use crate::policy::compile::compile;
     use crate::policy::evaluate::{Action, Facts, evaluate};
@@ -19,7 +20,7 @@ mod tests {
     use crate::policy::period::{Instant, Period};
     use crate::policy::random::{Random, policy};
     use crate::policy::render::{self, Statement, Step, facts};
-    use crate::subject::lend;
+    use crate::subject::{lend, lend_erasures};
 
     fn label(object: &str, label: Option<&serde_json::Value>) -> Result<(), Error> {
         let text = label.map_or("NULL".to_owned(), |label| {
@@ -184,6 +185,29 @@ mod tests {
         Ok(())
     }
 
+    /// Erasures of some subjects of both kinds.
+    fn erasures(random: &mut Random) -> Result<(), Error> {
+        Spi::run("DELETE FROM custodian.erasure")?;
+        for subject in 0..20 {
+            let (subject, invoice) = (subject.to_string(), format!("I{}", random.below(30)));
+            let (kind, key): (_, &[&str]) = match random.below(4) {
+                0 => ("customer", &[&subject]),
+                1 => ("pair", &[&subject, &invoice]),
+                _ => continue,
+            };
+            let digest = keys::digest(kind, key)?.expect("a key of this database");
+            for _ in 0..=random.below(2) {
+                Spi::run(&format!(
+                    "INSERT INTO custodian.erasure (subject_kind, digest, erased_at, epoch, reason)
+                     VALUES ('{kind}', '{digest}', to_timestamp({} / 1000000.0), 1, 'request')
+                     ON CONFLICT DO NOTHING",
+                    random.instant().micros()
+                ))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The ids of the rows that a `SELECT count(*)` of a plan counts.
     fn ids(statement: &Statement) -> Result<BTreeSet<i64>, Error> {
         let rest = statement
@@ -294,6 +318,7 @@ mod tests {
         narrowed: usize,
         withdrawn: usize,
         limited: usize,
+        erased: usize,
     }
 
     impl Seen {
@@ -308,6 +333,7 @@ mod tests {
             for facts in known.values() {
                 for verdict in evaluate(plan, policy, facts, now) {
                     self.withdrawn += usize::from(verdict.explanation.contains("was withdrawn"));
+                    self.erased += usize::from(verdict.explanation.contains("was requested"));
                     self.limited += usize::from(verdict.explanation.contains("ended its purposes"));
                 }
             }
@@ -331,6 +357,8 @@ mod tests {
         }
         tags(random)?;
         consents(random)?;
+        erasures(random)?;
+        policy.erased_kinds = load::policy()?.erased_kinds;
         // Mostly the withdrawals are known, so that passes may look for their subjects only.
         if random.chance(80) {
             policy.withdrawn = load::policy()?.withdrawn;
@@ -340,7 +368,7 @@ mod tests {
         let [leaf] = plan.leaves.as_slice() else {
             panic!("one leaf");
         };
-        let _loan = lend::lend(&plan);
+        let _loans = (lend::lend(&plan), lend_erasures::lend(&plan)?);
         let child = schema
             .tables
             .values()
@@ -406,9 +434,14 @@ mod tests {
             let statement = render::count(&plan, &step, leaf, &policy, now, Some(after));
             let narrowed = ids(&statement)?;
             assert!(narrowed.is_subset(&by_sql));
+            // What an erasure ends goes when it is made, watermark or not.
+            let erased_since = |id: &i64| {
+                let mut erasures = known[id].erasures.iter();
+                erasures.any(|erasure| erasure.at > after)
+            };
             let lost: Vec<&i64> = by_sql
                 .difference(&narrowed)
-                .filter(|id| !due_before.contains(id))
+                .filter(|id| !due_before.contains(id) && !erased_since(id))
                 .collect();
             assert!(lost.is_empty(), "{lost:?}: {}", statement.sql);
             seen.narrowed += by_sql.len() - narrowed.len();
@@ -464,6 +497,7 @@ mod tests {
         assert!(seen.deleted > 30, "{}", seen.deleted);
         assert!(seen.narrowed > 5, "{}", seen.narrowed);
         assert!(seen.withdrawn > 50, "{}", seen.withdrawn);
+        assert!(seen.erased > 50, "{}", seen.erased);
         assert!(seen.limited > 50, "{}", seen.limited);
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::subject::key;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::batch::Target;
 use crate::worker::work::{self, Work};
-use crate::worker::{now, pause};
+use crate::worker::{now, pause, reopen};
 
 /// The longest reason accepted, in bytes.
 const LONGEST_REASON: usize = 2000;
@@ -271,6 +271,10 @@ pub(super) fn all(erasing: &Erasing, now: Instant, act: bool) -> Result<Vec<Line
         if !matches!(mode, None | Some(DisposalMode::On)) {
             let reason = "disposal is switched off by the table's tag".to_owned();
             lines.push(Line::kept(root, Vec::new(), reason));
+            if act {
+                // What sweeps have passed is looked at again once disposal is switched on.
+                xact::with_snapshot(|| reopen::relation(root, None, "erasure"))?;
+            }
             continue;
         }
         if act {

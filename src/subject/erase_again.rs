@@ -146,8 +146,9 @@ fn again(act: bool) -> Result<Vec<Line>> {
     Ok(erase::merged(lines))
 }
 
-/// Carries out the erasures on record once more: for rows of erased subjects that a restore or an import brought back,
-/// and for what something kept when the subject was erased and nothing keeps now. For data stewards.
+/// Carries out the erasures on record once more, without waiting for sweeps, which do the same in their time: for rows
+/// of erased subjects that a restore or an import brought back, and for what something kept when the subject was erased
+/// and nothing keeps now. For data stewards.
 ///
 /// A subject is recognised by the keyed digest of its key. Only rows all of whose clocks, and whose collection date
 /// if the table's tag names one, lie before the erasure count: whoever signs up again begins anew. Returns what went, as

@@ -6,6 +6,7 @@ mod erase_again;
 pub mod erase_look;
 pub mod key;
 pub mod lend;
+pub mod lend_erasures;
 mod record;
 
 pgrx::extension_sql_file!(

@@ -17,10 +17,10 @@ const LATE_AT_LEAST: i64 = 300_000_000;
 pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     process(&mut findings);
+    erase_look::findings(&mut findings)?;
     sandbox::as_extension_owner(|| {
         backlog::findings(&mut findings)?;
         pause::findings(&mut findings)?;
-        erase_look::findings(&mut findings)?;
         runs(&mut findings)?;
         quarantined(&mut findings)
     })?;

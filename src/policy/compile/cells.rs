@@ -266,6 +266,9 @@ impl Compiler<'_> {
                 collected: if bounded { collected.clone() } else { None },
                 ended_at: known.ended_at,
                 consent: subject.filter(|_| known.consent).cloned(),
+                ends_on_erasure: (known.consent || !known.required)
+                    && subject
+                        .is_some_and(|subject| self.policy.erased_kinds.contains(&subject.kind)),
             });
         }
         if covers.is_empty() {

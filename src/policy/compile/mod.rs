@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::policy::model::{
-    Finding, ForeignKey, Group, HoldScope, Plan, Policy, RelId, Schema, Severity, SubjectKey, Table,
+    Clock, ErasedRows, Finding, ForeignKey, Group, HoldScope, Plan, Policy, RelId, Schema,
+    Severity, SubjectKey, Table,
 };
 use crate::tag::grammar::{DisposalMode, RowExpiry};
 use crate::tag::names;
@@ -188,7 +189,15 @@ impl Compiler<'_> {
         }
         let subject = subject.unwrap_or_default();
 
-        let groups = group(cells);
+        let collected = table
+            .tag
+            .as_ref()
+            .and_then(|tag| tag.collected.as_ref())
+            .and_then(|text| path::clock(self.schema, table, text, false).ok());
+        let mut groups = group(cells);
+        if let Some(subject) = &subject {
+            note_erasures(&mut groups, subject, collected.as_ref());
+        }
         self.late_with_row(&mut context, &groups);
         let mut delete_rows = deletes(table) && !groups.is_empty() && unresolved_columns.is_empty();
         if let Some((why, remedy)) = table.refused.delete.as_ref().filter(|_| delete_rows) {
@@ -221,11 +230,7 @@ impl Compiler<'_> {
             unresolved: unresolved_columns,
             delete_rows,
             subject,
-            collected: table
-                .tag
-                .as_ref()
-                .and_then(|tag| tag.collected.as_ref())
-                .and_then(|text| path::clock(self.schema, table, text, false).ok()),
+            collected,
             dependents,
             circle,
             declared: false,
@@ -292,10 +297,33 @@ fn group(cells: Vec<Cell>) -> Vec<Group> {
                 covers: cell.covers,
                 keeps: cell.keeps,
                 limits: cell.limits,
+                erasure: None,
             }),
         }
     }
     groups
+}
+
+/// Says for the groups whose covers erasures end how rows of erased subjects are told.
+fn note_erasures(groups: &mut [Group], subject: &SubjectKey, collected: Option<&Clock>) {
+    let ends = |group: &Group| group.covers.iter().any(|cover| cover.ends_on_erasure);
+    if !groups.iter().any(ends) {
+        return;
+    }
+    let mut clocks: Vec<Clock> = Vec::new();
+    let all = groups.iter().flat_map(|group| &group.covers);
+    for clock in all.map(|cover| &cover.clock).chain(collected) {
+        let same = |known: &Clock| known.path == clock.path && known.column == clock.column;
+        if !clocks.iter().any(same) {
+            clocks.push(clock.clone());
+        }
+    }
+    for group in groups.iter_mut().filter(|group| ends(group)) {
+        group.erasure = Some(ErasedRows {
+            subject: subject.clone(),
+            clocks: clocks.clone(),
+        });
+    }
 }
 
 /// SHA-256 over everything that decides what is due, and how it is disposed.

@@ -49,6 +49,9 @@ pub fn outlasts(one: &Cover, other: &Cover) -> bool {
     if one.consent.is_some() && one != other {
         return false;
     }
+    if one.ends_on_erasure && !other.ends_on_erasure {
+        return false;
+    }
     if one == other {
         return true;
     }

@@ -7,7 +7,7 @@ mod published;
 pub mod tree;
 mod withdrawn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
 
@@ -60,6 +60,7 @@ pub fn policy_and_findings() -> Result<(Policy, Vec<Finding>)> {
             maximums: maximums()?,
             holds: holds(&mut findings)?,
             erasing: None,
+            erased_kinds: erased_kinds()?,
             withdrawn: withdrawn::read()?,
         };
         Ok((policy, findings))
@@ -200,6 +201,20 @@ fn maximums() -> Result<BTreeMap<String, Maximum>> {
             ))
         })
         .collect()
+}
+
+/// The kinds of subjects of which some were erased: one look into the index for each.
+fn erased_kinds() -> Result<BTreeSet<String>> {
+    let kinds = rows(
+        "WITH RECURSIVE kind (name) AS (
+             SELECT min(subject_kind) FROM custodian.erasure
+             UNION ALL
+             SELECT (SELECT min(e.subject_kind) FROM custodian.erasure e WHERE e.subject_kind > k.name)
+             FROM kind k WHERE k.name IS NOT NULL
+         )
+         SELECT name FROM kind WHERE name IS NOT NULL",
+    )?;
+    kinds.iter().map(|row| text(row, 0)).collect()
 }
 
 /// Values of a hold's columns: one or several for each.

@@ -9,8 +9,8 @@ use crate::policy::compile::compile;
 use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
 use crate::policy::fixture;
 use crate::policy::model::{
-    Clock, Column, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum, Minimum, OnDelete, Plan,
-    Policy, Purpose, RelId, Schema, Span, Table, TypeClass,
+    Clock, Column, Erasing, Erasure, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum,
+    Minimum, OnDelete, Plan, Policy, Purpose, RelId, Schema, Span, Table, TypeClass,
 };
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, consents, match_columns};
@@ -165,7 +165,7 @@ fn policy(world: &World) -> Policy {
             name: name.clone(),
             basis: "contract".to_owned(),
             consent: purpose.consent_based,
-            required: true,
+            required: purpose.required,
             periods: purpose
                 .periods
                 .iter()
@@ -212,13 +212,26 @@ fn policy(world: &World) -> Policy {
         };
         (name.clone(), known)
     });
-    Policy {
+    let erasures = world.policy.erasures.iter();
+    let policy = Policy {
         purposes: purposes.collect(),
         minimums: minimums.collect(),
         maximums: maximums.collect(),
         holds: holds.collect(),
         erasing: None,
+        erased_kinds: erasures.map(|erasure| erasure.kind.clone()).collect(),
         withdrawn: None,
+    };
+    match &world.request {
+        None => policy,
+        Some((kind, key)) => {
+            let erasing = Erasing {
+                kind: kind.clone(),
+                key: key.clone(),
+                before: None,
+            };
+            policy.erasing(erasing, Instant::from_micros(world.now))
+        }
     }
 }
 
@@ -355,6 +368,7 @@ impl<'a> Adapter<'a> {
             .map(|purpose| self.consents(plan, &subject, purpose))
             .collect();
         Facts {
+            erasures: self.erasures(plan, &subject),
             consents,
             clocks: clocks(plan)
                 .into_iter()
@@ -419,6 +433,23 @@ impl<'a> Adapter<'a> {
             .collect()
     }
 
+    fn erasures(&self, plan: &Plan, subject: &[Option<String>]) -> Vec<Erasure> {
+        let kind = plan.subject.as_ref().map(|subject| subject.kind.as_str());
+        let Some(key) = subject.iter().cloned().collect::<Option<Vec<String>>>() else {
+            return Vec::new();
+        };
+        let known = self.world.policy.erasures.iter();
+        let mut erasures: Vec<Erasure> = known
+            .filter(|erasure| Some(erasure.kind.as_str()) == kind && erasure.key == key)
+            .map(|erasure| Erasure {
+                at: Instant::from_micros(erasure.at),
+                reason: String::new(),
+            })
+            .collect();
+        erasures.sort_by_key(|erasure| erasure.at);
+        erasures
+    }
+
     fn evaluate(&self, plan: &Plan, row: &'a Row) -> Vec<Verdict> {
         let now = Instant::from_micros(self.world.now);
         evaluate(plan, &self.policy, &self.facts(plan, row), now)
@@ -426,7 +457,8 @@ impl<'a> Adapter<'a> {
 
     fn is_due(&self, plan: &Plan, row: &'a Row) -> bool {
         let verdicts = self.evaluate(plan, row);
-        !verdicts.is_empty()
+        self.world.is_concerned(row)
+            && !verdicts.is_empty()
             && verdicts
                 .iter()
                 .all(|verdict| verdict.action == Action::DeleteRow)

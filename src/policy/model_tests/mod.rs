@@ -13,6 +13,7 @@ use proptest::prelude::any;
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
 };
+use retention_model::change::Change;
 use retention_model::generate::{self, Features, Tape};
 use retention_model::{State as Expected, World};
 
@@ -50,6 +51,10 @@ fn compare(world: &World) -> Result<(), String> {
     let circular = adapter.has_circles();
     for (at, cells) in decision.states.iter().enumerate() {
         let row = &world.rows[at];
+        // What a request does not concern is not looked at.
+        if !world.is_concerned(row) {
+            continue;
+        }
         let verdicts = adapter.verdicts(row);
         let names: Vec<&str> = verdicts
             .iter()
@@ -99,6 +104,12 @@ fn check(tape: &[u8], changes: usize) -> Result<(), String> {
             happened.push("a sweep".to_owned());
         }
         if let Some(change) = generate::change(&mut tape, &world, FEATURES) {
+            if let Change::Erase(kind, key) = &change {
+                let mut asked = world.clone();
+                asked.request = Some((kind.clone(), key.clone()));
+                compare(&asked)
+                    .map_err(|why| format!("{why}\nwhen {change:?} is asked of {asked:#?}"))?;
+            }
             world.apply(&change);
             happened.push(format!("{change:?}"));
         }

@@ -75,7 +75,7 @@ fn past(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Boun
 
 /// The values that can be compared with a column of the type, as their text forms; `None` for a type of which it is
 /// not known that values are equal when their texts are.
-fn comparable(base: &str, values: Vec<String>) -> Option<(Vec<String>, &'static str)> {
+pub(super) fn comparable(base: &str, values: Vec<String>) -> Option<(Vec<String>, &'static str)> {
     let (cast, fits): (&str, fn(&str) -> bool) = match base {
         "int2" => ("::pg_catalog.int2[]", |text| text.parse::<i16>().is_ok()),
         "int4" => ("::pg_catalog.int4[]", |text| text.parse::<i32>().is_ok()),
@@ -100,6 +100,32 @@ impl Scope<'_> {
     /// Plain comparisons that an index can serve. They let through every row for which the exact condition holds,
     /// as far as rows that became due after `after`, or by a withdrawal, are concerned.
     pub fn index_bounds(
+        &mut self,
+        row: &str,
+        groups: &[&Group],
+        after: Option<Instant>,
+    ) -> Vec<String> {
+        let mut erased = Vec::new();
+        if groups.iter().any(|group| group.erasure.is_some()) {
+            // An erasure is no matter of time: what it concerns was erased when it was made. Rows that came later
+            // are found by the passes that look at everything.
+            let Some(newly) = after.and_then(|after| self.newly_free(row, groups, after)) else {
+                return Vec::new();
+            };
+            erased = newly;
+        }
+        let timely = self.timely_bounds(row, groups, after);
+        if erased.is_empty() || timely.is_empty() {
+            return timely;
+        }
+        let timely = all(timely);
+        vec![any(std::iter::once(timely)
+            .filter(|timely| timely != "false")
+            .chain(erased))]
+    }
+
+    /// The same without regard to erasures.
+    fn timely_bounds(
         &mut self,
         row: &str,
         groups: &[&Group],
@@ -161,6 +187,52 @@ impl Scope<'_> {
                 let keys = self.binder.bind(Param::TextArray(keys));
                 alternatives.push(format!("{row}.{} = ANY ({keys}{cast})", column.quoted));
             }
+        }
+        Some(alternatives)
+    }
+
+    /// Rows of erased subjects that something else than the purposes an erasure ends may have kept until `after`, and
+    /// no more: alternatives. `None` where clocks do not say.
+    fn newly_free(&mut self, row: &str, groups: &[&Group], after: Instant) -> Option<Vec<String>> {
+        let mut keeping: Vec<(&Clock, Period)> = Vec::new();
+        for group in groups {
+            for cover in group.covers.iter().filter(|cover| !cover.ends_on_erasure) {
+                match cover.ended_at {
+                    Some(ended) if ended <= after => continue,
+                    Some(ended) if ended <= self.cutoff => return None,
+                    _ => {}
+                }
+                let periods = cover.periods.iter().map(|entry| entry.period);
+                keeping.extend(periods.map(|period| (&cover.clock, period)));
+            }
+            for keep in &group.keeps {
+                // A suspension moves the end by as much as it lasted.
+                if !keep.suspensions.is_empty() {
+                    return None;
+                }
+                keeping.push((&keep.clock, keep.period));
+            }
+            for limit in &group.limits {
+                keeping.push((&limit.clock, limit.period));
+            }
+        }
+        let mut alternatives = Vec::new();
+        for (clock, period) in keeping {
+            if !own(clock) {
+                return None;
+            }
+            let Some(latest) = latest_start(self.cutoff, period) else {
+                continue;
+            };
+            let earliest = after
+                .earliest_start(period)
+                .filter(|start| *start >= FIRST)?;
+            let earliest = self.bound(earliest, clock.class);
+            let latest = self.bound(latest, clock.class);
+            let column = &clock.column.quoted;
+            alternatives.push(format!(
+                "({row}.{column} >= {earliest} AND {row}.{column} <= {latest})"
+            ));
         }
         Some(alternatives)
     }

@@ -240,8 +240,8 @@ impl<'a> Scope<'a> {
         not(&later)
     }
 
-    /// The purpose does not cover the cell any more.
-    fn cover_ended(&mut self, row: &str, cover: &Cover) -> String {
+    /// The purpose does not cover the cell any more, whoever was erased.
+    pub(super) fn cover_ended(&mut self, row: &str, cover: &Cover) -> String {
         if cover.ended_at.is_some_and(|ended| ended <= self.cutoff) {
             return "true".to_owned();
         }
@@ -268,7 +268,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The key of the subject whose columns the row with this alias has, in text form.
-    fn key_of(at: &str, subject: &SubjectKey) -> String {
+    pub(super) fn key_of(at: &str, subject: &SubjectKey) -> String {
         let columns: Vec<String> = subject
             .columns
             .iter()
@@ -321,7 +321,7 @@ impl<'a> Scope<'a> {
             .map(|cover| self.cover_ended(row, cover))
             .filter(|part| part != "true")
             .collect();
-        let ended = all(parts);
+        let ended = self.or_erased(row, group, all(parts));
         if group.limits.is_empty() || ended == "true" {
             return ended;
         }

@@ -1,9 +1,11 @@
-//! Conditions of one subject's erasure. Pure.
+//! Conditions of erasures: of the one that is at work, and of those on record. Pure.
 
-use crate::policy::model::{Clock, Leaf, Plan, Policy};
+use crate::policy::model::{Clock, ErasedRows, Group, Leaf, Plan, Policy, SubjectKey, TypeClass};
 use crate::policy::period::Instant;
-use crate::policy::render::condition::{Scope, all};
-use crate::policy::render::{ROW, Statement};
+use crate::policy::render::condition::{Scope, all, any, not};
+use crate::policy::render::facts::{erased_rows, moment};
+use crate::policy::render::statement::Param;
+use crate::policy::render::{ROW, Statement, Step, bounds, due, sample};
 
 impl Scope<'_> {
     /// The row is one that the erasure at work is about; `true` while none is. A row whose subject cannot be told
@@ -19,7 +21,19 @@ impl Scope<'_> {
         let Some(subject) = subject else {
             return "false".to_owned();
         };
-        let mut parts = vec![self.subject_in(row, subject, &[&erasing.key])];
+        let mut parts = Vec::new();
+        // A plain comparison first, which an index on the subject can serve.
+        if let ([], [column], [base], [key]) = (
+            subject.path.as_slice(),
+            subject.columns.as_slice(),
+            subject.bases.as_slice(),
+            erasing.key.as_slice(),
+        ) && let Some((keys, cast)) = bounds::comparable(base, vec![key.clone()])
+        {
+            let keys = self.binder.bind(Param::TextArray(keys));
+            parts.push(format!("{row}.{} = ANY ({keys}{cast})", column.quoted));
+        }
+        parts.push(self.subject_in(row, subject, &[&erasing.key]));
         if let Some(before) = erasing.before {
             let clocks: Vec<&Clock> = plan
                 .groups
@@ -35,6 +49,70 @@ impl Scope<'_> {
         all(parts)
     }
 
+    /// The group's covers have ended: `ended`, or, of a subject that was erased, those that no erasure ends.
+    pub(super) fn or_erased(&mut self, row: &str, group: &Group, ended: String) -> String {
+        let Some(erased) = &group.erasure else {
+            return ended;
+        };
+        if ended == "true" {
+            return ended;
+        }
+        let required: Vec<String> = group
+            .covers
+            .iter()
+            .filter(|cover| !cover.ends_on_erasure)
+            .map(|cover| self.cover_ended(row, cover))
+            .filter(|part| part != "true")
+            .collect();
+        if required.iter().any(|part| part == "false") {
+            return ended;
+        }
+        // The costlier question last.
+        let erased = self.erased_on_record(row, erased);
+        let by_erasure = all(required.into_iter().chain([erased]));
+        if ended == "false" {
+            return by_erasure;
+        }
+        any([ended, by_erasure])
+    }
+
+    /// An erasure on record, made by the cutoff, is about the row.
+    fn erased_on_record(&mut self, row: &str, erased: &ErasedRows) -> String {
+        let began: Vec<String> = erased
+            .clocks
+            .iter()
+            .map(|clock| {
+                let moment = moment(self, row, clock);
+                match clock.class {
+                    // It does not say which hour of the day: the whole day must lie before the erasure.
+                    TypeClass::Date => format!("({moment} + interval '86399.999999 seconds')"),
+                    _ => moment,
+                }
+            })
+            .collect();
+        let subject = &erased.subject;
+        let kind = self.binder.bind(Param::Text(subject.kind.clone()));
+        let cutoff = self.cutoff;
+        let cutoff = self.instant(cutoff);
+        let found = self.value(row, &subject.path, |at| {
+            let key = Self::key_of(at, subject);
+            format!(
+                "custodian.sweep_erased({kind}, {key}, ARRAY[{}]::timestamptz[], {cutoff})",
+                began.join(", ")
+            )
+        });
+        format!("coalesce({found}, false)")
+    }
+
+    /// What is on record of the erasures of the row's subject, as `subject::lend` writes it.
+    pub fn erasures(&mut self, row: &str, subject: &SubjectKey) -> String {
+        let kind = self.binder.bind(Param::Text(subject.kind.clone()));
+        self.value(row, &subject.path, |at| {
+            let key = Self::key_of(at, subject);
+            format!("custodian.sweep_erasures({kind}, {key})")
+        })
+    }
+
     /// Strictly: of a row that was collected on the very day, a clock of days does not say whether before or after.
     fn began_before(&mut self, row: &str, clock: &Clock, before: Instant) -> String {
         let class = clock.class;
@@ -44,6 +122,44 @@ impl Scope<'_> {
             format!("CASE WHEN isfinite({raw}) THEN {raw} < {bound} ELSE false END")
         })
     }
+}
+
+/// [`super::count`] in two: the rows that are due since their time has come, and those that are due because their
+/// subject was erased. `None` where no erasure matters to the step.
+pub fn count_by_cause(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+) -> Option<[Statement; 2]> {
+    let groups: Vec<&Group> = match step {
+        Step::Cells { group } => plan.groups.get(*group).into_iter().collect(),
+        Step::Rows => plan.groups.iter().collect(),
+    };
+    erased_rows(plan)?;
+    let timely: Vec<Group> = groups
+        .into_iter()
+        .map(|group| Group {
+            erasure: None,
+            ..group.clone()
+        })
+        .collect();
+    let statement = |in_time: bool| {
+        let mut scope = Scope::new(policy, cutoff);
+        let condition = due(&mut scope, plan, *step, leaf, None);
+        let past: Vec<String> = timely
+            .iter()
+            .map(|group| scope.past(ROW, group))
+            .filter(|part| part != "true")
+            .collect();
+        let past = all(past);
+        let past = if in_time { past } else { not(&past) };
+        scope
+            .binder
+            .finish(format!("{}{condition} AND {past}", sample::counting(leaf)))
+    };
+    Some([statement(true), statement(false)])
 }
 
 /// `SELECT DISTINCT` of the keys of the subjects of rows of the leaf, as `text[]`, within a range of blocks, which

@@ -1,15 +1,17 @@
 //! The facts that a decision about one row is made from, as a query: what `policy::evaluate` reads. Pure.
 
 use crate::anonymize::sql;
-use crate::policy::model::{Clock, HoldScope, Leaf, Plan, Policy, TypeClass};
+use crate::policy::model::{Clock, ErasedRows, HoldScope, Leaf, Plan, Policy, TypeClass};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::Scope;
 use crate::policy::render::{ROW, Statement, rewritten};
 
-/// The clocks of a plan, each once: those of covers, of their collection dates, of minimums and of maximums.
+/// The clocks of a plan, each once: those of covers, of their collection dates, of minimums and of maximums, and those
+/// that say whether a row is one of an erased subject.
 pub fn clocks(plan: &Plan) -> Vec<&Clock> {
     let mut clocks: Vec<&Clock> = Vec::new();
     let all = plan.groups.iter().flat_map(|group| {
+        let erased = group.erasure.iter().flat_map(|erased| &erased.clocks);
         let covers = group
             .covers
             .iter()
@@ -17,6 +19,7 @@ pub fn clocks(plan: &Plan) -> Vec<&Clock> {
         covers
             .chain(group.keeps.iter().map(|keep| &keep.clock))
             .chain(group.limits.iter().map(|limit| &limit.clock))
+            .chain(erased)
     });
     for clock in all {
         if !clocks.contains(&clock) {
@@ -24,6 +27,11 @@ pub fn clocks(plan: &Plan) -> Vec<&Clock> {
         }
     }
     clocks
+}
+
+/// How rows of erased subjects are told, where erasures end some covers of the plan.
+pub fn erased_rows(plan: &Plan) -> Option<&ErasedRows> {
+    plan.groups.iter().find_map(|group| group.erasure.as_ref())
 }
 
 /// The purposes of a plan that last only while the subject consents, each once, in order.
@@ -58,11 +66,30 @@ pub fn match_columns<'a>(plan: &Plan, policy: &'a Policy) -> Vec<&'a str> {
     names
 }
 
+/// What a clock says as `timestamptz`; NULL where it is NULL, infinite, or leads nowhere.
+pub(super) fn moment(scope: &mut Scope, row: &str, clock: &Clock) -> String {
+    scope.value(row, &clock.path, |at| {
+        let raw = format!("{at}.{}", clock.column.quoted);
+        let (value, end) = match clock.class {
+            TypeClass::Date => (
+                format!("{raw}::timestamp AT TIME ZONE 'UTC'"),
+                "date '200000-01-01'",
+            ),
+            TypeClass::Timestamp => (
+                format!("{raw} AT TIME ZONE 'UTC'"),
+                "timestamp '200000-01-01'",
+            ),
+            _ => (raw.clone(), "timestamptz '200000-01-01Z'"),
+        };
+        format!("CASE WHEN isfinite({raw}) AND {raw} < {end} THEN {value} END")
+    })
+}
+
 /// One query whose columns are, in this order: the clocks as `timestamptz[]`, for each rewritten column
 /// whether it is disposed as `boolean[]`, the subject key as `text[]`, the columns that holds compare as
 /// `text[]`, for each dependent whether a row of it stands in the way as `boolean[]`
 /// (and last, where rows of the table refer to each other, whether one of those does), the row's `ctid`, and for
-/// each purpose that needs consent what is on record of it as `text[]`.
+/// each purpose that needs consent what is on record of it as `text[]`, and what is on record of its subject's erasures.
 /// `filter` writes the condition that selects rows.
 pub fn facts(
     plan: &Plan,
@@ -74,23 +101,7 @@ pub fn facts(
     let mut scope = Scope::new(policy, cutoff);
     let clocks: Vec<String> = clocks(plan)
         .into_iter()
-        .map(|clock| {
-            scope.value(ROW, &clock.path, |at| {
-                let raw = format!("{at}.{}", clock.column.quoted);
-                let (value, end) = match clock.class {
-                    TypeClass::Date => (
-                        format!("{raw}::timestamp AT TIME ZONE 'UTC'"),
-                        "date '200000-01-01'",
-                    ),
-                    TypeClass::Timestamp => (
-                        format!("{raw} AT TIME ZONE 'UTC'"),
-                        "timestamp '200000-01-01'",
-                    ),
-                    _ => (raw.clone(), "timestamptz '200000-01-01Z'"),
-                };
-                format!("CASE WHEN isfinite({raw}) AND {raw} < {end} THEN {value} END")
-            })
-        })
+        .map(|clock| moment(&mut scope, ROW, clock))
         .collect();
     let disposed: Vec<String> = plan
         .groups
@@ -132,10 +143,13 @@ pub fn facts(
             .collect(),
         None => Vec::new(),
     };
+    let erasures = erased_rows(plan).map_or("NULL::text".to_owned(), |erased| {
+        scope.erasures(ROW, &erased.subject)
+    });
     let condition = filter(&mut scope, ROW);
     scope.binder.finish(format!(
         "SELECT ARRAY[{}]::timestamptz[], ARRAY[{}]::boolean[], ARRAY[{}]::text[], ARRAY[{}]::text[], \
-         ARRAY[{}]::boolean[], {ROW}.ctid, ARRAY[{}]::text[] FROM ONLY {} AS {ROW} WHERE {condition}",
+         ARRAY[{}]::boolean[], {ROW}.ctid, ARRAY[{}]::text[], {erasures} FROM ONLY {} AS {ROW} WHERE {condition}",
         clocks.join(", "),
         disposed.join(", "),
         subject.join(", "),

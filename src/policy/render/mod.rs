@@ -77,8 +77,16 @@ impl Step {
         }
     }
 
-    /// Why: the purposes that have run out.
+    /// Why: the purposes that have run out, of erased subjects perhaps before their time.
     pub fn reason(self, plan: &Plan) -> String {
+        match facts::erased_rows(plan) {
+            Some(_) => format!("{}; or erasure requested", self.past(plan)),
+            None => self.past(plan),
+        }
+    }
+
+    /// The purposes that have run out.
+    pub fn past(self, plan: &Plan) -> String {
         let groups: Vec<&Group> = match self {
             Step::Cells { group } => plan.groups.get(group).into_iter().collect(),
             Step::Rows => plan.groups.iter().collect(),

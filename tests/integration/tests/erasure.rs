@@ -1,7 +1,7 @@
 //! Erasure of a subject: what is optional goes at once and does not come back, what must stay says why, and nobody
 //! learns from it who was erased.
 
-use integration::{Cluster, Result, Sql};
+use integration::{Cluster, Result, Sql, poll};
 
 /// Three customers with orders and letters, all recent; the tables belong to an ordinary role.
 const SCHEMA: &str = "
@@ -33,12 +33,20 @@ const SCHEMA: &str = "
     SELECT custodian.tag_column('shop.letter', 'body', 'user.content', '{shop.mail}');";
 
 fn cluster(name: &str) -> Result<Cluster> {
-    let node = Cluster::builder(name)
+    // Erasures are carried out whatever the setting says, and no round does what is to be seen.
+    cluster_with(name, &["custodian.disposal = observe"])
+}
+
+fn cluster_with(name: &str, conf: &[&str]) -> Result<Cluster> {
+    let mut builder = Cluster::builder(name)
         .preload("pg_custodian")
         .conf("custodian.disposal = on")
-        .conf("custodian.naptime = 1h")
-        .conf("log_statement = none")
-        .start()?;
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("log_statement = none");
+    for line in conf {
+        builder = builder.conf(line);
+    }
+    let node = builder.start()?;
     node.exec(SCHEMA)?;
     Ok(node)
 }
@@ -341,5 +349,112 @@ fn an_erasure_travels_in_a_dump_with_its_key_and_is_repeated_there() -> Result<(
         restored.text("SELECT string_agg(customer_id, ',' ORDER BY id) FROM shop.letter")?,
         "2,3"
     );
+    Ok(())
+}
+
+#[test]
+fn sweeps_previews_and_explanations_know_of_erasures() -> Result<()> {
+    let node = cluster_with("erase_swept", &["custodian.disposal = off"])?;
+    node.exec(
+        "SELECT custodian.require_minimum('cn.orders', 'shop.orders', '{address}', '2 years', 'E-Commerce Law art. 31');
+         SELECT custodian.erase_subject('customer', '{1}', 'request 29');
+         INSERT INTO shop.letter VALUES (11, '1', 'restored', now() - interval '2 days'),
+                                        (12, '1', 'anew', now())",
+    )?;
+    let explained = |table: &str, id: i32| {
+        node.text(&format!(
+            "SELECT state, decided_by, citation IS NOT NULL,
+                    explanation LIKE '% Erasure was requested on ' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD') || ' (request 29).%'
+             FROM custodian.explain_row('shop.{table}', '{{\"id\": {id}}}')"
+        ))
+    };
+    assert_eq!(explained("letter", 11)?, "due|erasure|f|t");
+    assert_eq!(explained("letter", 12)?, "active|purpose: shop.mail|f|f");
+    assert_eq!(explained("orders", 1)?, "blocked|minimum: cn.orders|t|t");
+    assert_eq!(explained("orders", 2)?, "active|purpose: shop.news|f|f");
+    let preview = "SELECT relation, action, reason, rows FROM custodian.preview() WHERE action <> 'keep' ORDER BY 1::text";
+    assert_eq!(
+        node.text(preview)?,
+        "shop.letter|delete row|erasure requested|1"
+    );
+    node.exec("SELECT custodian.sweep_now()")?;
+    assert_eq!(
+        node.text("SELECT id FROM shop.letter WHERE customer_id = '1'")?,
+        "12"
+    );
+    assert_eq!(node.text(LEFT)?, "1|t|f|t|t\n2|t|t|t|t\n3|t|t|t|t");
+    // Nothing but the minimum kept the address of the one, and a required purpose the e-mail address; an optional one
+    // still covers those of the others.
+    let mut later = node.client()?;
+    later.batch_execute("SET custodian.clock_offset = '735d'; SELECT custodian.sweep_now()")?;
+    assert_eq!(later.text(LEFT)?, "1|f|f|f|t\n2|t|t|t|t\n3|t|t|t|t");
+    Ok(())
+}
+
+#[test]
+fn the_worker_takes_what_something_kept_at_the_erasure_once_nothing_does() -> Result<()> {
+    // No pass looks at everything but the first ones.
+    let node = cluster_with("erase_lapse", &["custodian.naptime = 1s"])?;
+    node.exec(
+        "INSERT INTO shop.letter SELECT n, '2', 'body', now() - interval '2 days' FROM generate_series(100, 110) n;
+         SELECT custodian.require_minimum('cn.letters', 'shop.letter', '{body}', '2 days 20 seconds', 'a law');
+         SELECT custodian.erase_subject('customer', '{2}', 'request 30')",
+    )?;
+    let letters = "SELECT count(*) FROM shop.letter";
+    assert_eq!(node.text(letters)?, "14");
+    let passed = poll(60, || {
+        let passed = node
+            .text("SELECT count(*) FROM custodian.watermark WHERE leaf = 'shop.letter'::regclass AND isfinite(cutoff)")
+            .ok()?;
+        (passed == "1").then_some(())
+    });
+    assert!(passed.is_some(), "no watermark was set");
+    let gone = poll(90, || (node.text(letters).ok()? == "2").then_some(()));
+    assert!(
+        gone.is_some(),
+        "{}",
+        node.text("SELECT * FROM custodian.runs")?
+    );
+    assert_eq!(
+        node.text("SELECT reason FROM custodian.run_item ORDER BY 1 LIMIT 1")?,
+        "past: shop.mail; or erasure requested"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_worker_takes_erased_data_that_comes_back() -> Result<()> {
+    let node = cluster_with(
+        "erase_worker",
+        &["custodian.naptime = 1s", "custodian.audit_interval = 1s"],
+    )?;
+    node.exec(
+        "SELECT custodian.erase_subject('customer', '{3}', 'request 31');
+         INSERT INTO shop.letter VALUES (21, '3', 'restored', now() - interval '2 days'), (22, '3', 'anew', now())",
+    )?;
+    let left = "SELECT string_agg(id::text, ',' ORDER BY id) FROM shop.letter";
+    let gone = poll(90, || (node.text(left).ok()? == "1,2,22").then_some(()));
+    assert!(
+        gone.is_some(),
+        "{}",
+        node.text("SELECT * FROM custodian.runs")?
+    );
+    Ok(())
+}
+
+#[test]
+fn the_record_of_erasures_answers_sweeps_only() -> Result<()> {
+    let node = cluster("erase_record")?;
+    node.exec("SELECT custodian.erase_subject('customer', '{1}', 'request 32')")?;
+    let mut steward = node.client()?;
+    for asked in [
+        "custodian.sweep_erased('customer', '{1}', '{}', now())",
+        "custodian.sweep_erasures('customer', '{1}')",
+    ] {
+        assert_eq!(
+            steward.refused(&format!("SELECT {asked}")).sqlstate(),
+            "42501"
+        );
+    }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub enum Change {
     Consent(Consent),
     /// The subject of the consent with this index withdraws what it consented to for that purpose.
     Withdraw(usize),
+    /// A subject asks for its erasure, which is carried out.
+    Erase(String, Vec<String>),
     Suspend(String),
     Resume(String),
     /// A value of the row with this index changes.
@@ -59,6 +61,7 @@ impl World {
                     }
                 }
             }
+            Change::Erase(kind, key) => (*self, _) = self.erase(kind, key),
             Change::Suspend(name) => {
                 if let Some(suspensions) = policy
                     .minimums

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::calendar::{self, Moment};
-use crate::world::{CellTag, Clock, ForeignKey, Hold, Kind, Reference, Row, Table, Value, World};
+use crate::world::{
+    CellTag, Clock, Erasure, ForeignKey, Hold, Kind, Reference, Row, Table, Value, World,
+};
 
 /// The state of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -266,6 +268,9 @@ impl World {
         if known.consent_based && !self.is_consented(row, purpose) {
             return false;
         }
+        if (known.consent_based || !known.required) && self.is_erased(row) {
+            return false;
+        }
         let table = self.root(row.table);
         let Some(clock) = Self::clock_of(table, tag).and_then(|clock| self.read(row, clock)) else {
             return true;
@@ -276,6 +281,78 @@ impl World {
             .and_then(|tag| tag.collected.as_ref())
             .and_then(|clock| self.read(row, clock));
         self.period_ends(purpose, clock, collected) > self.now
+    }
+
+    // ----- rules 10 and 11: erasure -----
+
+    /// The kind of the column that a clock ends at.
+    fn kind_of(&self, mut table: usize, clock: &Clock) -> Option<Kind> {
+        for name in &clock.over {
+            table = self.key_of(table, name)?.parent;
+        }
+        Some(self.tables[table].column(&clock.column)?.kind)
+    }
+
+    /// A row that began after an erasure is data collected anew. It began when its purposes' clocks say, and when it
+    /// was collected: all of them must be known to lie before. A date must lie before as a whole day.
+    fn began_before(&self, row: &Row, at: Moment) -> bool {
+        let table = self.root(row.table);
+        let resolved = table
+            .cells
+            .iter()
+            .filter(|(name, _)| self.is_resolved(row.table, name));
+        let clocks = resolved.filter_map(|(_, tag)| Self::clock_of(table, tag));
+        let collected = table.tag.iter().filter_map(|tag| tag.collected.as_ref());
+        clocks.chain(collected).all(|clock| {
+            let whole = match self.kind_of(row.table, clock) {
+                Some(Kind::Date) => calendar::DAY,
+                _ => 1,
+            };
+            self.read(row, clock)
+                .is_some_and(|began| began + whole <= at)
+        })
+    }
+
+    fn is_subject(&self, row: &Row, kind: &str, key: &[String]) -> bool {
+        self.subject(row)
+            .is_some_and(|(own, parts)| own == kind && parts == key)
+    }
+
+    /// A request that is being carried out is about all rows of its subject.
+    fn is_erased(&self, row: &Row) -> bool {
+        if self.requested(row) {
+            return true;
+        }
+        self.policy.erasures.iter().any(|erasure| {
+            erasure.at <= self.now
+                && self.is_subject(row, &erasure.kind, &erasure.key)
+                && self.began_before(row, erasure.at)
+        })
+    }
+
+    fn requested(&self, row: &Row) -> bool {
+        self.request
+            .as_ref()
+            .is_some_and(|(kind, key)| self.is_subject(row, kind, key))
+    }
+
+    /// Whether anything of the row may be touched at present: a request is about its subject's rows alone.
+    pub fn is_concerned(&self, row: &Row) -> bool {
+        self.request.is_none() || self.requested(row)
+    }
+
+    /// Carries out a request: what it ends goes at once. Gives the world after it, and what was decided.
+    pub fn erase(&self, kind: &str, key: &[String]) -> (World, Decision) {
+        let mut world = self.clone();
+        world.request = Some((kind.to_owned(), key.to_vec()));
+        let (mut after, decision) = world.sweep();
+        after.request = None;
+        after.policy.erasures.push(Erasure {
+            kind: kind.to_owned(),
+            key: key.to_vec(),
+            at: self.now,
+        });
+        (after, decision)
     }
 
     /// Rule 9: a law's maximum ends every purpose's cover. A maximum whose clock has not begun has not run out.
@@ -390,6 +467,7 @@ impl World {
             })
             .collect();
         let mut deleted: BTreeSet<usize> = (0..self.rows.len())
+            .filter(|at| self.is_concerned(&self.rows[*at]))
             .filter(|at| self.could_go(&self.rows[*at], &states[*at]))
             .collect();
         // Rule 5's last condition: whatever refers to the row goes, too. The largest set for which that is true:
@@ -417,7 +495,8 @@ impl World {
     pub fn sweep(&self) -> (World, Decision) {
         let decision = self.decide();
         let mut after = self.clone();
-        for (row, states) in after.rows.iter_mut().zip(&decision.states) {
+        let rows = after.rows.iter_mut().zip(&decision.states);
+        for (row, states) in rows.filter(|(row, _)| self.is_concerned(row)) {
             let cells = &self.root(row.table).cells;
             for (name, state) in states {
                 if let (State::Due, Some(left)) = (state, &cells[name].method) {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::calendar::{self, DAY, HOUR, Moment, Period, day_number};
 use crate::change::Change;
 use crate::world::{
-    CellTag, Clock, Column, Consent, ForeignKey, Hold, Kind, Minimum, OnDelete, Policy, Purpose,
-    Reference, Row, Subject, Table, TableTag, Value, World,
+    CellTag, Clock, Column, Consent, Erasure, ForeignKey, Hold, Kind, Minimum, OnDelete, Policy,
+    Purpose, Reference, Row, Subject, Table, TableTag, Value, World,
 };
 
 /// What a constant method leaves.
@@ -57,6 +57,7 @@ pub struct Features {
     /// Defences that are suspended and resumed.
     pub tolling: bool,
     pub maximums: bool,
+    pub erasures: bool,
     pub paths: bool,
     /// Ends one microsecond from the present, rather than an hour: for readers whose clock stands still.
     pub fine: bool,
@@ -71,6 +72,7 @@ impl Features {
         consents: true,
         tolling: true,
         maximums: true,
+        erasures: true,
         paths: true,
         fine: true,
         broken: true,
@@ -138,6 +140,7 @@ fn policy(tape: &mut Tape, features: Features) -> Policy {
             format!("m.p{at}"),
             Purpose {
                 consent_based: features.consents && tape.chance(40),
+                required: tape.chance(50),
                 periods,
                 ended: tape.some(15, moment),
             },
@@ -505,6 +508,29 @@ fn consent(tape: &mut Tape, world: &World) -> Option<Consent> {
     })
 }
 
+fn erasure(tape: &mut Tape, world: &World) -> Option<Erasure> {
+    let subjects = subjects(world);
+    if subjects.is_empty() {
+        return None;
+    }
+    let (kind, key) = tape.one(&subjects);
+    // Often close to the moment at which some row began.
+    let times: Vec<Moment> = world
+        .rows
+        .iter()
+        .flat_map(|row| row.values.values())
+        .filter_map(|value| match value {
+            Value::Time(moment) => Some(*moment),
+            _ => None,
+        })
+        .collect();
+    let at = match tape.pick(3) {
+        0 if !times.is_empty() => tape.one(&times) + tape.one(&[0, HOUR, -HOUR, DAY]),
+        _ => moment(tape),
+    };
+    Some(Erasure { kind, key, at })
+}
+
 fn hold(tape: &mut Tape, world: &World) -> Option<Hold> {
     match tape.pick(3) {
         0 => {
@@ -589,6 +615,12 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
         let consent = consent.filter(is_new);
         world.policy.consents.extend(consent);
     }
+    if features.erasures && tape.chance(40) {
+        for _ in 0..1 + tape.pick(2) {
+            let erasure = erasure(tape, &world);
+            world.policy.erasures.extend(erasure);
+        }
+    }
     if tape.chance(35) {
         for _ in 0..1 + tape.pick(2) {
             let hold = hold(tape, &world);
@@ -636,7 +668,7 @@ pub fn change(tape: &mut Tape, world: &World, features: Features) -> Option<Chan
     let policy = &world.policy;
     let purposes: Vec<&String> = policy.purposes.keys().collect();
     let minimums: Vec<&String> = policy.minimums.keys().collect();
-    match tape.pick(11) {
+    match tape.pick(12) {
         0 => Some(Change::Later(tape.one(&[1, 24, 24 * 31, 24 * 400]) * HOUR)),
         1 => Some(Change::Period(tape.one(&purposes).clone(), period(tape))),
         2 => Some(Change::End(tape.one(&purposes).clone())),
@@ -681,6 +713,10 @@ pub fn change(tape: &mut Tape, world: &World, features: Features) -> Option<Chan
             let mut row = row(tape, world, table);
             point(tape, world, &mut row);
             Some(Change::Insert(row))
+        }
+        11 if features.erasures => {
+            let Erasure { kind, key, .. } = erasure(tape, world)?;
+            Some(Change::Erase(kind, key))
         }
         _ => None,
     }

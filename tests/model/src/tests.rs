@@ -80,6 +80,7 @@ fn simple() -> World {
         "m.p".to_owned(),
         Purpose {
             consent_based: false,
+            required: true,
             periods: vec![(0, MONTH)],
             ended: None,
         },

@@ -127,6 +127,8 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub struct Purpose {
     pub consent_based: bool,
+    /// An erasure does not end it, unless it is consent-based.
+    pub required: bool,
     /// Since when each period is in force, oldest first.
     pub periods: Vec<(Moment, Period)>,
     pub ended: Option<Moment>,
@@ -147,6 +149,14 @@ pub struct Consent {
     pub purpose: String,
     pub granted: Moment,
     pub withdrawn: Option<Moment>,
+}
+
+/// That a subject was erased.
+#[derive(Clone, Debug)]
+pub struct Erasure {
+    pub kind: String,
+    pub key: Vec<String>,
+    pub at: Moment,
 }
 
 #[derive(Clone, Debug)]
@@ -171,6 +181,7 @@ pub struct Policy {
     pub minimums: BTreeMap<String, Minimum>,
     pub maximums: BTreeMap<String, Period>,
     pub consents: Vec<Consent>,
+    pub erasures: Vec<Erasure>,
     pub holds: Vec<Hold>,
 }
 
@@ -181,6 +192,8 @@ pub struct World {
     pub foreign_keys: Vec<ForeignKey>,
     pub rows: Vec<Row>,
     pub policy: Policy,
+    /// The subject whose erasure is being carried out at this moment.
+    pub request: Option<(String, Vec<String>)>,
 }
 
 impl Row {

@@ -152,6 +152,7 @@ fn the_worker_leaves_in_random_schemas_what_the_model_says() -> Result<()> {
         let tape = tape(seed);
         let mut world = generate::world(&mut Tape::new(&tape), FEATURES);
         world.now = now;
+        story::apart(&mut world);
         let schema = format!("r{seed}");
         story::set_up(&mut client, &schema, &world)?;
         worlds.push((schema, world));

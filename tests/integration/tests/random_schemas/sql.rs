@@ -9,6 +9,8 @@ use retention_model::change::Change;
 use retention_model::world::{Column, Consent, Hold, Kind, OnDelete, Row, Value, World};
 use retention_model::{Moment, Period};
 
+use crate::story::offset;
+
 /// Names that are the same in all worlds become names of one schema: those of purposes, laws and kinds of subjects.
 pub fn local(schema: &str, name: &str) -> String {
     match name.strip_prefix("m.") {
@@ -215,7 +217,8 @@ fn policy(schema: &str, world: &World) -> String {
         };
         let ended = purpose.ended.map_or("NULL".to_owned(), stamp);
         sql += &format!(
-            "INSERT INTO custodian.purpose (name, basis, jurisdiction, required, ended_at) VALUES ({name}, '{basis}', 'cn', false, {ended});\n"
+            "INSERT INTO custodian.purpose (name, basis, jurisdiction, required, ended_at) VALUES ({name}, '{basis}', 'cn', {}, {ended});\n",
+            purpose.required
         );
         for (since, period) in &purpose.periods {
             sql += &format!(
@@ -257,6 +260,25 @@ fn policy(schema: &str, world: &World) -> String {
         );
     }
     sql
+}
+
+/// Erasures of the past: they are asked for at their time, before there are rows.
+fn erasures(schema: &str, world: &World) -> String {
+    if world.policy.erasures.is_empty() {
+        return String::new();
+    }
+    let mut sql =
+        "SELECT set_config('test.offset', current_setting('custodian.clock_offset'), true);\n"
+            .to_owned();
+    for erasure in &world.policy.erasures {
+        sql += &format!(
+            "SET LOCAL custodian.clock_offset = '{}s';\nSELECT custodian.erase_subject('{}', '{{{}}}', 'earlier request');\n",
+            offset(erasure.at),
+            local(schema, &erasure.kind),
+            erasure.key.join(",")
+        );
+    }
+    sql + "SELECT set_config('custodian.clock_offset', current_setting('test.offset'), true);\n"
 }
 
 /// Kind and key of a consent's subject, and its purpose.
@@ -307,11 +329,12 @@ pub fn create(schema: &str, world: &World) -> String {
         .map(|row| insert(schema, world, row))
         .collect();
     format!(
-        "CREATE SCHEMA {schema} AUTHORIZATION app;\nSET ROLE app;\n{}{rows}{}RESET ROLE;\n{}{}",
+        "CREATE SCHEMA {schema} AUTHORIZATION app;\nSET ROLE app;\n{}RESET ROLE;\n{}{}{}SET ROLE app;\n{rows}{}RESET ROLE;\n",
         tables(schema, world),
-        foreign_keys(schema, world),
         policy(schema, world),
-        labels(schema, world)
+        labels(schema, world),
+        erasures(schema, world),
+        foreign_keys(schema, world),
     )
 }
 
@@ -326,9 +349,10 @@ pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
                 "contract"
             };
             format!(
-                "SELECT custodian.define_purpose('{}', '{basis}', {}, 'cn', false)",
+                "SELECT custodian.define_purpose('{}', '{basis}', {}, 'cn', {})",
                 local(schema, name),
-                interval(*period)
+                interval(*period),
+                purpose.required
             )
         }
         Change::End(name) => format!("SELECT custodian.end_purpose('{}')", local(schema, name)),
@@ -360,6 +384,11 @@ pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
         Change::Withdraw(at) => format!(
             "SELECT custodian.withdraw_consent({})",
             subject(schema, &world.policy.consents[*at])
+        ),
+        Change::Erase(kind, key) => format!(
+            "SELECT count(*) FROM custodian.erase_subject('{}', '{{{}}}', 'request')",
+            local(schema, kind),
+            key.join(",")
         ),
         Change::Suspend(name) => {
             format!(

@@ -9,7 +9,7 @@ use postgres::Client;
 use retention_model::calendar::HOUR;
 use retention_model::change::Change;
 use retention_model::generate::{self, Features, Tape};
-use retention_model::world::{Row, Value, World};
+use retention_model::world::{Erasure, Row, Value, World};
 use retention_model::{Moment, State};
 
 use crate::sql;
@@ -150,6 +150,13 @@ pub fn actual(client: &mut Client, schema: &str, world: &World) -> Result<World>
 pub struct Place<'a> {
     pub node: &'a Cluster,
     pub database: &'a str,
+}
+
+/// Puts erasures between two whole hours, at which nothing begins.
+pub fn apart(world: &mut World) {
+    for erasure in &mut world.policy.erasures {
+        erasure.at += HOUR / 2;
+    }
 }
 
 /// One session of a story.
@@ -294,22 +301,32 @@ impl Possible {
         possible
     }
 
+    /// What went between two worlds may have gone.
+    fn note(&mut self, before: &World, after: &World) {
+        for row in &before.rows {
+            let Some(found) = find(after, row) else {
+                self.rows.insert(id(row));
+                continue;
+            };
+            let changed = row
+                .values
+                .iter()
+                .filter(|(name, value)| found.value(name) != *value);
+            self.cells
+                .extend(changed.map(|(name, _)| (id(row), name.clone())));
+        }
+    }
+
     fn sweep(&mut self) {
         let mut swept = Vec::new();
-        for start in &self.worlds {
-            let mut world = start.clone();
+        for start in self.worlds.clone() {
+            let mut world = start;
             for _ in 0..ROUNDS {
                 if is_at_rest(&world) {
                     break;
                 }
-                let (after, decision) = world.sweep();
-                self.rows
-                    .extend(decision.deleted.iter().map(|at| id(&world.rows[*at])));
-                for (row, cells) in world.rows.iter().zip(&decision.states) {
-                    let due = cells.iter().filter(|(_, state)| **state == State::Due);
-                    self.cells
-                        .extend(due.map(|(name, _)| (id(row), name.clone())));
-                }
+                let (after, _) = world.sweep();
+                self.note(&world, &after);
                 world = after;
             }
             swept.push(world);
@@ -319,8 +336,14 @@ impl Possible {
 
     /// The change as it is seen from `origin`, in which it was thought of.
     fn apply(&mut self, origin: &World, change: &Change) {
-        for world in &mut self.worlds {
+        let mut worlds = std::mem::take(&mut self.worlds);
+        for world in &mut worlds {
             match change {
+                Change::Erase(kind, key) => {
+                    let (after, _) = world.erase(kind, key);
+                    self.note(world, &after);
+                    *world = after;
+                }
                 Change::Update(at, column, value) => {
                     let wanted = id(&origin.rows[*at]);
                     if let Some(row) = world.rows.iter_mut().find(|row| id(row) == wanted) {
@@ -330,6 +353,7 @@ impl Possible {
                 other => world.apply(other),
             }
         }
+        self.worlds = worlds;
         self.sweep();
     }
 
@@ -369,6 +393,7 @@ impl<'a> Story<'a> {
         let mut world = generate::world(&mut tape, FEATURES);
         // Ends lie on whole hours: between two of them the clock may move a little.
         world.now += HOUR / 2;
+        apart(&mut world);
         Story {
             schema: format!("r{seed}"),
             log: Vec::new(),
@@ -433,7 +458,14 @@ impl<'a> Story<'a> {
                     match went {
                         Went::Done => {
                             possible.apply(&users, &change);
-                            users.apply(&change);
+                            match change {
+                                // What it disposed of is not what users made of it.
+                                Change::Erase(kind, key) => {
+                                    let at = users.now;
+                                    users.policy.erasures.push(Erasure { kind, key, at });
+                                }
+                                change => users.apply(&change),
+                            }
                         }
                         Went::Refused => totals.refused += 1,
                         Went::Failed => {}
