@@ -238,6 +238,15 @@ CREATE TABLE custodian.backlog (
 );
 COMMENT ON TABLE custodian.backlog IS 'tables of which rows are due, and since when the oldest of them, by the plan it was measured for';
 
+CREATE TABLE custodian.counter (
+    name          text NOT NULL,
+    relation_name text NOT NULL,
+    label         text NOT NULL,
+    value         double precision NOT NULL,
+    PRIMARY KEY (name, relation_name, label)
+);
+COMMENT ON TABLE custodian.counter IS 'sums that only grow, by table, for custodian.metrics';
+
 -- What the last round noted of the server's circumstances: one row.
 CREATE TABLE custodian.heartbeat (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -308,6 +317,7 @@ ALTER TABLE custodian.obstacle ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.watermark ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.reopening ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.backlog ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.counter ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.quarantine ENABLE ROW LEVEL SECURITY;

@@ -1020,7 +1020,16 @@ CREATE TABLE custodian.backlog (
 );
 COMMENT ON TABLE custodian.backlog IS 'tables of which rows are due, and since when the oldest of them, by the plan it was measured for';
 ALTER TABLE custodian.backlog ENABLE ROW LEVEL SECURITY;
-REVOKE ALL ON custodian.backlog FROM PUBLIC;
+CREATE TABLE custodian.counter (
+    name          text NOT NULL,
+    relation_name text NOT NULL,
+    label         text NOT NULL,
+    value         double precision NOT NULL,
+    PRIMARY KEY (name, relation_name, label)
+);
+COMMENT ON TABLE custodian.counter IS 'sums that only grow, by table, for custodian.metrics';
+ALTER TABLE custodian.counter ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.backlog, custodian.counter FROM PUBLIC;
 
 ALTER TABLE custodian.run
     ADD COLUMN wal_bytes bigint NOT NULL DEFAULT 0,
@@ -1089,19 +1098,44 @@ WHERE r.state = 'running' OR r.waits_for IS NOT NULL;
 COMMENT ON VIEW custodian.progress IS 'sweeps that run, or wait for a window or the next day: where each is, how fast, and for what it waits. The rate counts from the first start, pauses included; the estimated end goes by it, and by custodian.max_rows_per_day as if the table had all rows of the day to itself';
 
 CREATE VIEW custodian.metrics AS
-SELECT 'custodian_rows_disposed'::text AS name, pg_catalog.jsonb_build_object('relation', r.relation_name) AS labels,
-       sum(r.rows_done)::double precision AS value
-FROM custodian.run r GROUP BY r.relation_name
+SELECT 'custodian_rows_disposed_total'::text AS name, pg_catalog.jsonb_build_object('relation', d.relation_name) AS labels,
+       sum(d.rows)::double precision AS value
+FROM (SELECT r.relation_name, r.rows_done::double precision AS rows FROM custodian.run r
+      UNION ALL SELECT c.relation_name, c.value FROM custodian.counter c WHERE c.name = 'rows_disposed') d
+GROUP BY d.relation_name
 UNION ALL
-SELECT 'custodian_wal_bytes', pg_catalog.jsonb_build_object('relation', r.relation_name), sum(r.wal_bytes)::double precision
-FROM custodian.run r GROUP BY r.relation_name
+SELECT 'custodian_wal_bytes_total', pg_catalog.jsonb_build_object('relation', c.relation_name), c.value
+FROM custodian.counter c WHERE c.name = 'wal_bytes'
 UNION ALL
-SELECT 'custodian_waited_seconds', pg_catalog.jsonb_build_object('relation', r.relation_name),
-       extract(epoch FROM sum(r.waited))::double precision
-FROM custodian.run r GROUP BY r.relation_name
+SELECT 'custodian_waited_seconds_total', pg_catalog.jsonb_build_object('relation', c.relation_name, 'reason', c.label), c.value
+FROM custodian.counter c WHERE c.name = 'waited_seconds'
+UNION ALL
+SELECT 'custodian_batch_duration_seconds_bucket', pg_catalog.jsonb_build_object('relation', c.relation_name, 'le', c.label),
+       sum(c.value) OVER (PARTITION BY c.relation_name ORDER BY c.label::double precision)
+FROM custodian.counter c WHERE c.name = 'batches'
+UNION ALL
+SELECT 'custodian_batch_duration_seconds_sum', pg_catalog.jsonb_build_object('relation', c.relation_name), c.value
+FROM custodian.counter c WHERE c.name = 'batch_seconds'
+UNION ALL
+SELECT 'custodian_batch_duration_seconds_count', pg_catalog.jsonb_build_object('relation', c.relation_name), sum(c.value)
+FROM custodian.counter c WHERE c.name = 'batches' GROUP BY c.relation_name
+UNION ALL
+SELECT 'custodian_runs_total', pg_catalog.jsonb_build_object('relation', c.relation_name, 'state', c.label), c.value
+FROM custodian.counter c WHERE c.name = 'runs'
 UNION ALL
 SELECT 'custodian_runs', pg_catalog.jsonb_build_object('state', r.state), count(*)::double precision
 FROM custodian.run r GROUP BY r.state
+UNION ALL
+SELECT 'custodian_oldest_overdue_age_seconds', pg_catalog.jsonb_build_object('relation', pg_catalog.concat(n.nspname, '.', c.relname)),
+       extract(epoch FROM clock_timestamp()
+           + coalesce(nullif(pg_catalog.current_setting('custodian.clock_offset', true), '')::pg_catalog.interval, '0')
+           - b.overdue_since)::double precision
+FROM custodian.backlog b
+JOIN pg_catalog.pg_class c ON c.oid = b.relation
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+UNION ALL
+SELECT 'custodian_last_success_timestamp_seconds', '{}', extract(epoch FROM s.last_success)::double precision
+FROM custodian.status_row() s
 UNION ALL
 SELECT 'custodian_quarantined_rows', pg_catalog.jsonb_build_object('leaf', q.leaf::pg_catalog.regclass), count(*)::double precision
 FROM custodian.quarantine q GROUP BY q.leaf
@@ -1127,7 +1161,7 @@ UNION ALL
 SELECT 'custodian_last_success_age_seconds', '{}',
        extract(epoch FROM clock_timestamp() - s.last_success)::double precision
 FROM custodian.status_row() s;
-COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, labels, value; sums are over the runs that are on record';
+COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, labels, value. What ends in _total, _bucket, _sum or _count only grows; batch durations and waits are added every few seconds and at the end of a run';
 GRANT SELECT ON custodian.metrics, custodian.progress TO PUBLIC;
 
 -- What the worker found overdue

@@ -13,6 +13,7 @@ mod approve;
 mod backlog;
 pub mod batch;
 mod circumstance;
+mod counter;
 pub mod database;
 mod decide;
 mod demand;

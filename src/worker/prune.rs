@@ -7,6 +7,7 @@ use pgrx::PgLogLevel;
 use crate::error::Result;
 use crate::guc;
 use crate::pg::{report, sandbox, spi, xact};
+use crate::worker::counter;
 
 /// The shortest time between two looks where nothing was left to remove.
 const PAUSE: Duration = Duration::from_secs(3600);
@@ -66,6 +67,7 @@ fn prune() -> Result<i64> {
         )?;
         let removed = i64::try_from(old.len()).unwrap_or(i64::MAX);
         if removed > 0 {
+            counter::keep(&old)?;
             spi::execute(
                 "DELETE FROM custodian.run WHERE run_id = ANY ($1)",
                 &[old.into()],

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::evidence::ledger;
 use crate::pg::{sandbox, spi, time, xact};
 use crate::policy::period::Instant;
+use crate::worker::counter;
 use crate::worker::survey::{Item, Survey};
 use crate::worker::work::Work;
 
@@ -409,6 +410,7 @@ pub fn set_state(
     let Some((name, planned, done)) = row.into_iter().next().filter(|_| over) else {
         return Ok(());
     };
+    counter::add(&name, [("runs".to_owned(), state.as_str().to_owned(), 1.0)])?;
     let kind = format!("run.{}", state.as_str());
     let mut detail = json!({ "run": id, "planned": planned, "done": done });
     if let Some(reason) = reason {

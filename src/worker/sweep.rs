@@ -28,6 +28,7 @@ use crate::worker::work::{self, Work};
 use crate::worker::{pause as pauses, shmem};
 
 mod isolate;
+mod meter;
 mod throttle;
 
 use throttle::Throttle;
@@ -492,6 +493,7 @@ impl Sweep {
     }
 
     fn finish(mut self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
+        self.hand_over_measures()?;
         let (id, wal, waited) = (self.run.id, self.wal, self.take_waited());
         transaction(|| run::account(id, wal, waited))?;
         let sqlstate = self.first_sqlstate.as_deref();

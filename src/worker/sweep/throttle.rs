@@ -10,10 +10,14 @@ use crate::guc::pace;
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, latch, sandbox, spi};
 use crate::worker::allowance::{self, Allowance};
-use crate::worker::{pause as pauses, run};
+use crate::worker::sweep::meter::{Meter, Wait};
+use crate::worker::{counter, pause as pauses, run};
 
 /// How often it is looked whether to wait.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often what was measured is added to the counters; a worker that is killed loses no more of it.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// The longest a run waits for VACUUM of the table it is at: one that takes days must not keep data from going.
 const VACUUM_PATIENCE: Duration = Duration::from_secs(600);
@@ -44,6 +48,9 @@ pub struct Throttle {
     asked: bool,
     /// Rows of the day that are left, where there is a limit.
     rows: Option<i64>,
+    meter: Meter,
+    /// When the measures were last handed over.
+    handed_over: Option<Moment>,
 }
 
 impl Throttle {
@@ -96,6 +103,17 @@ fn reason(leaf: pg_sys::Oid, heed_vacuum: bool) -> Result<Option<String>> {
     })
 }
 
+/// For what a sweep waits, by the words in which [`reason`] says it.
+fn kind(reason: &str) -> Wait {
+    if reason.starts_with("VACUUM") {
+        Wait::Vacuum
+    } else if reason.starts_with("replication slot") {
+        Wait::Slot
+    } else {
+        Wait::ReplayLag
+    }
+}
+
 impl Sweep {
     /// Waits while something asks for it. No transaction is open meanwhile. Gives an end when the run was paused, or may not
     /// go on now.
@@ -104,6 +122,10 @@ impl Sweep {
         let leaf = pg_sys::Oid::from(part.leaf.id);
         if !self.throttle.must_look() {
             return Ok(None);
+        }
+        let handed_over = self.throttle.handed_over.get_or_insert_with(Moment::now);
+        if handed_over.elapsed() >= HAND_OVER {
+            self.hand_over_measures()?;
         }
         loop {
             self.throttle.looked_at = Some(Moment::now());
@@ -135,18 +157,35 @@ impl Sweep {
             pgrx::check_for_interrupts!();
             bgworker::reload_settings();
             self.throttle.waited += LOOK;
-            if reason.starts_with("VACUUM") {
+            let wait = kind(&reason);
+            self.throttle.meter.wait(wait, LOOK);
+            if wait == Wait::Vacuum {
                 self.throttle.for_vacuum += LOOK;
             }
         }
     }
 
-    /// Pauses after a batch that wrote `bytes` of WAL in `took`.
+    /// Adds what was measured to the counters of the table.
+    pub(super) fn hand_over_measures(&mut self) -> std::result::Result<(), Caught> {
+        self.throttle.handed_over = Some(Moment::now());
+        let counts = self.throttle.meter.take();
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let counts = counts
+            .into_iter()
+            .map(|count| (count.name.to_owned(), count.label.to_owned(), count.value));
+        transaction(|| counter::add(&self.run.relation_name, counts))
+    }
+
+    /// Measures a batch that wrote `bytes` of WAL in `took`, and pauses after it.
     pub(super) fn stay_below_wal_rate(&mut self, bytes: u64, took: Duration) {
+        self.throttle.meter.batch(took, bytes);
         let pause = wal_pause(bytes, took, pace::max_wal_rate());
         if !pause.is_zero() {
             latch::sleep(pause);
             self.throttle.waited += pause;
+            self.throttle.meter.wait(Wait::WalRate, pause);
         }
     }
 

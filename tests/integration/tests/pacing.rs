@@ -1,6 +1,6 @@
 //! How sweeps yield: they wait while a replica is behind or a slot holds WAL back, stay below a rate of WAL, and say so.
 
-use integration::{Cluster, Result, poll};
+use integration::{Cluster, Result, Sql, poll};
 
 fn wait_for(node: &Cluster, query: &str, value: &str) {
     let mut last = String::new();
@@ -67,16 +67,40 @@ fn a_sweep_waits_for_a_slot_says_so_and_goes_on_when_the_setting_changes() -> Re
         "SELECT state, rows_done, waited > interval '0', wal_bytes > 10000 FROM custodian.runs",
         "done|600|t|t",
     );
+    // What exporters read: seconds by what was waited for, a histogram of batches, and sums that outlive their runs.
+    let metric = |name: &str, label: &str| {
+        node.text(&format!(
+            "SELECT value FROM custodian.metrics
+             WHERE name = 'custodian_{name}' AND labels @> '{{\"relation\": \"public.log\"{label}}}'"
+        ))
+    };
+    let number = |text: String| text.parse::<f64>().unwrap_or(f64::NAN);
+    assert!(number(metric("waited_seconds_total", ", \"reason\": \"slot\"")?) >= 1.0);
+    let batches = metric("batch_duration_seconds_count", "")?;
+    assert!(number(batches.clone()) >= 1.0, "{batches}");
     assert_eq!(
-        node.text("SELECT value FROM custodian.metrics WHERE name = 'custodian_rows_disposed' AND labels ->> 'relation' = 'public.log'")?,
-        "600"
+        metric("batch_duration_seconds_bucket", ", \"le\": \"+Inf\"")?,
+        batches
     );
     assert_eq!(
         node.text(
-            "SELECT value > 0 FROM custodian.metrics WHERE name = 'custodian_waited_seconds'"
+            "SELECT count(*), bool_and(value >= before) FROM (
+                 SELECT value, lag(value, 1, 0.0::float8) OVER (ORDER BY (labels ->> 'le')::float8) AS before
+                 FROM custodian.metrics WHERE name = 'custodian_batch_duration_seconds_bucket') buckets"
         )?,
-        "t"
+        "10|t",
+        "buckets are cumulative"
     );
+    assert!(number(metric("batch_duration_seconds_sum", "")?) > 0.0);
+    assert!(number(metric("wal_bytes_total", "")?) > 10_000.0);
+    assert_eq!(metric("rows_disposed_total", "")?, "600");
+    assert_eq!(metric("runs_total", ", \"state\": \"done\"")?, "1");
+    node.exec(
+        "UPDATE custodian.run SET finished_at = now() - interval '3 days', state = 'superseded'",
+    )?;
+    node.alter_system("custodian.run_retention", "2d")?;
+    wait_for(&node, "SELECT count(*) FROM custodian.runs", "0");
+    assert_eq!(metric("rows_disposed_total", "")?, "600");
     Ok(())
 }
 
@@ -103,6 +127,93 @@ fn a_sweep_pauses_to_stay_below_its_rate_of_wal() -> Result<()> {
             "SELECT finished_at - started_at >= make_interval(secs => wal_bytes / 16384.0 * 0.8) FROM custodian.runs"
         )?,
         "t"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_sweep_waits_for_a_standby_that_is_behind_and_goes_on_when_it_has_caught_up() -> Result<()> {
+    let node = Cluster::builder("lag")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.max_replay_lag = 1s")
+        .start()?;
+    node.exec(LOG)?;
+    let standby = node
+        .standby("slow")
+        .conf("wal_receiver_status_interval = 1s")
+        .start()?;
+    node.wait_for_catchup(&standby, 60)?;
+    standby.exec("SELECT pg_wal_replay_pause()")?;
+    node.exec(
+        "CREATE TABLE filler AS SELECT repeat('y', 1000) AS filler FROM generate_series(1, 5000)",
+    )?;
+    wait_for(
+        &node,
+        "SELECT replay_lag > interval '2 seconds' FROM pg_stat_replication",
+        "t",
+    );
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for(
+        &node,
+        "SELECT relation, state, waits_for FROM custodian.progress",
+        "log|running|slow is behind by more than custodian.max_replay_lag",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM log")?, "600");
+    standby.exec("SELECT pg_wal_replay_resume()")?;
+    wait_for(&node, "SELECT count(*) FROM log", "0");
+    wait_for(
+        &node,
+        "SELECT value >= 1 FROM custodian.metrics
+         WHERE name = 'custodian_waited_seconds_total' AND labels ->> 'reason' = 'replay_lag'",
+        "t",
+    );
+    node.wait_for_catchup(&standby, 60)?;
+    assert_eq!(standby.text("SELECT count(*) FROM log")?, "0");
+    Ok(())
+}
+
+#[test]
+fn a_sweep_waits_for_vacuum_of_its_table() -> Result<()> {
+    let node = Cluster::builder("vacuum")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("autovacuum = off")
+        .start()?;
+    node.exec(LOG)?;
+    // 300 pages, each of which makes it sleep for a tenth of a second: it is ended below.
+    let vacuum = std::thread::scope(|scope| {
+        let vacuum = scope.spawn(|| {
+            let mut client = node.client()?;
+            client.batch_execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")?;
+            Ok::<_, integration::Error>(client.refused("VACUUM (FREEZE) log").sqlstate().to_owned())
+        });
+        wait_for(
+            &node,
+            "SELECT relid::regclass FROM pg_stat_progress_vacuum",
+            "log",
+        );
+        node.alter_system("custodian.disposal", "on")?;
+        wait_for(
+            &node,
+            "SELECT relation, waits_for FROM custodian.progress",
+            "log|VACUUM of the table",
+        );
+        assert_eq!(node.text("SELECT count(*) FROM log")?, "600");
+        node.exec("SELECT pg_cancel_backend(pid) FROM pg_stat_progress_vacuum")?;
+        vacuum
+            .join()
+            .map_err(|_| integration::Error::new("the thread of VACUUM panicked"))?
+    })?;
+    assert_eq!(vacuum, "57014", "it did not end by itself");
+    wait_for(&node, "SELECT count(*) FROM log", "0");
+    wait_for(
+        &node,
+        "SELECT value >= 1 FROM custodian.metrics
+         WHERE name = 'custodian_waited_seconds_total' AND labels ->> 'reason' = 'vacuum'",
+        "t",
     );
     Ok(())
 }
