@@ -41,7 +41,7 @@ GRANT EXECUTE ON FUNCTION custodian.forbid_publication(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.permit_publication(text, text[], text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.read_tags() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.require_minimum(text, regclass, text[], interval, text, text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[], boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.tag_table(regclass, text, text, text[], text[], text, text, text, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_table(regclass) TO PUBLIC;

@@ -165,7 +165,8 @@ CREATE FUNCTION custodian."tag_column"(
 	"residency" TEXT[] DEFAULT NULL,
 	"on_expiry" TEXT DEFAULT NULL,
 	"clock" TEXT DEFAULT NULL,
-	"path" TEXT[] DEFAULT NULL
+	"path" TEXT[] DEFAULT NULL,
+	"tls" bool DEFAULT NULL
 ) RETURNS VOID
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'tag_column_or_path_wrapper';
@@ -177,9 +178,9 @@ CREATE FUNCTION custodian."untag_column"(
 ) RETURNS VOID
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'untag_column_or_path_wrapper';
-REVOKE EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]),
+REVOKE EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[], boolean),
                            custodian.untag_column(regclass, text, text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.tag_column(regclass, text, text, text[], text, text[], text, text, text[], boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.untag_column(regclass, text, text[]) TO PUBLIC;
 
 -- Subscriptions that the row guard disabled
@@ -1262,7 +1263,7 @@ SELECT relation::pg_catalog.regclass AS relation, column_name, kind, category, s
        on_expiry, clock, minimums, subject_kind, subject_key, subject_via, collected, null_clock,
        residency_column, disposal, problem, maximums, dependents
 FROM custodian.read_tags();
-COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, table or cleared';
+COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, derived, table or cleared';
 
 -- An event that moves into the ledger is shown at every moment.
 CREATE OR REPLACE VIEW custodian.guard_events WITH (security_barrier) AS

@@ -5,7 +5,7 @@ SELECT relation::pg_catalog.regclass AS relation, column_name, kind, category, s
        on_expiry, clock, minimums, subject_kind, subject_key, subject_via, collected, null_clock,
        residency_column, disposal, problem, maximums, dependents
 FROM custodian.read_tags();
-COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, table or cleared';
+COMMENT ON VIEW custodian.tags IS 'tags of tables and columns as declared; kind is column, path, document, derived, table or cleared';
 
 CREATE VIEW custodian.purposes AS
 SELECT p.name, p.basis, p.jurisdiction, p.required, h.period, h.in_force_since,

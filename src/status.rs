@@ -118,6 +118,7 @@ const SOURCES: &[Source] = &[
     ("worker", worker::findings),
     ("keep", row::findings),
     ("tags", tag::findings::findings),
+    ("copies", tag::derive::findings::findings),
     ("guard", guard::view::findings),
     ("flows", guard::standing::findings),
     ("policy", preview::findings),

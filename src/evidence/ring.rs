@@ -62,6 +62,8 @@ pub enum Gate {
     Settings,
     /// What ends flows that run.
     Sentinel,
+    /// Copies of tagged data into columns that nobody has tagged.
+    Copy,
     /// What lets the other gates warn for a while.
     BreakGlass,
     /// The row guard: legal holds and statutory minimums.
@@ -79,6 +81,7 @@ impl Gate {
             Gate::Access => "access",
             Gate::Settings => "settings",
             Gate::Sentinel => "sentinel",
+            Gate::Copy => "copy",
             Gate::BreakGlass => "break-glass",
             Gate::Row => "row",
             Gate::Policy => "policy",

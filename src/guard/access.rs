@@ -2,8 +2,9 @@
 //!
 //! The executor's permission check sees every read, also of COPY and of views, with the columns it needs. A
 //! view counts with all columns of its tables that it uses. Who changes or deletes rows counts as one who reads
-//! them as a whole: error messages, row security and triggers of the owner may show the old row. A session that is known to be inside passes after
-//! a comparison of two numbers.
+//! them as a whole: error messages, row security and triggers of the owner may show the old row; and who inserts, as one
+//! who reads the columns of exclusion constraints, whose errors show the row that is in the way. A session that is known
+//! to be inside, over a connection that nobody else can read, passes after a comparison of two numbers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,7 @@ use crate::guard::exposure::{self, Column, Columns, Exposure};
 use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session::{self, Session};
+use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::{relation, report, sandbox, xact};
@@ -110,7 +112,8 @@ unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, relation: pg_sy
     });
 }
 
-fn columns(relation: pg_sys::Oid) -> Rc<Columns> {
+/// The columns of a relation with their exposure, from this session's cache.
+pub fn columns(relation: pg_sys::Oid) -> Rc<Columns> {
     if !REGISTERED.replace(true) {
         // SAFETY: a callback for the rest of this backend's life.
         unsafe {
@@ -269,26 +272,104 @@ fn examine_at_standby(
     )
 }
 
+/// Refuses over a connection that is not encrypted what a tag wants encrypted, to sessions from inside as well.
+fn examine_plaintext(
+    relation: pg_sys::Oid,
+    wanted: Option<&[i16]>,
+    doing: &str,
+    session: &Session,
+) -> Result<()> {
+    let what = if VALUES.contains(&relation) {
+        if !tls::demanded(Some(xact::database())) {
+            return Ok(());
+        }
+        "It holds values of other tables' columns.".to_owned()
+    } else {
+        let demanding: Vec<(pg_sys::Oid, Column)> = columns(relation)
+            .columns
+            .iter()
+            .filter(|column| column.tls)
+            .filter(|column| wanted.is_none_or(|wanted| wanted.contains(&column.attnum)))
+            .map(|column| (relation, column.clone()))
+            .collect();
+        if demanding.is_empty() {
+            return Ok(());
+        }
+        format!(
+            "Refused columns: {}.",
+            exposure::describe(&demanding, MAX_NAMED)
+        )
+    };
+    let name = relation::describe(relation);
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!(
+            "{} \"{name}\" over a connection that is not encrypted is not allowed",
+            doing
+        ),
+    )
+    .detail(format!("{what} {}", tls::REASON))
+    .hint(tls::REMEDY);
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: session.judgement.region.clone(),
+            object: name,
+            error,
+        },
+        |_| {},
+    )
+}
+
 /// Whether a query changes or deletes rows that are there.
 fn changes_rows(access: &Access) -> bool {
     access.required & pg_sys::ACL_DELETE != 0
         || (access.required & pg_sys::ACL_UPDATE != 0 && access.updates)
 }
 
+/// Whether a session passes all but what wants an encrypted connection.
+fn passes_encrypted(session: &Session) -> bool {
+    session.judgement.verdict == Verdict::Inside && !xact::in_recovery()
+}
+
 fn check(access: &Access, session: &Session) -> Result<()> {
     let changes = changes_rows(access);
-    if (access.required & pg_sys::ACL_SELECT == 0 && !changes) || is_catalog(access.relation) {
+    if passes_encrypted(session) && !VALUES.contains(&access.relation) {
+        // Sessions inside pay no more than this look into the cache.
+        if access.relation.to_u32() < pg_sys::FirstNormalObjectId
+            || !columns(access.relation).demands_tls()
+        {
+            return Ok(());
+        }
+    }
+    if is_catalog(access.relation) {
         return Ok(());
     }
-    let wanted = if changes { None } else { attributes(access) };
+    let (wanted, doing) = if changes {
+        (None, "changing or deleting rows of")
+    } else if access.required & pg_sys::ACL_SELECT != 0 {
+        (attributes(access), "reading")
+    } else if access.required & pg_sys::ACL_INSERT != 0 {
+        let shown = columns(access.relation).shown.clone();
+        if shown.is_empty() {
+            return Ok(());
+        }
+        let all = shown.contains(&0);
+        ((!all).then_some(shown), "inserting into")
+    } else {
+        return Ok(());
+    };
     if guc::enforce(Gate::Access) != Enforce::Warn {
-        return examine(access.relation, wanted.as_deref(), changes, session);
+        return examine(access.relation, wanted.as_deref(), doing, session);
     }
     let (generation, key) = (session.active.generation, access.relation.to_u32());
     if SEEN.with_borrow_mut(|seen| seen.knows(generation, key, &wanted)) {
         return Ok(());
     }
-    examine(access.relation, wanted.as_deref(), changes, session)?;
+    examine(access.relation, wanted.as_deref(), doing, session)?;
     SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
     Ok(())
 }
@@ -296,13 +377,19 @@ fn check(access: &Access, session: &Session) -> Result<()> {
 fn examine(
     relation: pg_sys::Oid,
     wanted: Option<&[i16]>,
-    changes: bool,
+    doing: &str,
     session: &Session,
 ) -> Result<()> {
     // SAFETY: a cached catalog lookup by OID.
     let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
     // The tables below a view are in the list themselves; a sequence holds a number of its own.
     if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE) || is_open_table(relation) {
+        return Ok(());
+    }
+    if session.plaintext {
+        examine_plaintext(relation, wanted, doing, session)?;
+    }
+    if passes_encrypted(session) {
         return Ok(());
     }
     if is_at_standby(session) {
@@ -333,11 +420,7 @@ fn examine(
         Kind::RegionRefused,
         format!(
             "{} \"{name}\" from {} is not allowed",
-            if changes {
-                "changing or deleting rows of"
-            } else {
-                "reading"
-            },
+            doing,
             session.peer
         ),
     )
@@ -369,7 +452,7 @@ extern "C-unwind" fn gate(list: *mut pg_sys::List) {
     }
     let session = session::current();
     // The extension reads its own tables for callers who may not; nothing of a user runs inside that.
-    let passes = session.judgement.verdict == Verdict::Inside && !xact::in_recovery();
+    let passes = passes_encrypted(&session) && !session.plaintext;
     if passes || sandbox::is_extension_owner() {
         return;
     }

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::guard::rules::Rules;
+use crate::guard::tls;
 use crate::pg::{inherit, relation};
 use crate::tag::grammar::ColumnLabel;
 use crate::tag::{effective, read};
@@ -32,6 +33,12 @@ impl Exposure {
         match label {
             None => Exposure::Unreviewed,
             Some(ColumnLabel::NotPersonal) => Exposure::Cleared,
+            // No transfer covers what nobody has reviewed.
+            Some(ColumnLabel::Derived(derived)) => Exposure::Tagged {
+                category: derived.categories.join(", "),
+                cells: Vec::new(),
+                residency: derived.residency.clone(),
+            },
             Some(ColumnLabel::Tag(tag)) => Exposure::Tagged {
                 category: tag.category.clone(),
                 cells: if tag.derived {
@@ -60,6 +67,11 @@ impl Exposure {
                 category,
                 residency: Some(regions),
                 ..
+            } if regions.is_empty() => format!("{category}, in no region"),
+            Exposure::Tagged {
+                category,
+                residency: Some(regions),
+                ..
             } => format!("{category}, residency {}", regions.join(", ")),
         }
     }
@@ -73,6 +85,8 @@ pub struct Column {
     /// Computed from other columns, and so not published before version 18.
     pub generated: bool,
     pub exposure: Exposure,
+    /// Whether its tag demands encrypted connections.
+    pub tls: bool,
 }
 
 /// The columns of a relation, as somebody sees them who reads it or any relation below it.
@@ -80,8 +94,18 @@ pub struct Column {
 pub struct Columns {
     pub relation: pg_sys::Oid,
     pub columns: Vec<Column>,
+    /// Columns of rows that are there that the error of an INSERT may show: those of exclusion constraints, with number 0
+    /// for an expression over any of them.
+    pub shown: Vec<i16>,
     /// Every relation whose labels or place in a hierarchy went into this.
     pub depends_on: Vec<pg_sys::Oid>,
+}
+
+impl Columns {
+    /// Whether a column's tag demands encrypted connections.
+    pub fn demands_tls(&self) -> bool {
+        self.columns.iter().any(|column| column.tls)
+    }
 }
 
 fn live_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
@@ -109,9 +133,51 @@ fn live_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
     columns
 }
 
-/// Reads the exposure of every column of a relation. A parent's tag governs its children; and who reads a
-/// parent reads its children too, so what a child tightened counts here as well.
+/// A column with the label in force on it.
+pub struct Labelled {
+    pub attnum: i16,
+    pub name: String,
+    pub generated: bool,
+    pub label: Option<ColumnLabel>,
+}
+
+/// Reads the exposure of every column of a relation.
 pub fn columns(relation: pg_sys::Oid) -> Columns {
+    let (columns, depends_on) = labelled(relation);
+    Columns {
+        relation,
+        columns: columns
+            .into_iter()
+            .map(|column| Column {
+                attnum: column.attnum,
+                name: column.name,
+                generated: column.generated,
+                tls: tls::demanded_by(column.label.as_ref()),
+                exposure: Exposure::of(column.label.as_ref()),
+            })
+            .collect(),
+        shown: shown(relation),
+        depends_on,
+    }
+}
+
+/// The columns of the exclusion constraints of a relation and those below it, by the relation's own numbers. The error of
+/// such a constraint shows the row that is in the way.
+fn shown(relation: pg_sys::Oid) -> Vec<i16> {
+    let mut numbers = relation::excluded_columns(relation);
+    for child in inherit::descendants(relation) {
+        for number in relation::excluded_columns(child) {
+            let name = relation::column_name(child, number);
+            let number = name.and_then(|name| relation::column_number(relation, &name));
+            numbers.push(number.unwrap_or(0));
+        }
+    }
+    numbers
+}
+
+/// The columns of a relation with their labels in force, and the relations that these depend on. A parent's tag governs its
+/// children; and who reads a parent reads its children too, so what a child tightened counts here as well.
+pub fn labelled(relation: pg_sys::Oid) -> (Vec<Labelled>, Vec<pg_sys::Oid>) {
     let labels = read::labels(relation);
     let descendants = inherit::descendants(relation);
     let mut depends_on = vec![relation];
@@ -134,19 +200,15 @@ pub fn columns(relation: pg_sys::Oid) -> Columns {
                     label = Some(effective::column(parent, child));
                 }
             }
-            Column {
+            Labelled {
                 attnum,
                 name,
                 generated,
-                exposure: Exposure::of(label.as_ref()),
+                label,
             }
         })
         .collect();
-    Columns {
-        relation,
-        columns,
-        depends_on,
-    }
+    (columns, depends_on)
 }
 
 /// Names columns with their exposure, at most `limit` of them.

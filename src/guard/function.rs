@@ -8,9 +8,10 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
+use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::utility;
+use crate::pg::{utility, xact};
 
 /// The name of a function that is gated, and its gate. The numbers are those of the server's pg_proc.dat.
 const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
@@ -66,8 +67,11 @@ fn of_extension(function: pg_sys::Oid) -> Option<String> {
 /// Whether a call must be looked at: not for other functions, nor from inside.
 #[inline]
 pub fn concerns(function: pg_sys::Oid) -> bool {
-    (function.to_u32() >= pg_sys::FirstNormalObjectId || gated(function).is_some())
-        && !session::is_known_inside()
+    if function.to_u32() >= pg_sys::FirstNormalObjectId {
+        !session::is_known_in_region()
+    } else {
+        gated(function).is_some() && !session::is_known_inside()
+    }
 }
 
 /// Before a function is called for the first time in a statement.
@@ -85,15 +89,20 @@ pub fn before_execute(function: pg_sys::Oid) -> Result<()> {
     }
     let session = session::current();
     let judgement = &session.judgement;
-    if judgement.verdict == Verdict::Inside {
-        return Ok(());
-    }
+    let inside = judgement.verdict == Verdict::Inside;
+    // What such functions hand out is not told column by column.
+    let in_the_clear = session.plaintext && tls::demanded(Some(xact::database()));
+    let (reason, remedy) = match (inside, in_the_clear) {
+        (true, false) => return Ok(()),
+        (true, true) => (tls::REASON.to_owned(), tls::REMEDY.to_owned()),
+        (false, _) => (judgement.reason.clone(), judgement.remedy.clone()),
+    };
     let error = Error::new(
         Kind::RegionRefused,
         format!("calling {object} from {} is not allowed", session.peer),
     )
-    .detail(judgement.reason.clone())
-    .hint(judgement.remedy.clone());
+    .detail(reason)
+    .hint(remedy);
     refuse::unless_only_warned(
         Flow {
             gate,

@@ -2,6 +2,8 @@
 //!
 //! The hook runs in the new backend once the client has been authenticated, and also when that failed.
 
+use std::ffi::CString;
+
 use pgrx::pg_sys::libpq::{ClientAuthentication_hook, ClientAuthentication_hook_type, be};
 use pgrx::prelude::*;
 
@@ -12,10 +14,10 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::sentinel::registry;
 use crate::guard::session::Session;
 use crate::guard::verdict::Verdict;
-use crate::guard::{replication, session};
+use crate::guard::{replication, session, tls};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{port, report};
-use crate::worker::silence;
+use crate::pg::{database_label, port, report};
+use crate::worker::{shmem, silence};
 
 /// The server's STATUS_OK.
 const STATUS_OK: i32 = 0;
@@ -28,12 +30,22 @@ fn check() -> Result<()> {
     }
     replication::watch()?;
     if let Some(client) = port::client() {
-        registry::enter(&session::peer(&client))?;
+        let database = client
+            .database
+            .as_deref()
+            .and_then(|name| CString::new(name).ok())
+            .and_then(|name| database_label::by_name(&name));
+        registry::enter(&session::peer(&client), database, client.plaintext)?;
+        // From now on the launcher has something to watch.
+        shmem::wake_now(None);
     }
     if guc::enforce(Gate::Login) == Enforce::Off {
         return Ok(());
     }
     let session = session::current();
+    if session.plaintext && tls::demanded_at_login(session.database.as_deref()) {
+        refuse_with(&session, tls::REASON.to_owned(), tls::REMEDY)?;
+    }
     if session.judgement.verdict == Verdict::Inside {
         return Ok(());
     }
@@ -52,6 +64,11 @@ pub fn refuse(session: &Session, no_lane: Option<String>) -> Result<()> {
         Some(reason) => format!("{} {reason}", judgement.reason),
         None => judgement.reason.clone(),
     };
+    refuse_with(session, detail, &judgement.remedy)
+}
+
+fn refuse_with(session: &Session, detail: String, remedy: &str) -> Result<()> {
+    let judgement = &session.judgement;
     let error = Error::new(
         Kind::RegionRefused,
         format!(
@@ -60,7 +77,7 @@ pub fn refuse(session: &Session, no_lane: Option<String>) -> Result<()> {
         ),
     )
     .detail(detail)
-    .hint(judgement.remedy.clone());
+    .hint(remedy);
     refuse::unless_only_warned(
         Flow {
             gate: Gate::Login,

@@ -3,7 +3,7 @@
 //! [`rules`], [`verdict`], [`command`] and [`conninfo`] decide and know no server. [`active`] keeps the rules
 //! in force, [`session`] says who the client is, and each gate has a file of its own.
 
-mod access;
+pub mod access;
 pub mod active;
 mod advice;
 pub mod break_glass;
@@ -11,7 +11,7 @@ pub mod command;
 pub mod conninfo;
 pub mod ddl;
 mod destination;
-mod exposure;
+pub mod exposure;
 pub mod function;
 pub mod lane;
 mod login;
@@ -24,6 +24,7 @@ pub mod session;
 pub mod settings;
 pub mod shipping;
 pub mod standing;
+pub mod tls;
 pub mod verdict;
 pub mod view;
 pub mod widening;

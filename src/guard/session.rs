@@ -11,6 +11,8 @@ use crate::pg::xact;
 thread_local! {
     /// The generation of rules under which this session is inside. `u64::MAX`: whatever the rules say.
     static INSIDE: Cell<u64> = const { Cell::new(0) };
+    /// The same but for the encryption of the connection, which some tags demand.
+    static IN_REGION: Cell<u64> = const { Cell::new(0) };
     static JUDGED: RefCell<Option<Rc<Session>>> = const { RefCell::new(None) };
 }
 
@@ -24,6 +26,8 @@ pub struct Session {
     pub database: Option<String>,
     pub judgement: Judgement,
     pub active: Rc<Active>,
+    /// Whether what is sent to the client can be read on its way.
+    pub plaintext: bool,
 }
 
 /// The peer that a client is.
@@ -54,6 +58,7 @@ fn judge_this(active: Rc<Active>) -> Rc<Session> {
     let session = match port::client() {
         None => {
             INSIDE.set(u64::MAX);
+            IN_REGION.set(u64::MAX);
             Session {
                 generation: active.generation,
                 peer: "server process".to_owned(),
@@ -61,14 +66,18 @@ fn judge_this(active: Rc<Active>) -> Rc<Session> {
                 database: None,
                 judgement: Judgement::server_process(),
                 active,
+                plaintext: false,
             }
         }
         Some(client) => {
             let peer = peer(&client);
             let judgement = judge(&active, &peer);
-            // On a standby, what the node itself may serve is looked at for sessions from inside, too.
+            // On a standby, what the node itself may serve is looked at for sessions from inside, too; and over a
+            // connection that is not encrypted, tags that demand TLS.
             let passes = judgement.verdict == Verdict::Inside && !xact::in_recovery();
-            INSIDE.set(if passes { active.generation } else { 0 });
+            let generation = if passes { active.generation } else { 0 };
+            IN_REGION.set(generation);
+            INSIDE.set(if client.plaintext { 0 } else { generation });
             Session {
                 generation: active.generation,
                 peer: peer.describe(),
@@ -76,6 +85,7 @@ fn judge_this(active: Rc<Active>) -> Rc<Session> {
                 database: client.database,
                 judgement,
                 active,
+                plaintext: client.plaintext,
             }
         }
     };
@@ -104,9 +114,20 @@ pub fn as_published() -> Rc<Session> {
     under(active::as_published())
 }
 
-/// Whether this session is known to be inside: a comparison of two numbers, for hot paths.
+/// Whether this session is known to be inside, over a connection that needs no encryption: a comparison of two numbers,
+/// for hot paths.
 #[inline]
 pub fn is_known_inside() -> bool {
-    let inside = INSIDE.get();
+    is_of_now(INSIDE.get())
+}
+
+/// The same, however the connection is.
+#[inline]
+pub fn is_known_in_region() -> bool {
+    is_of_now(IN_REGION.get())
+}
+
+#[inline]
+fn is_of_now(inside: u64) -> bool {
     inside == u64::MAX || (inside != 0 && inside == active::generation() && !active::is_stale())
 }

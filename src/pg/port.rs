@@ -25,6 +25,8 @@ pub struct Client {
     /// Of the verified certificate, as `pg_stat_ssl.issuer_dn` and `client_dn` show it.
     pub issuer: Option<String>,
     pub subject: Option<String>,
+    /// Whether what is sent can be read on its way: not over a unix socket, nor where it is encrypted.
+    pub plaintext: bool,
 }
 
 fn text(pointer: *const c_char) -> Option<String> {
@@ -78,14 +80,39 @@ fn certificate(port: *mut be::Port, function: &CStr) -> Option<String> {
     text(buffer.as_ptr())
 }
 
+/// Whether the connection is encrypted, by TLS or GSSAPI.
+fn encrypted(port: *mut be::Port) -> bool {
+    type Version = unsafe extern "C-unwind" fn(*mut be::Port) -> *const c_char;
+    type Encrypted = unsafe extern "C-unwind" fn(*mut be::Port) -> bool;
+    // SAFETY: the functions looked up here have these signatures in versions 15 to 18; they answer NULL and false for a
+    // connection without TLS and GSSAPI. A server built without one of them has no such function.
+    unsafe {
+        let tls = libc::dlsym(libc::RTLD_DEFAULT, c"be_tls_get_version".as_ptr());
+        if !tls.is_null() {
+            let version = std::mem::transmute::<*mut libc::c_void, Version>(tls);
+            if !version(port).is_null() {
+                return true;
+            }
+        }
+        let gss = libc::dlsym(libc::RTLD_DEFAULT, c"be_gssapi_get_enc".as_ptr());
+        if gss.is_null() {
+            return false;
+        }
+        let encrypted = std::mem::transmute::<*mut libc::c_void, Encrypted>(gss);
+        encrypted(port)
+    }
+}
+
 /// The client of this backend, once its startup packet was read; `None` for processes of the server itself.
 pub fn client() -> Option<Client> {
     // SAFETY: MyProcPort is NULL or the port of this process.
     let port: *mut be::Port = unsafe { pg_sys::MyProcPort }.cast();
     // SAFETY: as above; the fields read are the leading ones, whose layout is the same in each version.
     let fields = unsafe { port.as_ref() }?;
+    let remote = remote(&fields.raddr);
     Some(Client {
-        remote: remote(&fields.raddr),
+        plaintext: remote != Remote::Socket && !encrypted(port),
+        remote,
         role: text(fields.user_name).unwrap_or_default(),
         database: text(fields.database_name),
         issuer: certificate(port, c"be_tls_get_peer_issuer_name"),

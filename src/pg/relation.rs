@@ -199,6 +199,41 @@ pub fn column_number(relation: pg_sys::Oid, name: &str) -> Option<i16> {
     (attnum != 0).then_some(attnum)
 }
 
+/// Whether a relation is a materialized view.
+pub fn is_materialized_view(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup by OID, 0 when there is no such relation.
+    unsafe { pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_MATVIEW }
+}
+
+/// The columns of a relation's exclusion constraints; 0 for an expression.
+pub fn excluded_columns(relation: pg_sys::Oid) -> Vec<i16> {
+    let mut columns = Vec::new();
+    // SAFETY: the relation and each index are open, with a lock, while they are read; an index has as many keys as it says.
+    unsafe {
+        let open = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        if open.is_null() {
+            return columns;
+        }
+        let kind = (*(*open).rd_rel).relkind as u8;
+        if matches!(
+            kind,
+            pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE
+        ) {
+            for index in crate::pg::list::oids(pg_sys::RelationGetIndexList(open)) {
+                let index = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
+                let form = &*(*index).rd_index;
+                if form.indisexclusion {
+                    let keys = usize::try_from(form.indnkeyatts).unwrap_or(0);
+                    columns.extend_from_slice(form.indkey.values.as_slice(keys));
+                }
+                pg_sys::index_close(index, pg_sys::AccessShareLock as i32);
+            }
+        }
+        pg_sys::relation_close(open, pg_sys::AccessShareLock as i32);
+    }
+    columns
+}
+
 /// The qualified name, or the OID in words for a relation that is gone.
 pub fn describe(relation: pg_sys::Oid) -> String {
     match qualified(relation) {

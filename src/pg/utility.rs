@@ -11,7 +11,7 @@ use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::report;
 use crate::policy::declare::history;
-use crate::tag::{detach, provider, rename};
+use crate::tag::{derive, detach, provider, rename};
 use crate::worker;
 
 /// A utility statement about to be executed, or just executed.
@@ -45,6 +45,7 @@ fn before(utility: Utility) -> Result<()> {
     guard::widening::before(&utility)?;
     guard::settings::before(&utility)?;
     detach::before(utility)?;
+    derive::before(&utility)?;
     worker::late::before(utility)?;
     worker::database::before(&utility)
 }
@@ -53,6 +54,7 @@ fn before(utility: Utility) -> Result<()> {
 fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
     rename::after(utility)?;
+    derive::after(&utility)?;
     history::after(utility);
     veto::after(utility)?;
     worker::database::after(&utility)

@@ -73,7 +73,7 @@ pub fn table(id: RelId, name: &str, tag: &str, columns: &[(&str, &str)]) -> Tabl
             .filter_map(|(name, tag)| {
                 match grammar::parse_column(tag).expect("a valid column tag") {
                     ColumnLabel::Tag(tag) => Some(((*name).to_owned(), tag)),
-                    ColumnLabel::NotPersonal => None,
+                    ColumnLabel::NotPersonal | ColumnLabel::Derived(_) => None,
                 }
             })
             .collect(),

@@ -241,6 +241,11 @@ fn with_law(law: &Law, column: &str) -> Result<(Target, ColumnLabel)> {
         Some(Label::Column(ColumnLabel::NotPersonal)) => {
             return Err(untagged("is cleared as not personal"));
         }
+        Some(Label::Column(ColumnLabel::Derived(_))) => {
+            return Err(untagged(
+                "has a derived tag, which keeps and disposes of nothing",
+            ));
+        }
         _ => return Err(untagged("has no tag of its own")),
     };
     let minimum = MinimumRef {

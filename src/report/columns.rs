@@ -78,7 +78,8 @@ fn state(labels: &Labels, column: &str) -> State {
     match labels.columns.get(column) {
         Some(ColumnLabel::Tag(_)) => State::Tagged,
         Some(ColumnLabel::NotPersonal) => State::Cleared,
-        None => State::Unreviewed,
+        // What was derived waits for a review, too.
+        Some(ColumnLabel::Derived(_)) | None => State::Unreviewed,
     }
 }
 

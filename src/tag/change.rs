@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::refusal;
-use crate::guard::{row, widening};
+use crate::guard::{row, tls, widening};
 use crate::pg::{inherit, label, lock, relation};
 use crate::policy::epoch;
 use crate::tag::grammar::{self, SubjectTag};
@@ -114,6 +114,7 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
             old.and_then(Label::column),
             new.and_then(Label::column),
         )?;
+        tls::before_label(new.and_then(Label::column))?;
     }
     let code = match (old, new) {
         (_, None) => "tag.removed",
@@ -150,6 +151,7 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
     }
     // SAFETY: reads a backend-local variable that was set when the session connected.
     worker::wake(Some(unsafe { pg_sys::MyDatabaseId }));
+    tls::after_label()?;
     row::sync(relation)
 }
 

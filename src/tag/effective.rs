@@ -5,7 +5,7 @@
 //! before partitions are attached, so such a label cannot be refused when it is written.
 
 use crate::tag::grammar::{
-    ColumnLabel, ColumnTag, DisposalMode, MinimumRef, NullClock, PathTag, TableTag,
+    ColumnLabel, ColumnTag, DerivedTag, DisposalMode, MinimumRef, NullClock, PathTag, TableTag,
 };
 use crate::tag::parse;
 
@@ -14,10 +14,35 @@ pub fn column(parent: &ColumnLabel, child: &ColumnLabel) -> ColumnLabel {
     match (parent, child) {
         (ColumnLabel::NotPersonal, child) => child.clone(),
         (parent, ColumnLabel::NotPersonal) => parent.clone(),
+        (ColumnLabel::Derived(parent), ColumnLabel::Derived(child)) => {
+            ColumnLabel::Derived(parent.and(child))
+        }
+        (ColumnLabel::Tag(tag), ColumnLabel::Derived(derived))
+        | (ColumnLabel::Derived(derived), ColumnLabel::Tag(tag)) => {
+            ColumnLabel::Tag(narrowed(tag, derived))
+        }
         (ColumnLabel::Tag(parent), ColumnLabel::Tag(child)) => {
             ColumnLabel::Tag(column_tag(parent, child))
         }
     }
+}
+
+/// A tag whose data is also what was derived.
+fn narrowed(tag: &ColumnTag, derived: &DerivedTag) -> ColumnTag {
+    let mut tag = tag.clone();
+    let narrow = |cell: &mut ColumnTag| {
+        cell.sensitivity = cell.sensitivity.max(derived.sensitivity);
+        cell.tls |= derived.tls;
+        cell.residency = match (&cell.residency, &derived.residency) {
+            (Some(own), Some(derived)) => Some(common(own, derived)),
+            _ => None,
+        };
+    };
+    narrow(&mut tag);
+    for inner in &mut tag.paths {
+        narrow(&mut inner.tag);
+    }
+    tag
 }
 
 fn column_tag(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
@@ -59,6 +84,7 @@ fn own_members(parent: &ColumnTag, child: &ColumnTag) -> ColumnTag {
         clock: parent.clock.clone().or_else(|| child.clock.clone()),
         minimums: both(&parent.minimums, &child.minimums),
         maximums: both(&parent.maximums, &child.maximums),
+        tls: parent.tls || child.tls,
         paths: Vec::new(),
         derived: false,
     }
@@ -125,9 +151,11 @@ pub fn table(parent: &TableTag, child: &TableTag) -> TableTag {
 /// The fields of a child's label that its parent's overrules: what the child says there has no effect.
 pub fn overruled_column(parent: &ColumnLabel, child: &ColumnLabel) -> Vec<&'static str> {
     let ColumnLabel::Tag(own) = child else {
-        return match parent {
-            ColumnLabel::Tag(_) => vec!["not_personal"],
-            ColumnLabel::NotPersonal => Vec::new(),
+        return match (parent, child) {
+            (ColumnLabel::Tag(_) | ColumnLabel::Derived(_), ColumnLabel::NotPersonal) => {
+                vec!["not_personal"]
+            }
+            _ => Vec::new(),
         };
     };
     let ColumnLabel::Tag(merged) = column(parent, child) else {

@@ -91,6 +91,7 @@ struct Cell {
     residency: Option<Vec<Option<String>>>,
     on_expiry: Option<String>,
     clock: Option<String>,
+    tls: Option<bool>,
 }
 
 impl Cell {
@@ -107,7 +108,9 @@ impl Cell {
         };
         let minimums = laws(old.map(|old| &old.minimums))?;
         let maximums = laws(old.map(|old| &old.maximums))?;
+        let tls = self.tls.or_else(|| old.map(|old| old.tls));
         Ok(Fields::default()
+            .put("tls", tls.filter(|tls| *tls))
             .put("category", Some(required("category", self.category)?))
             .put(
                 "sensitivity",
@@ -205,6 +208,7 @@ fn tag_column(
         residency,
         on_expiry,
         clock,
+        tls: None,
     };
     Ok(tag_cell(rel, column_name, cell, None)?)
 }
@@ -216,8 +220,8 @@ fn tag_column(
 /// stated, the most restrictive), `on_expiry` is how a cell is disposed: `set_null`, `hmac`, `network`, or JSON
 /// such as `{"constant":"x"}` (NULL: with its row), `clock` is a column or `foreign_key.column` (NULL: the
 /// table's). With `path`, the keys of nested objects from the outside in, the tag is for the value there inside
-/// the documents of a `jsonb` column: a cell of its own, named `column.key.key` elsewhere. Minimums and paths that
-/// are on the column already stay. A table's owner may tag, and tighten a tag; only a data steward loosens one.
+/// the documents of a `jsonb` column: a cell of its own, named `column.key.key` elsewhere. With `tls` it goes over
+/// encrypted connections only (NULL: as it is). Minimums and paths that are on the column already stay. A table's owner may tag, and tighten a tag; only a data steward loosens one.
 ///
 /// Errors: 42501 without these rights, 22023 for a wrong field, 42704 for a column, purpose or foreign key
 /// that does not exist.
@@ -233,6 +237,7 @@ fn tag_column_or_path(
     on_expiry: default!(Option<String>, "NULL"),
     clock: default!(Option<String>, "NULL"),
     path: default!(Option<Vec<Option<String>>>, "NULL"),
+    tls: default!(Option<bool>, "NULL"),
 ) -> SqlResult<()> {
     let cell = Cell {
         category,
@@ -241,6 +246,7 @@ fn tag_column_or_path(
         residency,
         on_expiry,
         clock,
+        tls,
     };
     Ok(tag_cell(rel, column_name, cell, path)?)
 }

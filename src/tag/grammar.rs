@@ -69,6 +69,9 @@ pub struct ColumnTag {
     /// Laws' maximums that end the cover of every purpose; their clocks default to the cell's own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub maximums: Vec<MinimumRef>,
+    /// Whether it goes over encrypted connections only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// Paths inside the documents of a `jsonb` column, none of which leads through another.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<PathTag>,
@@ -97,6 +100,48 @@ impl ColumnTag {
             common.retain(|region| residency.contains(region));
         }
         Some(common)
+    }
+}
+
+/// The tag of a column that was filled from tagged ones (`CREATE TABLE AS`, materialized views, `LIKE`): what the sources
+/// were, together. It drives the guard and never disposal, until a steward tags or clears the column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DerivedTag {
+    /// Of all sources, sorted.
+    pub categories: Vec<String>,
+    /// The strictest of them.
+    pub sensitivity: Sensitivity,
+    /// The regions that all sources may be in, perhaps none; absent where one of them does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Vec<String>>,
+    /// Whether one of them demands encrypted connections.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
+}
+
+impl DerivedTag {
+    /// What two sources are together.
+    #[must_use]
+    pub fn and(&self, other: &DerivedTag) -> DerivedTag {
+        let mut categories = self.categories.clone();
+        categories.extend(other.categories.iter().cloned());
+        categories.sort_unstable();
+        categories.dedup();
+        DerivedTag {
+            categories,
+            sensitivity: self.sensitivity.max(other.sensitivity),
+            tls: self.tls || other.tls,
+            residency: match (&self.residency, &other.residency) {
+                (Some(one), Some(other)) => Some(
+                    one.iter()
+                        .filter(|region| other.contains(region))
+                        .cloned()
+                        .collect(),
+                ),
+                _ => None,
+            },
+        }
     }
 }
 
@@ -170,14 +215,39 @@ pub enum ColumnLabel {
     Tag(ColumnTag),
     /// `{"not_personal":true}`: reviewed and cleared.
     NotPersonal,
+    /// `{"derived":{…}}`: a copy of personal data that nobody has reviewed.
+    Derived(DerivedTag),
 }
 
 impl ColumnLabel {
-    /// The tag, unless the column was cleared.
+    /// The tag, unless the column was cleared, or is a copy that nobody has reviewed.
     pub fn tag(&self) -> Option<&ColumnTag> {
         match self {
             ColumnLabel::Tag(tag) => Some(tag),
+            ColumnLabel::NotPersonal | ColumnLabel::Derived(_) => None,
+        }
+    }
+
+    /// What a copy of the column is; `None` where it holds no personal data.
+    pub fn derive(&self) -> Option<DerivedTag> {
+        match self {
             ColumnLabel::NotPersonal => None,
+            ColumnLabel::Derived(derived) => Some(derived.clone()),
+            ColumnLabel::Tag(tag) => {
+                let mut categories: Vec<String> =
+                    tag.cells().map(|(_, cell)| cell.category.clone()).collect();
+                categories.sort_unstable();
+                categories.dedup();
+                Some(DerivedTag {
+                    categories,
+                    sensitivity: tag
+                        .cells()
+                        .map(|(_, cell)| cell.sensitivity)
+                        .fold(tag.sensitivity, Sensitivity::max),
+                    residency: tag.residency_of_all(),
+                    tls: tag.cells().any(|(_, cell)| cell.tls),
+                })
+            }
         }
     }
 
@@ -190,6 +260,10 @@ impl ColumnLabel {
             }
             ColumnLabel::Tag(tag) => serde_json::to_string(tag).map_err(Error::internal),
             ColumnLabel::NotPersonal => Ok(CLEARED.to_owned()),
+            ColumnLabel::Derived(derived) => {
+                serde_json::to_string(&serde_json::json!({ "derived": derived }))
+                    .map_err(Error::internal)
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ fn check_columns(target: &Target, tag: &TableTag) -> Result<()> {
 /// Checks what can be checked before a label is written: the names of purposes, minimums and columns.
 pub fn check_names(target: &Target, label: &Label) -> Result<()> {
     match label {
-        Label::Column(ColumnLabel::NotPersonal) => Ok(()),
+        Label::Column(ColumnLabel::NotPersonal | ColumnLabel::Derived(_)) => Ok(()),
         Label::Column(ColumnLabel::Tag(tag)) => {
             tag.cells().try_for_each(|(_, cell)| check_policy(cell))
         }
@@ -89,7 +89,7 @@ pub fn check_in(schema: &Schema, target: &Target, label: &Label) -> Result<()> {
         return Ok(());
     };
     match label {
-        Label::Column(ColumnLabel::NotPersonal) => {}
+        Label::Column(ColumnLabel::NotPersonal | ColumnLabel::Derived(_)) => {}
         Label::Column(ColumnLabel::Tag(tag)) => {
             let column = target
                 .column

@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod dependents;
+pub mod derive;
 pub mod detach;
 pub mod detect;
 pub mod effective;
@@ -29,4 +30,5 @@ pgrx::extension_sql_file!(
 /// Registers the label provider.
 pub fn init() {
     provider::init();
+    derive::insert::init();
 }

@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::anonymize::method::Method;
 use crate::error::{Error, Kind, Result};
 use crate::tag::grammar::{
-    CLEARED, ColumnLabel, ColumnTag, MAX_LABEL, MinimumRef, Sensitivity, SubjectTag, TableTag,
+    CLEARED, ColumnLabel, ColumnTag, DerivedTag, MAX_LABEL, MinimumRef, Sensitivity, SubjectTag,
+    TableTag,
 };
 use crate::tag::names::{self, Wrong};
 
@@ -42,11 +43,15 @@ struct RawColumn {
     #[serde(default, deserialize_with = "objects")]
     minimums: Option<Vec<MinimumRef>>,
     #[serde(default)]
+    tls: Option<bool>,
+    #[serde(default)]
     paths: Option<Vec<Members>>,
     #[serde(default, deserialize_with = "objects")]
     maximums: Option<Vec<MinimumRef>>,
     #[serde(default)]
     not_personal: Option<bool>,
+    #[serde(default, deserialize_with = "object")]
+    derived: Option<DerivedTag>,
 }
 
 /// Reads a method, with an error that names what a method needs.
@@ -239,9 +244,10 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         && raw.on_expiry.is_none()
         && raw.clock.is_none()
         && raw.minimums.is_none()
-        && raw.maximums.is_none();
+        && raw.maximums.is_none()
+        && raw.tls.is_none();
     if let Some(not_personal) = raw.not_personal {
-        let alone = no_members && raw.paths.is_none();
+        let alone = no_members && raw.paths.is_none() && raw.derived.is_none();
         if !not_personal {
             return Err(at("not_personal", "may only be true").hint(
                 "Tag the column with its category, sensitivity and purposes, or remove its label.",
@@ -255,6 +261,13 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
             );
         }
         return Ok(ColumnLabel::NotPersonal);
+    }
+    if let Some(derived) = raw.derived {
+        if !no_members || raw.paths.is_some() {
+            return Err(at("derived", "may not stand beside other fields")
+                .hint("Tag the column, which takes the place of what was derived."));
+        }
+        return finish_derived(derived);
     }
     let paths = match raw.paths {
         None => Vec::new(),
@@ -277,6 +290,7 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         clock: raw.clock,
         minimums: raw.minimums.unwrap_or_default(),
         maximums: raw.maximums.unwrap_or_default(),
+        tls: raw.tls.unwrap_or(false),
         paths,
         derived: false,
     };
@@ -290,6 +304,23 @@ fn finish_column(raw: RawColumn) -> Result<ColumnLabel> {
         laws.sort_unstable_by(|left, right| left.name.cmp(&right.name));
     }
     Ok(ColumnLabel::Tag(tag))
+}
+
+fn finish_derived(mut derived: DerivedTag) -> Result<ColumnLabel> {
+    list(
+        "derived.categories",
+        &derived.categories,
+        names::check_category,
+    )?;
+    derived.categories.sort_unstable();
+    if let Some(residency) = &mut derived.residency {
+        // None is left where the sources have none in common.
+        if !residency.is_empty() {
+            list("derived.residency", residency, names::check_region)?;
+        }
+        residency.sort_unstable();
+    }
+    Ok(ColumnLabel::Derived(derived))
 }
 
 fn check_column(tag: &ColumnTag) -> Result<()> {

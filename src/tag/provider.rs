@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::tls;
 use crate::pg::utility::{self, Utility};
 use crate::pg::{label, relation, report};
 use crate::tag::change;
@@ -32,6 +33,10 @@ extern "C-unwind" fn relabel(object: *const pg_sys::ObjectAddress, label: *const
 }
 
 fn check(object: &pg_sys::ObjectAddress, label: *const c_char) -> Result<()> {
+    if object.classId == pg_sys::DatabaseRelationId {
+        let text = utility::text(label).map(|text| text.to_string_lossy());
+        return tls::check_database_label(object.objectId, text.as_deref());
+    }
     if object.classId != pg_sys::RelationRelationId {
         return Err(Error::new(
             Kind::WrongObjectType,

@@ -120,7 +120,7 @@ impl Rewrite<'_> {
     fn label(&self, label: &Label) -> Label {
         let mut label = label.clone();
         match &mut label {
-            Label::Column(ColumnLabel::NotPersonal) => {}
+            Label::Column(ColumnLabel::NotPersonal | ColumnLabel::Derived(_)) => {}
             Label::Column(ColumnLabel::Tag(tag)) => self.cells(tag),
             Label::Table(tag) => {
                 if let Some(clock) = &mut tag.clock {

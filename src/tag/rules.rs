@@ -5,7 +5,7 @@
 
 use crate::anonymize::method::Method;
 use crate::tag::grammar::{
-    ColumnLabel, ColumnTag, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
+    ColumnLabel, ColumnTag, DerivedTag, DisposalMode, NullClock, RowExpiry, Sensitivity, TableTag,
 };
 use crate::tag::names;
 
@@ -129,9 +129,78 @@ pub fn classify_column(old: Option<&ColumnLabel>, new: Option<&ColumnLabel>) -> 
         (_, Some(ColumnLabel::NotPersonal)) => whole("clears the column"),
         // Removing a clearing undoes a steward's decision.
         (Some(_), None) => removal(),
-        (None, Some(ColumnLabel::Tag(_))) => plain(Class::Add),
-        (Some(ColumnLabel::NotPersonal), Some(ColumnLabel::Tag(_))) => plain(Class::Tighten),
+        (None, Some(_)) => plain(Class::Add),
+        (Some(ColumnLabel::NotPersonal), Some(_)) => plain(Class::Tighten),
+        // What was derived stays until a steward confirms what the column is.
+        (Some(ColumnLabel::Derived(_)), Some(ColumnLabel::Tag(_))) => {
+            let mut effects = Effects::default();
+            effects.loosen("derived", "is replaced by a tag");
+            effects.change()
+        }
+        (Some(ColumnLabel::Tag(_)), Some(ColumnLabel::Derived(_))) => {
+            let mut effects = Effects::default();
+            effects.loosen("derived", "takes the place of the column's tag");
+            effects.change()
+        }
+        (Some(ColumnLabel::Derived(old)), Some(ColumnLabel::Derived(new))) => derived(old, new),
         (Some(ColumnLabel::Tag(old)), Some(ColumnLabel::Tag(new))) => column_tag(old, new),
+    }
+}
+
+fn derived(old: &DerivedTag, new: &DerivedTag) -> Change {
+    let mut effects = Effects::default();
+    if let Some(lost) = missing_from(&old.categories, &new.categories) {
+        effects.loosen("derived", format!("drops the category \"{lost}\""));
+    }
+    sensitivity(&mut effects, old.sensitivity, new.sensitivity);
+    residency(
+        &mut effects,
+        old.residency.as_deref(),
+        new.residency.as_deref(),
+    );
+    tls(&mut effects, old.tls, new.tls);
+    if missing_from(&new.categories, &old.categories).is_some() {
+        effects.tighten();
+    }
+    effects.change()
+}
+
+fn sensitivity(effects: &mut Effects, old: Sensitivity, new: Sensitivity) {
+    match (old, new) {
+        (Sensitivity::Personal, Sensitivity::Sensitive) => effects.tighten(),
+        (Sensitivity::Sensitive, Sensitivity::Personal) => {
+            effects.loosen("sensitivity", "falls from \"sensitive\" to \"personal\"");
+        }
+        _ => {}
+    }
+}
+
+fn tls(effects: &mut Effects, old: bool, new: bool) {
+    match (old, new) {
+        (false, true) => effects.tighten(),
+        (true, false) => effects.loosen("tls", "no longer demands encrypted connections"),
+        _ => {}
+    }
+}
+
+fn residency(effects: &mut Effects, old: Option<&[String]>, new: Option<&[String]>) {
+    match (old, new) {
+        (None, None) => {}
+        (Some(_), None) => effects.tighten(),
+        (None, Some(_)) => {
+            effects.loosen(
+                "residency",
+                "is stated, and was not: not stated is the most restrictive",
+            );
+        }
+        (Some(old), Some(new)) => {
+            if let Some(added) = missing_from(new, old) {
+                effects.loosen("residency", format!("adds \"{added}\""));
+            }
+            if missing_from(old, new).is_some() {
+                effects.tighten();
+            }
+        }
     }
 }
 
@@ -194,13 +263,7 @@ fn own_members(effects: &mut Effects, old: &ColumnTag, new: &ColumnTag) {
     // What the data is: reviews and permits go by it, and categories have no order.
     effects.fixed("category", Some(&old.category), Some(&new.category));
 
-    match (old.sensitivity, new.sensitivity) {
-        (Sensitivity::Personal, Sensitivity::Sensitive) => effects.tighten(),
-        (Sensitivity::Sensitive, Sensitivity::Personal) => {
-            effects.loosen("sensitivity", "falls from \"sensitive\" to \"personal\"");
-        }
-        _ => {}
-    }
+    sensitivity(effects, old.sensitivity, new.sensitivity);
 
     // The longest purpose wins, so each one added can only keep the cell longer.
     if let Some(added) = missing_from(&new.purposes, &old.purposes) {
@@ -210,24 +273,9 @@ fn own_members(effects: &mut Effects, old: &ColumnTag, new: &ColumnTag) {
         effects.tighten();
     }
 
-    match (&old.residency, &new.residency) {
-        (None, None) => {}
-        (Some(_), None) => effects.tighten(),
-        (None, Some(_)) => {
-            effects.loosen(
-                "residency",
-                "is stated, and was not: not stated is the most restrictive",
-            );
-        }
-        (Some(old), Some(new)) => {
-            if let Some(added) = missing_from(new, old) {
-                effects.loosen("residency", format!("adds \"{added}\""));
-            }
-            if missing_from(old, new).is_some() {
-                effects.tighten();
-            }
-        }
-    }
+    residency(effects, old.residency.as_deref(), new.residency.as_deref());
+
+    tls(effects, old.tls, new.tls);
 
     // Methods leave more or less behind, but in no common order; only `set_null` leaves nothing. Without a
     // method the cell waits for its row, so a first method can only make it go earlier.

@@ -82,6 +82,19 @@ impl Target {
     /// A table.
     pub fn table(relation: pg_sys::Oid) -> Result<Target> {
         check_kind(relation)?;
+        Target::whole(relation)
+    }
+
+    /// What has the columns that are labelled: a table, or a materialized view.
+    fn with_columns(relation: pg_sys::Oid) -> Result<Target> {
+        if relation::is_materialized_view(relation) {
+            Target::whole(relation)
+        } else {
+            Target::table(relation)
+        }
+    }
+
+    fn whole(relation: pg_sys::Oid) -> Result<Target> {
         let ident = relation::qualified(relation)?
             .ok_or_else(|| Error::internal("a table that exists has no name"))?;
         Ok(Target {
@@ -94,10 +107,10 @@ impl Target {
 
     /// A column of a table, by its number.
     pub fn attribute(relation: pg_sys::Oid, attnum: i32) -> Result<Target> {
-        let table = Target::table(relation)?;
         if attnum == 0 {
-            return Ok(table);
+            return Target::table(relation);
         }
+        let table = Target::with_columns(relation)?;
         let attnum = i16::try_from(attnum).map_err(Error::internal)?;
         let name = relation::column_name(relation, attnum)
             .ok_or_else(|| Error::internal("a column that exists has no name"))?;
@@ -113,7 +126,7 @@ impl Target {
 
     /// A column of a table, by its name as the catalog stores it.
     pub fn column(relation: pg_sys::Oid, column: &str) -> Result<Target> {
-        let table = Target::table(relation)?;
+        let table = Target::with_columns(relation)?;
         match relation::column_number(relation, column) {
             Some(attnum) if attnum > 0 => table.with_column(attnum, column.to_owned()),
             Some(_) => Err(Error::new(
@@ -178,6 +191,16 @@ impl Target {
     }
 
     fn name_in(&self, parsed: Result<Label>) -> Result<Label> {
+        if let Ok(Label::Column(ColumnLabel::Tag(_))) = &parsed
+            && relation::is_materialized_view(self.relation)
+        {
+            return Err(Error::new(
+                Kind::WrongObjectType,
+                format!("cannot tag {}", self.describe()),
+            )
+            .detail("Nothing is disposed of in a materialized view: it has what its query gave when it was refreshed.")
+            .hint("Tag the tables below it. Its columns get derived tags from them; one without personal data can be cleared."));
+        }
         parsed.map_err(|error| Error {
             message: format!("{} for {}", error.message, self.describe()),
             ..error

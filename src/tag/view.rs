@@ -44,8 +44,18 @@ pub fn method_text(method: &Method) -> Option<String> {
 /// The cells of a column, each with its kind and path: the column itself, cleared or tagged or known by its paths
 /// alone, and the paths inside its documents.
 fn column(label: ColumnLabel) -> Vec<(&'static str, Vec<String>, Fields)> {
-    let ColumnLabel::Tag(mut tag) = label else {
-        return vec![("cleared", Vec::new(), Fields::default())];
+    let mut tag = match label {
+        ColumnLabel::Tag(tag) => tag,
+        ColumnLabel::NotPersonal => return vec![("cleared", Vec::new(), Fields::default())],
+        ColumnLabel::Derived(derived) => {
+            let fields = Fields {
+                category: Some(derived.categories.join(", ")),
+                sensitivity: Some(sensitivity(derived.sensitivity)),
+                residency: derived.residency,
+                ..Fields::default()
+            };
+            return vec![("derived", Vec::new(), fields)];
+        }
     };
     let kind = if tag.derived { "document" } else { "column" };
     let inside = std::mem::take(&mut tag.paths);
@@ -58,14 +68,18 @@ fn column(label: ColumnLabel) -> Vec<(&'static str, Vec<String>, Fields)> {
     cells
 }
 
+fn sensitivity(sensitivity: Sensitivity) -> &'static str {
+    match sensitivity {
+        Sensitivity::Personal => "personal",
+        Sensitivity::Sensitive => "sensitive",
+    }
+}
+
 fn cell(tag: ColumnTag) -> Fields {
     let on_expiry = tag.on_expiry.as_ref().and_then(method_text);
     Fields {
         category: Some(tag.category),
-        sensitivity: Some(match tag.sensitivity {
-            Sensitivity::Personal => "personal",
-            Sensitivity::Sensitive => "sensitive",
-        }),
+        sensitivity: Some(sensitivity(tag.sensitivity)),
         purposes: Some(tag.purposes),
         residency: tag.residency,
         on_expiry,

@@ -17,8 +17,8 @@ use crate::evidence::events::{self, Database, Event, Gate as EventGate, Outcome}
 use crate::guard::active::{self, Active};
 use crate::guard::lane::model::{Caller, Lane};
 use crate::guard::lane::{qualify, store};
-use crate::guard::session;
 use crate::guard::verdict::{Judgement, Verdict};
+use crate::guard::{session, tls};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::{report, xact};
 use registry::Running;
@@ -37,7 +37,9 @@ pub fn pause(wanted: Duration) -> Duration {
 
 /// How long the scheduler of a database may sleep.
 pub fn pause_on_lanes(database: pg_sys::Oid, wanted: Duration) -> Duration {
-    if is_on() && registry::any(|running| running.database == Some(database)) {
+    if is_on()
+        && registry::any(|running| running.database == Some(database) && running.lane.is_some())
+    {
         wanted.min(INTERVAL)
     } else {
         wanted
@@ -77,16 +79,31 @@ fn end(running: &Running, judgement: &Judgement, reason: &str) {
     );
 }
 
-/// Ends walsenders without a lane whose peers are not inside under the rules in force. For the launcher.
+/// Ends walsenders without a lane whose peers are not inside under the rules in force, and those that need TLS and have
+/// none. For the launcher.
 pub fn by_rules(active: &Rc<Active>) {
     if !is_on() {
         return;
     }
-    for running in registry::running() {
+    let all = registry::running();
+    let needs_tls = if all.iter().any(|running| running.plaintext) {
+        tls::databases().unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    for running in all {
+        let judgement = session::judge(active, &running.peer);
+        let demanded = match running.database {
+            None => !needs_tls.is_empty(),
+            Some(database) => needs_tls.contains(&database),
+        };
+        if running.plaintext && demanded {
+            end(&running, &judgement, tls::REASON);
+            continue;
+        }
         if running.lane.is_some() {
             continue;
         }
-        let judgement = session::judge(active, &running.peer);
         if judgement.verdict != Verdict::Inside {
             end(&running, &judgement, &judgement.reason);
         }

@@ -19,8 +19,10 @@ const NAME: usize = 512;
 struct Entry {
     /// 0: free.
     pid: i32,
-    /// 0 until the walsender is connected to a database; it stays 0 for physical replication.
+    /// 0 for physical replication.
     database: u32,
+    /// Whether what is sent can be read on its way.
+    plaintext: bool,
     /// 0: none.
     lane: i64,
     address: Address,
@@ -33,6 +35,7 @@ impl Entry {
     const FREE: Entry = Entry {
         pid: 0,
         database: 0,
+        plaintext: false,
         lane: 0,
         address: Address::Unknown,
         role: Text::EMPTY,
@@ -67,6 +70,8 @@ pub struct Running {
     /// `None` for physical replication.
     pub database: Option<pg_sys::Oid>,
     pub lane: Option<i64>,
+    /// Whether what is sent can be read on its way.
+    pub plaintext: bool,
     pub peer: Peer,
 }
 
@@ -101,8 +106,8 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
     }
 }
 
-/// Enters this walsender, until it ends.
-pub fn enter(peer: &Peer) -> Result<()> {
+/// Enters this walsender, until it ends: with its database, unless it is one of physical replication.
+pub fn enter(peer: &Peer, database: Option<pg_sys::Oid>, plaintext: bool) -> Result<()> {
     let pid = latch::my_pid();
     {
         let mut registry = REGISTRY.exclusive();
@@ -116,6 +121,8 @@ pub fn enter(peer: &Peer) -> Result<()> {
         };
         *free = Entry {
             pid,
+            database: database.map_or(0, |database| database.to_u32()),
+            plaintext,
             address: peer.address,
             role: Text::new(&peer.role),
             issuer: name(peer.issuer.as_deref()),
@@ -152,6 +159,7 @@ pub fn running() -> Vec<Running> {
             pid: entry.pid,
             database: (entry.database != 0).then(|| pg_sys::Oid::from(entry.database)),
             lane: (entry.lane != 0).then_some(entry.lane),
+            plaintext: entry.plaintext,
             peer: Peer {
                 address: entry.address,
                 role: entry.role.as_str().to_owned(),

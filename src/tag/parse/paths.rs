@@ -84,6 +84,9 @@ fn one(field: &str, mut members: Map<String, Value>) -> Result<PathTag> {
         ColumnLabel::Tag(tag) => Ok(PathTag { path, tag }),
         ColumnLabel::NotPersonal => Err(at(field, "is cleared as not personal")
             .hint("Leave out what is not personal: a path stands for personal data.")),
+        ColumnLabel::Derived(_) => Err(at(field, "has a derived tag").hint(
+            "Only a whole column has one: write the path's category, sensitivity and purposes.",
+        )),
     }
 }
 
@@ -112,6 +115,7 @@ pub fn document(paths: Vec<PathTag>) -> ColumnTag {
         minimums: Vec::new(),
         maximums: Vec::new(),
         paths,
+        tls: false,
         derived: true,
     };
     tag.residency = tag.residency_of_all();

@@ -61,7 +61,7 @@ fn an_unknown_field_is_named_with_its_place_and_what_is_allowed() {
     assert_eq!(detail, "Unknown field \"purpose\" at line 2, column 10.");
     assert_eq!(
         hint,
-        "Allowed here: \"category\", \"sensitivity\", \"purposes\", \"residency\", \"on_expiry\", \"clock\", \"minimums\", \"paths\", \"maximums\", \"not_personal\"."
+        "Allowed here: \"category\", \"sensitivity\", \"purposes\", \"residency\", \"on_expiry\", \"clock\", \"minimums\", \"tls\", \"paths\", \"maximums\", \"not_personal\", \"derived\"."
     );
     let (detail, hint) = table_error(r#"{"subject":{"knd":"customer"}}"#);
     assert_eq!(
@@ -440,6 +440,7 @@ prop_compose! {
             minimums: minimums.into_iter().map(|(name, clock)| MinimumRef { name, clock }).collect(),
             maximums: maximums.into_iter().map(|(name, clock)| MinimumRef { name, clock }).collect(),
             paths: Vec::new(),
+            tls: false,
             derived: false,
         }
     }

@@ -158,6 +158,53 @@ fn rows_are_not_shown_by_errors_policies_and_triggers_of_a_change() -> Result<()
 }
 
 #[test]
+fn an_exclusion_constraint_shows_no_row_that_is_there() -> Result<()> {
+    let node = node()?;
+    node.exec(
+        "CREATE TABLE stay (guest text, during daterange, room int,
+                            EXCLUDE USING gist (during WITH &&));
+         CREATE TABLE stay_part (guest text, during daterange, room int) PARTITION BY LIST (room);
+         CREATE TABLE stay_part_1 PARTITION OF stay_part FOR VALUES IN (1);
+         ALTER TABLE stay_part_1 ADD EXCLUDE USING gist (during WITH &&);
+         CREATE TABLE open (during daterange, room int, EXCLUDE USING gist (during WITH &&));
+         INSERT INTO stay VALUES ('x', '[2001-02-03,2001-02-05)', 1);
+         INSERT INTO stay_part VALUES ('x', '[2001-02-03,2001-02-05)', 1);
+         GRANT INSERT, SELECT ON stay, stay_part, stay_part_1, open TO app",
+    )?;
+    node.exec(
+        r#"DO $$ DECLARE t text; BEGIN
+             FOREACH t IN ARRAY '{stay,stay_part,stay_part_1}'::text[] LOOP
+               EXECUTE format('SECURITY LABEL FOR custodian ON COLUMN %I.during IS %L', t,
+                 '{"category":"user.behavior","sensitivity":"personal","purposes":["a.b"],"residency":["cn"]}');
+             END LOOP; END $$;
+           SECURITY LABEL FOR custodian ON COLUMN open.during IS '{"not_personal":true}'"#,
+    )?;
+    let insert = |table: &str, from: &str| {
+        format!("INSERT INTO {table} (during, room) VALUES ('[{from},2001-03-01)', 1)")
+    };
+    let mut app = node.client_as("app", "postgres")?;
+    // Without the guard the row that is in the way is in the error.
+    let shown = format!("{:?}", app.refused(&insert("stay", "2001-02-01")));
+    assert!(shown.contains("2001-02-05"), "{shown}");
+
+    node.alter_system("custodian.enforce", "on")?;
+    for table in ["stay", "stay_part", "stay_part_1"] {
+        // Whether or not a row is in the way.
+        for from in ["2001-02-01", "2001-02-20"] {
+            let refused = app.refused(&insert(table, from));
+            let text = format!("{refused:?}");
+            assert!(
+                text.contains(&format!("inserting into \"public.{table}\"")),
+                "{text}"
+            );
+            assert!(!text.contains("2001-02-05"), "{text}");
+        }
+    }
+    app.batch_execute(&insert("open", "2001-02-01"))?;
+    Ok(())
+}
+
+#[test]
 fn a_cursor_opened_inside_gives_its_rows_also_later() -> Result<()> {
     let node = node()?;
     node.exec(&format!(

@@ -388,6 +388,8 @@ fn reads_from_outside_are_refused_by_column() -> Result<()> {
         "SELECT ip FROM visit_1",
         "SELECT a FROM unreviewed",
         "SELECT count(*) FROM pg_stats",
+        "SELECT count(*) FROM pg_stats_ext",
+        "SELECT count(*) FROM pg_stats_ext_exprs",
     ] {
         let error = app.refused(refused);
         assert_eq!(error.sqlstate(), "42501", "{refused}: {error}");
