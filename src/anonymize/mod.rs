@@ -1,7 +1,7 @@
 //! How a cell is disposed.
 
 pub mod fits;
-mod json;
+pub mod json;
 pub mod key;
 pub mod method;
 pub mod pseudonym;

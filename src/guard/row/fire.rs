@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::{self, Database, Event as Recorded, Gate, Outcome};
 use crate::guard::row::apply;
 use crate::guard::row::chain::{self, Start};
+use crate::guard::row::document::{self, Paths};
 use crate::guard::row::keeping::{self, Column, Keeping, Kept};
 use crate::guard::row::lookup::Source;
 use crate::guard::row::probe::{self, Minimums, Referring};
@@ -199,6 +200,13 @@ impl Old<'_> {
         chain::follow(source, starts, expressions, more)
     }
 
+    /// What the statement does to paths inside a document of the row.
+    fn document(&self, asked: document::Asked, name: &str, paths: &Paths) -> Result<bool> {
+        let attnum = self.column(name)?.attnum;
+        let (old, new) = (self.fired.old(attnum), self.fired.new_value(attnum));
+        document::any(asked, paths, old, new)
+    }
+
     /// The hold that lies on the row.
     fn hold(&self) -> Result<Option<Keeper>> {
         'holds: for held in &self.keeping.held {
@@ -342,18 +350,31 @@ fn updated(old: &Old) -> Result<()> {
             .get(name)
             .is_some_and(|column| fired.changed(column.attnum, column.by_value, column.length))
     };
-    if keeping.has_holds()
-        && keeping.protected.iter().any(|name| changed(name))
-        && let Some(keeper) = old.hold()?
-    {
-        return object(&keeping.name, Act::UpdateRow, &keeper);
+    if keeping.has_holds() {
+        let mut touched = false;
+        for name in keeping.protected.iter().filter(|name| changed(name)) {
+            touched |= match keeping.paths.get(name) {
+                Some(paths) => old.document(document::Asked::Changed, name, paths)?,
+                None => true,
+            };
+        }
+        if touched && let Some(keeper) = old.hold()? {
+            return object(&keeping.name, Act::UpdateRow, &keeper);
+        }
     }
     for kept in &keeping.minimums {
-        let emptied = kept.columns.iter().any(|name| {
-            keeping.columns.get(name).is_some_and(|column| {
-                fired.old(column.attnum).is_some() && fired.new_value(column.attnum).is_none()
-            })
-        });
+        let mut emptied = false;
+        for name in &kept.columns {
+            emptied |= match (kept.paths.get(name), keeping.columns.get(name)) {
+                (Some(paths), _) => {
+                    changed(name) && old.document(document::Asked::Emptied, name, paths)?
+                }
+                (None, Some(column)) => {
+                    fired.old(column.attnum).is_some() && fired.new_value(column.attnum).is_none()
+                }
+                (None, None) => false,
+            };
+        }
         if emptied && old.under(kept)? {
             object_to_minimum(keeping, Act::UpdateRow, kept)?;
         }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::row::document::Paths;
 use crate::guard::row::lookup::{self, Key, Reaction, Source};
 use crate::guard::row::verdict::{self, Keeper};
 use crate::pg::fresh::{self, Seen};
@@ -17,7 +18,7 @@ use crate::pg::{inherit, relation, sandbox};
 use crate::policy::model::HoldScope;
 use crate::policy::period::Period;
 use crate::policy::{foreign_code, hold_read};
-use crate::tag::grammar::{SubjectTag, TableTag};
+use crate::tag::grammar::{ColumnTag, SubjectTag, TableTag};
 use crate::tag::read;
 
 /// Holds on subjects of one kind that are kept in memory; beyond that each row is looked up.
@@ -34,6 +35,8 @@ pub struct Column {
     pub attnum: i16,
     pub quoted: String,
     pub type_oid: pg_sys::Oid,
+    /// The type without its domains.
+    pub base: pg_sys::Oid,
     pub by_value: bool,
     pub length: i16,
     pub form: TextForm,
@@ -63,6 +66,8 @@ pub struct Subjects {
 pub struct Kept {
     pub keeper: Keeper,
     pub columns: BTreeSet<String>,
+    /// Of these the columns in which it keeps nothing but these paths.
+    pub paths: BTreeMap<String, Paths>,
     /// `None` when it cannot be told until when rows are kept.
     pub rule: Option<(Period, Source)>,
     /// Somebody was warned in this transaction.
@@ -101,6 +106,8 @@ pub struct Keeping {
     pub tagged: BTreeSet<String>,
     /// The columns that may not change in a held row.
     pub protected: BTreeSet<String>,
+    /// Of these the columns in which nothing but these paths may not change.
+    pub paths: BTreeMap<String, Paths>,
     pub held: Vec<Held>,
     pub subjects: Option<Subjects>,
     pub minimums: Vec<Kept>,
@@ -277,13 +284,25 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
         &keeping.found_by(),
     );
 
+    let found_by = keeping.found_by();
+    let by_paths = |name: &String, tag: &ColumnTag| {
+        let jsonb = |column: &Column| column.base == pg_sys::JSONBOID;
+        tag.derived && !found_by.contains(name) && keeping.columns.get(name).is_some_and(jsonb)
+    };
+    keeping.paths = tags
+        .iter()
+        .filter(|(name, tag)| by_paths(name, tag))
+        .map(|(name, tag)| (name.clone(), paths(tag.cells().map(|(path, _)| path))))
+        .collect();
+
     let table_clock = labels.table.as_ref().and_then(|tag| tag.clock.clone());
-    let mut minimums: BTreeMap<(String, Option<String>), BTreeSet<String>> = BTreeMap::new();
-    // A minimum on a path inside documents keeps the whole document.
+    // What each keeps: columns, each with the paths in it; an empty path is the whole column.
+    type Cells = BTreeMap<String, Vec<Vec<String>>>;
+    let mut minimums: BTreeMap<(String, Option<String>), Cells> = BTreeMap::new();
     let cells = tags
         .iter()
-        .flat_map(|(column, tag)| tag.cells().map(move |(_, cell)| (column, cell)));
-    for (column, tag) in cells {
+        .flat_map(|(column, tag)| tag.cells().map(move |(path, cell)| (column, path, cell)));
+    for (column, path, tag) in cells {
         for minimum in &tag.minimums {
             let clock = minimum
                 .clock
@@ -293,12 +312,14 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
             minimums
                 .entry((minimum.name.clone(), clock))
                 .or_default()
-                .insert(column.clone());
+                .entry(column.clone())
+                .or_default()
+                .push(path.to_vec());
         }
     }
     if !minimums.is_empty() {
         let defined = definitions(minimums.keys().map(|(name, _)| name.clone()).collect())?;
-        for ((name, clock), columns) in minimums {
+        for ((name, clock), cells) in minimums {
             let (citation, rule) = match (defined.get(&name), clock) {
                 // A claim defence justifies keeping; it does not forbid the owner to delete.
                 (Some(minimum), _) if minimum.defence => continue,
@@ -319,7 +340,12 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
                     name,
                     citation,
                 },
-                columns,
+                columns: cells.keys().cloned().collect(),
+                paths: cells
+                    .iter()
+                    .filter(|(column, _)| keeping.paths.contains_key(*column))
+                    .map(|(column, list)| (column.clone(), paths(list.iter().map(Vec::as_slice))))
+                    .collect(),
                 rule,
                 warned: Cell::new(false),
             });
@@ -331,6 +357,12 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
         .chain(keeping.partitioned.then_some(relation));
     keeping.strangers = foreign_code::strangers(keeping.owner, read)?;
     Ok(keeping)
+}
+
+fn paths<'a>(list: impl Iterator<Item = &'a [String]>) -> Paths {
+    let mut paths = Paths::default();
+    list.for_each(|path| paths.add(path));
+    paths
 }
 
 struct Definition {
@@ -502,6 +534,7 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
         columns: BTreeMap::new(),
         tagged: BTreeSet::new(),
         protected: BTreeSet::new(),
+        paths: BTreeMap::new(),
         held: Vec::new(),
         subjects: None,
         minimums: Vec::new(),
@@ -519,6 +552,8 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
                 attnum: fresh::number(row, 2)?,
                 quoted: relation::quote_identifier(name)?,
                 type_oid,
+                // SAFETY: a cached catalog lookup by OID.
+                base: unsafe { pg_sys::getBaseType(type_oid) },
                 by_value: fresh::number::<i32>(row, 5)? != 0,
                 length: fresh::number(row, 6)?,
                 form: TextForm::of(type_oid),

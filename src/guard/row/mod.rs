@@ -2,6 +2,7 @@
 
 mod apply;
 mod chain;
+mod document;
 pub mod dropping;
 mod findings;
 pub mod fire;
