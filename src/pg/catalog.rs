@@ -9,6 +9,9 @@ pub const PG_INHERITS: pg_sys::Oid = pg_sys::Oid::from_u32(2611);
 pub const PG_INHERITS_CHILD_INDEX: pg_sys::Oid = pg_sys::Oid::from_u32(2680);
 pub const PG_INHERITS_PARENT_INDEX: pg_sys::Oid = pg_sys::Oid::from_u32(2187);
 
+/// `pg_constraint`, which the bindings leave out, too.
+pub const PG_CONSTRAINT: pg_sys::Oid = pg_sys::Oid::from_u32(2606);
+
 /// A catalog row while it is being scanned. Columns count from 1.
 pub struct Tuple {
     tuple: pg_sys::HeapTuple,

@@ -20,6 +20,8 @@ pub struct Drop {
     pub object: pg_sys::Oid,
     /// The attribute number of a column, 0 for the object itself.
     pub sub: i32,
+    /// The server drops it as a part of something else, and may make it anew, as when a column gets another type.
+    pub internal: bool,
 }
 
 /// What runs before an object goes; an error refuses it.
@@ -51,9 +53,15 @@ extern "C-unwind" fn run(
     class: pg_sys::Oid,
     object: pg_sys::Oid,
     sub: c_int,
+    internal: bool,
 ) {
     let verdict = match access {
-        pg_sys::ObjectAccessType::OAT_DROP => before_drop(Drop { class, object, sub }),
+        pg_sys::ObjectAccessType::OAT_DROP => before_drop(Drop {
+            class,
+            object,
+            sub,
+            internal,
+        }),
         pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => before_execute(object),
         _ => Ok(()),
     };
@@ -70,14 +78,22 @@ unsafe extern "C-unwind" fn hook(
     sub: c_int,
     arg: *mut c_void,
 ) {
-    // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs.
+    // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs. The argument of
+    // a drop is its flags, or NULL.
     unsafe {
         if let Some(previous) = PREVIOUS {
             previous(access, class, object, sub, arg);
         }
         // Without a transaction no catalog can be read.
         if concerns(access, object) && pg_sys::IsTransactionState() {
-            run(access, class, object, sub);
+            let internal = access == pg_sys::ObjectAccessType::OAT_DROP
+                && arg
+                    .cast::<pg_sys::ObjectAccessDrop>()
+                    .as_ref()
+                    .is_some_and(|drop| {
+                        drop.dropflags & pg_sys::PERFORM_DELETION_INTERNAL as c_int != 0
+                    });
+            run(access, class, object, sub, internal);
         }
     }
 }

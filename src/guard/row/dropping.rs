@@ -12,9 +12,9 @@ use crate::guard::row::veto::{
     Asked, guard_stays, installed, names, refuse_if_column_kept, refuse_if_kept, relation_named,
     string, tree,
 };
-use crate::guard::row::{own, sync};
+use crate::guard::row::{own, reach, sync};
 use crate::pg::object_access::Drop;
-use crate::pg::{fresh, relation, trigger, xact};
+use crate::pg::{catalog, fresh, relation, trigger, xact};
 use crate::worker::database::evict;
 use crate::worker::late;
 
@@ -51,6 +51,11 @@ fn cleared<T>(work: impl FnOnce(&mut BTreeMap<u32, usize>) -> T) -> T {
     })
 }
 
+/// Whether the rows of a table that is being dropped were looked at.
+pub(super) fn is_cleared(table: pg_sys::Oid) -> bool {
+    cleared(|triggers| triggers.contains_key(&table.to_u32()))
+}
+
 /// Before an object is dropped, whatever led to it.
 pub fn before_drop(drop: Drop) -> Result<()> {
     if sync::removing() {
@@ -59,6 +64,7 @@ pub fn before_drop(drop: Drop) -> Result<()> {
     match drop.class {
         pg_sys::TriggerRelationId => trigger_dropped(drop.object),
         pg_sys::RelationRelationId if drop.sub != 0 => column_dropped(drop),
+        catalog::PG_CONSTRAINT if !drop.internal && installed() => reach::key_dropped(drop.object),
         pg_sys::RelationRelationId => {
             if installed() && relation::own_relation(c"hold") == Some(drop.object) {
                 own::refuse_while_held(DROP_EXTENSION)?;
@@ -158,7 +164,8 @@ fn column_dropped(drop: Drop) -> Result<()> {
         &column,
         Asked::Gone,
         &format!("drop column \"{column}\" of table \"{name}\""),
-    )
+    )?;
+    reach::column_dropped(drop.object, &column)
 }
 
 /// Before a DROP statement, while everything it names is there.

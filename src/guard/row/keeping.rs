@@ -154,17 +154,18 @@ impl Keeping {
         names.iter().all(|name| self.columns.contains_key(name))
     }
 
-    /// Whether a hold or minimum finds what it needs over this foreign key of the relation.
-    pub fn reaches_over(&self, key: &Key) -> bool {
-        let by_clock = self.minimums.iter().any(|kept| {
-            let source = kept.rule.as_ref().map(|(_, source)| source);
-            source.is_some_and(|source| source.hops.first().is_some_and(|hop| hop.name == key.name))
-        });
-        by_clock
-            || self
-                .subjects
-                .as_ref()
-                .is_some_and(|subjects| subjects.source.own_columns() == key.columns)
+    /// Whether a hold or minimum finds what it needs over this foreign key, of the relation itself or further on.
+    pub fn needs(&self, key: pg_sys::Oid) -> bool {
+        self.sources().any(|source| source.keys.contains(&key))
+    }
+
+    /// Whether a hold or minimum finds what it needs in this column of another table.
+    pub fn reads(&self, relation: pg_sys::Oid, column: &str) -> bool {
+        self.sources().any(|source| {
+            let last = source.hops.last();
+            last.is_some_and(|hop| hop.parent == relation)
+                && source.columns.iter().any(|name| name == column)
+        })
     }
 
     /// Some hold may lie on its rows.
@@ -477,6 +478,7 @@ fn subject_of(relation: pg_sys::Oid, kind: &str) -> Result<Option<SubjectTag>> {
 /// Where a foreign key refers to the very columns that are wanted, the row's own columns have the same
 /// values: no need to go there. Only for keys whose columns have the same type on both sides.
 fn shorten(mut hops: Vec<Key>, mut columns: Vec<String>) -> Result<Source> {
+    let keys = hops.iter().map(|hop| hop.constraint).collect();
     while let Some(last) = hops.last() {
         let own: Option<Vec<String>> = columns
             .iter()
@@ -495,7 +497,10 @@ fn shorten(mut hops: Vec<Key>, mut columns: Vec<String>) -> Result<Source> {
             None => break,
         }
     }
-    Source::new(hops, columns)
+    Ok(Source {
+        keys,
+        ..Source::new(hops, columns)?
+    })
 }
 
 fn attribute_type(relation: pg_sys::Oid, column: &str) -> Option<(pg_sys::Oid, i32)> {

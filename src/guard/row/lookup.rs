@@ -54,10 +54,12 @@ fn keys(condition: &str, relation: pg_sys::Oid) -> Result<Vec<Key>> {
     .collect()
 }
 
-/// The foreign keys that a relation itself declares or has from the table it is a partition of.
+/// The foreign keys that a relation itself declares or has from the table it is a partition of, without the copies that
+/// lead to the partitions of the table it refers to.
 pub fn of_child(child: pg_sys::Oid) -> Result<Vec<Key>> {
     keys(
-        "WHERE c.contype = 'f' AND c.conrelid = $1 ORDER BY c.conname",
+        "LEFT JOIN pg_catalog.pg_constraint up ON up.oid = c.conparentid \
+         WHERE c.contype = 'f' AND c.conrelid = $1 AND up.conrelid IS DISTINCT FROM c.conrelid ORDER BY c.conname",
         child,
     )
 }
@@ -127,6 +129,8 @@ pub fn reactions(key: &Key) -> Result<(Reaction, Reaction)> {
 pub struct Source {
     pub hops: Vec<Key>,
     pub columns: Vec<String>,
+    /// The foreign keys without which it could not be said where the value is.
+    pub keys: Vec<pg_sys::Oid>,
     /// The tables on the way belong to several owners: each is read as its own.
     pub apart: bool,
 }
@@ -143,6 +147,7 @@ impl Source {
             None => false,
         };
         Ok(Source {
+            keys: hops.iter().map(|hop| hop.constraint).collect(),
             hops,
             columns,
             apart,

@@ -11,6 +11,7 @@ pub mod lookup;
 mod out_of_reach;
 mod own;
 pub mod probe;
+mod reach;
 pub mod relabel;
 mod restore;
 pub mod sync;

@@ -82,8 +82,7 @@ fn values(
     };
     let rest = Source {
         hops: source.hops[usize::from(through)..].to_vec(),
-        columns: source.columns.clone(),
-        apart: source.apart,
+        ..source.clone()
     };
     let start = if through {
         let old = rest.own_columns().iter();

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
 use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::verdict::Act;
-use crate::guard::row::{dropping, fire, lookup, own, restore, sync, types};
+use crate::guard::row::{dropping, fire, own, restore, sync, types};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::relation::named;
 use crate::pg::utility::{Utility, text};
@@ -209,7 +209,6 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
                     &format!("drop attribute \"{column}\" of type \"{name}\""),
                 )?;
             }
-            At::AT_DropConstraint => refuse_if_key_needed(relation, &string(command.name))?,
             At::AT_AlterColumnType => {
                 let column = string(command.name);
                 for relation in with_columns_of(relation)? {
@@ -230,27 +229,6 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
                 )?;
             }
             _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Refuses to drop a foreign key over which kept rows find their clock or their subject.
-fn refuse_if_key_needed(relation: pg_sys::Oid, constraint: &str) -> Result<()> {
-    for relation in tree(relation) {
-        if !sync::is_guarded(relation)? {
-            continue;
-        }
-        let keeping = fire::keeping(relation)?;
-        let needed = lookup::of_child(relation)?
-            .iter()
-            .any(|key| key.name == constraint && keeping.reaches_over(key));
-        if needed {
-            let what = format!(
-                "drop constraint \"{constraint}\" of table \"{}\"",
-                keeping.name
-            );
-            refuse_if_kept(relation, &what)?;
         }
     }
     Ok(())

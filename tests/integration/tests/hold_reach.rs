@@ -1,0 +1,103 @@
+//! What leads to the subject or the clock of kept rows stays for as long as they do.
+
+use integration::{Cluster, Result, Sql};
+
+/// Notes lead over files to customers, who are the subjects, and bills over a unique index to days, which are the clock
+/// of a minimum. Nothing else is tagged.
+const TABLES: &str = "
+CREATE EXTENSION pg_custodian;
+CREATE ROLE counsel;
+CREATE ROLE app LOGIN;
+CREATE SCHEMA app AUTHORIZATION app;
+SET ROLE app;
+SET search_path = app;
+CREATE TABLE customer (id int PRIMARY KEY, ref text);
+CREATE TABLE file (id int CONSTRAINT file_key UNIQUE, customer int CONSTRAINT file_of REFERENCES customer);
+CREATE TABLE note (id int PRIMARY KEY, file int CONSTRAINT note_of REFERENCES file (id), body text) PARTITION BY RANGE (id);
+CREATE TABLE note_1 PARTITION OF note FOR VALUES FROM (1) TO (10);
+CREATE TABLE day (n int, at timestamptz);
+CREATE UNIQUE INDEX day_n ON day (n);
+CREATE TABLE sheet (id int PRIMARY KEY, day int CONSTRAINT sheet_day REFERENCES day (n));
+CREATE TABLE bill (id int PRIMARY KEY, sheet int CONSTRAINT bill_sheet REFERENCES sheet, name text);
+CREATE TABLE other (id int PRIMARY KEY, customer int CONSTRAINT other_of REFERENCES customer);
+INSERT INTO customer VALUES (1, 'a'), (2, 'b');
+INSERT INTO file VALUES (1, 1), (2, 2);
+INSERT INTO note VALUES (1, 1, 'x'), (2, 2, 'x');
+INSERT INTO day VALUES (1, now());
+INSERT INTO sheet VALUES (1, 1);
+INSERT INTO bill VALUES (1, 1, 'x');
+RESET ROLE;
+SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+SELECT custodian.tag_table('customer', subject_kind => 'customer', subject_key => '{ref}');
+SELECT custodian.tag_table('file', subject_kind => 'customer', subject_via => '{customer}');
+SELECT custodian.tag_table('note', subject_kind => 'customer', subject_via => '{file}');
+SELECT custodian.tag_table('bill', clock => 'bill_sheet.sheet_day.at');
+SELECT custodian.tag_column('bill', 'name', 'user.name', '{shop.account}');
+SELECT custodian.require_minimum('law.bill', 'bill', '{name}', '10 years', 'Art. 60');
+SELECT custodian.place_hold('M-7', 'counsel', current_date + 1, 'r', subject_kind => 'customer', subject_key => '{a}');
+RESET search_path";
+
+#[test]
+fn keys_and_columns_over_which_kept_rows_are_found_are_not_dropped() -> Result<()> {
+    let node = Cluster::builder("hold_reach")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .conf("custodian.disposal = off")
+        .start()?;
+    node.exec(TABLES)?;
+    let hold = [
+        "ALTER TABLE note DROP CONSTRAINT note_of",
+        "ALTER TABLE file DROP CONSTRAINT file_of",
+        "ALTER TABLE file DROP CONSTRAINT file_key CASCADE",
+        "ALTER TABLE customer DROP CONSTRAINT customer_pkey CASCADE",
+        "ALTER TABLE customer DROP COLUMN id CASCADE",
+        "ALTER TABLE customer DROP COLUMN ref",
+    ];
+    let minimum = [
+        "ALTER TABLE bill DROP CONSTRAINT bill_sheet",
+        "ALTER TABLE sheet DROP CONSTRAINT sheet_day",
+        "ALTER TABLE sheet DROP CONSTRAINT sheet_pkey CASCADE",
+        "DROP INDEX day_n CASCADE",
+        "DROP TABLE day CASCADE",
+        "DROP TABLE sheet CASCADE",
+        "ALTER TABLE day DROP COLUMN at",
+    ];
+    for role in ["app", "postgres"] {
+        let mut client = node.client_as(role, "postgres")?;
+        client.batch_execute("SET search_path = app")?;
+        for (list, why) in [
+            (hold.as_slice(), "\"M-7\""),
+            (minimum.as_slice(), "Art. 60"),
+        ] {
+            for sql in list {
+                let error = client.refused(sql);
+                assert_eq!(error.sqlstate(), "23001", "{sql}: {error}");
+                assert!(error.to_string().contains(why), "{sql}: {error}");
+            }
+        }
+    }
+    // What nothing is found over goes, and the server may make a key anew, and rows that are not kept go.
+    let mut app = node.client_as("app", "postgres")?;
+    app.batch_execute(
+        "SET search_path = app;
+         ALTER TABLE other DROP CONSTRAINT other_of;
+         ALTER TABLE other ADD CONSTRAINT other_of FOREIGN KEY (customer) REFERENCES customer;
+         DROP TABLE other;
+         ALTER TABLE day ALTER COLUMN n TYPE bigint;
+         DELETE FROM note WHERE id = 2",
+    )?;
+    assert_eq!(
+        app.refused("DELETE FROM note WHERE id = 1").sqlstate(),
+        "23001"
+    );
+    // Once nothing is kept, they go as ever, together or one by one.
+    node.exec("SELECT custodian.release_hold(1, 'counsel', 'settled')")?;
+    app.batch_execute(
+        "ALTER TABLE customer DROP CONSTRAINT customer_pkey CASCADE;
+         ALTER TABLE file DROP CONSTRAINT file_key CASCADE",
+    )?;
+    node.exec("UPDATE app.day SET at = '2000-01-01'")?;
+    app.batch_execute("BEGIN; DROP INDEX day_n CASCADE; ROLLBACK; DROP TABLE day CASCADE")?;
+    node.exec("SELECT custodian.untag_column('app.bill', 'name'); DROP SCHEMA app CASCADE")?;
+    Ok(())
+}
