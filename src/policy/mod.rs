@@ -33,6 +33,7 @@ mod reads;
 pub mod relation_ref;
 pub mod render;
 mod simulate;
+pub mod subject_use;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 pub mod unrecorded;

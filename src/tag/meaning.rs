@@ -3,10 +3,12 @@
 //! refer to; compiling reports them then.
 
 use crate::anonymize::fits::{fits, holds_paths};
+use crate::anonymize::method::Method;
 use crate::error::{Error, Kind, Result};
 use crate::pg::relation;
 use crate::policy::compile::path;
 use crate::policy::model::{Schema, Table, TypeClass};
+use crate::policy::subject_use::{self, Use};
 use crate::policy::{load, maximum, minimum, purpose};
 use crate::tag::grammar::{ColumnLabel, ColumnTag, TableTag};
 use crate::tag::target::{Label, Target, undefined_column};
@@ -102,6 +104,9 @@ pub fn check_in(schema: &Schema, target: &Target, label: &Label) -> Result<()> {
                 }
                 if let Some(method) = &cell.on_expiry {
                     fits(method, column, path)?;
+                    if path.is_empty() {
+                        check_subject(target, table, &column.ident.name, method)?;
+                    }
                 }
                 let laws = cell.minimums.iter().chain(&cell.maximums);
                 for clock in cell
@@ -114,6 +119,11 @@ pub fn check_in(schema: &Schema, target: &Target, label: &Label) -> Result<()> {
             }
         }
         Label::Table(tag) => {
+            for (column, tag) in &table.column_tags {
+                if let Some(method) = tag.on_expiry.as_ref().filter(|_| !tag.derived) {
+                    check_subject(target, table, column, method)?;
+                }
+            }
             if let Some(clock) = &tag.clock {
                 check_clock(target, schema, table, clock)?;
             }
@@ -123,6 +133,22 @@ pub fn check_in(schema: &Schema, target: &Target, label: &Label) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A method that makes one of several subjects is never right on a column that says them.
+fn check_subject(target: &Target, table: &Table, column: &str, method: &Method) -> Result<()> {
+    match subject_use::of(table.tag.as_ref(), column, method) {
+        Some(used @ Use::Merged) => Err(Error::new(
+            Kind::InvalidTag,
+            format!("invalid tag for {}", target.describe()),
+        )
+        .detail(format!(
+            "Column \"{column}\" says whom the row is about, and {}.",
+            used.consequence()
+        ))
+        .hint("Leave out on_expiry and let the value go with its row, or use \"hmac\" or \"set_null\".")),
+        _ => Ok(()),
+    }
 }
 
 fn check_time(target: &Target, class: TypeClass, column: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::policy::model::{
     Clock, Column, Cover, Disposal, Keep, Limit, PlannedColumn, Severity, SubjectKey, Table,
 };
 use crate::policy::period::never_shorter;
+use crate::policy::subject_use;
 use crate::tag::grammar::{ColumnTag, NullClock};
 use crate::tag::names;
 
@@ -375,6 +376,17 @@ impl Compiler<'_> {
                 Some(name),
                 "a CHECK constraint looks at it, and may refuse what its method writes".to_owned(),
                 "Make sure that the constraint accepts the disposed value.",
+            );
+        }
+        if path.is_empty()
+            && let Some(used) = subject_use::of(table.tag.as_ref(), &column.ident.name, method)
+        {
+            context.find(
+                Severity::Warning,
+                "subject-disposed",
+                Some(name),
+                format!("it says whom the row is about, and {}", used.consequence()),
+                "Leave out on_expiry and let the value go with its row, or name other columns with custodian.tag_table().",
             );
         }
         if *method == Method::Hmac {
