@@ -197,22 +197,26 @@ CREATE TABLE custodian.watermark (
     audited_at timestamptz NOT NULL,
     -- Counts what lowered it: a pass that began before does not raise it again.
     generation bigint NOT NULL DEFAULT 0,
+    -- What is to be looked at again behind it: values of clocks, and holds that were released; and since when.
+    again      jsonb NOT NULL DEFAULT '{}',
+    again_at   timestamptz NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (leaf, plan)
 );
 COMMENT ON TABLE custodian.watermark IS 'up to which cutoff a leaf was swept under a plan';
 
--- What makes rows behind a watermark due again: of a relation with all above and below it, or of the tables about
--- subjects of a kind. The next round takes it.
+-- What makes rows behind a watermark due again: of a relation with all above and below it, and of tables that read
+-- its clock. The next round takes it.
 CREATE TABLE custodian.reopening (
     reopening    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    relation     oid,
-    subject_kind text,
-    since        timestamptz NOT NULL DEFAULT '-infinity',
+    relation     oid NOT NULL,
+    -- The rows whose column, which is some table's clock, lies between these; NULL: has no value, or an infinite one.
+    clock        text,
+    low          timestamptz,
+    high         timestamptz,
     cause        text NOT NULL,
-    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CHECK ((relation IS NULL) <> (subject_kind IS NULL))
+    at           timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE custodian.reopening IS 'tables of which rows that sweeps have passed may be due: those that would have become due after since';
+COMMENT ON TABLE custodian.reopening IS 'relations of which rows that sweeps have passed may be due: those with such values of a clock, or all';
 
 CREATE TABLE custodian.quarantine (
     leaf            oid NOT NULL,

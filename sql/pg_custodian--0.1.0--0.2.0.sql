@@ -750,18 +750,21 @@ REVOKE EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) FROM P
 GRANT EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) TO PUBLIC;
 
 -- Watermarks and what lowers them
-ALTER TABLE custodian.watermark ADD COLUMN generation bigint NOT NULL DEFAULT 0;
+ALTER TABLE custodian.watermark ADD COLUMN generation bigint NOT NULL DEFAULT 0,
+    ADD COLUMN again jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN again_at timestamptz NOT NULL DEFAULT '-infinity';
 
 CREATE TABLE custodian.reopening (
     reopening    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    relation     oid,
-    subject_kind text,
-    since        timestamptz NOT NULL DEFAULT '-infinity',
+    relation     oid NOT NULL,
+    -- The rows whose column, which is some table's clock, lies between these; NULL: has no value, or an infinite one.
+    clock        text,
+    low          timestamptz,
+    high         timestamptz,
     cause        text NOT NULL,
-    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CHECK ((relation IS NULL) <> (subject_kind IS NULL))
+    at           timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE custodian.reopening IS 'tables of which rows that sweeps have passed may be due: those that would have become due after since';
+COMMENT ON TABLE custodian.reopening IS 'relations of which rows that sweeps have passed may be due: those with such values of a clock, or all';
 ALTER TABLE custodian.reopening ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON custodian.reopening, custodian.reopening_reopening_seq FROM PUBLIC;
 

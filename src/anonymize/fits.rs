@@ -278,6 +278,7 @@ mod tests {
             referenced: false,
             in_check: false,
             in_partition_key: false,
+            indexed: false,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::pg::report::SqlResult;
 use crate::pg::{clock, lock, relation, sandbox, spi, time};
 use crate::policy::period::Instant;
 use crate::policy::{affected, epoch, purpose};
+use crate::worker::reopen;
 
 pgrx::extension_sql_file!("../../sql/law.sql", name = "law", requires = ["bootstrap"]);
 
@@ -149,10 +150,12 @@ fn resume(name: &str, at: Instant) -> Result<()> {
 }
 
 fn write(name: &str, at: Instant, change: &str, statement: &str) -> Result<()> {
-    affected::lock_roots(
+    let roots = affected::lock_roots(
         |tag| tag.minimums.iter().any(|minimum| minimum.name == name),
         None,
     )?;
+    // From then on it lapses at other moments than sweeps have gone by.
+    reopen::trees(&roots, at)?;
     epoch::advance(change, name, json!({ "at": rfc3339(at) }))?;
     let stamp = purpose::stamp(at)?;
     sandbox::as_extension_owner(|| spi::execute(statement, &[name.into(), stamp.into()]))?;

@@ -46,6 +46,7 @@ pub fn column(name: &str, class: TypeClass) -> Column {
         referenced: false,
         in_check: false,
         in_partition_key: false,
+        indexed: false,
     }
 }
 

@@ -475,7 +475,10 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
         })?;
         // Rows that the hold kept back lie behind the watermarks.
         for leaf in leaves {
-            reopen::lower(leaf, None)?;
+            match scope.name {
+                "table" => reopen::lower(leaf, None)?,
+                _ => reopen::released(leaf, hold)?,
+            }
         }
         for root in &scope.roots {
             sync::after_release(*root)?;

@@ -226,3 +226,42 @@ pub fn one(id: i64) -> Result<Option<Found>> {
         scope: Some(hold.scope),
     }))
 }
+
+/// The hold with this number, which was released, where it can still be told what it lay on.
+pub fn released(id: i64) -> Result<Option<Hold>> {
+    let rows = sandbox::as_extension_owner(|| {
+        fresh::rows(
+            "SELECT h.hold, h.matter, h.scope, h.matching, o.reloid, r.nspname, r.relname, \
+                    h.subject_kind, pg_catalog.to_json(h.subject_key) \
+             FROM custodian.hold h \
+             LEFT JOIN custodian.relation_ref r ON r.ref = h.relation \
+             LEFT JOIN custodian.relation_oid o ON o.ref = r.ref \
+             WHERE h.hold = $1",
+            &[id.into()],
+            Seen::Everything,
+            1,
+        )
+    })?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let scope = match fresh::must(row, 2)? {
+        "subject" => HoldScope::Subject {
+            kind: fresh::must(row, 7)?.to_owned(),
+            key: fresh::json(row, 8)?,
+        },
+        "rows" => match relation_of(row)? {
+            Ok(table) => HoldScope::Rows {
+                table: table.to_u32(),
+                matching: fresh::json(row, 3)?,
+            },
+            Err(_) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    Ok(Some(Hold {
+        id,
+        matter: fresh::must(row, 1)?.to_owned(),
+        scope,
+    }))
+}

@@ -10,7 +10,7 @@ pub mod epoch;
 pub mod evaluate;
 pub mod explain;
 #[cfg(test)]
-mod fixture;
+pub mod fixture;
 pub mod foreign_code;
 pub mod hold;
 pub mod hold_read;
@@ -29,6 +29,7 @@ pub mod publication;
 pub mod purpose;
 #[cfg(any(test, feature = "pg_test"))]
 mod random;
+pub mod reach;
 mod reads;
 pub mod relation_ref;
 pub mod render;

@@ -76,6 +76,8 @@ pub struct Column {
     pub in_check: bool,
     /// Part of the partition key of the table or of one of its ancestors.
     pub in_partition_key: bool,
+    /// A B-tree index over all rows begins with it.
+    pub indexed: bool,
 }
 
 /// What a foreign key does when the referenced row is deleted.
@@ -313,6 +315,8 @@ pub struct Clock {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoverPeriod {
     pub period: Period,
+    /// Since when it is part of the policy.
+    pub since: Instant,
     /// It counts for rows collected before this moment, when it was replaced, and for rows of which that is
     /// unknown. `None`: it counts for every row.
     pub collected_before: Option<Instant>,
@@ -325,6 +329,8 @@ pub struct Cover {
     /// The cover of a row ends with the first of these periods that counts for it. That is the shortest in
     /// force since the row was collected; with `collected` absent the shortest ever.
     pub periods: Vec<CoverPeriod>,
+    /// Every period that the purpose ever had, and since when, oldest first: what a row was judged by before.
+    pub history: Vec<(Instant, Period)>,
     pub clock: Clock,
     pub collected: Option<Clock>,
     pub ended_at: Option<Instant>,
@@ -461,8 +467,13 @@ pub struct Plan {
     /// refers to them, keep them.
     pub declared: bool,
     pub findings: Vec<Finding>,
-    /// Digest of everything that decides: a watermark belongs to one of it.
+    /// Digest of everything that decides: a run belongs to one of it.
     pub digest: String,
+    /// The same without what changes by events that reopen rows themselves (periods and ends of purposes, suspensions):
+    /// a watermark belongs to one of it.
+    pub mark: String,
+    /// Columns that an index of the table begins with. Decides nothing but how rows are looked for.
+    pub indexed: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -55,24 +55,24 @@ impl Instant {
     }
 
     /// An upper bound for the clocks from which `period` has run out at `self`: every clock `c` with
-    /// `c + period <= self` is at most this. It may be up to four days too late, since adding months is not
+    /// `c + period <= self` is at most this. With months it may be up to four days too late, since adding them is not
     /// strictly monotone at the end of a month; it serves to narrow an index scan, the exact condition is
     /// always checked beside it.
     pub fn latest_start(self, period: Period) -> Option<Instant> {
         let back = Period {
             months: period.months.checked_neg()?,
-            days: period.days.checked_neg()?.checked_add(4)?,
+            days: period.days.checked_neg()?.checked_add(period.slack())?,
             micros: period.micros.checked_neg()?,
         };
         self.plus(back)
     }
 
     /// A lower bound for the clocks from which `period` has not run out at `self`: every clock `c` with
-    /// `c + period > self` is later than this. It may be up to eight days too early.
+    /// `c + period > self` is later than this. With months it may be up to eight days too early.
     pub fn earliest_start(self, period: Period) -> Option<Instant> {
         let back = Period {
             months: period.months.checked_neg()?,
-            days: period.days.checked_neg()?.checked_sub(4)?,
+            days: period.days.checked_neg()?.checked_sub(period.slack())?,
             micros: period.micros.checked_neg()?,
         };
         self.plus(back)
@@ -99,6 +99,11 @@ impl Period {
 }
 
 impl Period {
+    /// Days by which taking the period away may miss what adding it does: months differ in length, days do not.
+    const fn slack(self) -> i32 {
+        if self.months == 0 { 0 } else { 4 }
+    }
+
     /// Whether every field is zero or positive and one is positive: what a retention period must be.
     pub fn is_positive(self) -> bool {
         self.months >= 0 && self.days >= 0 && self.micros >= 0 && self != Period::default()

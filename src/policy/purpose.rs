@@ -11,7 +11,7 @@ use crate::pg::{clock, lock, relation, sandbox, spi, time};
 use crate::policy::period::{Instant, Period};
 use crate::policy::{affected, basis_store, epoch};
 use crate::tag::names;
-use crate::worker;
+use crate::worker::{self, reopen};
 
 /// A purpose as it is stored, with its current period.
 struct Stored {
@@ -186,7 +186,7 @@ pub fn define(
         notice!("purpose \"{name}\" already has this period; nothing changes");
         return Ok(());
     }
-    affected::lock_roots(
+    let roots = affected::lock_roots(
         |tag| tag.purposes.iter().any(|purpose| purpose == name),
         None,
     )?;
@@ -199,6 +199,7 @@ pub fn define(
     let since = clock::now().max(Instant::from_micros(
         old.in_force_since.micros().saturating_add(1),
     ));
+    reopen::trees(&roots, since)?;
     let since = stamp(since)?;
     sandbox::as_extension_owner(|| {
         spi::execute(
@@ -245,11 +246,12 @@ pub fn end(name: &str, at: Option<TimestampWithTimeZone>) -> Result<()> {
         notice!("purpose \"{name}\" already ends then; nothing changes");
         return Ok(());
     }
-    let at = stamp(at)?;
-    affected::lock_roots(
+    let roots = affected::lock_roots(
         |tag| tag.purposes.iter().any(|purpose| purpose == name),
         None,
     )?;
+    reopen::trees(&roots, at)?;
+    let at = stamp(at)?;
     epoch::advance(
         "policy.purpose_ended",
         name,

@@ -19,6 +19,7 @@ mod tests {
     use crate::policy::model::{Leaf, Plan, Policy, RelId};
     use crate::policy::period::{Instant, Period};
     use crate::policy::random::{Random, policy};
+    use crate::policy::reach::Reach;
     use crate::policy::render::{self, Statement, Step, facts};
     use crate::subject::{lend, lend_erasures};
 
@@ -431,7 +432,8 @@ mod tests {
                 Step::Cells { .. } => seen.rewritten += by_sql.len(),
             }
             // A watermark narrows the scan, and loses no row that became due after it.
-            let statement = render::count(&plan, &step, leaf, &policy, now, Some(after));
+            let statement =
+                render::count(&plan, &step, leaf, &policy, now, Some(&Reach::since(after)));
             let narrowed = ids(&statement)?;
             assert!(narrowed.is_subset(&by_sql));
             // What an erasure ends goes when it is made, watermark or not.

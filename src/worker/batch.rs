@@ -12,6 +12,7 @@ use crate::policy::epoch;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, Step, Tid};
 use crate::worker::late;
 use crate::worker::work::{self, Work};
@@ -22,7 +23,7 @@ pub struct Target<'a> {
     pub step: Step,
     pub leaf: &'a Leaf,
     pub cutoff: Instant,
-    pub after: Option<Instant>,
+    pub after: Option<&'a Reach>,
     /// Rows that are left out: they failed a while ago.
     pub except: &'a [Tid],
 }

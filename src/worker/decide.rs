@@ -173,7 +173,7 @@ fn plan(
     }
     let marks = mark::load(
         &work.plan.leaves,
-        &work.plan.digest,
+        &work.plan.mark,
         work.watch.as_ref(),
         overview.horizon,
         mode == Disposal::On,
@@ -277,7 +277,7 @@ fn nothing_due(
     if mode == Disposal::On {
         for leaf in &work.plan.leaves {
             if marks.lags(leaf, survey.cutoff, WATERMARK_LAG) {
-                marks.advance(leaf, &work.plan.digest, survey.cutoff)?;
+                marks.advance(leaf, &work.plan.mark, survey.cutoff)?;
             }
         }
     }

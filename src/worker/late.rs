@@ -16,6 +16,7 @@ use crate::pg::list;
 use crate::pg::utility::Utility;
 use crate::pg::{inherit, lock, relation, report, sandbox, time, trigger, xact};
 use crate::policy::model::Leaf;
+use crate::policy::period::Instant;
 use crate::worker::reopen;
 use crate::worker::watch::{self, Watch};
 
@@ -194,7 +195,7 @@ thread_local! {
     /// The leaf whose cells this process is rewriting: those are no late rows.
     static SWEEPING: Cell<u32> = const { Cell::new(0) };
     /// What this transaction has queued so far.
-    static QUEUED: RefCell<HashMap<(u64, u32, u32), i64>> = RefCell::new(HashMap::new());
+    static QUEUED: RefCell<Queued> = RefCell::new(Queued::default());
 }
 
 struct Sweeping;
@@ -214,11 +215,65 @@ pub fn while_sweeping<T>(leaf: &Leaf, work: impl FnOnce() -> T) -> T {
 
 const DAY: i64 = 86_400_000_000;
 
-/// The beginning of the UTC day, and a second earlier: what became due in the same instant is looked at, too.
-fn rounded(micros: i64) -> i64 {
-    micros
-        .saturating_sub(micros.rem_euclid(DAY))
-        .saturating_sub(1_000_000)
+/// As far as the server's calendar goes.
+const EVERY_DAY: (Instant, Instant) = (
+    Instant::from_micros(-210_863_606_400_000_000),
+    Instant::from_micros(9_223_000_000_000_000_000),
+);
+
+/// How many days of a clock a transaction queues one by one.
+const MOST_DAYS: usize = 64;
+
+/// What a transaction has queued so far, so that it queues nothing twice: days of clocks, by the innermost
+/// transaction that is writing, since that may be undone by itself, relation and column.
+#[derive(Default)]
+struct Queued {
+    transaction: u64,
+    days: HashMap<(u32, u32, i16), BTreeSet<i64>>,
+}
+
+/// Of a day on which a clock lies: the first one that was queued already, and so on.
+enum Day {
+    Known,
+    New,
+    /// Too many: all are queued instead.
+    Every,
+}
+
+impl Queued {
+    fn look(&mut self, relation: u32, attnum: i16, day: i64) -> Day {
+        let (transaction, subtransaction) = late_trigger::transaction();
+        if self.transaction != transaction {
+            self.transaction = transaction;
+            self.days.clear();
+        }
+        let days = self
+            .days
+            .entry((subtransaction, relation, attnum))
+            .or_default();
+        if days.len() > MOST_DAYS || days.contains(&day) {
+            Day::Known
+        } else if days.len() == MOST_DAYS {
+            Day::Every
+        } else {
+            Day::New
+        }
+    }
+
+    fn note(&mut self, relation: u32, attnum: i16, day: i64) {
+        let (transaction, subtransaction) = late_trigger::transaction();
+        if self.transaction == transaction
+            && let Some(days) = self.days.get_mut(&(subtransaction, relation, attnum))
+        {
+            days.insert(day);
+        }
+    }
+}
+
+/// Values of a clock, within the UTC day in which one lies.
+fn day_of(micros: i64) -> (i64, i64) {
+    let start = micros.saturating_sub(micros.rem_euclid(DAY));
+    (start, start.saturating_add(DAY - 1))
 }
 
 fn late(written: &Written) -> Result<()> {
@@ -227,30 +282,34 @@ fn late(written: &Written) -> Result<()> {
         return Ok(());
     }
     let start = xact::transaction_start();
-    let earliest = written
+    let clocks: Vec<(i16, i64, bool)> = written
         .args()
         .iter()
         .filter_map(|arg| watch::clock_arg(arg))
         .filter_map(|(attnum, class, seconds)| {
             let clock = written.instant(attnum, class)?;
-            Some(clock.saturating_add(seconds.saturating_mul(1_000_000)))
+            let past = clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start;
+            Some((attnum, clock, past))
         })
-        .filter(|due| *due <= start)
-        .min();
-    let Some(since) = earliest.map(rounded) else {
-        return Ok(());
-    };
-    let (transaction, subtransaction) = late_trigger::transaction();
-    let key = (transaction, subtransaction, relation.to_u32());
-    let known = QUEUED.with_borrow(|queued| queued.get(&key).copied());
-    if known.is_some_and(|known| known <= since) {
+        .collect();
+    if !clocks.iter().any(|(.., past)| *past) {
         return Ok(());
     }
-    reopen::relation(relation, Some(time::instant_from_raw(since)), "late-row")?;
-    QUEUED.with_borrow_mut(|queued| {
-        queued.retain(|(other, ..), _| *other == transaction);
-        queued.insert(key, since);
-    });
+    // By each of them, since not every plan that concerns the row goes by the same.
+    for (attnum, clock, _) in clocks {
+        let (from, until) = day_of(clock);
+        let number = relation.to_u32();
+        let values = match QUEUED.with_borrow_mut(|queued| queued.look(number, attnum, from)) {
+            Day::Known => continue,
+            Day::New => (time::instant_from_raw(from), time::instant_from_raw(until)),
+            Day::Every => EVERY_DAY,
+        };
+        let Some(column) = relation::column_name(relation, attnum) else {
+            continue;
+        };
+        reopen::relation(relation, Some((&column, Some(values))), "late-row")?;
+        QUEUED.with_borrow_mut(|queued| queued.note(number, attnum, from));
+    }
     Ok(())
 }
 

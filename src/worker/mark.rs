@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::pg_sys;
+use pgrx::{JsonB, pg_sys};
+use serde_json::Value;
 
 use crate::error::Result;
 use crate::guc;
 use crate::pg::{clock, sandbox, spi, time, xact};
+use crate::policy::hold_read;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
+use crate::policy::reach::{Again, Reach};
 use crate::worker::late;
 use crate::worker::watch::Watch;
 
 /// Where a pass over a leaf begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// What was due at this cutoff was seen by an earlier pass; `None`: everything is looked at.
-    pub after: Option<Instant>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    /// `None`: everything is looked at.
+    after: Option<Reach>,
     /// `None`: nothing watches for rows written behind a watermark, so that this pass sets none.
     generation: Option<i64>,
     began: Instant,
@@ -32,8 +35,10 @@ pub struct Marks {
 
 impl Marks {
     /// Where the pass over the leaf begins: at an earlier pass's cutoff, or with everything.
-    pub fn after(&self, leaf: &Leaf) -> Option<Instant> {
-        self.leaves.get(&leaf.id).and_then(|mark| mark.after)
+    pub fn after(&self, leaf: &Leaf) -> Option<&Reach> {
+        self.leaves
+            .get(&leaf.id)
+            .and_then(|mark| mark.after.as_ref())
     }
 }
 
@@ -64,7 +69,7 @@ pub fn horizon() -> Result<Option<Instant>> {
 /// reopens it meanwhile finds one.
 pub fn load(
     leaves: &[Leaf],
-    digest: &str,
+    mark: &str,
     watch: Option<&Watch>,
     horizon: Option<Instant>,
     writing: bool,
@@ -81,21 +86,23 @@ pub fn load(
             None => true,
         };
         let oid = pg_sys::Oid::from(leaf.id);
-        let (generation, cutoff) = sandbox::as_extension_owner(|| {
+        let (generation, cutoff, again) = sandbox::as_extension_owner(|| {
             let found = spi::select_one(
                 "SELECT generation,
                         CASE WHEN isfinite(cutoff)
-                              AND audited_at > clock_timestamp() - make_interval(secs => $3) THEN cutoff END
+                              AND audited_at > clock_timestamp() - make_interval(secs => $3) THEN cutoff END,
+                        again
                  FROM custodian.watermark WHERE leaf = $1 AND plan = $2",
                 &[
                     oid.into(),
-                    digest.into(),
+                    mark.into(),
                     f64::from(guc::audit_interval()).into(),
                 ],
                 |row| {
                     Ok((
                         row.must::<i64>(1)?,
                         row.get::<TimestampWithTimeZone>(2)?.map(time::instant),
+                        row.must::<JsonB>(3)?.0,
                     ))
                 },
             )?;
@@ -103,16 +110,20 @@ pub fn load(
                 spi::execute(
                     "INSERT INTO custodian.watermark (leaf, plan, cutoff, audited_at)
                      VALUES ($1, $2, '-infinity', '-infinity') ON CONFLICT DO NOTHING",
-                    &[oid.into(), digest.into()],
+                    &[oid.into(), mark.into()],
                 )?;
             }
-            Ok(found.unwrap_or((0, None)))
+            Ok(found.unwrap_or((0, None, Value::Null)))
         })?;
         marks.leaves.insert(
             leaf.id,
             Mark {
                 // One from the future was set under another clock.
-                after: cutoff.filter(|cutoff| watched && *cutoff <= now && horizon.is_some()),
+                after: match cutoff.filter(|cutoff| watched && *cutoff <= now && horizon.is_some())
+                {
+                    Some(cutoff) => reach(cutoff, again)?,
+                    None => None,
+                },
                 generation: watched.then_some(generation),
                 began: time::instant_from_raw(xact::server_now()),
             },
@@ -121,15 +132,36 @@ pub fn load(
     Ok(marks)
 }
 
+/// Where a pass begins behind a watermark; `None` where what was reopened cannot be told.
+fn reach(after: Instant, again: Value) -> Result<Option<Reach>> {
+    let Ok(again) = serde_json::from_value::<Again>(again) else {
+        return Ok(None);
+    };
+    let mut released = Vec::new();
+    for hold in again.released {
+        match hold_read::released(hold)? {
+            Some(hold) => released.push(hold),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Reach {
+        after,
+        windows: again.windows,
+        released,
+    }))
+}
+
 impl Marks {
     /// Notes that nothing was left to do in the leaf at `cutoff` by the pass that began with these marks. A
-    /// watermark never goes back by that, and one that was lowered since the pass began stays as it is.
-    pub fn advance(&self, leaf: &Leaf, digest: &str, cutoff: Instant) -> Result<()> {
+    /// watermark never goes back by that, and one that was lowered since the pass began stays as it is. What was
+    /// reopened is looked at until all transactions have ended that were open when it was noted: they may still write
+    /// rows that it concerns.
+    pub fn advance(&self, leaf: &Leaf, mark: &str, cutoff: Instant) -> Result<()> {
         let Some(Mark {
             after,
             generation: Some(generation),
             began,
-        }) = self.leaves.get(&leaf.id).copied()
+        }) = self.leaves.get(&leaf.id)
         else {
             return Ok(());
         };
@@ -140,19 +172,21 @@ impl Marks {
             let oid = pg_sys::Oid::from(leaf.id);
             spi::execute(
                 "DELETE FROM custodian.watermark WHERE leaf = $1 AND plan <> $2",
-                &[oid.into(), digest.into()],
+                &[oid.into(), mark.into()],
             )?;
             spi::execute(
                 "UPDATE custodian.watermark
-                 SET cutoff = greatest(cutoff, $3), audited_at = CASE WHEN $4 THEN $5 ELSE audited_at END
+                 SET cutoff = greatest(cutoff, $3), again = CASE WHEN again_at <= $7 THEN '{}' ELSE again END,
+                     audited_at = CASE WHEN $4 THEN $5 ELSE audited_at END
                  WHERE leaf = $1 AND plan = $2 AND generation = $6",
                 &[
                     oid.into(),
-                    digest.into(),
+                    mark.into(),
                     time::timestamp(cutoff.min(horizon)).into(),
                     after.is_none().into(),
-                    time::timestamp(began).into(),
-                    generation.into(),
+                    time::timestamp(*began).into(),
+                    (*generation).into(),
+                    time::timestamp(horizon).into(),
                 ],
             )?;
             Ok(())
@@ -164,17 +198,17 @@ impl Marks {
         self.leaves.values().any(|mark| mark.generation.is_none())
     }
 
-    /// Whether advancing the leaf to `cutoff` would move its watermark by more than `lag` microseconds, or be its
-    /// first full pass.
+    /// Whether advancing the leaf to `cutoff` would move its watermark by more than `lag` microseconds, be its
+    /// first full pass, or be done with what was reopened.
     pub fn lags(&self, leaf: &Leaf, cutoff: Instant, lag: i64) -> bool {
         let Some(mark) = self.leaves.get(&leaf.id) else {
             return false;
         };
         let reach = self.horizon.map_or(cutoff, |horizon| cutoff.min(horizon));
         mark.generation.is_some()
-            && mark
-                .after
-                .is_none_or(|after| reach.micros().saturating_sub(after.micros()) > lag)
+            && mark.after.as_ref().is_none_or(|after| {
+                after.looks_back() || reach.micros().saturating_sub(after.after.micros()) > lag
+            })
     }
 }
 

@@ -196,7 +196,7 @@ fn table(
     }
     xact::with_snapshot(|| {
         for leaf in &work.plan.leaves {
-            marks.advance(leaf, &work.plan.digest, cutoff)?;
+            marks.advance(leaf, &work.plan.mark, cutoff)?;
         }
         run::set_state(id, State::Done, None, None)
     })?;
@@ -258,7 +258,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
     };
     let marks = mark::load(
         &work.plan.leaves,
-        &work.plan.digest,
+        &work.plan.mark,
         work.watch.as_ref(),
         horizon,
         true,

@@ -4,33 +4,55 @@
 use std::collections::BTreeMap;
 
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::pg_sys;
+use pgrx::{JsonB, pg_sys};
 
-use crate::error::Result;
-use crate::pg::{sandbox, spi, time};
-use crate::policy::model::Schema;
+use crate::error::{Error, Result};
+use crate::pg::{inherit, sandbox, spi, time};
+use crate::policy::compile;
+use crate::policy::model::{RelId, Schema};
 use crate::policy::period::Instant;
+use crate::policy::reach::{Again, Window};
 
-/// Queues that rows of a relation, or of a table above or below it, may be due although sweeps have passed
-/// them: those that would have become due after `since`, or all for `None`. `cause` is a short stable code. For
-/// statements of anybody: the caller checks whether they may cause it.
-pub fn relation(relation: pg_sys::Oid, since: Option<Instant>, cause: &str) -> Result<()> {
-    let since = since.and_then(time::timestamp);
+/// Queues that rows may be due although sweeps have passed them: of the relation, and of tables above or below it,
+/// all rows; or, with the name of a column and a span of its values (`None`: none, or an infinite one), those rows
+/// of any table whose clock it is. `cause` is a short stable code. For statements of anybody: the caller checks
+/// whether they may cause it.
+pub fn relation(
+    relation: pg_sys::Oid,
+    clock: Option<(&str, Option<(Instant, Instant)>)>,
+    cause: &str,
+) -> Result<()> {
+    let (column, values) = clock.unzip();
+    let (from, until) = values.flatten().unzip();
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "INSERT INTO custodian.reopening (relation, since, cause)
-             VALUES ($1, coalesce($2, '-infinity'), $3)",
-            &[relation.into(), since.into(), cause.into()],
+            "INSERT INTO custodian.reopening (relation, clock, low, high, cause)
+             VALUES ($1, $2, $3, $4, $5)",
+            &[
+                relation.into(),
+                column.into(),
+                from.and_then(time::timestamp).into(),
+                until.and_then(time::timestamp).into(),
+                cause.into(),
+            ],
         )?;
         Ok(())
     })
 }
 
 struct Reopening {
-    relation: Option<u32>,
-    subject_kind: Option<String>,
-    /// `None`: everything.
-    since: Option<Instant>,
+    relation: RelId,
+    /// `None`: every row.
+    clock: Option<String>,
+    /// `None`: the clock has no value.
+    values: Option<(Instant, Instant)>,
+}
+
+/// What is to be looked at again in a leaf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Look {
+    Everything,
+    Windows(Vec<Window>),
 }
 
 /// Whether anything is queued. Assigns no transaction id.
@@ -45,60 +67,92 @@ pub fn pending() -> Result<bool> {
     })
 }
 
-/// Takes what is queued, and lowers the watermarks of the leaves it is about. A pass that began before does not
-/// raise them again: their generation has changed.
+/// Takes what is queued, and notes it beside the watermarks of the leaves it is about. A pass that began before does
+/// not take it for done: their generation has changed.
 pub fn apply(schema: &Schema) -> Result<()> {
     if !pending()? {
         return Ok(());
     }
     sandbox::as_extension_owner(|| {
         let queued = spi::write(
-            "DELETE FROM custodian.reopening
-             RETURNING relation, subject_kind, CASE WHEN isfinite(since) THEN since END",
+            "DELETE FROM custodian.reopening RETURNING relation, clock, low, high",
             &[],
             |row| {
+                let low = row.get::<TimestampWithTimeZone>(3)?.map(time::instant);
+                let high = row.get::<TimestampWithTimeZone>(4)?.map(time::instant);
                 Ok(Reopening {
-                    relation: row.get::<pg_sys::Oid>(1)?.map(pg_sys::Oid::to_u32),
-                    subject_kind: row.get(2)?,
-                    since: row.get::<TimestampWithTimeZone>(3)?.map(time::instant),
+                    relation: row.must::<pg_sys::Oid>(1)?.to_u32(),
+                    clock: row.get(2)?,
+                    values: low.zip(high),
                 })
             },
         )?;
-        for (leaf, since) in concerned(schema, &queued) {
-            lower(pg_sys::Oid::from(leaf), since)?;
+        for (leaf, look) in concerned(schema, &queued) {
+            let leaf = pg_sys::Oid::from(leaf);
+            match look {
+                Look::Everything => lower(leaf, None)?,
+                Look::Windows(windows) => note(leaf, |again| {
+                    for window in windows.iter().cloned() {
+                        again.add(window);
+                    }
+                })?,
+            }
         }
         Ok(())
     })
 }
 
-/// Each leaf concerned, with the earliest instant from which it is to be looked at again; `None` is everything.
-fn concerned(schema: &Schema, queued: &[Reopening]) -> BTreeMap<u32, Option<Instant>> {
-    let mut leaves: BTreeMap<u32, Option<Instant>> = BTreeMap::new();
-    let mut add = |leaf: u32, since: Option<Instant>| {
-        leaves
+/// Each leaf concerned, with what is to be looked at in it.
+fn concerned(schema: &Schema, queued: &[Reopening]) -> BTreeMap<RelId, Look> {
+    let mut leaves: BTreeMap<RelId, Look> = BTreeMap::new();
+    let mut add = |leaf: RelId, window: Option<Window>| {
+        let look = leaves
             .entry(leaf)
-            .and_modify(|known| *known = known.zip(since).map(|(known, since)| known.min(since)))
-            .or_insert(since);
-    };
-    for reopening in queued {
-        // A leaf that nothing governs at present keeps its watermark for when it is attached again.
-        if let Some(relation) = reopening.relation {
-            add(relation, reopening.since);
+            .or_insert_with(|| Look::Windows(Vec::new()));
+        match (look, window) {
+            (Look::Everything, _) => {}
+            (look, None) => *look = Look::Everything,
+            (Look::Windows(windows), Some(window)) => windows.push(window),
         }
+    };
+    let distant: Vec<(RelId, Vec<(RelId, String)>)> = schema
+        .tables
+        .values()
+        .map(|table| (table.id, compile::path::distant(schema, table)))
+        .collect();
+    for reopening in queued {
+        let window = |relation: RelId| {
+            let (from, until) = reopening
+                .values
+                .map_or((0, 0), |(from, until)| (from.micros(), until.micros()));
+            reopening.clock.as_ref().map(|column| Window {
+                relation,
+                column: column.clone(),
+                from,
+                until,
+                missing: reopening.values.is_none(),
+            })
+        };
+        // A leaf that nothing governs at present keeps its watermark for when it is attached again.
+        add(reopening.relation, window(reopening.relation));
         for table in schema.tables.values() {
-            let of_kind = reopening.subject_kind.is_some()
-                && table
-                    .tag
-                    .as_ref()
-                    .and_then(|tag| tag.subject.as_ref())
-                    .map(|subject| &subject.kind)
-                    == reopening.subject_kind.as_ref();
             for leaf in &table.leaves {
-                let within = reopening
-                    .relation
-                    .is_some_and(|relation| leaf.within.contains(&relation));
-                if of_kind || within {
-                    add(leaf.id, reopening.since);
+                if leaf.within.contains(&reopening.relation) {
+                    add(leaf.id, window(reopening.relation));
+                }
+            }
+        }
+        // And those whose rows read the column over foreign keys.
+        for (table, clocks) in &distant {
+            for (parent, column) in clocks {
+                let read = reopening.clock.as_ref() == Some(column)
+                    && schema
+                        .tables
+                        .get(parent)
+                        .is_some_and(|parent| parent.family.contains(&reopening.relation));
+                let leaves = schema.tables.get(table).filter(|_| read);
+                for leaf in leaves.iter().flat_map(|table| &table.leaves) {
+                    add(leaf.id, window(*parent));
                 }
             }
         }
@@ -119,27 +173,65 @@ pub fn lower(leaf: pg_sys::Oid, since: Option<Instant>) -> Result<()> {
     })
 }
 
+/// The same for every leaf at or below one of the relations: what became due at `since` or later is looked at again.
+pub fn trees(roots: &[pg_sys::Oid], since: Instant) -> Result<()> {
+    let before = Instant::from_micros(since.micros().saturating_sub(1));
+    for root in roots {
+        lower(*root, Some(before))?;
+        for below in inherit::descendants(*root) {
+            lower(below, Some(before))?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the rows looked at again that a hold kept back.
+pub fn released(leaf: pg_sys::Oid, hold: i64) -> Result<()> {
+    note(leaf, |again| again.release(hold))
+}
+
+/// Adds to what is looked at again in a leaf under each of its watermarks.
+fn note(leaf: pg_sys::Oid, change: impl Fn(&mut Again)) -> Result<()> {
+    sandbox::as_extension_owner(|| {
+        let known = spi::write(
+            "SELECT plan, again FROM custodian.watermark WHERE leaf = $1 FOR UPDATE",
+            &[leaf.into()],
+            |row| Ok((row.must::<String>(1)?, row.must::<JsonB>(2)?.0)),
+        )?;
+        for (plan, again) in known {
+            let Ok(mut again) = serde_json::from_value::<Again>(again) else {
+                return lower(leaf, None);
+            };
+            change(&mut again);
+            if again.is_too_much() {
+                return lower(leaf, None);
+            }
+            let again = serde_json::to_value(again).map_err(Error::internal)?;
+            spi::execute(
+                "UPDATE custodian.watermark SET again = $3, again_at = clock_timestamp(), generation = generation + 1
+                 WHERE leaf = $1 AND plan = $2",
+                &[leaf.into(), plan.into(), JsonB(again).into()],
+            )?;
+        }
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::fixture;
     use crate::policy::model::{Ident, Leaf, Table};
-    use crate::tag::grammar::{SubjectTag, TableTag};
+    use crate::tag::grammar::TableTag;
 
-    fn table(id: u32, leaves: &[u32], kind: Option<&str>) -> Table {
+    fn table(id: u32, leaves: &[u32]) -> Table {
         Table {
             id,
             ident: Ident::default(),
             owner: 10,
             columns: Vec::new(),
             primary_key: Vec::new(),
-            tag: Some(TableTag {
-                subject: kind.map(|kind| SubjectTag {
-                    kind: kind.to_owned(),
-                    key: Some(vec!["id".to_owned()]),
-                    via: None,
-                }),
-                ..TableTag::default()
-            }),
+            tag: Some(TableTag::default()),
             column_tags: BTreeMap::new(),
             leaves: leaves
                 .iter()
@@ -159,48 +251,78 @@ mod tests {
         }
     }
 
-    fn reopening(relation: Option<u32>, kind: Option<&str>, since: Option<i64>) -> Reopening {
+    fn reopening(relation: RelId, column: Option<&str>, at: i64) -> Reopening {
+        let at = Instant::from_micros(at);
         Reopening {
             relation,
-            subject_kind: kind.map(str::to_owned),
-            since: since.map(Instant::from_micros),
+            clock: column.map(str::to_owned),
+            values: Some((at, at)),
+        }
+    }
+
+    fn window(relation: RelId, column: &str, at: i64) -> Window {
+        Window {
+            relation,
+            column: column.to_owned(),
+            from: at,
+            until: at,
+            missing: false,
         }
     }
 
     #[test]
     fn a_reopening_reaches_its_leaves_and_no_others() {
         let mut schema = Schema::default();
-        for table in [
-            table(1, &[11, 12], Some("customer")),
-            table(2, &[2], Some("device")),
-            table(3, &[3], None),
-        ] {
+        for table in [table(1, &[11, 12]), table(2, &[2])] {
             schema.tables.insert(table.id, table);
         }
-        let at = |leaf: u32, since: Option<i64>| (leaf, since.map(Instant::from_micros));
-        let reached = |queued: &[Reopening]| -> Vec<(u32, Option<Instant>)> {
+        let reached = |queued: &[Reopening]| -> Vec<(RelId, Look)> {
             concerned(&schema, queued)
                 .into_iter()
                 .filter(|(leaf, _)| *leaf != 1)
                 .collect()
         };
+        let looks = |windows: Vec<Window>| Look::Windows(windows);
         assert_eq!(
-            reached(&[reopening(Some(1), None, Some(5))]),
-            [at(11, Some(5)), at(12, Some(5))]
+            reached(&[reopening(1, Some("at"), 5)]),
+            [
+                (11, looks(vec![window(1, "at", 5)])),
+                (12, looks(vec![window(1, "at", 5)]))
+            ]
         );
-        assert_eq!(
-            reached(&[reopening(None, Some("device"), None)]),
-            [at(2, None)]
-        );
-        // The earliest counts, and everything is earlier than any instant.
+        // Everything is more than any window.
         assert_eq!(
             reached(&[
-                reopening(Some(12), None, Some(5)),
-                reopening(Some(12), None, Some(3)),
-                reopening(Some(11), None, Some(3)),
-                reopening(Some(1), None, None),
+                reopening(12, Some("at"), 5),
+                reopening(12, None, 3),
+                reopening(11, Some("at"), 3),
+                reopening(12, Some("at"), 6),
             ]),
-            [at(11, None), at(12, None)]
+            [
+                (11, looks(vec![window(11, "at", 3)])),
+                (12, Look::Everything)
+            ]
         );
+    }
+
+    #[test]
+    fn the_clock_of_a_parent_reaches_the_rows_that_read_it() {
+        let customer = fixture::table(1, "s.customer", "{}", &[]);
+        let address = fixture::table(
+            2,
+            "s.address",
+            r#"{"clock":"address_customer_fkey.at"}"#,
+            &[("line", &fixture::tag(&["p.a"], r#""on_expiry":"set_null""#))],
+        );
+        let key = fixture::foreign_key("address_customer_fkey", &address, "id", &customer);
+        let other = fixture::table(3, "s.other", r#"{"clock":"at"}"#, &[]);
+        let schema = fixture::schema(vec![customer, address, other], vec![key]);
+        let at = |column: &str| concerned(&schema, &[reopening(1, Some(column), 5)]);
+        assert_eq!(
+            at("at").get(&2),
+            Some(&Look::Windows(vec![window(1, "at", 5)]))
+        );
+        assert_eq!(at("at").get(&3), None);
+        assert_eq!(at("other").get(&2), None);
     }
 }

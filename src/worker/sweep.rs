@@ -15,7 +15,7 @@ use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, heap, latch, report, spi, timeout, xact};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
-use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, SEGMENT, Step, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::fuse::Estimate;
@@ -148,7 +148,7 @@ enum Batched {
 struct Part {
     step: Step,
     leaf: Leaf,
-    after: Option<Instant>,
+    after: Option<Reach>,
     item: Item,
     /// The number of the run's item.
     number: i32,
@@ -188,7 +188,7 @@ impl Sweep {
         let horizon = transaction(mark::horizon)?;
         let marks = transaction(|| {
             let Work { plan, watch, .. } = &sweep.work;
-            mark::load(&plan.leaves, &plan.digest, watch.as_ref(), horizon, true)
+            mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, true)
         })?;
         let end = sweep.all(&marks)?;
         sweep.finish(end, &marks)
@@ -248,7 +248,7 @@ impl Sweep {
                 let part = Part {
                     step,
                     leaf: leaf.clone(),
-                    after: marks.after(leaf),
+                    after: marks.after(leaf).cloned(),
                     number: 0,
                     except: entries.iter().map(|entry| entry.tid).collect(),
                     item,
@@ -309,7 +309,7 @@ impl Sweep {
         let Part {
             step, leaf, after, ..
         } = part;
-        let statement = render::segments(plan, step, leaf, policy, self.run.cutoff, *after)
+        let statement = render::segments(plan, step, leaf, policy, self.run.cutoff, after.as_ref())
             .without(&part.except);
         transaction(|| {
             let params = spi::bind(&statement.params)?;
@@ -404,7 +404,7 @@ impl Sweep {
             step: part.step,
             leaf: &part.leaf,
             cutoff: self.run.cutoff,
-            after: part.after,
+            after: part.after.as_ref(),
             except: &part.except,
         };
         let number = part.number;
@@ -518,7 +518,7 @@ impl Sweep {
             ),
             End::Through => {
                 for leaf in self.work.plan.leaves.iter().filter(|_| !self.moving) {
-                    marks.advance(leaf, &self.work.plan.digest, self.run.cutoff)?;
+                    marks.advance(leaf, &self.work.plan.mark, self.run.cutoff)?;
                 }
                 if self.obstacles > 0 {
                     let reason = format!("{}{ROWS_LEFT}", self.obstacles);

@@ -2,6 +2,7 @@
 
 use crate::policy::model::{Clock, Group, Leaf, Plan, Policy, TypeClass};
 use crate::policy::period::{Instant, Period};
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, rewritten};
 
 /// A clock in the row, and how long after it nothing on it can be due.
@@ -41,7 +42,7 @@ fn power_below(seconds: i64) -> i64 {
 /// Whether a watermark narrows any statement of the plan.
 fn is_narrowed(plan: &Plan, policy: &Policy, leaf: &Leaf, now: Instant) -> bool {
     render::steps(plan).iter().any(|step| {
-        render::count(plan, step, leaf, policy, now, Some(now))
+        render::count(plan, step, leaf, policy, now, Some(&Reach::since(now)))
             != render::count(plan, step, leaf, policy, now, None)
     })
 }

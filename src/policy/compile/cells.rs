@@ -263,6 +263,7 @@ impl Compiler<'_> {
             covers.push(Cover {
                 purpose: purpose.clone(),
                 periods,
+                history: known.periods.clone(),
                 clock: clock.clone(),
                 collected: if bounded { collected.clone() } else { None },
                 ended_at: known.ended_at,

@@ -236,8 +236,16 @@ impl Compiler<'_> {
             declared: false,
             findings: context.findings,
             digest: String::new(),
+            mark: String::new(),
+            indexed: table
+                .columns
+                .iter()
+                .filter(|column| column.indexed)
+                .map(|column| column.ident.quoted.clone())
+                .collect(),
         };
         plan.digest = digest(&plan);
+        plan.mark = mark(&plan);
         plan
     }
 
@@ -328,14 +336,36 @@ fn note_erasures(groups: &mut [Group], subject: &SubjectKey, collected: Option<&
 
 /// SHA-256 over everything that decides what is due, and how it is disposed.
 fn digest(plan: &Plan) -> String {
-    let dependents: Vec<(&ForeignKey, bool, Option<&str>)> = plan
+    sha256(plan, &plan.groups, |plan| &plan.digest)
+}
+
+/// The same without the periods and ends of purposes and the suspensions of defences: whoever changes these
+/// reopens what they make due.
+fn mark(plan: &Plan) -> String {
+    let mut groups = plan.groups.clone();
+    for group in &mut groups {
+        for cover in &mut group.covers {
+            cover.periods.clear();
+            cover.history.clear();
+            cover.collected = None;
+            cover.ended_at = None;
+        }
+        for keep in &mut group.keeps {
+            keep.suspensions.clear();
+        }
+    }
+    sha256(plan, &groups, |plan| &plan.mark)
+}
+
+fn sha256(plan: &Plan, groups: &[Group], of: impl Fn(&Plan) -> &String) -> String {
+    let dependents: Vec<(&ForeignKey, bool, Option<&String>)> = plan
         .dependents
         .iter()
         .map(|dependent| {
             (
                 &dependent.foreign_key,
                 dependent.reflexive,
-                dependent.plan.as_ref().map(|plan| plan.digest.as_str()),
+                dependent.plan.as_deref().map(&of),
             )
         })
         .collect();
@@ -343,7 +373,8 @@ fn digest(plan: &Plan) -> String {
         "{:?}",
         (
             &plan.ident,
-            &plan.groups,
+            groups,
+            &plan.collected,
             plan.delete_rows,
             &plan.subject,
             dependents,

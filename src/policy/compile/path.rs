@@ -1,5 +1,6 @@
 //! Finds what a tag refers to: clocks, over foreign keys too, and the subject of a row. Pure.
 
+use crate::policy::compile::clock_texts;
 use crate::policy::model::{
     Clock, Column, ForeignKey, Hop, Ident, RelId, Schema, SubjectKey, Table, TypeClass,
 };
@@ -143,6 +144,14 @@ pub fn clock(
             at.ident.name
         )),
     }
+}
+
+/// The columns of other tables that clocks of the table read over foreign keys, each with the table that has it.
+pub fn distant(schema: &Schema, table: &Table) -> Vec<(RelId, String)> {
+    clock_texts(table)
+        .filter_map(|text| clock(schema, table, text, false).ok())
+        .filter_map(|clock| Some((clock.path.last()?.parent, clock.column.name)))
+        .collect()
 }
 
 fn columns(table: &Table, names: &[String]) -> std::result::Result<Vec<Ident>, String> {

@@ -16,7 +16,7 @@ fn no_longer(one: Period, other: Period) -> bool {
 pub fn counting(history: &[(Instant, Period)], collected: bool) -> (Vec<CoverPeriod>, bool) {
     let mut counting: Vec<CoverPeriod> = Vec::new();
     let mut lengthened = false;
-    for (at, (_, period)) in history.iter().enumerate() {
+    for (at, (since, period)) in history.iter().enumerate() {
         let later = &history[at + 1..];
         if later.iter().any(|(_, later)| no_longer(*later, *period)) {
             continue;
@@ -31,6 +31,7 @@ pub fn counting(history: &[(Instant, Period)], collected: bool) -> (Vec<CoverPer
         }
         counting.push(CoverPeriod {
             period: *period,
+            since: *since,
             collected_before: match later.first() {
                 Some((since, _)) if collected => Some(*since),
                 _ => None,

@@ -169,6 +169,7 @@ impl Compiler<'_> {
             ..Plan::default()
         };
         plan.digest = digest(&plan);
+        plan.mark = plan.digest.clone();
         Some(plan)
     }
 

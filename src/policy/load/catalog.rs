@@ -262,6 +262,7 @@ fn columns(
             referenced: flag(row, 14)?,
             in_check: flag(row, 15)?,
             in_partition_key: flag(row, 16)?,
+            indexed: flag(row, 17)?,
         });
     }
     Ok(columns)

@@ -61,6 +61,12 @@ WITH RECURSIVE pair AS (
     JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = p.partrelid AND d.objsubid = 0
                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.partrelid AND d.refobjsubid > 0
     WHERE p.partrelid IN (SELECT member FROM pair)
+), indexed_column AS (
+    SELECT DISTINCT i.indrelid AS member, i.indkey[0] AS attnum
+    FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_am m ON m.oid = c.relam AND m.amname = 'btree'
+    WHERE i.indisvalid AND i.indpred IS NULL AND i.indrelid IN (SELECT member FROM pair)
 )
 SELECT a.relation,
        a.attname,
@@ -78,7 +84,8 @@ SELECT a.relation,
        bool_or(f.attnum IS NOT NULL AND NOT f.bound),
        bool_or(coalesce(f.bound, false)),
        bool_or(c.attnum IS NOT NULL OR t.checked),
-       bool_or(p.attnum IS NOT NULL)
+       bool_or(p.attnum IS NOT NULL),
+       bool_or(i.attnum IS NOT NULL)
 FROM attribute a
 JOIN type t ON t.top = a.atttypid
 JOIN pg_type b ON b.oid = t.base
@@ -86,6 +93,7 @@ LEFT JOIN unique_column u ON u.member = a.member AND u.attnum = a.attnum
 LEFT JOIN foreign_column f ON f.member = a.member AND f.attnum = a.attnum
 LEFT JOIN checked_column c ON c.member = a.member AND c.attnum = a.attnum
 LEFT JOIN partition_column p ON p.member = a.member AND p.attnum = a.attnum
+LEFT JOIN indexed_column i ON i.member = a.member AND i.attnum = a.attnum
 GROUP BY a.relation, a.attname
 HAVING bool_or(a.member = a.relation)
 ORDER BY a.relation, max(a.attnum) FILTER (WHERE a.member = a.relation)

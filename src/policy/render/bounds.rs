@@ -1,11 +1,14 @@
 //! Plain comparisons of clocks and subjects that an index can serve, beside the exact conditions. Pure.
 
-use crate::policy::model::{Clock, Cover, Group, SubjectKey, TypeClass};
-use crate::policy::period::{Instant, Period};
-use crate::policy::render::condition::{FIRST, Scope, all, any, latest_start};
+use crate::policy::model::{Clock, Cover, Group, Hold, HoldScope, Plan, SubjectKey, TypeClass};
+use crate::policy::period::Instant;
+use crate::policy::reach::{Reach, Window};
+use crate::policy::render::condition::{Scope, all, any, latest_start};
+use crate::policy::render::events::{Event, events, last_start};
 use crate::policy::render::statement::Param;
+use crate::policy::render::{concerns, facts};
 
-/// For clocks of the row itself the latest value that a row which is past can have.
+/// For clocks of the row itself the latest value that a row which is due can have.
 type Bounds<'g> = Vec<(&'g Clock, Instant)>;
 
 fn own(clock: &Clock) -> bool {
@@ -14,7 +17,7 @@ fn own(clock: &Clock) -> bool {
 
 /// What withdrawals mean for a comparison of clocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Withdrawals {
+pub(super) enum Withdrawals {
     /// They can end a purpose by consent at any time.
     Anytime,
     /// Rows of subjects that made one are looked for beside it.
@@ -23,6 +26,14 @@ enum Withdrawals {
 
 fn live(cover: &Cover, cutoff: Instant) -> bool {
     cover.ended_at.is_none_or(|ended| ended > cutoff)
+}
+
+/// Adds a bound; of two on one clock the earlier one.
+fn bind<'g>(bounds: &mut Bounds<'g>, clock: &'g Clock, latest: Instant) {
+    match bounds.iter_mut().find(|(known, _)| *known == clock) {
+        Some((_, bound)) => *bound = latest.min(*bound),
+        None => bounds.push((clock, latest)),
+    }
 }
 
 /// What must hold of clocks for all purposes to have ended; `None` where they cannot have.
@@ -38,19 +49,16 @@ fn covers_ended(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Opt
             .iter()
             .filter_map(|entry| latest_start(cutoff, entry.period))
             .max()?;
-        if !own(&cover.clock) {
-            continue;
-        }
-        match bounds.iter_mut().find(|(clock, _)| *clock == &cover.clock) {
-            Some((_, bound)) => *bound = latest.min(*bound),
-            None => bounds.push((&cover.clock, latest)),
+        if own(&cover.clock) {
+            bind(&mut bounds, &cover.clock, latest);
         }
     }
     Some(bounds)
 }
 
-/// What must hold of clocks for the group to be past, in whichever way; `None` where it cannot be.
-fn past(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Bounds<'_>> {
+/// What must hold of clocks for the group to be past, in whichever way, and for nothing to keep it; `None` where that
+/// cannot be.
+fn free(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Bounds<'_>> {
     let limits = group.limits.iter().filter_map(|limit| {
         let latest = latest_start(cutoff, limit.period)?;
         Some(if own(&limit.clock) {
@@ -59,7 +67,7 @@ fn past(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Boun
             Vec::new()
         })
     });
-    covers_ended(group, cutoff, withdrawals)
+    let mut bounds = covers_ended(group, cutoff, withdrawals)
         .into_iter()
         .chain(limits)
         .reduce(|one, other| {
@@ -70,7 +78,14 @@ fn past(group: &Group, cutoff: Instant, withdrawals: Withdrawals) -> Option<Boun
                     Some((clock, bound.max(*beside)))
                 })
                 .collect()
-        })
+        })?;
+    for keep in &group.keeps {
+        let latest = last_start(cutoff, keep.period, &keep.suspensions)?;
+        if own(&keep.clock) {
+            bind(&mut bounds, &keep.clock, latest);
+        }
+    }
+    Some(bounds)
 }
 
 /// The values that can be compared with a column of the type, as their text forms; `None` for a type of which it is
@@ -98,12 +113,13 @@ fn is_uuid(text: &str) -> bool {
 
 impl Scope<'_> {
     /// Plain comparisons that an index can serve. They let through every row for which the exact condition holds,
-    /// as far as rows that became due after `after`, or by a withdrawal, are concerned.
+    /// as far as rows are concerned that `after` looks at, or that are due by a withdrawal.
     pub fn index_bounds(
         &mut self,
         row: &str,
+        plan: &Plan,
         groups: &[&Group],
-        after: Option<Instant>,
+        after: Option<&Reach>,
     ) -> Vec<String> {
         let mut erased = Vec::new();
         if groups.iter().any(|group| group.erasure.is_some()) {
@@ -132,16 +148,15 @@ impl Scope<'_> {
         after: Option<Instant>,
     ) -> Vec<String> {
         let Some(withdrawn) = self.withdrawn(row, groups) else {
-            return self.clock_bounds(row, groups, after, Withdrawals::Anytime);
+            return self.clock_bounds(row, plan, groups, after, Withdrawals::Anytime);
         };
-        let clocks = self.clock_bounds(row, groups, after, Withdrawals::Beside);
+        let clocks = self.clock_bounds(row, plan, groups, after, Withdrawals::Beside);
         if withdrawn.is_empty() || clocks.is_empty() {
             return clocks;
         }
-        let clocks = all(clocks);
-        vec![any(std::iter::once(clocks)
-            .filter(|clocks| clocks != "false")
-            .chain(withdrawn))]
+        let impossible = clocks.iter().any(|part| part == "false");
+        let clocks = (!impossible).then(|| all(clocks));
+        vec![any(clocks.into_iter().chain(withdrawn))]
     }
 
     /// The subject withdrew its consent to one of the groups' purposes: alternatives. `None` where that cannot be
@@ -240,82 +255,198 @@ impl Scope<'_> {
     fn clock_bounds(
         &mut self,
         row: &str,
+        plan: &Plan,
         groups: &[&Group],
-        after: Option<Instant>,
+        after: Option<&Reach>,
         withdrawals: Withdrawals,
     ) -> Vec<String> {
-        let mut bounds = Vec::new();
+        let mut latest: Bounds = Vec::new();
         for group in groups {
-            let Some(past) = past(group, self.cutoff, withdrawals) else {
+            let Some(free) = free(group, self.cutoff, withdrawals) else {
                 return vec!["false".to_owned()];
             };
-            for (clock, latest) in past {
-                let bound = self.bound(latest, clock.class);
-                let bound = format!("{row}.{} <= {bound}", clock.column.quoted);
-                if !bounds.contains(&bound) {
-                    bounds.push(bound);
-                }
+            for (clock, bound) in free {
+                bind(&mut latest, clock, bound);
             }
         }
+        let mut bounds: Vec<String> = Vec::new();
+        for (clock, latest) in &latest {
+            let bound = self.bound(*latest, clock.class);
+            bounds.push(format!("{row}.{} <= {bound}", clock.column.quoted));
+        }
         if let Some(after) = after
-            && let Some((clock, earliest)) = self.newly_due_since(groups, after, withdrawals)
+            && let Some(events) = events(groups, after.after, self.cutoff, withdrawals)
         {
-            let class: TypeClass = clock.class;
-            let column = clock.column.quoted.clone();
-            let bound = self.bound(earliest, class);
-            bounds.push(format!("{row}.{column} >= {bound}"));
+            let possible = |event: &&Event| {
+                let bound = latest.iter().find(|(clock, _)| *clock == event.clock);
+                event.missing
+                    || bound.is_none_or(|(_, latest)| event.from.is_none_or(|from| from <= *latest))
+            };
+            let events: Vec<&Event> = events.iter().filter(possible).collect();
+            let alone = events.len() <= 1 && !after.looks_back();
+            let mut alternatives: Vec<String> = events
+                .into_iter()
+                .map(|event| {
+                    let bound = latest.iter().find(|(clock, _)| *clock == event.clock);
+                    let until = event
+                        .until
+                        .filter(|until| bound.is_none_or(|(_, latest)| until < latest));
+                    self.event(row, plan, &Event { until, ..*event }, alone)
+                })
+                .collect();
+            alternatives.extend(self.reopened(row, plan, after));
+            if !alternatives.iter().any(|part| part == "true") {
+                bounds.push(any(alternatives));
+            }
         }
         bounds
     }
 
-    /// The earliest clock of a row that was not due at `after` and may be due now; `None` where one clock does
-    /// not decide alone.
-    fn newly_due_since<'g>(
-        &self,
-        groups: &[&'g Group],
-        after: Instant,
-        withdrawals: Withdrawals,
-    ) -> Option<(&'g Clock, Instant)> {
-        let mut clock: Option<&'g Clock> = None;
-        let mut earliest: Option<Instant> = None;
-        let mut add = |candidate: &'g Clock, period: Period| -> Option<()> {
-            if !own(candidate) || clock.is_some_and(|clock| clock != candidate) {
-                return None;
+    /// The clock has a value by which the event lies between the last pass and this one.
+    fn event(&mut self, row: &str, plan: &Plan, event: &Event, alone: bool) -> String {
+        let Event {
+            clock,
+            from,
+            until,
+            missing,
+        } = *event;
+        self.where_clock(row, plan, clock, alone, |scope, raw| {
+            let range = scope.between(raw, clock.class, from, until);
+            if missing {
+                any([range, unknown(raw)])
+            } else {
+                range
             }
-            clock = Some(candidate);
-            let start = after
-                .earliest_start(period)
-                .filter(|start| *start >= FIRST)?;
-            earliest = Some(earliest.map_or(start, |earliest: Instant| earliest.min(start)));
-            Some(())
+        })
+    }
+
+    /// The value lies between these, both included.
+    fn between(
+        &mut self,
+        raw: &str,
+        class: TypeClass,
+        from: Option<Instant>,
+        until: Option<Instant>,
+    ) -> String {
+        let from = from.map(|from| format!("{raw} >= {}", self.bound(from, class)));
+        let until = until.map(|until| format!("{raw} <= {}", self.bound(until, class)));
+        match (from, until) {
+            (None, None) => "true".to_owned(),
+            (from, until) => all(from.into_iter().chain(until)),
+        }
+    }
+
+    /// `condition` holds for the value of the clock. For one over foreign keys the rows that have such a value are looked
+    /// up first, and then those that refer to them, unless the condition stands `alone`, and the planner can choose.
+    fn where_clock(
+        &mut self,
+        row: &str,
+        plan: &Plan,
+        clock: &Clock,
+        alone: bool,
+        condition: impl FnOnce(&mut Self, &str) -> String,
+    ) -> String {
+        let Some((hop, rest)) = clock.path.split_first() else {
+            return condition(self, &format!("{row}.{}", clock.column.quoted));
         };
-        for group in groups {
-            for cover in &group.covers {
-                match cover.ended_at {
-                    Some(ended) if ended <= after => continue,
-                    Some(ended) if ended <= self.cutoff => return None,
-                    _ => {}
+        let plain = hop
+            .operators
+            .iter()
+            .all(|operator| operator == "OPERATOR(pg_catalog.=)");
+        if !plain {
+            return self.along(row, &clock.path, |scope, at| {
+                condition(scope, &format!("{at}.{}", clock.column.quoted))
+            });
+        }
+        let parent = self.alias();
+        let (items, joins, at) = self.walk(&parent, rest);
+        let condition = condition(self, &format!("{at}.{}", clock.column.quoted));
+        let source =
+            super::condition::from(&hop.parent_ident.quoted, hop.parent_partitioned, &parent);
+        let sources: Vec<String> = std::iter::once(source).chain(items).collect();
+        let conditions: Vec<String> = joins.into_iter().chain([condition]).collect();
+        let (sources, conditions) = (sources.join(", "), conditions.join(" AND "));
+        // Each column must have the value of such a row: for keys of several columns that lets more rows through.
+        all(hop
+            .columns
+            .iter()
+            .zip(&hop.parent_columns)
+            .map(|(column, target)| {
+                let rows = format!(
+                    "SELECT {parent}.{} FROM {sources} WHERE {conditions}",
+                    target.quoted
+                );
+                let rows = if !alone && plan.indexed.contains(&column.quoted) {
+                    format!("ARRAY({rows})")
+                } else {
+                    rows
+                };
+                format!(
+                    "{row}.{} OPERATOR(pg_catalog.=) ANY ({rows})",
+                    column.quoted
+                )
+            }))
+    }
+
+    /// What was reopened behind the last pass: alternatives, one of them `true` for every row.
+    fn reopened(&mut self, row: &str, plan: &Plan, after: &Reach) -> Vec<String> {
+        let mut alternatives = Vec::new();
+        for window in &after.windows {
+            for clock in facts::clocks(plan) {
+                let of_clock = window.column == clock.column.name
+                    && match clock.path.last() {
+                        None => plan.family.contains(&window.relation),
+                        Some(last) => last.parent == window.relation,
+                    };
+                if of_clock {
+                    alternatives.push(self.window(row, plan, clock, window));
                 }
-                if cover.consent.is_some() && withdrawals == Withdrawals::Anytime {
-                    return None;
-                }
-                for entry in &cover.periods {
-                    add(&cover.clock, entry.period)?;
-                }
-            }
-            for limit in &group.limits {
-                add(&limit.clock, limit.period)?;
-            }
-            for keep in &group.keeps {
-                // A suspension moves the end by as much as it lasted.
-                if !keep.suspensions.is_empty() {
-                    return None;
-                }
-                add(&keep.clock, keep.period)?;
             }
         }
-        Some((clock?, earliest?))
+        for hold in &after.released {
+            if concerns(hold, plan, None) {
+                alternatives.push(self.was_held(row, plan, hold));
+            }
+        }
+        alternatives
     }
+
+    fn window(&mut self, row: &str, plan: &Plan, clock: &Clock, window: &Window) -> String {
+        let (from, until) = (
+            Instant::from_micros(window.from),
+            Instant::from_micros(window.until),
+        );
+        self.where_clock(row, plan, clock, false, |scope, raw| {
+            if window.missing {
+                unknown(raw)
+            } else {
+                scope.between(raw, clock.class, Some(from), Some(until))
+            }
+        })
+    }
+
+    /// The row lay under a hold that was released: by the subject's key where an index can serve that.
+    fn was_held(&mut self, row: &str, plan: &Plan, hold: &Hold) -> String {
+        if let (HoldScope::Subject { key, .. }, Some(subject)) = (&hold.scope, &plan.subject)
+            && let ([], [column], [base], [key]) = (
+                subject.path.as_slice(),
+                subject.columns.as_slice(),
+                subject.bases.as_slice(),
+                key.as_slice(),
+            )
+            && let Some((keys, cast)) = comparable(base, vec![key.clone()])
+            && !keys.is_empty()
+        {
+            let keys = self.binder.bind(Param::TextArray(keys));
+            return format!("{row}.{} = ANY ({keys}{cast})", column.quoted);
+        }
+        self.held_by(row, plan, &[hold])
+    }
+}
+
+/// A clock that has not begun to run.
+fn unknown(raw: &str) -> String {
+    format!("({raw} IS NULL OR {raw} IN ('infinity', '-infinity'))")
 }
 
 #[cfg(test)]
@@ -355,7 +486,8 @@ mod tests {
         let (plan, policy) = by_consent(base, withdrawn);
         let groups: Vec<&Group> = plan.groups.iter().collect();
         let mut scope = Scope::new(&policy, at("2024-01-01T00:00:00Z"));
-        let bounds = scope.index_bounds("r", &groups, after.map(at));
+        let after = after.map(|after| Reach::since(at(after)));
+        let bounds = scope.index_bounds("r", &plan, &groups, after.as_ref());
         let statement = scope.binder.finish(bounds.join(" AND "));
         (statement.sql, statement.params)
     }

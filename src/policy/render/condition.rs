@@ -89,7 +89,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The relations that `path` leads through from `row` with their join conditions, and the last one's alias.
-    fn walk(&mut self, row: &str, path: &[Hop]) -> (Vec<String>, Vec<String>, String) {
+    pub(super) fn walk(&mut self, row: &str, path: &[Hop]) -> (Vec<String>, Vec<String>, String) {
         let mut items = Vec::new();
         let mut joins = Vec::new();
         let mut at = row.to_owned();
@@ -249,6 +249,7 @@ impl<'a> Scope<'a> {
         for CoverPeriod {
             period,
             collected_before,
+            ..
         } in &cover.periods
         {
             let run_out = self.run_out(row, &cover.clock, *period);

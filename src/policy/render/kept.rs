@@ -90,7 +90,7 @@ impl<'a> Writer<'a> {
     fn cells(&mut self, group: &'a Group) {
         let columns = names(rewritten(group));
         let base = |scope: &mut Scope<'a>| {
-            let mut parts = scope.index_bounds(ROW, &[group], None);
+            let mut parts = scope.index_bounds(ROW, self.plan, &[group], None);
             parts.push(scope.past(ROW, group));
             parts.push(any_undisposed(scope, group));
             parts
@@ -125,7 +125,7 @@ impl<'a> Writer<'a> {
         let (plan, leaf) = (self.plan, self.leaf);
         let base = |scope: &mut Scope<'a>| {
             let groups: Vec<&Group> = plan.groups.iter().collect();
-            let mut parts = scope.index_bounds(ROW, &groups, None);
+            let mut parts = scope.index_bounds(ROW, self.plan, &groups, None);
             parts.push(scope.row_past(ROW, plan));
             parts
         };

@@ -7,6 +7,7 @@ mod bounds;
 mod circle;
 pub mod condition;
 pub mod erasure;
+mod events;
 pub mod facts;
 pub mod kept;
 pub mod sample;
@@ -15,6 +16,7 @@ pub mod statement;
 use crate::anonymize::sql;
 use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
 use condition::{Scope, all, any, not};
 pub use statement::{Param, Statement, Tid};
 
@@ -145,13 +147,13 @@ fn any_undisposed(scope: &mut Scope, group: &Group) -> String {
 }
 
 /// The rows of the leaf that the step is for.
-fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<Instant>) -> String {
+fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<&Reach>) -> String {
     match step {
         Step::Cells { group } => {
             let Some(group) = plan.groups.get(group) else {
                 return "false".to_owned();
             };
-            let mut parts = scope.index_bounds(ROW, &[group], after);
+            let mut parts = scope.index_bounds(ROW, plan, &[group], after);
             if scope.policy.erasing.is_some() {
                 parts.push(scope.erased(ROW, plan));
             }
@@ -169,7 +171,7 @@ fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<In
             let groups: Vec<&Group> = plan.groups.iter().collect();
             // A row that its dependents kept is due as soon as they are gone, whatever its clock.
             let after = after.filter(|_| plan.dependents.is_empty() && plan.circle.is_empty());
-            let mut parts = scope.index_bounds(ROW, &groups, after);
+            let mut parts = scope.index_bounds(ROW, plan, &groups, after);
             parts.push(scope.row_due(ROW, plan, Some(leaf)));
             all(parts)
         }
@@ -178,14 +180,14 @@ fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<In
 
 /// `SELECT count(*)` of the rows of `leaf` that the step is for at `cutoff`. Rows that are due for deletion are
 /// not counted among those whose cells are rewritten. `after` says up to which cutoff the leaf was swept: it
-/// narrows the scan to rows that can have become due since, as far as their clock tells.
+/// narrows the scan to rows that can have become due since, and to what was reopened.
 pub fn count(
     plan: &Plan,
     step: &Step,
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
-    after: Option<Instant>,
+    after: Option<&Reach>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     let condition = due(&mut scope, plan, *step, leaf, after);
@@ -219,7 +221,7 @@ pub fn batch(
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
-    after: Option<Instant>,
+    after: Option<&Reach>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
@@ -270,7 +272,7 @@ pub fn rest(
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
-    after: Option<Instant>,
+    after: Option<&Reach>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
@@ -293,7 +295,7 @@ pub fn places(
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
-    after: Option<Instant>,
+    after: Option<&Reach>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
@@ -314,7 +316,7 @@ pub fn segments(
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
-    after: Option<Instant>,
+    after: Option<&Reach>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     let condition = due(&mut scope, plan, *step, leaf, after);

@@ -10,6 +10,7 @@ use crate::pg::error_names::Names;
 use crate::pg::spi;
 use crate::pg::subxact::Caught;
 use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, Tid};
 use crate::worker::work::Work;
 use crate::worker::{quarantine, reopen, run};
@@ -71,7 +72,7 @@ impl Sweep {
                     .collect()
             });
         for tid in rows {
-            match self.single(part, part.after, tid)? {
+            match self.single(part, part.after.clone(), tid)? {
                 Single::Left if self.obstacles > MOST_OBSTACLES => return Ok(End::GaveUp),
                 Single::End(end) => return Ok(end),
                 _ => {}
@@ -103,7 +104,7 @@ impl Sweep {
             &part.leaf,
             policy,
             self.run.cutoff,
-            part.after,
+            part.after.as_ref(),
         )
         .with_blocks(blocks.start, blocks.end)
         .without(&part.except);
@@ -119,7 +120,7 @@ impl Sweep {
     fn single(
         &mut self,
         part: &mut Part,
-        after: Option<crate::policy::period::Instant>,
+        after: Option<Reach>,
         tid: Tid,
     ) -> std::result::Result<Single, Caught> {
         let mut retries = 0;
