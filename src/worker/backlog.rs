@@ -48,7 +48,11 @@ fn due_at(work: &Work, at: Instant) -> Result<bool> {
 
 /// The moment of the last pass over the leaf that was looked at longest ago, where each was swept not long ago.
 fn last_pass(work: &Work, marks: &Marks, now: Instant) -> Option<Instant> {
-    let passes = work.plan.leaves.iter().map(|leaf| marks.after(leaf));
+    // What was reopened lies behind them.
+    let passes = work.plan.leaves.iter().map(|leaf| {
+        let reach = marks.after(leaf)?;
+        (!reach.looks_back()).then_some(reach.after)
+    });
     let first = passes.min().flatten()?;
     (now.micros().saturating_sub(first.micros()) <= RECENT).then_some(first)
 }

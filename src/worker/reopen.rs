@@ -112,7 +112,11 @@ fn concerned(schema: &Schema, queued: &[Reopening]) -> BTreeMap<RelId, Look> {
         match (look, window) {
             (Look::Everything, _) => {}
             (look, None) => *look = Look::Everything,
-            (Look::Windows(windows), Some(window)) => windows.push(window),
+            (Look::Windows(windows), Some(window)) => {
+                if !windows.contains(&window) {
+                    windows.push(window);
+                }
+            }
         }
     };
     let distant: Vec<(RelId, Vec<(RelId, String)>)> = schema
@@ -307,7 +311,7 @@ mod tests {
 
     #[test]
     fn the_clock_of_a_parent_reaches_the_rows_that_read_it() {
-        let customer = fixture::table(1, "s.customer", "{}", &[]);
+        let customer = fixture::table(1, "s.customer", r#"{"clock":"at"}"#, &[]);
         let address = fixture::table(
             2,
             "s.address",
