@@ -125,38 +125,29 @@ impl Scope<'_> {
         if groups.iter().any(|group| group.erasure.is_some()) {
             // An erasure is no matter of time: what it concerns was erased when it was made. Rows that came later
             // are found by the passes that look at everything.
-            let Some(newly) = after.and_then(|after| self.newly_free(row, groups, after)) else {
+            let Some(newly) = after.and_then(|after| self.newly_free(row, plan, groups, after))
+            else {
                 return Vec::new();
             };
             erased = newly;
         }
-        let timely = self.timely_bounds(row, groups, after);
-        if erased.is_empty() || timely.is_empty() {
-            return timely;
-        }
-        let timely = all(timely);
-        vec![any(std::iter::once(timely)
-            .filter(|timely| timely != "false")
-            .chain(erased))]
+        let timely = self.timely_bounds(row, plan, groups, after);
+        or(timely, erased)
     }
 
     /// The same without regard to erasures.
     fn timely_bounds(
         &mut self,
         row: &str,
+        plan: &Plan,
         groups: &[&Group],
-        after: Option<Instant>,
+        after: Option<&Reach>,
     ) -> Vec<String> {
         let Some(withdrawn) = self.withdrawn(row, groups) else {
             return self.clock_bounds(row, plan, groups, after, Withdrawals::Anytime);
         };
         let clocks = self.clock_bounds(row, plan, groups, after, Withdrawals::Beside);
-        if withdrawn.is_empty() || clocks.is_empty() {
-            return clocks;
-        }
-        let impossible = clocks.iter().any(|part| part == "false");
-        let clocks = (!impossible).then(|| all(clocks));
-        vec![any(clocks.into_iter().chain(withdrawn))]
+        or(clocks, withdrawn)
     }
 
     /// The subject withdrew its consent to one of the groups' purposes: alternatives. `None` where that cannot be
@@ -206,50 +197,24 @@ impl Scope<'_> {
         Some(alternatives)
     }
 
-    /// Rows of erased subjects that something else than the purposes an erasure ends may have kept until `after`, and
-    /// no more: alternatives. `None` where clocks do not say.
-    fn newly_free(&mut self, row: &str, groups: &[&Group], after: Instant) -> Option<Vec<String>> {
-        let mut keeping: Vec<(&Clock, Period)> = Vec::new();
-        for group in groups {
-            for cover in group.covers.iter().filter(|cover| !cover.ends_on_erasure) {
-                match cover.ended_at {
-                    Some(ended) if ended <= after => continue,
-                    Some(ended) if ended <= self.cutoff => return None,
-                    _ => {}
-                }
-                let periods = cover.periods.iter().map(|entry| entry.period);
-                keeping.extend(periods.map(|period| (&cover.clock, period)));
-            }
-            for keep in &group.keeps {
-                // A suspension moves the end by as much as it lasted.
-                if !keep.suspensions.is_empty() {
-                    return None;
-                }
-                keeping.push((&keep.clock, keep.period));
-            }
-            for limit in &group.limits {
-                keeping.push((&limit.clock, limit.period));
-            }
-        }
-        let mut alternatives = Vec::new();
-        for (clock, period) in keeping {
-            if !own(clock) {
-                return None;
-            }
-            let Some(latest) = latest_start(self.cutoff, period) else {
-                continue;
-            };
-            let earliest = after
-                .earliest_start(period)
-                .filter(|start| *start >= FIRST)?;
-            let earliest = self.bound(earliest, clock.class);
-            let latest = self.bound(latest, clock.class);
-            let column = &clock.column.quoted;
-            alternatives.push(format!(
-                "({row}.{column} >= {earliest} AND {row}.{column} <= {latest})"
-            ));
-        }
-        Some(alternatives)
+    /// Rows of erased subjects that something else than the purposes an erasure ends may have kept until the last pass,
+    /// or that were reopened: alternatives. `None` where clocks do not say.
+    fn newly_free(
+        &mut self,
+        row: &str,
+        plan: &Plan,
+        groups: &[&Group],
+        after: &Reach,
+    ) -> Option<Vec<String>> {
+        let required = |cover: &Cover| !cover.ends_on_erasure;
+        let beside = Withdrawals::Beside;
+        let events = events(groups, required, after.after, self.cutoff, beside)?;
+        let mut alternatives: Vec<String> = events
+            .iter()
+            .map(|event| self.event(row, plan, event, false))
+            .collect();
+        alternatives.extend(self.reopened(row, plan, after));
+        (!alternatives.iter().any(|part| part == "true")).then_some(alternatives)
     }
 
     fn clock_bounds(
@@ -275,7 +240,7 @@ impl Scope<'_> {
             bounds.push(format!("{row}.{} <= {bound}", clock.column.quoted));
         }
         if let Some(after) = after
-            && let Some(events) = events(groups, after.after, self.cutoff, withdrawals)
+            && let Some(events) = events(groups, |_| true, after.after, self.cutoff, withdrawals)
         {
             let possible = |event: &&Event| {
                 let bound = latest.iter().find(|(clock, _)| *clock == event.clock);
@@ -442,6 +407,16 @@ impl Scope<'_> {
         }
         self.held_by(row, plan, &[hold])
     }
+}
+
+/// All of `bounds`, or one of the alternatives; no alternatives are none beside the bounds.
+fn or(bounds: Vec<String>, alternatives: Vec<String>) -> Vec<String> {
+    if alternatives.is_empty() || bounds.is_empty() {
+        return bounds;
+    }
+    let impossible = bounds.iter().any(|part| part == "false");
+    let bounds = (!impossible).then(|| all(bounds));
+    vec![any(bounds.into_iter().chain(alternatives))]
 }
 
 /// A clock that has not begun to run.

@@ -19,9 +19,10 @@ pub(super) struct Event<'g> {
     pub missing: bool,
 }
 
-/// The events of the groups between two cutoffs; `None` where they cannot be told by clocks.
+/// The events of the groups between two cutoffs, of the purposes that count; `None` where they cannot be told by clocks.
 pub(super) fn events<'g>(
     groups: &[&'g Group],
+    counts: impl Fn(&Cover) -> bool,
     after: Instant,
     cutoff: Instant,
     withdrawals: Withdrawals,
@@ -33,7 +34,7 @@ pub(super) fn events<'g>(
         }
     };
     for group in groups {
-        for cover in &group.covers {
+        for cover in group.covers.iter().filter(|cover| counts(cover)) {
             if cover.ended_at.is_some_and(|ended| ended <= after) {
                 continue;
             }
@@ -190,7 +191,8 @@ mod tests {
         let plan = compile(&schema(vec![table], vec![]), &policy, 1);
         let groups: Vec<&Group> = plan.groups.iter().collect();
         let cutoff = at("2024-03-01T00:00:00Z");
-        let found = events(&groups, after, cutoff, Withdrawals::Anytime).expect("clocks tell");
+        let found =
+            events(&groups, |_| true, after, cutoff, Withdrawals::Anytime).expect("clocks tell");
         let [event] = found.as_slice() else {
             panic!("{found:?}")
         };
