@@ -177,6 +177,7 @@ CREATE TABLE custodian.run_item (
     reason   text NOT NULL,
     planned  bigint NOT NULL,
     done     bigint NOT NULL DEFAULT 0,
+    way      text,
     PRIMARY KEY (run_id, item)
 );
 

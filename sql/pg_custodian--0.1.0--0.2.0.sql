@@ -1045,6 +1045,8 @@ ALTER TABLE custodian.run
     ADD COLUMN blocks_total bigint,
     ADD COLUMN day date,
     ADD COLUMN rows_of_day bigint NOT NULL DEFAULT 0;
+    ADD COLUMN blocks_total bigint;
+ALTER TABLE custodian.run_item ADD COLUMN way text;
 
 CREATE OR REPLACE VIEW custodian.runs AS
 SELECT r.run_id,
@@ -1067,8 +1069,14 @@ SELECT r.run_id,
        r.approved_at,
        r.approval_reason,
        r.wal_bytes,
-       r.waited
+       r.waited,
+       (SELECT pg_catalog.string_agg(i.way, E'\n' ORDER BY i.item) FROM custodian.run_item i WHERE i.run_id = r.run_id) AS way
 FROM custodian.run r;
+
+CREATE OR REPLACE VIEW custodian.run_items AS
+SELECT i.run_id, i.item, i.leaf, i.columns, i.action, i.reason, i.planned, i.done, i.way
+FROM custodian.run_item i;
+COMMENT ON VIEW custodian.run_items IS 'what a run does on one leaf: rows planned and rows done, and which way it goes over the leaf, and why';
 
 CREATE VIEW custodian.progress AS
 SELECT r.run_id,

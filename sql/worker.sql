@@ -21,14 +21,15 @@ SELECT r.run_id,
        r.approved_at,
        r.approval_reason,
        r.wal_bytes,
-       r.waited
+       r.waited,
+       (SELECT pg_catalog.string_agg(i.way, E'\n' ORDER BY i.item) FROM custodian.run_item i WHERE i.run_id = r.run_id) AS way
 FROM custodian.run r;
 COMMENT ON VIEW custodian.runs IS 'sweeps of one table each: observed, waiting for approval, running, done; relation is NULL when the table is gone';
 
 CREATE VIEW custodian.run_items AS
-SELECT i.run_id, i.item, i.leaf, i.columns, i.action, i.reason, i.planned, i.done
+SELECT i.run_id, i.item, i.leaf, i.columns, i.action, i.reason, i.planned, i.done, i.way
 FROM custodian.run_item i;
-COMMENT ON VIEW custodian.run_items IS 'what a run does on one leaf: rows planned and rows done';
+COMMENT ON VIEW custodian.run_items IS 'what a run does on one leaf: rows planned and rows done, and which way it goes over the leaf, and why';
 
 -- Triggers of the extension call it for rows that are written with a clock in the past; to fire they need no EXECUTE
 -- privilege.

@@ -28,7 +28,7 @@ fn table(rows: u64, place: Place, fillfactor: u32) -> String {
          INSERT INTO customer
          SELECT n, 'user' || n || '@example.com', '+8613' || lpad(n::text, 9, '0'), 'city ' || n % 300, repeat('x', 60), n % 100,
                 now() - interval '1 hour' * ((n * 31) % 4000) - CASE WHEN {expired} THEN interval '250 days' ELSE '0' END
-         FROM generate_series(1, {rows}) n;
+         FROM generate_series(1::bigint, {rows}) n;
          ALTER TABLE customer ADD PRIMARY KEY (id);
          CREATE INDEX ON customer (seen);
          CREATE INDEX ON customer (city);

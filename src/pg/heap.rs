@@ -34,6 +34,26 @@ pub fn blocks(relation: pg_sys::Oid) -> Result<u32> {
     }
 }
 
+/// Whether the relation has rules or triggers that a user made: code that can have a statement do something else.
+/// Under a lock that keeps them as they are.
+pub fn has_own_code(relation: pg_sys::Oid) -> bool {
+    // SAFETY: the relation is opened under a lock and closed again; its trigger descriptor is NULL or holds as many
+    // triggers as it says, and stays while it is open.
+    unsafe {
+        let opened = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        if opened.is_null() {
+            return false;
+        }
+        let rules = !(*opened).rd_rules.is_null();
+        let triggers = (*opened).trigdesc.as_ref().is_some_and(|descriptor| {
+            (0..usize::try_from(descriptor.numtriggers).unwrap_or(0))
+                .any(|at| !(*descriptor.triggers.add(at)).tgisinternal)
+        });
+        pg_sys::relation_close(opened, pg_sys::AccessShareLock as i32);
+        rules || triggers
+    }
+}
+
 /// Releases the session-level advisory locks of this backend: those that a table's trigger took would
 /// survive the transaction.
 pub fn release_session_advisory_locks() {

@@ -6,6 +6,7 @@ pub mod bgworker;
 pub mod catalog;
 pub mod check;
 pub mod clock;
+pub mod clock_index;
 pub mod database;
 pub mod database_label;
 pub mod error_names;

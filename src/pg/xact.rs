@@ -105,6 +105,37 @@ pub fn wal_written() -> u64 {
     unsafe { pg_sys::pgWalUsage.wal_bytes }
 }
 
+/// Has the commit of the current transaction return before its WAL is on disk.
+pub fn commit_asynchronously() {
+    // SAFETY: both strings are NUL-terminated; the setting is taken back when the transaction has ended.
+    unsafe {
+        pg_sys::set_config_option(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Where the WAL of the last commit of this process ends; 0 before the first.
+pub fn last_commit() -> u64 {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::XactLastCommitEnd }
+}
+
+/// Waits until WAL up to `position` is on disk.
+pub fn flush_wal(position: u64) {
+    if position != 0 {
+        // SAFETY: a position that this process has written.
+        unsafe { pg_sys::XLogFlush(position) };
+    }
+}
+
 /// The server's clock in its microseconds since 2000-01-01, never moved.
 pub fn server_now() -> i64 {
     // SAFETY: reads the system clock.

@@ -13,7 +13,7 @@ use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
-use crate::policy::render::{self, Step, Tid};
+use crate::policy::render::{self, Statement, Step, Tid};
 use crate::worker::late;
 use crate::worker::work::{self, Work};
 
@@ -63,6 +63,15 @@ fn fits(target: &Target) -> Result<bool> {
 /// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller
 /// catches them, and keeps no more than their SQLSTATE. `locked` is set once the locks were had.
 pub fn dispose(target: &Target, range: Range<Tid>, locked: &Cell<bool>) -> Result<Outcome> {
+    dispose_ranges(target, &[range], locked)
+}
+
+/// The same for several ranges.
+pub fn dispose_ranges(
+    target: &Target,
+    ranges: &[Range<Tid>],
+    locked: &Cell<bool>,
+) -> Result<Outcome> {
     let Target {
         work,
         step,
@@ -81,19 +90,32 @@ pub fn dispose(target: &Target, range: Range<Tid>, locked: &Cell<bool>) -> Resul
         }
         // A deferred trigger may not fire in a restricted operation, and must not fire after it.
         spi::execute("SET CONSTRAINTS ALL IMMEDIATE", &[])?;
-        let batch = render::batch(&work.plan, step, leaf, &work.policy, *cutoff, *after)
-            .within(range.start, range.end)
-            .without(except);
-        let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after)
-            .within(range.start, range.end)
-            .without(except);
+        let batch = render::batch(&work.plan, step, leaf, &work.policy, *cutoff, *after);
+        let within = |statement: &Statement, range: &Range<Tid>| {
+            statement.within(range.start, range.end).without(except)
+        };
         key::with_key(&work.plan, For::Making, || {
             let rows = late::while_sweeping(leaf, || {
-                as_leaf_owner(&work.plan, leaf, || spi::run(&batch))
+                as_leaf_owner(&work.plan, leaf, || {
+                    let mut rows: u64 = 0;
+                    for range in ranges {
+                        rows += spi::run(&within(&batch, range))?;
+                    }
+                    Ok(rows)
+                })
             })?;
-            // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
-            // and so what the names and operators of the second statement mean.
-            let left = as_leaf_owner(&work.plan, leaf, || spi::count_fresh(&rest))?;
+            let mut left: i64 = 0;
+            // Without code of its own nothing in the table can have swallowed the statement.
+            if heap::has_own_code(pg_sys::Oid::from(leaf.id)) {
+                let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after);
+                // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
+                // and so what the names and operators of the second statement mean.
+                left = as_leaf_owner(&work.plan, leaf, || {
+                    ranges.iter().try_fold(0, |left, range| {
+                        Ok(left + spi::count_fresh(&within(&rest, range))?)
+                    })
+                })?;
+            }
             Ok(Outcome::Done {
                 rows: i64::try_from(rows).unwrap_or(i64::MAX),
                 left,

@@ -290,20 +290,36 @@ pub fn begin(id: i64) -> Result<()> {
     })
 }
 
-/// Counts what a batch has done, in the batch's own transaction.
-pub fn progress(id: i64, item: i32, rows: i64) -> Result<()> {
+/// Counts what a batch has done, in the batch's own transaction, and gives the rows that the run has disposed of
+/// altogether. Batches of several workers count one after the other, each after the commit of the one before.
+pub fn progress(id: i64, item: i32, rows: i64) -> Result<i64> {
     sandbox::as_extension_owner(|| {
         spi::execute(
             "UPDATE custodian.run_item SET done = done + $3 WHERE run_id = $1 AND item = $2",
             &[id.into(), item.into(), rows.into()],
         )?;
-        spi::execute(
+        let done = spi::write(
             "UPDATE custodian.run
              SET rows_done = rows_done + $2, batches = batches + 1, day = today,
                  rows_of_day = CASE WHEN day = today THEN rows_of_day ELSE 0 END + $2
              FROM (SELECT (pg_catalog.clock_timestamp() AT TIME ZONE 'UTC')::date AS today) clock
-             WHERE run_id = $1",
+             WHERE run_id = $1
+             RETURNING rows_done",
             &[id.into(), rows.into()],
+            |row| row.must::<i64>(1),
+        )?;
+        done.first()
+            .copied()
+            .ok_or_else(|| Error::internal("a run that is being executed is gone"))
+    })
+}
+
+/// Notes which way a run goes over the leaf of an item, and why.
+pub fn note_way(id: i64, item: i32, way: &str) -> Result<()> {
+    sandbox::as_extension_owner(|| {
+        spi::execute(
+            "UPDATE custodian.run_item SET way = $3 WHERE run_id = $1 AND item = $2",
+            &[id.into(), item.into(), way.into()],
         )?;
         Ok(())
     })

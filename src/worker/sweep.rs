@@ -1,23 +1,18 @@
 //! The sweep: executes one run, in batches, each a transaction of its own.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::time::{Duration, Instant as Moment};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::guc;
-use crate::pg::error_names::{self, Names};
+use crate::pg::error_names::Names;
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, heap, latch, report, spi, timeout, xact};
-use crate::policy::foreign_code::as_leaf_owner;
+use crate::pg::{bgworker, latch, report, timeout, xact};
 use crate::policy::model::Leaf;
 use crate::policy::reach::Reach;
-use crate::policy::render::{self, SEGMENT, Step, Tid};
-use crate::worker::batch::{self, Outcome, Target};
+use crate::policy::render::{self, Step, Tid};
 use crate::worker::fuse::Estimate;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
@@ -29,7 +24,9 @@ use crate::worker::{pause as pauses, shmem};
 
 mod isolate;
 mod meter;
+mod pass;
 mod throttle;
+mod way;
 
 use throttle::Throttle;
 
@@ -47,6 +44,12 @@ const MOST_OBSTACLES: u32 = 256;
 
 /// How often the rows of one step in one leaf are looked for: rows may move while the sweep passes.
 const PASSES: u32 = 3;
+
+/// A leaf of up to this many blocks, 32 MB, is looked at again behind the sweep.
+const SMALL: u32 = 4096;
+
+/// So is a larger one where an index leads to what was due, and that was no more than this many rows.
+const LOOKED_AT_AGAIN: i64 = 10_000;
 
 /// Rows were still due after a batch that raised no error: a trigger or a rule swallowed it.
 pub const SWALLOWED: &str = "09000";
@@ -161,8 +164,13 @@ struct Sweep {
     work: Work,
     /// Rows the run may dispose altogether.
     limit: i64,
-    done: i64,
+    /// Rows that this process has disposed of.
+    disposed: i64,
     obstacles: u32,
+    /// Leaves that were not looked at again behind the sweep: no watermark is set for them.
+    unseen: BTreeSet<u32>,
+    /// Where the WAL of the last batch ends.
+    committed: u64,
     /// Rows kept turning up where the sweep had passed: no watermark is set.
     moving: bool,
     first_sqlstate: Option<String>,
@@ -224,7 +232,9 @@ impl Sweep {
         run::clear_obstacles(id)?;
         Ok(Some(Sweep {
             limit,
-            done: run.done,
+            disposed: 0,
+            unseen: BTreeSet::new(),
+            committed: 0,
             obstacles: 0,
             moving: false,
             first_sqlstate: None,
@@ -257,7 +267,7 @@ impl Sweep {
                 let number = match self.numbers.get(&key).copied() {
                     Some(number) => number,
                     // What was reopened since the run was planned goes with it.
-                    None if !again && self.segments(&part)?.is_empty() => continue,
+                    None if !again && !self.newly_due(&part)? => continue,
                     None => {
                         let id = self.run.id;
                         let number = transaction(|| run::add_item(id, &part.item))?;
@@ -275,27 +285,32 @@ impl Sweep {
         Ok(End::Through)
     }
 
-    /// One step on one leaf: what failed before and is to be tried again, then segments with due rows, until none
-    /// is left but those that cannot be disposed.
+    /// One step on one leaf: what failed before and is to be tried again, then the blocks where rows are due, until
+    /// none is left but those that cannot be disposed.
     fn leaf(&mut self, part: &mut Part) -> std::result::Result<End, Caught> {
         let mut size = BatchSize::first();
         let end = self.retry(part)?;
         if !matches!(end, End::Through) {
             return Ok(end);
         }
+        let (way, heap) = self.way(part)?;
+        let (id, number) = (self.run.id, part.number);
+        transaction(|| run::note_way(id, number, &way.text))?;
+        let before = self.disposed;
+        let mut ranges = way.ranges;
         for _ in 0..PASSES {
-            let segments = self.segments(part)?;
-            let total: u64 = segments.iter().map(|blocks| blocks.len() as u64).sum();
-            let mut passed: u64 = 0;
-            for blocks in segments {
-                self.store_position(part, passed, total)?;
-                passed += blocks.len() as u64;
-                let end = self.segment(part, blocks, &mut size)?;
-                if !matches!(end, End::Through) {
-                    return Ok(end);
-                }
+            let end = self.pass(part, &ranges, &mut size)?;
+            if !matches!(end, End::Through) {
+                return Ok(end);
             }
-            if self.segments(part)?.is_empty() {
+            let few = way.by_index && self.disposed - before <= LOOKED_AT_AGAIN;
+            if heap > SMALL && !few {
+                // To look at all of it again would cost as much as counting: the next round counts.
+                self.unseen.insert(part.leaf.id);
+                return Ok(End::Through);
+            }
+            ranges = self.segments(part)?;
+            if ranges.is_empty() {
                 return Ok(End::Through);
             }
         }
@@ -303,178 +318,15 @@ impl Sweep {
         Ok(End::Through)
     }
 
-    /// The ranges of blocks in which rows are due.
-    fn segments(&self, part: &Part) -> std::result::Result<Vec<Range<u32>>, Caught> {
-        let Work { plan, policy, .. } = &self.work;
-        let Part {
-            step, leaf, after, ..
-        } = part;
-        let statement = render::segments(plan, step, leaf, policy, self.run.cutoff, after.as_ref())
-            .without(&part.except);
-        transaction(|| {
-            let params = spi::bind(&statement.params)?;
-            let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
-            key::with_key(plan, For::Recognizing, || {
-                as_leaf_owner(plan, leaf, || {
-                    let mut segments = spi::select(&statement.sql, &params, |row| {
-                        let number = u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX);
-                        let first = number.saturating_mul(SEGMENT);
-                        // Rows that are added behind the end meanwhile are for the next pass.
-                        Ok(first..first.saturating_add(SEGMENT).min(heap))
-                    })?;
-                    segments.sort_unstable_by_key(|segment| segment.start);
-                    Ok(segments)
-                })
-            })
-        })
-    }
-
-    /// The batches of one segment.
-    fn segment(
-        &mut self,
-        part: &mut Part,
-        segment: Range<u32>,
-        size: &mut BatchSize,
-    ) -> std::result::Result<End, Caught> {
-        let end = segment.end;
-        let mut at = segment.start;
-        let mut retries = 0;
-        while at < end {
-            let blocks = at..at.saturating_add(size.blocks()).min(end);
-            bgworker::reload_settings();
-            pgrx::check_for_interrupts!();
-            if let Some(end) = self.throttle(part)? {
-                return Ok(end);
-            }
-            let start = Moment::now();
-            let wal = self.wal;
-            match self.batch(part, batch::rows_of(&blocks)) {
-                Ok(Batched::Stale) => match self.reload()? {
-                    None => continue,
-                    Some(end) => return Ok(end),
-                },
-                Ok(Batched::Tripped) => return Ok(End::Tripped),
-                Ok(Batched::Rows(rows)) => self.count(rows),
-                Ok(Batched::Swallowed(rows)) => {
-                    self.count(rows);
-                    self.swallowed(part, &blocks)?;
-                }
-                Ok(Batched::Locked) if retries < RETRIES => {
-                    pause(&mut retries);
-                    continue;
-                }
-                Ok(Batched::Locked) => return Ok(End::Locked),
-                Err(caught) => {
-                    if let Some(half) = BatchSize::of(blocks.end - blocks.start).halved() {
-                        *size = half;
-                        continue;
-                    }
-                    if is_contention(&caught.sqlstate) && retries < RETRIES {
-                        pause(&mut retries);
-                        continue;
-                    }
-                    let end = self.row_by_row(part, blocks.start)?;
-                    if !matches!(end, End::Through) {
-                        return Ok(end);
-                    }
-                }
-            }
-            if self.obstacles > MOST_OBSTACLES {
-                return Ok(End::GaveUp);
-            }
-            retries = 0;
-            at = blocks.end;
-            let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
-            *size = BatchSize::of(blocks.end - blocks.start).after(start.elapsed(), target);
-            self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed());
+    /// Whether a step that was not planned has become due in a leaf since, as by a reopening. In a large leaf without
+    /// an index it is left to the next round.
+    fn newly_due(&mut self, part: &Part) -> std::result::Result<bool, Caught> {
+        let (way, heap) = self.way(part)?;
+        if heap > SMALL && !(way.by_index && way.blocks() <= u64::from(SMALL)) {
+            self.unseen.insert(part.leaf.id);
+            return Ok(false);
         }
-        Ok(End::Through)
-    }
-
-    /// Counts what a batch has disposed of.
-    fn count(&mut self, rows: i64) {
-        self.done = self.done.saturating_add(rows);
-        self.throttle.spend(rows);
-    }
-
-    /// One batch, with what it did counted in the same transaction.
-    fn batch(&mut self, part: &Part, range: Range<Tid>) -> std::result::Result<Batched, Caught> {
-        let target = Target {
-            work: &self.work,
-            step: part.step,
-            leaf: &part.leaf,
-            cutoff: self.run.cutoff,
-            after: part.after.as_ref(),
-            except: &part.except,
-        };
-        let number = part.number;
-        let id = self.run.id;
-        let locked = Cell::new(false);
-        let wal = xact::wal_written();
-        shmem::mark_batch(xact::database(), true);
-        let (outcome, names) = error_names::noting(|| {
-            timeout::within(BATCH_TIMEOUT, || {
-                xact::transaction(|| {
-                    Ok(match batch::dispose(&target, range, &locked)? {
-                        Outcome::Stale => Batched::Stale,
-                        Outcome::Done { rows, .. }
-                            if rows > self.limit.saturating_sub(self.done) =>
-                        {
-                            // What the batch did is undone with its transaction.
-                            return Err(crate::error::Error::new(
-                                crate::error::Kind::ProgramLimitExceeded,
-                                TRIPPED,
-                            ));
-                        }
-                        Outcome::Done { rows, left } => {
-                            if rows > 0 {
-                                xact::with_snapshot(|| run::progress(id, number, rows))?;
-                            }
-                            if left > 0 {
-                                Batched::Swallowed(rows)
-                            } else {
-                                Batched::Rows(rows)
-                            }
-                        }
-                    })
-                })
-            })
-        });
-        self.names = names.unwrap_or_default();
-        self.wal += xact::wal_written().saturating_sub(wal);
-        shmem::mark_batch(xact::database(), false);
-        heap::release_session_advisory_locks();
-        bgworker::report_statistics();
-        match outcome {
-            Err(caught)
-                if caught
-                    .own
-                    .as_ref()
-                    .is_some_and(|own| own.message == TRIPPED) =>
-            {
-                Ok(Batched::Tripped)
-            }
-            Err(caught) if is_contention(&caught.sqlstate) && !locked.get() => Ok(Batched::Locked),
-            outcome => outcome,
-        }
-    }
-
-    /// Shows where the run is, and stores what it has written and waited.
-    fn store_position(
-        &mut self,
-        part: &Part,
-        passed: u64,
-        total: u64,
-    ) -> std::result::Result<(), Caught> {
-        let (id, wal, waited) = (
-            self.run.id,
-            std::mem::take(&mut self.wal),
-            self.take_waited(),
-        );
-        transaction(|| {
-            run::account(id, wal, waited)?;
-            run::position(id, &part.leaf.ident.name, &part.item.action, passed, total)
-        })
+        Ok(!self.segments(part)?.is_empty())
     }
 
     /// Compiles the plan again. The run ends when it is another one now, or the table is paused.
@@ -517,7 +369,8 @@ impl Sweep {
                 sqlstate,
             ),
             End::Through => {
-                for leaf in self.work.plan.leaves.iter().filter(|_| !self.moving) {
+                let seen = |leaf: &&Leaf| !self.moving && !self.unseen.contains(&leaf.id);
+                for leaf in self.work.plan.leaves.iter().filter(seen) {
                     marks.advance(leaf, &self.work.plan.mark, self.run.cutoff)?;
                 }
                 if self.obstacles > 0 {

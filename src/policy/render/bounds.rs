@@ -5,6 +5,7 @@ use crate::policy::period::Instant;
 use crate::policy::reach::{Reach, Window};
 use crate::policy::render::condition::{Scope, all, any, latest_start};
 use crate::policy::render::events::{Event, events, last_start};
+use crate::policy::render::range::ClockRange;
 use crate::policy::render::statement::Param;
 use crate::policy::render::{concerns, facts};
 
@@ -148,6 +149,47 @@ impl Scope<'_> {
         };
         let clocks = self.clock_bounds(row, plan, groups, after, Withdrawals::Beside);
         or(clocks, withdrawn)
+    }
+
+    /// The same bounds as ranges of clocks of the row itself, each of which alone holds every row that they let through;
+    /// none where other rows are looked for beside them.
+    pub(super) fn clock_ranges(
+        &mut self,
+        groups: &[&Group],
+        after: Option<&Reach>,
+    ) -> Vec<ClockRange> {
+        let withdrawals = match self.withdrawn("", groups) {
+            None => Withdrawals::Anytime,
+            Some(beside) if beside.is_empty() => Withdrawals::Beside,
+            Some(_) => return Vec::new(),
+        };
+        if groups.iter().any(|group| group.erasure.is_some()) {
+            return Vec::new();
+        }
+        let mut latest: Bounds = Vec::new();
+        for group in groups {
+            for (clock, bound) in free(group, self.cutoff, withdrawals).unwrap_or_default() {
+                bind(&mut latest, clock, bound);
+            }
+        }
+        let events = after
+            .filter(|after| !after.looks_back())
+            .and_then(|after| events(groups, |_| true, after.after, self.cutoff, withdrawals))
+            .unwrap_or_default();
+        // What became due did so by its clock alone.
+        let earliest = |clock: &Clock| match events.as_slice() {
+            [event] if event.clock == clock && !event.missing => event.from,
+            _ => None,
+        };
+        latest
+            .into_iter()
+            .map(|(clock, latest)| ClockRange {
+                column: clock.column.name.clone(),
+                class: clock.class,
+                latest,
+                earliest: earliest(clock),
+            })
+            .collect()
     }
 
     /// The subject withdrew its consent to one of the groups' purposes: alternatives. `None` where that cannot be

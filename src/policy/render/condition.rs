@@ -201,10 +201,19 @@ impl<'a> Scope<'a> {
                     " + greatest({until} - greatest({from}, {sum}), interval '0')"
                 ));
             }
+            let certain = cutoff
+                .earliest_start(period)
+                .filter(|start| suspensions.is_empty() && *start >= FIRST);
             let cutoff = scope.instant(cutoff);
-            format!(
-                "CASE WHEN isfinite({raw}) AND {raw} <= {bound} THEN {end} <= {cutoff} ELSE false END"
-            )
+            // The sum is dear: it is asked for only where a comparison does not tell already.
+            let past = match certain {
+                Some(certain) => {
+                    let certain = scope.bound(certain, class);
+                    format!("{raw} <= {certain} OR {end} <= {cutoff}")
+                }
+                None => format!("{end} <= {cutoff}"),
+            };
+            format!("CASE WHEN isfinite({raw}) AND {raw} <= {bound} THEN {past} ELSE false END")
         })
     }
 

@@ -10,6 +10,7 @@ pub mod erasure;
 mod events;
 pub mod facts;
 pub mod kept;
+mod range;
 pub mod sample;
 pub mod statement;
 
@@ -18,6 +19,7 @@ use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, Planned
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use condition::{Scope, all, any, not};
+pub use range::ranges;
 pub use statement::{Param, Statement, Tid};
 
 /// The alias of the leaf's row in every statement.

@@ -135,14 +135,10 @@ impl Sweep {
         };
         loop {
             pgrx::check_for_interrupts!();
-            match self.batch(&alone, tid..tid.next()) {
+            match self.batch(&alone, &[tid..tid.next()]) {
                 Ok(Batched::Rows(0)) => return Ok(Single::NotDue),
-                Ok(Batched::Rows(rows)) => {
-                    self.done = self.done.saturating_add(rows);
-                    return Ok(Single::Gone);
-                }
-                Ok(Batched::Swallowed(rows)) => {
-                    self.done = self.done.saturating_add(rows);
+                Ok(Batched::Rows(_)) => return Ok(Single::Gone),
+                Ok(Batched::Swallowed(_)) => {
                     self.leave(part, tid, SWALLOWED, &Names::default())?;
                     return Ok(Single::Left);
                 }

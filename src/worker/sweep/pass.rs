@@ -1,0 +1,265 @@
+//! One pass of a sweep over ranges of blocks, in batches that are transactions of their own.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::time::{Duration, Instant as Moment};
+
+use pgrx::pg_sys;
+
+use super::way::{Blocks, Known, Walk, Way, most};
+use super::{
+    BATCH_TIMEOUT, Batched, End, MOST_OBSTACLES, Part, RETRIES, Sweep, TRIPPED, is_contention,
+    pause, transaction,
+};
+use crate::anonymize::key::{self, For};
+use crate::error::{Error, Kind};
+use crate::guc;
+use crate::pg::subxact::Caught;
+use crate::pg::{bgworker, clock_index, error_names, heap, spi, time, timeout, xact};
+use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::render::{self, SEGMENT, Tid};
+use crate::worker::batch::{self, Outcome, Target};
+use crate::worker::pacing::BatchSize;
+use crate::worker::work::Work;
+use crate::worker::{run, shmem};
+
+/// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
+const SHOWN: u64 = SEGMENT as u64;
+
+impl Sweep {
+    /// How to go over the leaf: along an index on the clock where that leads to few blocks.
+    pub(super) fn way(&self, part: &Part) -> std::result::Result<(Way, u32), Caught> {
+        let Work { plan, policy, .. } = &self.work;
+        let Part {
+            step, leaf, after, ..
+        } = part;
+        let ranges = render::ranges(plan, *step, policy, self.run.cutoff, after.as_ref());
+        let oid = pg_sys::Oid::from(leaf.id);
+        transaction(|| {
+            let heap = heap::blocks(oid)?;
+            let mut known = Known::NoClock;
+            for range in &ranges {
+                let Some(index) = clock_index::find(oid, &range.column)? else {
+                    if known == Known::NoClock {
+                        known = Known::NoIndex {
+                            column: range.column.clone(),
+                        };
+                    }
+                    continue;
+                };
+                let latest = time::raw(range.latest);
+                let earliest = range.earliest.map(time::raw);
+                let most = most(heap);
+                let mut blocks = Blocks::default();
+                let found = as_leaf_owner(plan, leaf, || {
+                    index.blocks(latest, earliest, |block| {
+                        blocks.push(block);
+                        blocks.named <= most
+                    })
+                })?;
+                if !found {
+                    continue;
+                }
+                known = Known::Index {
+                    name: index.name,
+                    blocks: Some(blocks).filter(|blocks| blocks.named <= most),
+                };
+                break;
+            }
+            Ok((Way::choose(&leaf.ident, heap, known), heap))
+        })
+    }
+
+    /// The segments of 1,024 blocks in which rows are due.
+    pub(super) fn segments(&self, part: &Part) -> std::result::Result<Vec<Range<u32>>, Caught> {
+        let Work { plan, policy, .. } = &self.work;
+        let Part {
+            step, leaf, after, ..
+        } = part;
+        let statement = render::segments(plan, step, leaf, policy, self.run.cutoff, after.as_ref())
+            .without(&part.except);
+        transaction(|| {
+            let params = spi::bind(&statement.params)?;
+            let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
+            key::with_key(plan, For::Recognizing, || {
+                as_leaf_owner(plan, leaf, || {
+                    let mut segments = spi::select(&statement.sql, &params, |row| {
+                        let number = u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX);
+                        let first = number.saturating_mul(SEGMENT);
+                        // Rows that are added behind the end meanwhile are for the next pass.
+                        Ok(first..first.saturating_add(SEGMENT).min(heap))
+                    })?;
+                    segments.sort_unstable_by_key(|segment| segment.start);
+                    Ok(segments)
+                })
+            })
+        })
+    }
+
+    /// The batches of these ranges of blocks, in order.
+    pub(super) fn pass(
+        &mut self,
+        part: &mut Part,
+        ranges: &[Range<u32>],
+        size: &mut BatchSize,
+    ) -> std::result::Result<End, Caught> {
+        let total: u64 = ranges.iter().map(|range| range.len() as u64).sum();
+        let mut walk = Walk::new(ranges);
+        let (mut passed, mut shown) = (0, None);
+        let mut retries = 0;
+        loop {
+            let blocks = walk.next(size.blocks());
+            if blocks.is_empty() {
+                return Ok(End::Through);
+            }
+            if shown.is_none_or(|shown| passed >= shown + SHOWN) {
+                self.store_position(part, passed, total)?;
+                shown = Some(passed);
+            }
+            bgworker::reload_settings();
+            pgrx::check_for_interrupts!();
+            if let Some(end) = self.throttle(part)? {
+                return Ok(end);
+            }
+            let count: u32 = blocks.iter().map(|range| range.end - range.start).sum();
+            let start = Moment::now();
+            let wal = self.wal;
+            let rows: Vec<Range<Tid>> = blocks.iter().map(batch::rows_of).collect();
+            match self.batch(part, &rows) {
+                Ok(Batched::Stale) => match self.reload()? {
+                    None => continue,
+                    Some(end) => return Ok(end),
+                },
+                Ok(Batched::Tripped) => return Ok(End::Tripped),
+                Ok(Batched::Rows(_)) => {}
+                Ok(Batched::Swallowed(_)) => {
+                    for blocks in &blocks {
+                        self.swallowed(part, blocks)?;
+                    }
+                }
+                Ok(Batched::Locked) if retries < RETRIES => {
+                    pause(&mut retries);
+                    continue;
+                }
+                Ok(Batched::Locked) => return Ok(End::Locked),
+                Err(caught) => {
+                    if let Some(half) = BatchSize::of(count).halved() {
+                        *size = half;
+                        continue;
+                    }
+                    if is_contention(&caught.sqlstate) && retries < RETRIES {
+                        pause(&mut retries);
+                        continue;
+                    }
+                    for blocks in &blocks {
+                        let end = self.row_by_row(part, blocks.start)?;
+                        if !matches!(end, End::Through) {
+                            return Ok(end);
+                        }
+                    }
+                }
+            }
+            if self.obstacles > MOST_OBSTACLES {
+                return Ok(End::GaveUp);
+            }
+            retries = 0;
+            walk.advance(&blocks);
+            passed += u64::from(count);
+            let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
+            *size = BatchSize::of(count).after(start.elapsed(), target);
+            self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed());
+        }
+    }
+
+    /// One batch, with what it did counted in the same transaction. Its commit does not wait for the disk, but for
+    /// that of the batch before: a crash takes back at most one.
+    pub(super) fn batch(
+        &mut self,
+        part: &Part,
+        ranges: &[Range<Tid>],
+    ) -> std::result::Result<Batched, Caught> {
+        let target = Target {
+            work: &self.work,
+            step: part.step,
+            leaf: &part.leaf,
+            cutoff: self.run.cutoff,
+            after: part.after.as_ref(),
+            except: &part.except,
+        };
+        let (id, number, limit) = (self.run.id, part.number, self.limit);
+        let committed = self.committed;
+        let locked = Cell::new(false);
+        let wal = xact::wal_written();
+        shmem::mark_batch(xact::database(), true);
+        let (outcome, names) = error_names::noting(|| {
+            timeout::within(BATCH_TIMEOUT, || {
+                xact::transaction(|| {
+                    let Outcome::Done { rows, left } =
+                        batch::dispose_ranges(&target, ranges, &locked)?
+                    else {
+                        return Ok(Batched::Stale);
+                    };
+                    if rows > 0 {
+                        let done = xact::with_snapshot(|| run::progress(id, number, rows))?;
+                        if done > limit {
+                            // What the batch did is undone with its transaction.
+                            return Err(Error::new(Kind::ProgramLimitExceeded, TRIPPED));
+                        }
+                    }
+                    xact::flush_wal(committed);
+                    xact::commit_asynchronously();
+                    Ok(if left > 0 {
+                        Batched::Swallowed(rows)
+                    } else {
+                        Batched::Rows(rows)
+                    })
+                })
+            })
+        });
+        self.names = names.unwrap_or_default();
+        self.wal += xact::wal_written().saturating_sub(wal);
+        shmem::mark_batch(xact::database(), false);
+        heap::release_session_advisory_locks();
+        bgworker::report_statistics();
+        match outcome {
+            Err(caught)
+                if caught
+                    .own
+                    .as_ref()
+                    .is_some_and(|own| own.message == TRIPPED) =>
+            {
+                Ok(Batched::Tripped)
+            }
+            Err(caught) if is_contention(&caught.sqlstate) && !locked.get() => Ok(Batched::Locked),
+            Ok(batched) => {
+                self.committed = xact::last_commit();
+                if let Batched::Rows(rows) | Batched::Swallowed(rows) = batched {
+                    self.disposed = self.disposed.saturating_add(rows);
+                    self.throttle.spend(rows);
+                }
+                Ok(batched)
+            }
+            Err(caught) => Err(caught),
+        }
+    }
+
+    /// Shows where the run is, and stores what it has written and waited.
+    fn store_position(
+        &mut self,
+        part: &Part,
+        passed: u64,
+        total: u64,
+    ) -> std::result::Result<(), Caught> {
+        let (id, wal, waited) = (
+            self.run.id,
+            std::mem::take(&mut self.wal),
+            self.take_waited(),
+        );
+        transaction(|| {
+            run::account(id, wal, waited)?;
+            run::position(id, &part.leaf.ident.name, &part.item.action, passed, total)?;
+            xact::commit_asynchronously();
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! Which way a sweep goes over a leaf, and why. Pure.
+
+use std::ops::Range;
+
+use crate::policy::model::Ident;
+
+/// What an index leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// Ranges of blocks, in order; blocks that lie no further apart than [`GAP`] are one range.
+    pub ranges: Vec<Range<u32>>,
+    /// How many blocks the index named.
+    pub named: u32,
+}
+
+impl Blocks {
+    /// Adds a block that lies behind all others.
+    pub fn push(&mut self, block: u32) {
+        self.named += 1;
+        match self.ranges.last_mut() {
+            Some(last) if block.saturating_sub(last.end) <= GAP => last.end = block + 1,
+            _ => self.ranges.push(block..block + 1),
+        }
+    }
+}
+
+/// What is known about where the due rows of a leaf lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// No clock of the row itself bounds what is due.
+    NoClock,
+    /// No index begins with the clock, a column of this name.
+    NoIndex { column: String },
+    /// This index leads to these blocks; `None`: to more than are worth going to one by one.
+    Index {
+        name: String,
+        blocks: Option<Blocks>,
+    },
+}
+
+/// The blocks that a sweep goes over, and what it says about that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub ranges: Vec<Range<u32>>,
+    pub by_index: bool,
+    /// In the manner of EXPLAIN. Names of objects and numbers of blocks only.
+    pub text: String,
+}
+
+/// Blocks that an index names are gone to when they are at most one in this many of the heap: a pass over everything
+/// reads in order, and needs no list.
+const SPARSE: u32 = 2;
+
+/// Up to this many blocks between two that an index names are passed over with them: less than a statement costs.
+const GAP: u32 = 16;
+
+/// How many blocks an index may name so that it is followed.
+pub fn most(heap: u32) -> u32 {
+    heap / SPARSE
+}
+
+fn size(ranges: &[Range<u32>]) -> u64 {
+    ranges.iter().map(|range| range.len() as u64).sum()
+}
+
+impl Way {
+    /// The way over a leaf of `heap` blocks.
+    pub fn choose(leaf: &Ident, heap: u32, known: Known) -> Way {
+        let name = &leaf.name;
+        let pass = |reason: String| Way {
+            ranges: std::iter::once(0..heap)
+                .filter(|all| !all.is_empty())
+                .collect(),
+            by_index: false,
+            text: format!("Block Range Pass on {name}  (blocks={heap})\n  Reason: {reason}"),
+        };
+        match known {
+            Known::NoClock => pass("no clock of the rows themselves bounds what is due".to_owned()),
+            Known::NoIndex { column } => pass(format!("no index begins with {column}")),
+            Known::Index {
+                name: index,
+                blocks: None,
+            } => pass(format!(
+                "{index} leads to more than {} of {heap} blocks",
+                most(heap)
+            )),
+            Known::Index {
+                name: index,
+                blocks: Some(blocks),
+            } => {
+                // Rows that are added behind the end meanwhile are for the next pass.
+                let ranges: Vec<Range<u32>> = blocks
+                    .ranges
+                    .iter()
+                    .map(|range| range.start..range.end.min(heap))
+                    .filter(|range| !range.is_empty())
+                    .collect();
+                let text = format!(
+                    "Index Block Ranges using {index} on {name}  (blocks={} of {heap}, ranges={})\n  \
+                     Reason: {index} leads to {} of {heap} blocks",
+                    size(&ranges),
+                    ranges.len(),
+                    blocks.named
+                );
+                Way {
+                    ranges,
+                    by_index: true,
+                    text,
+                }
+            }
+        }
+    }
+
+    /// How many blocks it goes over.
+    pub fn blocks(&self) -> u64 {
+        size(&self.ranges)
+    }
+}
+
+/// Where a sweep is on its way: batches are taken from it in order.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    ranges: &'a [Range<u32>],
+    at: usize,
+    block: u32,
+}
+
+/// A batch has at most this many ranges of blocks, each a statement of its own.
+const MOST_RANGES: usize = 64;
+
+impl<'a> Walk<'a> {
+    pub fn new(ranges: &'a [Range<u32>]) -> Walk<'a> {
+        Walk {
+            ranges,
+            at: 0,
+            block: ranges.first().map_or(0, |range| range.start),
+        }
+    }
+
+    /// The next blocks, at most `most` and at least one; none at the end. They stay the next ones until
+    /// [`Walk::advance`] is called.
+    pub fn next(&self, most: u32) -> Vec<Range<u32>> {
+        let mut left = most.max(1);
+        let mut taken = Vec::new();
+        let mut start = self.block;
+        for range in self.ranges.iter().skip(self.at) {
+            let start_here = start.max(range.start);
+            let end = range.end.min(start_here.saturating_add(left));
+            if end > start_here {
+                taken.push(start_here..end);
+                left -= end - start_here;
+            }
+            if left == 0 || taken.len() == MOST_RANGES {
+                break;
+            }
+            start = 0;
+        }
+        taken
+    }
+
+    /// Leaves these blocks, the next ones, behind.
+    pub fn advance(&mut self, taken: &[Range<u32>]) {
+        let Some(last) = taken.last() else {
+            return;
+        };
+        self.block = last.end;
+        while self
+            .ranges
+            .get(self.at)
+            .is_some_and(|range| range.end <= self.block)
+        {
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ident(name: &str) -> Ident {
+        Ident {
+            name: name.to_owned(),
+            quoted: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn blocks_that_lie_close_are_one_range() {
+        let mut found = Blocks::default();
+        for block in [3, 4, 7, 7 + GAP + 1, 7 + 2 * GAP + 3] {
+            found.push(block);
+        }
+        assert_eq!(
+            found.ranges,
+            [3..7 + GAP + 2, 7 + 2 * GAP + 3..7 + 2 * GAP + 4]
+        );
+        assert_eq!(found.named, 5);
+    }
+
+    fn one(range: Range<u32>) -> Vec<Range<u32>> {
+        std::iter::once(range).collect()
+    }
+
+    fn index(ranges: Vec<Range<u32>>, named: u32) -> Known {
+        Known::Index {
+            name: "t_seen_idx".to_owned(),
+            blocks: Some(Blocks { ranges, named }),
+        }
+    }
+
+    #[test]
+    fn an_index_is_followed_where_it_leads_to_few_blocks_and_it_is_said_why() {
+        let way = Way::choose(&ident("s.t"), 1000, index(vec![10..20, 990..1010], 25));
+        assert_eq!(way.ranges, [10..20, 990..1000]);
+        assert_eq!(
+            way.text,
+            "Index Block Ranges using t_seen_idx on s.t  (blocks=20 of 1000, ranges=2)\n  \
+             Reason: t_seen_idx leads to 25 of 1000 blocks"
+        );
+    }
+
+    #[test]
+    fn everything_is_passed_over_where_an_index_leads_everywhere_or_there_is_none() {
+        let known = Known::Index {
+            name: "t_seen_idx".to_owned(),
+            blocks: None,
+        };
+        let way = Way::choose(&ident("s.t"), 1000, known);
+        assert_eq!(way.ranges, one(0..1000));
+        assert_eq!(
+            way.text,
+            "Block Range Pass on s.t  (blocks=1000)\n  Reason: t_seen_idx leads to more than 500 of 1000 blocks"
+        );
+        let way = Way::choose(&ident("s.t"), 0, Known::NoClock);
+        assert_eq!(way.ranges, []);
+    }
+
+    #[test]
+    fn a_walk_takes_every_block_once_whatever_the_sizes_of_its_batches() {
+        let ranges = [3..5, 9..10, 100..140];
+        let mut walk = Walk::new(&ranges);
+        let mut seen = Vec::new();
+        for size in [1, 3, 0, 16, 7, 100, 1] {
+            let taken = walk.next(size);
+            assert!(size_of(&taken) <= u64::from(size.max(1)));
+            walk.advance(&taken);
+            seen.extend(taken.into_iter().flatten());
+        }
+        let all: Vec<u32> = ranges.iter().cloned().flatten().collect();
+        assert_eq!(seen, all);
+        assert_eq!(walk.next(5), []);
+    }
+
+    fn size_of(taken: &[Range<u32>]) -> u64 {
+        size(taken)
+    }
+
+    #[test]
+    fn what_failed_is_taken_again_in_smaller_batches() {
+        let ranges = [0..10, 20..30];
+        let walk = Walk::new(&ranges);
+        assert_eq!(walk.next(16), [0..10, 20..26]);
+        assert_eq!(walk.next(8), one(0..8));
+    }
+
+    #[test]
+    fn a_batch_has_no_more_ranges_than_statements_can_be_made_at_once() {
+        let ranges: Vec<Range<u32>> = (0..200).map(|n| n * 100..n * 100 + 1).collect();
+        let mut walk = Walk::new(&ranges);
+        let taken = walk.next(1000);
+        assert_eq!(taken.len(), MOST_RANGES);
+        walk.advance(&taken);
+        assert_eq!(walk.next(1), one(6400..6401));
+    }
+}
