@@ -1045,7 +1045,6 @@ ALTER TABLE custodian.run
     ADD COLUMN blocks_total bigint,
     ADD COLUMN day date,
     ADD COLUMN rows_of_day bigint NOT NULL DEFAULT 0;
-    ADD COLUMN blocks_total bigint;
 ALTER TABLE custodian.run_item ADD COLUMN way text;
 
 CREATE OR REPLACE VIEW custodian.runs AS
