@@ -42,7 +42,11 @@ fn an_index_on_the_clock_is_followed_where_it_leads_to_few_blocks_and_runs_say_w
         let runs = "SELECT count(DISTINCT relation) FROM custodian.runs WHERE state = 'done'";
         (node.text(runs).ok()? == "4").then_some(())
     });
-    assert!(done.is_some(), "{}", node.text("SELECT * FROM custodian.runs")?);
+    assert!(
+        done.is_some(),
+        "{}",
+        node.text("SELECT * FROM custodian.runs")?
+    );
     let due = |table: &str| {
         node.text(&format!(
             "SELECT count(*) FROM {table} WHERE seen < now() - interval '50 days'"
