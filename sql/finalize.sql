@@ -17,6 +17,7 @@ GRANT SELECT ON custodian.guard_events, custodian.ledger TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_peer(inet, text, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.would_end(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.read_region_rules() TO PUBLIC;
 GRANT SELECT ON custodian.region_rules TO PUBLIC;
 

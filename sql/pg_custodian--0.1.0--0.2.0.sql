@@ -902,6 +902,20 @@ REVOKE EXECUTE ON FUNCTION custodian.suggest_rules() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
 
+CREATE FUNCTION custodian."would_end"(
+	"rules" TEXT DEFAULT NULL
+) RETURNS TABLE (
+	"flow" TEXT,
+	"pid" INT,
+	"role" TEXT,
+	"peer" TEXT,
+	"reason" TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'would_end_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.would_end(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.would_end(text) TO PUBLIC;
+
 -- Erasures of subjects, whom the digest names only for whoever has its key. The order of columns and the collation are
 -- known to src/subject/lend_erasures.rs, which reads the table by its index.
 CREATE TABLE custodian.erasure (

@@ -403,6 +403,11 @@ pub fn upcoming() -> Rc<Active> {
     }
 }
 
+/// Rules that are not in force, to see what they would do.
+pub fn of(rules: Rules) -> Rc<Active> {
+    Active::new(0, Some(rules))
+}
+
 /// The rules in force without looking at the file: takes no lock and logs nothing, for use in any hook.
 pub fn as_published() -> Rc<Active> {
     let generation = generation();

@@ -47,7 +47,7 @@ pub fn init() {
     }
     break_glass::init();
     active::init();
-    sentinel::registry::init();
+    sentinel::init();
     login::init();
     lane::session::init();
     access::init();

@@ -1,12 +1,9 @@
-//! Findings about what was made before: lanes that cannot be used any more, and foreign servers that the rules do not allow.
+//! Findings about what was made before: lanes that cannot be used any more, and what the sentinel finds unlawful.
 
-use std::ffi::CString;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guard::lane::{qualify, store};
-use crate::guard::{active, shipping};
+use crate::guard::{active, sentinel};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::spi;
 use crate::policy::model::{Finding, Severity};
 
 /// Open lanes whose publications carry what the transfer does not cover.
@@ -27,29 +24,6 @@ fn lanes() -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Foreign servers that would be refused today.
-fn servers() -> Result<Vec<Finding>> {
-    let names = spi::select(
-        "SELECT srvname::pg_catalog.text FROM pg_catalog.pg_foreign_server ORDER BY 1",
-        &[],
-        |row| row.must::<String>(1),
-    )?;
-    let mut findings = Vec::new();
-    for name in names {
-        let server = CString::new(name.as_str()).map_err(Error::internal)?;
-        if let Some(unlawful) = shipping::fault_of_existing(&server) {
-            findings.push(Finding {
-                severity: Severity::Error,
-                code: "foreign-server-not-allowed",
-                object: name,
-                problem: format!("The region rules do not allow it. {}", unlawful.reason),
-                remedy: format!("Drop or alter the server. {}", unlawful.remedy),
-            });
-        }
-    }
-    Ok(findings)
-}
-
 /// For `custodian.check()`. Without rules nothing is known about any place, which is a finding of its own.
 pub fn findings() -> Result<Vec<Finding>> {
     if !guc::preloaded() {
@@ -57,7 +31,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     }
     let mut findings = lanes()?;
     if guc::enforce(Gate::Ddl) != Enforce::Off && active::current().rules.is_some() {
-        findings.extend(servers()?);
+        findings.extend(sentinel::findings()?);
     }
     Ok(findings)
 }

@@ -75,6 +75,14 @@ pub fn register_static(worker: &Worker) -> bool {
     }
 }
 
+/// The same for a worker that also runs on a standby, from when it can be read.
+pub fn register_on_standbys(worker: &Worker) {
+    let mut built = build(worker);
+    built.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_ConsistentState;
+    // SAFETY: as above.
+    unsafe { pg_sys::RegisterBackgroundWorker(&mut built) };
+}
+
 /// Starts a worker now. `false` when every slot of `max_worker_processes` is taken.
 pub fn start(worker: &Worker) -> bool {
     let mut built = build(worker);

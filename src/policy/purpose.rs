@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::sentinel;
 use crate::pg::args::{required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{clock, lock, relation, sandbox, spi, time};
@@ -264,6 +265,7 @@ pub fn end(name: &str, at: Option<TimestampWithTimeZone>) -> Result<()> {
         )
     })?;
     changed();
+    sentinel::announce();
     Ok(())
 }
 

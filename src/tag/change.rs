@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::refusal;
-use crate::guard::{row, tls, widening};
+use crate::guard::{row, sentinel, tls, widening};
 use crate::pg::{inherit, label, lock, relation};
 use crate::policy::epoch;
 use crate::tag::grammar::{self, SubjectTag};
@@ -152,6 +152,7 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
     // SAFETY: reads a backend-local variable that was set when the session connected.
     worker::wake(Some(unsafe { pg_sys::MyDatabaseId }));
     tls::after_label()?;
+    sentinel::announce();
     row::sync(relation)
 }
 

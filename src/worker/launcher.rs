@@ -56,7 +56,9 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
     loop {
         bgworker::reload_settings();
         guard::active::reload();
-        guard::sentinel::by_rules(&guard::active::current());
+        let rules = guard::active::current();
+        guard::sentinel::settings(&rules);
+        guard::sentinel::by_rules(&rules);
         let pause = guard::sentinel::pause(launcher.round());
         bgworker::report_idle();
         latch::wait(pause);

@@ -69,6 +69,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     let mut rounds = Rounds::default();
     let mut records = Records::default();
     let mut prune = Prune::default();
+    let mut lasting = sentinel::Lasting::default();
     loop {
         if bgworker::reload_settings() {
             rounds.settings_changed();
@@ -84,6 +85,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             Ok(Installed::Yes) => {
                 shmem::set_state(database, State::Active);
                 sentinel::by_lanes(database);
+                lasting.look();
                 records.look();
                 prune.look();
                 match rounds.round(database) {

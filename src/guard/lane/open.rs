@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::guard::lane::model::PLUGIN;
 use crate::guard::lane::{qualify, store, transfer};
+use crate::guard::sentinel;
 use crate::pg::args::{elements, required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation, sandbox, spi, xact};
@@ -219,6 +220,7 @@ fn close(lane: i64, reason: &str, recall_notice: Option<String>) -> Result<()> {
     }
     record(&closed, reason)?;
     purpose::changed();
+    sentinel::announce();
     Ok(())
 }
 

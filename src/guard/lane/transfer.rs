@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::lane::{open, qualify, store};
+use crate::guard::sentinel;
 use crate::pg::args::{elements, required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{clock, lock, relation, sandbox, spi, xact};
@@ -391,6 +392,7 @@ fn revoke(name: &str, reason: &str, recall_notice: Option<String>) -> Result<()>
     })?;
     open::close_all_of(name, reason, recall_notice)?;
     purpose::changed();
+    sentinel::announce();
     Ok(())
 }
 

@@ -1,10 +1,17 @@
 //! The sentinel: ends walsenders that run although rules, lanes or modes no longer let them.
 //!
 //! The launcher looks at rules, after each reload and every few seconds; the scheduler of a database at its lanes,
-//! after each change of policy and every few seconds. Both look only where the login gate is `on`. On a standby neither
-//! runs.
+//! after each change of policy and every few seconds. Both look only where the login gate is `on`. On a standby, where neither
+//! runs, a worker of its own looks at rules ([`standby`]). What stands for longer, such as subscriptions, is looked at in
+//! [`lasting`].
 
+mod lasting;
 pub mod registry;
+mod standby;
+mod would_end;
+
+pub use lasting::{Lasting, findings, settings};
+pub use would_end::announce;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -25,6 +32,12 @@ use registry::Running;
 
 /// How often it looks while there is something to look at.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Asks for shared memory, and registers the worker of standbys. Only while preloading.
+pub fn init() {
+    registry::init();
+    standby::init();
+}
 
 /// How long the launcher may sleep.
 pub fn pause(wanted: Duration) -> Duration {
@@ -79,6 +92,32 @@ fn end(running: &Running, judgement: &Judgement, reason: &str) {
     );
 }
 
+/// Databases with tags that demand TLS, if a walsender runs in the clear.
+fn needing_tls(all: &[Running]) -> Vec<pg_sys::Oid> {
+    if all.iter().any(|running| running.plaintext) {
+        tls::databases().unwrap_or_default()
+    } else {
+        Vec::new()
+    }
+}
+
+/// Why the rules, or a tag that demands TLS, do not let a walsender stay; `None` when they do, or a lane decides.
+fn against_rules(
+    running: &Running,
+    judgement: &Judgement,
+    needs_tls: &[pg_sys::Oid],
+) -> Option<String> {
+    let demanded = match running.database {
+        None => !needs_tls.is_empty(),
+        Some(database) => needs_tls.contains(&database),
+    };
+    if running.plaintext && demanded {
+        return Some(tls::REASON.to_owned());
+    }
+    (running.lane.is_none() && judgement.verdict != Verdict::Inside)
+        .then(|| judgement.reason.clone())
+}
+
 /// Ends walsenders without a lane whose peers are not inside under the rules in force, and those that need TLS and have
 /// none. For the launcher.
 pub fn by_rules(active: &Rc<Active>) {
@@ -86,26 +125,11 @@ pub fn by_rules(active: &Rc<Active>) {
         return;
     }
     let all = registry::running();
-    let needs_tls = if all.iter().any(|running| running.plaintext) {
-        tls::databases().unwrap_or_default()
-    } else {
-        Vec::new()
-    };
+    let needs_tls = needing_tls(&all);
     for running in all {
         let judgement = session::judge(active, &running.peer);
-        let demanded = match running.database {
-            None => !needs_tls.is_empty(),
-            Some(database) => needs_tls.contains(&database),
-        };
-        if running.plaintext && demanded {
-            end(&running, &judgement, tls::REASON);
-            continue;
-        }
-        if running.lane.is_some() {
-            continue;
-        }
-        if judgement.verdict != Verdict::Inside {
-            end(&running, &judgement, &judgement.reason);
+        if let Some(reason) = against_rules(&running, &judgement, &needs_tls) {
+            end(&running, &judgement, &reason);
         }
     }
 }

@@ -1,0 +1,234 @@
+//! What stands for longer than a session and may have become unlawful: subscriptions, foreign servers and settings. Where
+//! rules no longer allow a subscription it is disabled, as `disable_on_error` does it; the others end no flow by
+//! themselves, and are recorded and reported. Slots send nothing without a walsender: those that closed lanes left are
+//! findings, since they keep WAL.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+
+use pgrx::prelude::*;
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::{self, Database, Event, Gate as EventGate, Outcome};
+use crate::evidence::ledger;
+use crate::guard::active::{self, Active};
+use crate::guard::{destination, settings as gate, shipping};
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::{apply, report, sandbox, spi, xact};
+use crate::policy::model::{Finding, Severity};
+
+/// A subscription of this database.
+struct Subscription {
+    oid: pg_sys::Oid,
+    name: String,
+    enabled: bool,
+    conninfo: String,
+}
+
+fn subscriptions() -> Result<Vec<Subscription>> {
+    // Only superusers may read connection strings. None of them goes into a message.
+    sandbox::as_extension_owner(|| {
+        spi::select(
+            "SELECT s.oid, s.subname::pg_catalog.text, s.subenabled, s.subconninfo FROM pg_catalog.pg_subscription s \
+             WHERE s.subdbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
+             ORDER BY 2",
+            &[],
+            |row| {
+                Ok(Subscription {
+                    oid: row.must(1)?,
+                    name: row.must(2)?,
+                    enabled: row.must(3)?,
+                    conninfo: row.must(4)?,
+                })
+            },
+        )
+    })
+}
+
+/// Foreign servers that would be refused today, with why and what to do.
+fn servers() -> Result<Vec<(String, destination::Unlawful)>> {
+    let names = spi::select(
+        "SELECT srvname::pg_catalog.text FROM pg_catalog.pg_foreign_server ORDER BY 1",
+        &[],
+        |row| row.must::<String>(1),
+    )?;
+    let mut found = Vec::new();
+    for name in names {
+        let server = CString::new(name.as_str()).map_err(Error::internal)?;
+        if let Some(unlawful) = shipping::fault_of_existing(&server) {
+            found.push((name, unlawful));
+        }
+    }
+    Ok(found)
+}
+
+/// Slots of this database that closed lanes left behind, and that no open one uses.
+fn slots() -> Result<Vec<String>> {
+    sandbox::as_extension_owner(|| {
+        spi::select(
+            "SELECT s.slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots s \
+             WHERE s.database = pg_catalog.current_database() \
+               AND EXISTS (SELECT FROM custodian.lane l WHERE l.slot = s.slot_name::pg_catalog.text AND l.closed_at IS NOT NULL) \
+               AND NOT EXISTS (SELECT FROM custodian.lane l WHERE l.slot = s.slot_name::pg_catalog.text AND l.closed_at IS NULL) \
+             ORDER BY 1",
+            &[],
+            |row| row.must(1),
+        )
+    })
+}
+
+/// What a process has recorded already.
+#[derive(Default)]
+pub struct Lasting {
+    said: BTreeSet<(String, String)>,
+}
+
+impl Lasting {
+    /// Records something that is no longer lawful, once for as long as the reason is the same.
+    fn say(&mut self, object: String, reason: String, outcome: Outcome) {
+        if !self.said.insert((object.clone(), reason.clone())) {
+            return;
+        }
+        report::log(
+            PgLogLevel::LOG,
+            Error::new(
+                Kind::RegionRefused,
+                match outcome {
+                    Outcome::Refused => format!("disabled {object}, which is not allowed any more"),
+                    Outcome::Warned => format!("{object} is not allowed any more"),
+                },
+            )
+            .detail(reason.clone()),
+        );
+        events::record(Event {
+            gate: EventGate::Sentinel,
+            outcome,
+            database: Database::current(),
+            role: String::new(),
+            peer: String::new(),
+            region: active::current().own().region.clone().unwrap_or_default(),
+            object,
+            reason,
+        });
+    }
+
+    /// Looks at what stands in this database. For the scheduler, in each round, outside a transaction.
+    pub fn look(&mut self) {
+        if !guc::preloaded()
+            || guc::enforce(Gate::Ddl) == Enforce::Off
+            || active::current().rules.is_none()
+        {
+            return;
+        }
+        if let Err(caught) = xact::transaction(|| xact::with_snapshot(|| self.compare())) {
+            report::log(
+                PgLogLevel::WARNING,
+                caught.describe("could not check subscriptions and foreign servers"),
+            );
+        }
+    }
+
+    fn compare(&mut self) -> Result<()> {
+        let on = guc::enforce(Gate::Ddl) == Enforce::On;
+        for subscription in subscriptions()?.into_iter().filter(|found| found.enabled) {
+            let Some(unlawful) = destination::unlawful(Some(&subscription.conninfo)) else {
+                continue;
+            };
+            let object = format!("subscription {}", subscription.name);
+            if on {
+                apply::disable(subscription.oid);
+                ledger::append(
+                    "subscription.disabled",
+                    &subscription.name,
+                    json!({ "reason": unlawful.reason }),
+                )?;
+                // It may be enabled again, and is disabled again then.
+                self.said.remove(&(object.clone(), unlawful.reason.clone()));
+                self.say(object, unlawful.reason, Outcome::Refused);
+            } else {
+                self.say(object, unlawful.reason, Outcome::Warned);
+            }
+        }
+        for (name, unlawful) in servers()? {
+            self.say(
+                format!("foreign server {name}"),
+                unlawful.reason,
+                Outcome::Warned,
+            );
+        }
+        Ok(())
+    }
+}
+
+thread_local! {
+    static SETTINGS: std::cell::RefCell<(u64, Lasting)> = std::cell::RefCell::default();
+}
+
+/// Records settings in force that the rules do not allow any more, once for each rules that come into force and each
+/// value. For the launcher, or the worker of a standby.
+pub fn settings(active: &Active) {
+    if !guc::preloaded() {
+        return;
+    }
+    SETTINGS.with_borrow_mut(|(generation, lasting)| {
+        if *generation != active.generation {
+            *generation = active.generation;
+            lasting.said.clear();
+        }
+        for finding in gate::findings(active) {
+            lasting.say(
+                format!("setting {}", finding.object),
+                finding.problem,
+                Outcome::Warned,
+            );
+        }
+    });
+}
+
+/// For `custodian.check()`, where rules are in force.
+pub fn findings() -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for (name, unlawful) in servers()? {
+        findings.push(Finding {
+            severity: Severity::Error,
+            code: "foreign-server-not-allowed",
+            object: name,
+            problem: format!("The region rules do not allow it. {}", unlawful.reason),
+            remedy: format!("Drop or alter the server. {}", unlawful.remedy),
+        });
+    }
+    for subscription in subscriptions()? {
+        let Some(unlawful) = destination::unlawful(Some(&subscription.conninfo)) else {
+            continue;
+        };
+        findings.push(Finding {
+            severity: Severity::Error,
+            code: "subscription-not-allowed",
+            object: subscription.name,
+            problem: format!(
+                "The region rules do not allow its connection{}. {}",
+                if subscription.enabled {
+                    ""
+                } else {
+                    ", and it is disabled"
+                },
+                unlawful.reason
+            ),
+            remedy: format!(
+                "Drop it, or give it another connection. {}",
+                unlawful.remedy
+            ),
+        });
+    }
+    for slot in slots()? {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            code: "slot-of-closed-lane",
+            object: slot,
+            problem: "Its lane was closed. It keeps WAL, which nobody may fetch.".to_owned(),
+            remedy: "Drop it with pg_drop_replication_slot().".to_owned(),
+        });
+    }
+    Ok(findings)
+}
