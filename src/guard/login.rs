@@ -36,25 +36,35 @@ fn check() -> Result<()> {
             .and_then(|name| CString::new(name).ok())
             .and_then(|name| database_label::by_name(&name));
         registry::enter(&session::peer(&client), database, client.plaintext)?;
-        // From now on the launcher has something to watch.
-        shmem::wake_now(None);
     }
-    if guc::enforce(Gate::Login) == Enforce::Off {
+    if !decide()? {
         return Ok(());
+    }
+    registry::settle();
+    // From now on the launcher has something to watch.
+    shmem::wake_now(None);
+    Ok(())
+}
+
+/// Whether this walsender may stay; `false` when that is decided in its first transaction.
+fn decide() -> Result<bool> {
+    if guc::enforce(Gate::Login) == Enforce::Off {
+        return Ok(true);
     }
     let session = session::current();
     if session.plaintext && tls::demanded_at_login(session.database.as_deref()) {
         refuse_with(&session, tls::REASON.to_owned(), tls::REMEDY)?;
     }
     if session.judgement.verdict == Verdict::Inside {
-        return Ok(());
+        return Ok(true);
     }
     // Lanes are in tables, which can be read only later; physical replication has none.
     if session.database.is_some() {
         lane::decide_later();
-        return Ok(());
+        return Ok(false);
     }
-    refuse(&session, None)
+    refuse(&session, None)?;
+    Ok(true)
 }
 
 /// Refuses this walsender, or records in mode `warn` that it would be refused. `no_lane` says why no lane is for it.

@@ -16,7 +16,7 @@ use crate::guard::session::Session;
 use crate::guard::{login, session};
 use crate::pg::port::{self, Remote};
 use crate::pg::{report, slot, xact};
-use crate::worker;
+use crate::worker::{self, shmem};
 
 /// A lane that is for this session's peer.
 struct Loaded {
@@ -113,6 +113,8 @@ extern "C-unwind" fn before_commit() {
     if let Err(error) = decide() {
         report::log(PgLogLevel::FATAL, error);
     }
+    registry::settle();
+    shmem::wake_now(None);
 }
 
 unsafe extern "C-unwind" fn on_xact_event(

@@ -23,6 +23,8 @@ struct Entry {
     database: u32,
     /// Whether what is sent can be read on its way.
     plaintext: bool,
+    /// Its login is not decided yet.
+    pending: bool,
     /// 0: none.
     lane: i64,
     address: Address,
@@ -36,6 +38,7 @@ impl Entry {
         pid: 0,
         database: 0,
         plaintext: false,
+        pending: false,
         lane: 0,
         address: Address::Unknown,
         role: Text::EMPTY,
@@ -106,7 +109,8 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
     }
 }
 
-/// Enters this walsender, until it ends: with its database, unless it is one of physical replication.
+/// Enters this walsender, until it ends: with its database, unless it is one of physical replication. It is not listed
+/// before [`settle`].
 pub fn enter(peer: &Peer, database: Option<pg_sys::Oid>, plaintext: bool) -> Result<()> {
     let pid = latch::my_pid();
     {
@@ -123,6 +127,7 @@ pub fn enter(peer: &Peer, database: Option<pg_sys::Oid>, plaintext: bool) -> Res
             pid,
             database: database.map_or(0, |database| database.to_u32()),
             plaintext,
+            pending: true,
             address: peer.address,
             role: Text::new(&peer.role),
             issuer: name(peer.issuer.as_deref()),
@@ -132,6 +137,16 @@ pub fn enter(peer: &Peer, database: Option<pg_sys::Oid>, plaintext: bool) -> Res
     }
     bgworker::before_exit(on_exit);
     Ok(())
+}
+
+/// Notes that the login of this walsender is decided.
+pub fn settle() {
+    let pid = latch::my_pid();
+    for entry in &mut REGISTRY.exclusive().entries {
+        if entry.pid == pid {
+            entry.pending = false;
+        }
+    }
 }
 
 /// Notes that this walsender is on a lane of its database.
@@ -148,13 +163,13 @@ pub fn on_lane(lane: i64) {
     }
 }
 
-/// The walsenders that run now.
+/// The walsenders that run now, and whose login is decided: a lane is found only in a session's first transaction.
 pub fn running() -> Vec<Running> {
     REGISTRY
         .share()
         .entries
         .iter()
-        .filter(|entry| entry.pid != 0)
+        .filter(|entry| entry.pid != 0 && !entry.pending)
         .map(|entry| Running {
             pid: entry.pid,
             database: (entry.database != 0).then(|| pg_sys::Oid::from(entry.database)),

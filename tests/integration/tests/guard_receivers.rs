@@ -107,8 +107,11 @@ impl World {
 
     fn receive_on_lane(&self) -> Result<Running> {
         let options = ["proto_version=1", "publication_names=contacts"];
-        let running = self.decode("eu", "sub", &options)?.start()?;
-        wait_until("the receiver streams", 60, || self.walsenders() == "1");
+        let mut running = self.decode("eu", "sub", &options)?.start()?;
+        wait_until("the receiver streams", 60, || {
+            self.walsenders() == "1" || running.has_ended()
+        });
+        assert!(!running.has_ended(), "{}", running.output_so_far());
         Ok(running)
     }
 
