@@ -824,10 +824,11 @@ CREATE TABLE custodian.heartbeat (
     uptime            bigint NOT NULL,
     system_identifier bigint NOT NULL,
     timeline          bigint NOT NULL,
+    directory         text,
     ledger_block      bigint,
     ledger_hash       bytea
 );
-COMMENT ON TABLE custodian.heartbeat IS 'clock, boot, timeline and head of the ledger at the last round, by which jumps and restores are told';
+COMMENT ON TABLE custodian.heartbeat IS 'clock, boot, timeline, data directory and head of the ledger at the last round, by which jumps and restores are told';
 
 CREATE TABLE custodian.pause (
     relation  oid PRIMARY KEY, -- 0 is every table

@@ -31,6 +31,15 @@ pub fn system_identifier() -> i64 {
     unsafe { pg_sys::GetSystemIdentifier() as i64 }
 }
 
+/// Which copy of its files the cluster runs on: the numbers that the file system gave to the data directory and to a file
+/// in it that is never made anew. They stay when the directory is moved, or mounted elsewhere, and no copy has them.
+pub fn directory() -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    // A backend's working directory is the data directory.
+    let number = |path: &str| std::fs::metadata(path).ok().map(|found| found.ino());
+    Some(format!("{}:{}", number(".")?, number("PG_VERSION")?))
+}
+
 /// The server's own history of a timeline; `None` when its file is not there.
 pub fn timeline_history(timeline: i64) -> Option<String> {
     // A backend's working directory is the data directory.

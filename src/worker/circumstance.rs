@@ -13,6 +13,8 @@ pub struct Beat {
     /// The number of the cluster.
     pub system: i64,
     pub timeline: i64,
+    /// Which copy of its files, where the system tells.
+    pub directory: Option<String>,
 }
 
 /// How one timeline ended and the next began, oldest first.
@@ -98,7 +100,14 @@ fn clock(before: &Beat, now: &Beat) -> Option<Halt> {
 
 fn lineage(before: &Beat, now: &Beat, history: Option<&[Fork]>) -> Option<Halt> {
     if before.timeline == now.timeline {
-        return None;
+        let known = before.directory.as_ref().zip(now.directory.as_ref());
+        return known
+            .filter(|(before, now)| before != now)
+            .map(|_| Halt {
+                cause: "restored",
+                reason: "the cluster runs on another copy of its files than at the last round, on the same timeline"
+                    .to_owned(),
+            });
     }
     let halt = |reason: String| {
         Some(Halt {
@@ -164,6 +173,7 @@ mod tests {
             uptime: minute * 60 * SECOND,
             system: 7,
             timeline: 1,
+            directory: Some("4:5".to_owned()),
         }
     }
 
@@ -213,6 +223,24 @@ mod tests {
             ..beat(1)
         };
         assert_eq!(cause(&beat(0), &now, None), Some("restored"));
+    }
+
+    #[test]
+    fn another_copy_of_the_files_halts_unless_it_was_promoted() {
+        let copy = |timeline: i64| Beat {
+            directory: Some("4:6".to_owned()),
+            timeline,
+            ..beat(1)
+        };
+        assert_eq!(cause(&beat(0), &copy(1), None), Some("restored"));
+        let end = forks("1\t0/3000000\tno recovery target specified\n");
+        assert_eq!(cause(&beat(0), &copy(2), Some(&end)), None);
+        let unknown = Beat {
+            directory: None,
+            ..beat(1)
+        };
+        assert_eq!(cause(&beat(0), &unknown, None), None);
+        assert_eq!(cause(&unknown, &copy(1), None), None);
     }
 
     #[test]

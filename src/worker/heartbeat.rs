@@ -17,6 +17,7 @@ fn now() -> Beat {
         uptime: host::uptime(),
         system: host::system_identifier(),
         timeline: i64::from(xact::timeline()),
+        directory: host::directory(),
     }
 }
 
@@ -36,7 +37,7 @@ struct Noted {
 
 fn noted() -> Result<Option<Noted>> {
     spi::select_one(
-        "SELECT round_at, boot, uptime, system_identifier, timeline, ledger_block, ledger_hash
+        "SELECT round_at, boot, uptime, system_identifier, timeline, directory, ledger_block, ledger_hash
          FROM custodian.heartbeat",
         &[],
         |row| {
@@ -47,8 +48,9 @@ fn noted() -> Result<Option<Noted>> {
                     uptime: row.must(3)?,
                     system: row.must(4)?,
                     timeline: row.must(5)?,
+                    directory: row.get(6)?,
                 },
-                head: row.get::<i64>(6)?.zip(row.get::<Vec<u8>>(7)?),
+                head: row.get::<i64>(7)?.zip(row.get::<Vec<u8>>(8)?),
             })
         },
     )
@@ -100,11 +102,12 @@ fn note(beat: &Beat) -> Result<()> {
     let (block, hash) = head.unzip();
     spi::execute(
         "INSERT INTO custodian.heartbeat AS h
-             (round_at, boot, uptime, system_identifier, timeline, ledger_block, ledger_hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+             (round_at, boot, uptime, system_identifier, timeline, directory, ledger_block, ledger_hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (one) DO UPDATE
          SET round_at = excluded.round_at, boot = excluded.boot, uptime = excluded.uptime,
              system_identifier = excluded.system_identifier, timeline = excluded.timeline,
+             directory = excluded.directory,
              ledger_block = excluded.ledger_block, ledger_hash = excluded.ledger_hash",
         &[
             time::timestamp(Instant::from_micros(beat.at)).into(),
@@ -112,6 +115,7 @@ fn note(beat: &Beat) -> Result<()> {
             beat.uptime.into(),
             beat.system.into(),
             beat.timeline.into(),
+            beat.directory.as_deref().into(),
             block.into(),
             hash.into(),
         ],

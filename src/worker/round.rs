@@ -230,7 +230,12 @@ impl Rounds {
                     );
                 }
             }
-            Next::Sweep(id) => return self.sweep(database, table, id),
+            Next::Sweep(id) => {
+                // What is due was told by the clock, which may have jumped since the round began: then the sweep finds
+                // that it is paused.
+                circumstances()?;
+                return self.sweep(database, table, id);
+            }
         }
         if let Some(memory) = self.tables.get_mut(&table) {
             memory.failures = 0;

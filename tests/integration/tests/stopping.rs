@@ -1,7 +1,7 @@
 //! What stops disposal: a steward's pause, a clock that jumped, a recovery to a point in time. And what does not: a
 //! promotion.
 
-use integration::{Cluster, Result, Sql, poll};
+use integration::{Cluster, MovedClock, Result, Sql, Stop, poll};
 
 /// Rows whose clock lies 1 to 100 days back; they go after 50.
 const ITEM: &str = "
@@ -183,6 +183,77 @@ fn a_clock_that_jumped_stops_disposal_until_a_steward_has_looked() -> Result<()>
         "SELECT cause, reason LIKE '%was moved back by%' FROM custodian.pauses",
         "clock-jumped|t",
     );
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_somebody_sets_makes_nothing_due() -> Result<()> {
+    let clock = MovedClock::new()?;
+    let mut builder = Cluster::builder("moved_clock")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1");
+    for (name, value) in clock.env() {
+        builder = builder.env(name, &value);
+    }
+    let node = builder.start()?;
+    node.exec(ITEM)?;
+    wait_for(&node, LEFT, "0");
+    two_rounds(&node);
+    assert_eq!(node.text("SELECT count(*) FROM custodian.pauses")?, "0");
+
+    let before = node.text("SELECT now()")?;
+    clock.set(3 * 86_400)?;
+    wait_for(
+        &node,
+        &format!("SELECT now() - '{before}' > interval '71 hours'"),
+        "t",
+    );
+    // Three rows are past by this clock.
+    wait_for(&node, "SELECT cause FROM custodian.pauses", "clock-jumped");
+    two_rounds(&node);
+    assert_eq!(node.text(LEFT)?, "3");
+    // It is set right: that is another jump, and a steward says that it is over.
+    clock.set(0)?;
+    wait_for(
+        &node,
+        &format!("SELECT now() - '{before}' < interval '1 hour'"),
+        "t",
+    );
+    two_rounds(&node);
+    node.exec("SELECT custodian.resume('the clock is right again')")?;
+    node.exec(LATE)?;
+    wait_for(&node, LEFT, "0");
+    assert_eq!(node.text("SELECT count(*) FROM item")?, "50");
+    Ok(())
+}
+
+#[test]
+fn a_copy_of_the_files_waits_for_a_steward_and_a_restart_does_not() -> Result<()> {
+    let node = cluster("cold")?;
+    node.exec(ITEM)?;
+    wait_for(&node, LEFT, "0");
+    node.restart()?;
+    node.exec(LATE)?;
+    wait_for(&node, LEFT, "0");
+    node.stop(Stop::Fast)?;
+    // As when a backup that was taken a moment ago is put in place.
+    let data = node.data_dir();
+    let aside = data.with_extension("aside");
+    std::fs::rename(&data, &aside)?;
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&aside, &data])
+        .status()?;
+    assert!(copied.success());
+    node.start()?;
+    wait_for(&node, "SELECT cause FROM custodian.pauses", "restored");
+    node.exec("UPDATE item SET at = at - interval '1 year'")?;
+    two_rounds(&node);
+    assert_eq!(node.text("SELECT count(*) FROM item")?, "50");
+    node.exec("SELECT custodian.resume('it is the copy that serves now')")?;
+    wait_for(&node, "SELECT count(*) FROM item", "0");
     Ok(())
 }
 
