@@ -120,7 +120,7 @@ impl Program {
 
     /// Runs in this network namespace, without a change of where it connects to.
     #[must_use]
-    pub(crate) fn inside(mut self, place: Option<&Place>) -> Self {
+    pub fn inside(mut self, place: Option<&Place>) -> Self {
         self.place = place.cloned();
         self
     }

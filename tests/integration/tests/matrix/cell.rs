@@ -1,0 +1,304 @@
+//! One cell: the attempt, and what is looked at after it.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::Command;
+
+use integration::host::WorkDir;
+use integration::{Cluster, Error, Output, Program, Result, poll};
+
+use crate::channels::{Asks, Brings, Channel, Run};
+use crate::peers::{Peer, Place};
+use crate::rule::{Expected, arrives};
+use crate::stage::Stage;
+
+/// What every canary begins with, and every value that a lane may carry.
+const CANARY: &str = "canary-";
+const CARRIED: &str = "carried-";
+
+/// One attempt by its number, so that each has values of its own.
+struct Attempt<'a> {
+    stage: &'a Stage,
+    channel: &'a Channel,
+    peer: &'a Peer,
+    dir: WorkDir,
+    number: u32,
+    lsn: String,
+}
+
+impl Attempt<'_> {
+    fn target(&self) -> &Cluster {
+        match self.channel.of_standby {
+            true => &self.stage.standby,
+            false => &self.stage.node,
+        }
+    }
+
+    /// The address at which the peer reaches the node, or the node the peer.
+    fn host(&self, node: &Cluster) -> String {
+        match (self.peer.place, &self.stage.net) {
+            (Place::At(place), Some(net)) if matches!(self.channel.asks, Asks::Destination(_)) => {
+                net.at(place).address().to_string()
+            }
+            (Place::At(_), _) => node.address().unwrap_or_default(),
+            (Place::Loopback, _) => "127.0.0.1".to_owned(),
+            (Place::Socket, _) => node.socket_dir().display().to_string(),
+        }
+    }
+
+    fn fill(&self, text: &str) -> String {
+        let node = &self.stage.node;
+        let slot = match self.peer.role.strip_prefix("lane_") {
+            Some(lane) => format!("slot_lane_{lane}"),
+            None => "slot_lane_net".to_owned(),
+        };
+        text.replace("{dir}", &self.dir.path().display().to_string())
+            .replace("{card}", &format!("{CANARY}{:04}", self.number))
+            .replace("{host}", &self.host(node))
+            .replace("{near}", &self.stage.near())
+            .replace("{word}", self.peer.kind.word())
+            .replace("{slot}", &slot)
+            .replace("{lsn}", &self.lsn)
+            .replace("{socket}", &node.socket_dir().display().to_string())
+            .replace("{port}", &node.port().to_string())
+            .replace("{root}", &node.dir().display().to_string())
+    }
+
+    /// Puts values of its own where the channels look for them.
+    fn prepare(&mut self) -> Result<()> {
+        let number = self.number;
+        let stage = self.stage;
+        stage.inside(&format!(
+            "UPDATE customer SET card = '{CANARY}{number:04}', email = '{CARRIED}{number:04}'"
+        ))?;
+        self.lsn = stage.inside("SELECT pg_current_wal_insert_lsn()")?;
+        stage.inside("SELECT pg_logical_emit_message(true, 'matrix', '')")?;
+        if !self.channel.before.is_empty() {
+            stage.inside(&self.fill(self.channel.before))?;
+        }
+        if self.channel.of_standby {
+            stage.node.wait_for_catchup(&stage.standby, 60)?;
+        }
+        Ok(())
+    }
+
+    fn clean_up(&self) -> Result<()> {
+        if !self.channel.after.is_empty() {
+            self.stage.inside(&self.fill(self.channel.after))?;
+        }
+        Ok(())
+    }
+
+    /// A program that connects as the peer does; or as somebody on the node, when it is the node that connects.
+    fn program(&self, name: &str) -> Result<Program> {
+        let node = self.target();
+        let dir = self.dir.path();
+        let mut program = Program::new(name, dir)?
+            .env("PGPORT", node.port().to_string())
+            .database("postgres");
+        if matches!(self.channel.asks, Asks::Destination(_) | Asks::Named(_)) {
+            return Ok(program.env("PGHOST", node.socket_dir()).role("maker"));
+        }
+        program = program
+            .env("PGHOST", self.host(node))
+            .role(self.peer.role)
+            .env("PGPASSWORD", "wrong");
+        program = match self.peer.cert {
+            Some(region) => program.cert(&self.stage.certs.client(region, self.peer.role)?),
+            None => program.env("PGSSLMODE", "disable"),
+        };
+        let place = match (self.peer.place, &self.stage.net) {
+            (Place::At(place), Some(net)) => Some(net.at(place)),
+            (Place::Loopback, Some(net)) => Some(net.at(if self.channel.of_standby {
+                "cn-e"
+            } else {
+                "cn-a"
+            })),
+            _ => None,
+        };
+        Ok(program.inside(place))
+    }
+
+    fn run(&self) -> Result<Output> {
+        let psql = |program: Program| {
+            program.args([
+                "-X",
+                "-A",
+                "-t",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-v",
+                "VERBOSITY=verbose",
+            ])
+        };
+        match self.channel.run {
+            Run::Sql(sql) => psql(self.program("psql")?).stdin(&self.fill(sql)).run(),
+            Run::Replication(sql) => psql(self.program("psql")?)
+                .args([
+                    "-d",
+                    "replication=database dbname=postgres",
+                    "-c",
+                    &self.fill(sql),
+                ])
+                .run(),
+            Run::Program(name, arguments) => self
+                .program(name)?
+                .args(arguments.iter().map(|text| self.fill(text)))
+                .run(),
+        }
+    }
+
+    /// Whether these bytes, or their hexadecimal form, are in anything that the peer has: what its programs wrote,
+    /// and all files in its directory.
+    fn has(&self, text: &str) -> Result<bool> {
+        let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        // The statements that it was given are its own.
+        let status = Command::new("grep")
+            .args([
+                "-r",
+                "-q",
+                "-a",
+                "-F",
+                "--exclude=*.stdin",
+                "-e",
+                text,
+                "-e",
+                &hex,
+            ])
+            .arg(self.dir.path())
+            .status()?;
+        match status.code() {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            _ => Err(Error::new("grep failed")),
+        }
+    }
+}
+
+/// What the log of a node says from this position on.
+fn log_since(node: &Cluster, position: u64) -> Result<String> {
+    let mut file = fs::File::open(node.log_file())?;
+    file.seek(SeekFrom::Start(position))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Whether the log has an error of this SQLSTATE whose message has this text.
+fn has_error(log: &str, sqlstate: &str, text: &str) -> bool {
+    log.lines().any(|line| {
+        line.contains(&format!("] {sqlstate} "))
+            && (line.contains("ERROR:  ") || line.contains("FATAL:  "))
+            && line.contains(text)
+    })
+}
+
+/// Tries a cell. What is wrong with the outcome, if anything is.
+pub fn attempt(
+    stage: &Stage,
+    channel: &Channel,
+    peer: &Peer,
+    expected: Expected,
+) -> Result<Vec<String>> {
+    let number = stage.attempts.get() + 1;
+    stage.attempts.set(number);
+    let mut attempt = Attempt {
+        stage,
+        channel,
+        peer,
+        dir: WorkDir::new()?,
+        number,
+        lsn: String::new(),
+    };
+    attempt.prepare()?;
+    // DDL and settings are recorded for the role that executes them.
+    let events = |outcome: &str| match expected {
+        Expected::Warned(gate) | Expected::Refused(gate) => {
+            stage.events(channel.of_standby, gate.name(), outcome, peer.role)
+        }
+        _ => Ok(0),
+    };
+    let outcome = match expected {
+        Expected::Refused(_) => "refused",
+        _ => "warned",
+    };
+    let before = events(outcome)?;
+    let log = size(&attempt.target().log_file());
+    let output = attempt.run()?;
+    let mut wrong = Vec::new();
+    let said = || log_since(attempt.target(), log);
+    match expected {
+        Expected::NoSuchCell => wrong.push("there is no such cell".to_owned()),
+        Expected::Passes | Expected::Warned(_) => {
+            if !output.success() {
+                wrong.push(format!("it failed: {output}"));
+            }
+        }
+        Expected::Refused(_) => {
+            if output.success() {
+                wrong.push("it was not refused".to_owned());
+            }
+            let found = poll(10, || {
+                has_error(&said().ok()?, "42501", " allowed").then_some(())
+            });
+            if found.is_none()
+                && !has_error(&said()?, "42501", "would carry")
+                && !has_error(&said()?, "42501", "reach")
+            {
+                wrong.push(format!(
+                    "no refusal by the guard with SQLSTATE 42501 is in the log: {output}\n{}",
+                    said()?
+                ));
+            }
+        }
+        Expected::NotAuthenticated => {
+            if output.success() {
+                wrong.push("somebody got in with a wrong password".to_owned());
+            }
+            if poll(10, || {
+                has_error(&said().ok()?, "28P01", "password authentication failed").then_some(())
+            })
+            .is_none()
+            {
+                wrong.push(format!(
+                    "the server did not refuse the password: {output}\n{}",
+                    said()?
+                ));
+            }
+        }
+    }
+    if matches!(expected, Expected::Warned(_) | Expected::Refused(_))
+        && poll(10, || (events(outcome).ok()? > before).then_some(())).is_none()
+    {
+        wrong.push(format!("no event \"{outcome}\" of that gate was recorded"));
+    }
+    let (canary, carried) = (attempt.has(CANARY)?, attempt.has(CARRIED)?);
+    match arrives(channel, expected) {
+        Brings::Card if !canary => wrong.push(format!(
+            "the canary did not arrive: this shows nothing: {output}"
+        )),
+        Brings::Published if !carried => {
+            wrong.push(format!("what the lane carries did not arrive: {output}"))
+        }
+        Brings::Card | Brings::Nothing | Brings::Published => {}
+    }
+    let nothing = matches!(expected, Expected::Refused(_) | Expected::NotAuthenticated);
+    if canary && (nothing || channel.brings == Brings::Published) {
+        wrong.push(format!("THE CANARY ARRIVED: {}", brief(&output)));
+    }
+    if carried && nothing {
+        wrong.push(format!("tagged values arrived: {}", brief(&output)));
+    }
+    attempt.clean_up()?;
+    Ok(wrong)
+}
+
+fn brief(output: &Output) -> String {
+    output.to_string().chars().take(600).collect()
+}
