@@ -445,6 +445,14 @@ fn examine(
     )
 }
 
+/// Refuses a session from outside that would have the server compute over whole rows of a relation, which may not be read there.
+pub fn whole_row(relation: pg_sys::Oid, session: &Session) -> Result<()> {
+    if is_catalog(relation) {
+        return Ok(());
+    }
+    examine(relation, None, false, session)
+}
+
 #[pg_guard]
 extern "C-unwind" fn gate(list: *mut pg_sys::List) {
     if guc::enforce(Gate::Access) == Enforce::Off {

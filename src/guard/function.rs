@@ -1,5 +1,5 @@
 //! Functions of the server that hand out values past the tables: decoded changes, slots that keep WAL for
-//! somebody, large objects and files; and of extensions that read pages or WAL, or reach the network. A session from
+//! somebody, large objects and files, statements of other sessions; and of extensions that read pages or WAL, or reach the network. A session from
 //! outside may not call them.
 
 use pgrx::pg_sys;
@@ -24,6 +24,9 @@ const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
         3783 => ("pg_logical_slot_get_binary_changes", Gate::Replication),
         3784 => ("pg_logical_slot_peek_changes", Gate::Replication),
         3785 => ("pg_logical_slot_peek_binary_changes", Gate::Replication),
+        // Statements of other sessions, with the values in them.
+        1940 => ("pg_stat_get_backend_activity", Gate::Access),
+        2022 => ("pg_stat_get_activity", Gate::Access),
         765 => ("lo_export", Gate::Access),
         954 => ("loread", Gate::Access),
         3458 | 3459 => ("lo_get", Gate::Access),
@@ -34,14 +37,16 @@ const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
     })
 }
 
-/// Extensions whose functions read past tables or reach other servers and files.
-const EXTENSIONS: [&str; 7] = [
+/// Extensions whose functions read past tables, show statements of others, or reach other servers and files.
+const EXTENSIONS: [&str; 9] = [
     "adminpack",
     "dblink",
     "http",
     "pageinspect",
     "pg_dirtyread",
     "pg_net",
+    "pg_qualstats",
+    "pg_stat_statements",
     "pg_walinspect",
 ];
 

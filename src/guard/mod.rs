@@ -8,6 +8,7 @@ pub mod active;
 mod advice;
 pub mod break_glass;
 pub mod command;
+pub mod computed;
 pub mod conninfo;
 pub mod ddl;
 mod destination;

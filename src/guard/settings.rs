@@ -76,20 +76,22 @@ fn leads_outside(active: &Active, conninfo: &str) -> Option<String> {
         Ok(hosts) => hosts,
         Err(unclear) => return Some(unclear.reason()),
     };
-    hosts.into_iter().find_map(|host| match host {
-        // A socket is on this machine, and what comes over it comes in.
-        Host::Socket => None,
-        Host::Name(_) => Some("It names a host by a name, whose address may change.".to_owned()),
-        Host::Address(address) => {
-            let peer = Peer {
-                address: Address::Ip(address),
-                role: String::new(),
-                issuer: None,
-                subject: None,
-            };
-            let judgement = session::judge(active, &peer);
-            (judgement.verdict != Verdict::Inside).then_some(judgement.reason)
-        }
+    hosts.into_iter().find_map(|host| {
+        let address = match host {
+            Host::Name(_) => {
+                return Some("It names a host by a name, whose address may change.".to_owned());
+            }
+            Host::Socket => Address::Socket,
+            Host::Address(address) => Address::Ip(address),
+        };
+        let peer = Peer {
+            address,
+            role: String::new(),
+            issuer: None,
+            subject: None,
+        };
+        let judgement = session::judge(active, &peer);
+        (judgement.verdict != Verdict::Inside).then_some(judgement.reason)
     })
 }
 

@@ -81,6 +81,8 @@ pub struct Channel {
     /// Statements that run inside before each attempt, and after it.
     pub before: &'static str,
     pub after: &'static str,
+    /// Whether the program fails where it is let in, too: what it brings is the proof then.
+    pub ragged: bool,
     /// Whether the standby is asked.
     pub of_standby: bool,
 }
@@ -100,6 +102,7 @@ const fn channel(
         run,
         before: "",
         after: "",
+        ragged: false,
         of_standby: false,
     }
 }
@@ -115,6 +118,11 @@ impl Channel {
         self
     }
 
+    const fn ragged(mut self) -> Self {
+        self.ragged = true;
+        self
+    }
+
     const fn of_standby(mut self) -> Self {
         self.of_standby = true;
         self
@@ -127,9 +135,9 @@ const READS: &str = "Reads by a session";
 const WRITES: &str = "Reads by statements that write or define";
 const TELLS: &str = "Values in errors, notices, statistics and texts of statements";
 const FILES: &str = "Files, pages, large objects and slots by functions";
-const OPENS: &str = "Connections that the node opens";
-const SHIPS: &str = "Settings and places that ship data";
-const GROWS: &str = "Publications and programs";
+pub const OPENS: &str = "Connections that the node opens";
+pub const SHIPS: &str = "Settings and places that ship data";
+pub const GROWS: &str = "Publications and programs";
 
 const BACKUP: &[&str] = &["-D", "-", "-Ft", "-X", "none", "--checkpoint=fast"];
 const WAL: &[&str] = &["-D", "{dir}", "--no-loop", "--endpos={lsn}"];
@@ -158,7 +166,7 @@ pub const CHANNELS: &[Channel] = &[
             "-o", "proto_version=1", "-o", "publication_names=everything"])),
     channel(CHANGES, "another publication", Logical(Replication), Card,
         Program("pg_recvlogical", &["-d", "postgres", "--slot={slot}", "--start", "--no-loop", "-f", "-", "--endpos={lsn}",
-            "-o", "proto_version=1", "-o", "publication_names=contacts,everything"])),
+            "-o", "proto_version=1", "-o", "publication_names=everything"])),
     channel(CHANGES, "logical messages with the publication", Logical(Replication), Published,
         Program("pg_recvlogical", &["-d", "postgres", "--slot={slot}", "--start", "--no-loop", "-f", "-", "--endpos={lsn}",
             "-o", "proto_version=1", "-o", "publication_names=contacts", "-o", "messages=true"])),
@@ -171,7 +179,7 @@ pub const CHANNELS: &[Channel] = &[
     channel(CHANGES, "making a slot of another name", Logical(Replication), Nothing,
         Program("pg_recvlogical", &["-d", "postgres", "--slot=tried2", "-P", "pgoutput", "--create-slot"])).after(DROP),
     channel(CHANGES, "`BASE_BACKUP` in a session of logical replication", Logical(Replication), Card,
-        Walsender("BASE_BACKUP (CHECKPOINT 'fast')")),
+        Walsender("BASE_BACKUP (CHECKPOINT 'fast')")).ragged(),
     channel(CHANGES, "a physical slot in a session of logical replication", Logical(Replication), Nothing,
         Walsender("CREATE_REPLICATION_SLOT tried PHYSICAL")).after(DROP),
     channel(CHANGES, "COPY of a column that the publication does not carry", Logical(Access), Card,
@@ -231,12 +239,15 @@ pub const CHANNELS: &[Channel] = &[
     channel(TELLS, "error of a cast", Session(Access), Card, Sql(
         "DO $$ BEGIN PERFORM card::int FROM customer; EXCEPTION WHEN invalid_text_representation THEN RAISE NOTICE '%', SQLERRM; END $$")),
     channel(TELLS, "error of ALTER COLUMN … USING", Session(Access), Card, Sql(
-        "DO $$ BEGIN ALTER TABLE customer ALTER card TYPE int USING card::int;
-         EXCEPTION WHEN invalid_text_representation THEN RAISE NOTICE '%', SQLERRM; END $$")),
+        "DO $$ BEGIN ALTER TABLE loose ALTER card TYPE int USING card::int;
+         EXCEPTION WHEN invalid_text_representation THEN RAISE NOTICE '%', SQLERRM; END $$"))
+        .before("UPDATE loose SET card = '{card}'"),
     channel(TELLS, "function in a new CHECK", Session(Access), Card,
         Sql("BEGIN; ALTER TABLE customer ADD CHECK (tell(card)); ROLLBACK")),
-    channel(TELLS, "default of a new column that reads others", Session(Access), Card,
+    channel(TELLS, "function in a generated column", Session(Access), Card,
         Sql("BEGIN; ALTER TABLE customer ADD told bool GENERATED ALWAYS AS (tell(card)) STORED; ROLLBACK")),
+    channel(TELLS, "function in a CHECK of a domain", Session(Access), Card,
+        Sql("BEGIN; ALTER DOMAIN kind ADD CHECK (tell(VALUE)); ROLLBACK")).before("UPDATE of_domain SET card = '{card}'"),
     channel(TELLS, "error of CREATE UNIQUE INDEX", Session(Access), Card, Sql(
         "DO $$ DECLARE d text; BEGIN CREATE UNIQUE INDEX ON customer (card);
          EXCEPTION WHEN unique_violation THEN GET STACKED DIAGNOSTICS d = PG_EXCEPTION_DETAIL; RAISE NOTICE '%', d; END $$")),

@@ -5,8 +5,8 @@
 //! canary may be. What passes must bring its canary, or the search would prove nothing.
 //!
 //! `make test` runs pairwise cover: each channel with each kind of peer in one of the modes by turns, by one of the peers
-//! of that kind; `make test-matrix` (`CUSTODIAN_MATRIX=all`) runs every cell. `CUSTODIAN_MATRIX=TEXT` runs the cells of the
-//! channels and peers whose name has that text.
+//! of that kind; `make test-matrix` (`CUSTODIAN_MATRIX=all`) runs every cell. `CUSTODIAN_MATRIX='TEXT|TEXT'` runs the cells
+//! of the channels and peers whose name has one of these texts.
 
 mod cell;
 mod channels;
@@ -66,7 +66,10 @@ fn selected(mode: Mode) -> (Vec<Selected>, usize) {
         "all" => every_cell(mode),
         text => every_cell(mode)
             .into_iter()
-            .filter(|(channel, peer)| channel.name.contains(text) || peer.name.contains(text))
+            .filter(|(channel, peer)| {
+                text.split('|')
+                    .any(|part| channel.name.contains(part) || peer.name.contains(part))
+            })
             .collect(),
     };
     if has_net {

@@ -1,3 +1,288 @@
-pub fn check() -> integration::Result<()> {
+//! docs/channels.md, written from the tables of the matrix. `CUSTODIAN_TEST_ACCEPT=1` writes the file.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use integration::Result;
+
+use crate::channels::{self, Asks, Channel};
+use crate::peers::{KINDS, Kind, PEERS};
+use crate::rule::{Expected, Mode, expected};
+
+const HEAD: &str = "\
+# Channels: every way out, and what happens there
+
+Each line of these tables is tried on real nodes: every channel by every peer, with all gates `on` and in `warn`. The page is
+written from the tables of that test (`tests/integration/tests/matrix/`), so it says what is tested and nothing else.
+
+- **passes**: it works, and the guard records nothing. The test looks for a canary, a value of a tagged column, in what arrived,
+  and finds it: otherwise the next line would prove nothing.
+- **refused**: one error with SQLSTATE 42501, and an event of the gate in `custodian.guard_events`. In all that the peer got
+  (output, files, dumps, WAL) there is not a byte of a canary, as text or in hexadecimal digits.
+- In `warn` everything passes, and the gate that would refuse it records that.
+- Whoever fails to authenticate gets the server's own error (28P01) on every channel, and the guard records nothing.
+
+`make test` runs each channel with each kind of peer once, in the two modes by turns; `make test-matrix` runs every cell.
+Without network namespaces the peers that are known by a certificate are tried, and the rest is reported as not run.
+
+## Who asks
+";
+
+/// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 19] = [
+    (
+        "a standby inside copies and follows; one outside gets nothing more",
+        "login",
+        "refused outside",
+        "guard",
+        "inside_replicates_and_outside_is_refused",
+    ),
+    (
+        "a subscription of a node outside, and its initial copy",
+        "login",
+        "only by a lane",
+        "guard_lanes",
+        "a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver",
+    ),
+    (
+        "rows whose consent or residency does not let them go",
+        "login",
+        "only through a row filter that is proved",
+        "guard_lanes",
+        "rows_with_a_condition_cross_only_through_a_filter_that_is_proved",
+    ),
+    (
+        "what streams already, when its lane does not fit any more",
+        "sentinel",
+        "ended",
+        "guard_lanes",
+        "what_runs_on_a_lane_is_ended_when_the_lane_does_not_fit_any_more",
+    ),
+    (
+        "a standby that other rules put outside",
+        "sentinel",
+        "ended",
+        "guard_lanes",
+        "a_standby_that_other_rules_put_outside_is_ended",
+    ),
+    (
+        "sessions on a standby outside the residency",
+        "access",
+        "refused, local ones too",
+        "guard_lanes",
+        "a_standby_outside_the_residency_serves_no_tagged_data_even_to_its_own",
+    ),
+    (
+        "settings in an edited file",
+        "settings",
+        "the old value stays",
+        "guard_channels",
+        "channel_settings_by_file_keep_the_old_value",
+    ),
+    (
+        "settings at the start of the server",
+        "settings",
+        "emptied, or a finding",
+        "guard_channels",
+        "channel_settings_at_server_start",
+    ),
+    (
+        "foreign servers by name, service or several hosts, wrappers with a handler of one's own, IMPORT FOREIGN SCHEMA",
+        "ddl",
+        "refused",
+        "guard_channels",
+        "channel_foreign_servers_tablespaces_and_extensions",
+    ),
+    (
+        "COPY with files and programs, from outside",
+        "access",
+        "refused",
+        "guard_channels",
+        "channel_copy_with_files_and_programs_from_outside",
+    ),
+    (
+        "publications that grow: SET LOGGED, ATTACH PARTITION, CREATE TABLE AS, SELECT INTO, tags taken off",
+        "ddl",
+        "refused",
+        "guard_channels",
+        "channel_publications_that_grow_without_being_named",
+    ),
+    (
+        "functions of extensions",
+        "access",
+        "refused outside",
+        "guard_channels",
+        "channel_functions_of_extensions_from_outside",
+    ),
+    (
+        "functions of the server that read past tables",
+        "access, replication",
+        "refused outside",
+        "guard_paths",
+        "functions_that_read_past_tables_are_refused_from_outside",
+    ),
+    (
+        "errors, row security and triggers of an UPDATE or DELETE",
+        "access",
+        "refused outside",
+        "guard_paths",
+        "rows_are_not_shown_by_errors_policies_and_triggers_of_a_change",
+    ),
+    (
+        "`pg_dump`, `pg_restore` and `pg_upgrade --check` inside",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "dumps_restores_and_upgrade_checks_are_unharmed",
+    ),
+    (
+        "`pg_rewind` of a node inside",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "a_former_primary_is_rewound_over_the_network",
+    ),
+    (
+        "logical replication inside the region",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "logical_replication_inside_is_unharmed",
+    ),
+    (
+        "pgbouncer in transaction mode",
+        "none",
+        "unharmed with a certificate",
+        "guard_unharmed",
+        "a_pooler_in_transaction_mode_is_unharmed",
+    ),
+    (
+        "parallel workers, other extensions' workers, and errors of other code",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "parallel_and_background_workers_and_errors_of_other_code_are_unharmed",
+    ),
+];
+
+fn word(expected: Expected) -> &'static str {
+    match expected {
+        Expected::NoSuchCell => "",
+        Expected::NotAuthenticated => "not authenticated",
+        Expected::Passes => "passes",
+        Expected::Warned(_) => "recorded",
+        Expected::Refused(_) => "refused",
+    }
+}
+
+/// What happens to the peers of these kinds: the same for all of them, or the page would not be true.
+fn outcome(channel: &Channel, kinds: impl Fn(Kind) -> bool) -> String {
+    let mut words: Vec<_> = PEERS
+        .iter()
+        .filter(|peer| kinds(peer.kind))
+        .map(|peer| word(expected(channel, peer, Mode::On)))
+        .filter(|word| !word.is_empty())
+        .collect();
+    words.dedup();
+    match words.as_slice() {
+        [] => "–".to_owned(),
+        [word] => (*word).to_owned(),
+        _ => panic!("{}: {words:?}", channel.name),
+    }
+}
+
+fn gate(channel: &Channel) -> String {
+    match channel.asks {
+        Asks::Physical => "login".to_owned(),
+        Asks::TheLane => "login".to_owned(),
+        Asks::Logical(gate) => format!("login; by a lane {}", gate.name()),
+        Asks::Session(gate) | Asks::Destination(gate) | Asks::Named(gate) | Asks::Never(gate) => {
+            gate.name().to_owned()
+        }
+    }
+}
+
+fn text() -> String {
+    let mut page = HEAD.to_owned();
+    page += "\n| kind | peers |\n|---|---|\n";
+    for kind in KINDS {
+        let peers: Vec<_> = PEERS
+            .iter()
+            .filter(|peer| peer.kind == kind)
+            .map(|peer| peer.name)
+            .collect();
+        let _ = writeln!(page, "| {} | {} |", kind.title(), peers.join("; "));
+    }
+    let mut groups: Vec<&str> = Vec::new();
+    for channel in channels::all() {
+        if !groups.contains(&channel.group) {
+            groups.push(channel.group);
+        }
+    }
+    for group in groups {
+        let _ = write!(
+            page,
+            "\n## {group}\n\n| channel | in the region | lane fits | everybody else | gate |\n|---|---|---|---|---|\n"
+        );
+        for channel in channels::all().filter(|channel| channel.group == group) {
+            let _ = writeln!(
+                page,
+                "| {} | {} | {} | {} | {} |",
+                channel.name,
+                outcome(channel, |kind| kind == Kind::InRegion),
+                outcome(channel, |kind| kind == Kind::LaneFits),
+                outcome(channel, |kind| !matches!(
+                    kind,
+                    Kind::InRegion | Kind::LaneFits | Kind::Unauthenticated
+                )),
+                gate(channel),
+            );
+        }
+        match group {
+            channels::OPENS => {
+                page += "\nHere the peer is where the connection leads to, and its address is all that is known of it.\n"
+            }
+            channels::SHIPS => {
+                page += "\nHere the place is what a `setting` or `tablespace` line of the rules says of the value.\n"
+            }
+            channels::GROWS => page += "\nHere it does not matter who asks.\n",
+            _ => {}
+        }
+    }
+    page += "\n## Shown by other tests\n\n| what | gate | outcome | test in `tests/integration/tests/` |\n|---|---|---|---|\n";
+    for (what, gate, outcome, file, test) in ELSEWHERE {
+        let _ = writeln!(
+            page,
+            "| {what} | {gate} | {outcome} | `{file}.rs`: `{test}` |"
+        );
+    }
+    page += "\nWhat no gate sees is in [limits.md](limits.md).\n";
+    page
+}
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Fails unless the page is what the tables say, and the other tests that it names are there.
+pub fn check() -> Result<()> {
+    for (_, _, _, file, test) in ELSEWHERE {
+        let source = fs::read_to_string(top().join(format!("tests/integration/tests/{file}.rs")))?;
+        assert!(
+            source.contains(&format!("fn {test}()")),
+            "there is no test {test} in {file}.rs"
+        );
+    }
+    let path = top().join("docs/channels.md");
+    let text = text();
+    if std::env::var_os("CUSTODIAN_TEST_ACCEPT").is_some() {
+        fs::write(&path, &text)?;
+    }
+    assert_eq!(
+        fs::read_to_string(&path).unwrap_or_default(),
+        text,
+        "docs/channels.md is out of date: run this test with CUSTODIAN_TEST_ACCEPT=1"
+    );
     Ok(())
 }

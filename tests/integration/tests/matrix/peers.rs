@@ -1,6 +1,5 @@
 //! Who asks: where a peer is, which certificate it shows, and as whom it connects.
 
-use Evidence::{ByAddress, ByCertificate, ByNothing};
 use Kind::*;
 use Place::{At, Loopback, Socket};
 
@@ -87,19 +86,10 @@ pub enum Place {
     Socket,
 }
 
-/// What says where the peer is. Each peer that connects from a namespace needs namespaces to be tested.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    ByAddress,
-    ByCertificate,
-    ByNothing,
-}
-
 #[derive(Debug)]
 pub struct Peer {
     pub name: &'static str,
     pub kind: Kind,
-    pub evidence: Evidence,
     pub place: Place,
     /// The authority that signed its certificate.
     pub cert: Option<&'static str>,
@@ -123,7 +113,6 @@ impl Peer {
 const fn peer(
     name: &'static str,
     kind: Kind,
-    evidence: Evidence,
     place: Place,
     cert: Option<&'static str>,
     role: &'static str,
@@ -131,7 +120,6 @@ const fn peer(
     Peer {
         name,
         kind,
-        evidence,
         place,
         cert,
         role,
@@ -183,7 +171,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "from a network of the region",
         InRegion,
-        ByAddress,
         At("cn-b"),
         None,
         "p_cn",
@@ -191,16 +178,14 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "from there, with a certificate of the region",
         InRegion,
-        ByAddress,
         At("cn-b"),
         Some("cn"),
         "p_cn",
     ),
-    peer(NAMED_LOCALLY, InRegion, ByNothing, Socket, None, "p_local"),
+    peer(NAMED_LOCALLY, InRegion, Socket, None, "p_local"),
     peer(
         "over loopback, with a certificate of the region",
         InRegion,
-        ByCertificate,
         Loopback,
         Some("cn"),
         "p_cert",
@@ -208,23 +193,14 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "through a pooler that has a certificate of the region",
         InRegion,
-        ByCertificate,
         At("cn-d"),
         Some("cn"),
         "p_cert",
     ),
-    peer(
-        "lane by network",
-        LaneFits,
-        ByAddress,
-        At("eu-a"),
-        None,
-        "lane_net",
-    ),
+    peer("lane by network", LaneFits, At("eu-a"), None, "lane_net"),
     peer(
         "lane by issuer",
         LaneFits,
-        ByCertificate,
         Loopback,
         Some("eu"),
         "lane_cert",
@@ -232,31 +208,15 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "lane by both",
         LaneFits,
-        ByAddress,
         At("eu-a"),
         Some("eu"),
         "lane_both",
     ),
-    peer(
-        "another role",
-        LaneDiffers,
-        ByAddress,
-        At("eu-a"),
-        None,
-        "p_role",
-    ),
-    peer(
-        "another network",
-        LaneDiffers,
-        ByAddress,
-        At("eu-b"),
-        None,
-        "lane_net",
-    ),
+    peer("another role", LaneDiffers, At("eu-a"), None, "p_role"),
+    peer("another network", LaneDiffers, At("eu-b"), None, "lane_net"),
     peer(
         "another organisation",
         LaneDiffers,
-        ByAddress,
         At("eu-c"),
         None,
         "lane_org",
@@ -264,7 +224,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "another region",
         LaneDiffers,
-        ByAddress,
         At("us-a"),
         None,
         "lane_region",
@@ -272,7 +231,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "the lane is closed",
         LaneDiffers,
-        ByAddress,
         At("eu-a"),
         None,
         "lane_closed",
@@ -280,7 +238,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "another issuer",
         LaneDiffers,
-        ByCertificate,
         Loopback,
         Some("eutwo"),
         "lane_cert",
@@ -288,7 +245,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "the role, by certificate",
         LaneDiffers,
-        ByCertificate,
         Loopback,
         Some("eu"),
         "p_role",
@@ -296,7 +252,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "from a network of another region",
         Outside,
-        ByAddress,
         At("eu-d"),
         None,
         "p_eu",
@@ -304,7 +259,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "with a certificate of another region",
         Outside,
-        ByCertificate,
         Loopback,
         Some("away"),
         "p_away",
@@ -312,7 +266,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "from a network of another organisation",
         OtherOrganisation,
-        ByAddress,
         At("cn-c"),
         None,
         "p_vendor",
@@ -320,7 +273,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "with a certificate of another organisation",
         OtherOrganisation,
-        ByCertificate,
         Loopback,
         Some("vendor"),
         "p_vendor2",
@@ -328,7 +280,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "from a network that no line names",
         Unknown,
-        ByAddress,
         At("zz-a"),
         None,
         "p_zz",
@@ -336,7 +287,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "with a certificate that no line names",
         Unknown,
-        ByCertificate,
         Loopback,
         Some("nobody"),
         "p_nobody",
@@ -344,7 +294,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "in the region, with a certificate of another",
         Unknown,
-        ByAddress,
         At("cn-b"),
         Some("away"),
         "p_mixed",
@@ -352,7 +301,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "outside, with a certificate of the region",
         Unknown,
-        ByAddress,
         At("eu-d"),
         Some("cn"),
         "p_mixed",
@@ -360,31 +308,15 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "from the address of a pooler",
         Pooler,
-        ByAddress,
         At("cn-d"),
         None,
         "p_pool",
     ),
-    peer(
-        "over the unix socket",
-        UnixSocket,
-        ByNothing,
-        Socket,
-        None,
-        "p_sock",
-    ),
-    peer(
-        "over loopback",
-        OverLoopback,
-        ByNothing,
-        Loopback,
-        None,
-        "p_loop",
-    ),
+    peer("over the unix socket", UnixSocket, Socket, None, "p_sock"),
+    peer("over loopback", OverLoopback, Loopback, None, "p_loop"),
     peer(
         "with a wrong password, from the region",
         Unauthenticated,
-        ByAddress,
         At("cn-b"),
         None,
         "intruder",
@@ -392,7 +324,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "with a wrong password, over loopback",
         Unauthenticated,
-        ByNothing,
         Loopback,
         None,
         "intruder",
@@ -400,7 +331,6 @@ pub const PEERS: [Peer; 29] = [
     peer(
         "with a wrong password, by a certificate of the region",
         Unauthenticated,
-        ByCertificate,
         Loopback,
         Some("cn"),
         "intruder",

@@ -1,0 +1,147 @@
+//! Access gate, continued: statements that compute over the rows of a table without reading it as a query does.
+//!
+//! A new index, constraint, generated column or type of a column evaluates expressions on every row. Their functions can tell
+//! what they see, and so does the error of one that fails. The executor's permission check does not see it, so from
+//! outside such a statement counts as reading the whole row.
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::access;
+use crate::guard::refuse::{self, Flow};
+use crate::guard::session::{self, Session};
+use crate::guard::verdict::Verdict;
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::utility::Utility;
+use crate::pg::{inherit, list, relation};
+
+/// Whether a definition of a column has more than a default: a check, a key, or an expression that generates it.
+fn is_computed(command: &pg_sys::AlterTableCmd) -> bool {
+    use pg_sys::ConstrType as Kind;
+    // SAFETY: the definition of ADD COLUMN is a ColumnDef with a list of Constraints, all of the parse tree.
+    unsafe {
+        command
+            .def
+            .cast::<pg_sys::ColumnDef>()
+            .as_ref()
+            .is_some_and(|column| {
+                list::items::<pg_sys::Constraint>(column.constraints)
+                    .iter()
+                    .any(|constraint| {
+                        !matches!(
+                            constraint.contype,
+                            Kind::CONSTR_NULL
+                                | Kind::CONSTR_NOTNULL
+                                | Kind::CONSTR_DEFAULT
+                                | Kind::CONSTR_IDENTITY
+                        )
+                    })
+            })
+    }
+}
+
+/// Whether a part of ALTER TABLE evaluates something on the rows that are there.
+fn computes(command: &pg_sys::AlterTableCmd) -> bool {
+    use pg_sys::AlterTableType as Kind;
+    match command.subtype {
+        Kind::AT_AddColumn => is_computed(command),
+        Kind::AT_AlterColumnType
+        | Kind::AT_AddConstraint
+        | Kind::AT_ValidateConstraint
+        | Kind::AT_AttachPartition => true,
+        _ => false,
+    }
+}
+
+/// Checks a statement before it is executed.
+pub fn before(statement: &Utility) -> Result<()> {
+    use pg_sys::NodeTag;
+    if !matches!(
+        statement.node.type_,
+        NodeTag::T_AlterTableStmt
+            | NodeTag::T_IndexStmt
+            | NodeTag::T_CreateStatsStmt
+            | NodeTag::T_AlterDomainStmt
+    ) || session::is_known_inside()
+        || !guc::preloaded()
+        || guc::enforce(Gate::Access) == Enforce::Off
+    {
+        return Ok(());
+    }
+    let session = session::current();
+    if session.judgement.verdict == Verdict::Inside {
+        return Ok(());
+    }
+    // SAFETY: each tag is the one of its type; RangeVars and lists are of the parse tree.
+    unsafe {
+        if let Some(index) = statement.cast::<pg_sys::IndexStmt>(NodeTag::T_IndexStmt) {
+            return rows_of(index.relation, &session);
+        }
+        if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>(NodeTag::T_AlterTableStmt) {
+            if list::items::<pg_sys::AlterTableCmd>(alter.cmds)
+                .into_iter()
+                .any(computes)
+            {
+                return rows_of(alter.relation, &session);
+            }
+            return Ok(());
+        }
+        // What it defines is evaluated by ANALYZE, whoever runs that.
+        if let Some(statistics) =
+            statement.cast::<pg_sys::CreateStatsStmt>(NodeTag::T_CreateStatsStmt)
+        {
+            for table in list::items::<pg_sys::RangeVar>(statistics.relations) {
+                rows_of(table, &session)?;
+            }
+            return Ok(());
+        }
+        if let Some(alter) = statement.cast::<pg_sys::AlterDomainStmt>(NodeTag::T_AlterDomainStmt)
+            && matches!(alter.subtype as u8, b'C' | b'V')
+        {
+            return domain(&session);
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a table, and of those below it.
+fn rows_of(name: *const pg_sys::RangeVar, session: &Session) -> Result<()> {
+    let Some(table) = relation::named(name) else {
+        // The server says so.
+        return Ok(());
+    };
+    access::whole_row(table, session)?;
+    inherit::descendants(table)
+        .into_iter()
+        .try_for_each(|below| access::whole_row(below, session))
+}
+
+/// A constraint of a domain is evaluated on the columns of that type, in whatever table.
+fn domain(session: &Session) -> Result<()> {
+    let judgement = &session.judgement;
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!(
+            "adding a constraint to a domain from {} is not allowed",
+            session.peer
+        ),
+    )
+    .detail(format!(
+        "It is evaluated on values of every table with a column of this domain. {}",
+        judgement.reason
+    ))
+    .hint(judgement.remedy.clone());
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: judgement.region.clone(),
+            object: "ALTER DOMAIN".to_owned(),
+            error,
+        },
+        |_| {},
+    )
+}
