@@ -8,10 +8,10 @@ PROFILE ?= release
 export PG_CONFIG PROFILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo test test-core test-long lint bench package clean
+.PHONY: help setup install demo test test-core test-matrix test-long lint bench package clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PG_CONFIG=$(PG_CONFIG)"
 
@@ -29,6 +29,9 @@ test: setup ## run all checks and tests (installs a debug build into the Postgre
 
 test-core: setup ## run PostgreSQL's own regression and isolation suites with the library, all gates on, and compare
 	@tests/core/run
+
+test-matrix: setup ## try every way out of the region by every peer, in both modes (`make test` runs half of them by turns)
+	@scripts/test-matrix
 
 test-long: setup ## compare with the independent model on 10 million random worlds; takes hours
 	@scripts/test-long

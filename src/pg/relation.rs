@@ -166,6 +166,21 @@ pub fn kind(relation: pg_sys::Oid) -> u8 {
     unsafe { pg_sys::get_rel_relkind(relation) as u8 }
 }
 
+/// Whether a relation was made in this very transaction, so that nobody else has put rows into it.
+pub fn is_new(relation: pg_sys::Oid) -> bool {
+    // SAFETY: NULL or an entry of the relation cache, which is given back at once.
+    unsafe {
+        let entry = pg_sys::RelationIdGetRelation(relation);
+        let Some(found) = entry.as_ref() else {
+            return false;
+        };
+        // 0 is the server's InvalidSubTransactionId.
+        let new = found.rd_createSubid != 0;
+        pg_sys::RelationClose(entry);
+        new
+    }
+}
+
 /// The relation that a statement names, if it exists; without a lock. `name` is NULL or of a parse tree.
 pub fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     if name.is_null() {

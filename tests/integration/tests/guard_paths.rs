@@ -226,3 +226,51 @@ fn a_cursor_opened_inside_gives_its_rows_also_later() -> Result<()> {
     assert_eq!(away.refused(read).sqlstate(), "42501");
     Ok(())
 }
+
+#[test]
+fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can_be_made()
+-> Result<()> {
+    let node = node()?;
+    node.exec(
+        "CREATE TABLE parts (id int, email text) PARTITION BY LIST (id);
+         CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1); CREATE TABLE part2 (id int, email text);
+         CREATE DOMAIN kind AS text; CREATE TABLE clear (id int);
+         SELECT custodian.clear_column('clear', 'id')",
+    )?;
+    node.alter_system("custodian.enforce", "on")?;
+    let mut away = node.client_as("away", "postgres")?;
+    for statement in [
+        "CREATE INDEX ON customer (email)",
+        "CREATE UNIQUE INDEX CONCURRENTLY ON customer (email)",
+        "CREATE STATISTICS s ON (upper(email)), plan FROM customer",
+        "ALTER TABLE customer ALTER email TYPE varchar",
+        "ALTER TABLE customer ADD CHECK (email <> '')",
+        "ALTER TABLE customer ADD CHECK (email <> '') NOT VALID",
+        "ALTER TABLE customer ADD UNIQUE (email)",
+        "ALTER TABLE customer ADD more text GENERATED ALWAYS AS (email) STORED",
+        "ALTER TABLE customer ADD more text, ADD CHECK (email <> '')",
+        "ALTER TABLE parts ADD CHECK (email <> '')",
+        "ALTER TABLE parts ATTACH PARTITION part2 FOR VALUES IN (2)",
+        "ALTER DOMAIN kind ADD CHECK (VALUE <> '')",
+    ] {
+        let refused = away.refused(statement);
+        assert_eq!(refused.sqlstate(), "42501", "{statement}: {refused}");
+        assert!(
+            refused.to_string().contains("is not allowed"),
+            "{statement}: {refused}"
+        );
+    }
+    for statement in [
+        "CREATE TABLE mine (id int PRIMARY KEY, note text UNIQUE CHECK (note <> ''))",
+        "BEGIN; CREATE TABLE other (id int); CREATE INDEX ON other (id); ALTER TABLE other ADD UNIQUE (id); COMMIT",
+        "CREATE INDEX ON clear (id)",
+        "ALTER TABLE clear ADD CHECK (id > 0)",
+        "ALTER TABLE customer ADD more text DEFAULT 'none' NOT NULL",
+        "ALTER TABLE customer ALTER email SET STATISTICS 10",
+        "ALTER DOMAIN kind SET DEFAULT 'none'",
+    ] {
+        away.batch_execute(statement)
+            .map_err(|error| integration::Error::new(format!("{statement}: {error}")))?;
+    }
+    Ok(())
+}

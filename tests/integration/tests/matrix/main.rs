@@ -94,13 +94,17 @@ fn run(mode: Mode) -> Result<()> {
             "no network namespaces: {reason}"
         );
     }
-    let (cells, missing) = selected(mode);
+    let (mut cells, missing) = selected(mode);
     if missing > 0 {
         integration::not_run(&format!(
             "{missing} cells whose peers are known by their network"
         ));
     }
     let stage = Stage::new(mode)?;
+    if !stage.has_wal2json {
+        integration::not_run("wal2json is not installed");
+        cells.retain(|(channel, _)| !channel.name.contains("wal2json"));
+    }
     let mut wrong = Vec::new();
     for (channel, peer) in &cells {
         if missing > 0 && peer.kind == Kind::OtherOrganisation {

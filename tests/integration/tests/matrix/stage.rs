@@ -25,6 +25,7 @@ pub struct Stage {
     pub node: Cluster,
     pub certs: Certs,
     pub net: Option<Net>,
+    pub has_wal2json: bool,
 }
 
 fn rules(net: Option<&Net>, root: &str) -> String {
@@ -152,11 +153,7 @@ fn policy(node: &Cluster, near: &str) -> Result<()> {
             "SELECT pg_create_logical_replication_slot('slot_{role}', 'pgoutput')"
         ))?;
     }
-    for (slot, plugin) in [
-        ("existing", "test_decoding"),
-        ("other", "pgoutput"),
-        ("json", "wal2json"),
-    ] {
+    for (slot, plugin) in [("existing", "test_decoding"), ("other", "pgoutput")] {
         node.text(&format!(
             "SELECT pg_create_logical_replication_slot('{slot}', '{plugin}')"
         ))?;
@@ -217,6 +214,11 @@ impl Stage {
         let near = net.as_ref().map_or("192.0.2.1".to_owned(), |net| {
             net.at("cn-b").address().to_string()
         });
+        let library = format!(
+            "{}/wal2json.so",
+            integration::host::pg_config("--pkglibdir")?
+        );
+        let has_wal2json = std::path::Path::new(&library).exists();
         // Newer minor releases know a list of output plugins that anybody may use.
         let listed = "SELECT setting FROM pg_settings WHERE name = 'output_plugin_libraries'";
         let plugins = node.text(listed)?;
@@ -227,6 +229,9 @@ impl Stage {
             node.reload()?;
         }
         policy(&node, &near)?;
+        if has_wal2json {
+            node.text("SELECT pg_create_logical_replication_slot('json', 'wal2json')")?;
+        }
         node.alter_system(
             "custodian.enforce",
             if mode == Mode::On { "on" } else { "warn" },
@@ -254,6 +259,7 @@ impl Stage {
             node,
             certs,
             net,
+            has_wal2json,
         })
     }
 
