@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 14] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 19] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -128,6 +128,41 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 14] = [
         "refused outside",
         "guard_paths",
         "rows_are_not_shown_by_errors_policies_and_triggers_of_a_change",
+    ),
+    (
+        "`pg_dump`, `pg_restore` and `pg_upgrade --check` inside",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "dumps_restores_and_upgrade_checks_are_unharmed",
+    ),
+    (
+        "`pg_rewind` of a node inside",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "a_former_primary_is_rewound_over_the_network",
+    ),
+    (
+        "logical replication inside the region",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "logical_replication_inside_is_unharmed",
+    ),
+    (
+        "pgbouncer in transaction mode",
+        "none",
+        "unharmed, by a certificate or a local role",
+        "guard_unharmed",
+        "a_pooler_in_transaction_mode_is_unharmed",
+    ),
+    (
+        "parallel workers, other extensions' workers, and errors of other code",
+        "none",
+        "unharmed",
+        "guard_unharmed",
+        "parallel_and_background_workers_and_errors_of_other_code_are_unharmed",
     ),
 ];
 
