@@ -450,7 +450,7 @@ pub fn whole_row(relation: pg_sys::Oid, session: &Session) -> Result<()> {
     if is_catalog(relation) {
         return Ok(());
     }
-    examine(relation, None, false, session)
+    examine(relation, None, "computing over rows of", session)
 }
 
 #[pg_guard]

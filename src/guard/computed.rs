@@ -71,8 +71,9 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     let session = session::current();
+    let inside = session.judgement.verdict == Verdict::Inside;
     // SAFETY: reads backend-local state. What scripts of extensions make is the extensions' own.
-    if session.judgement.verdict == Verdict::Inside || unsafe { pg_sys::creating_extension } {
+    if (inside && !session.plaintext) || unsafe { pg_sys::creating_extension } {
         return Ok(());
     }
     // SAFETY: each tag is the one of its type; RangeVars and lists are of the parse tree.
@@ -100,6 +101,7 @@ pub fn before(statement: &Utility) -> Result<()> {
         }
         if let Some(alter) = statement.cast::<pg_sys::AlterDomainStmt>(NodeTag::T_AlterDomainStmt)
             && matches!(alter.subtype as u8, b'C' | b'V')
+            && !inside
         {
             return domain(&session);
         }
