@@ -24,6 +24,8 @@ pub enum Change {
     /// A value of the row with this index changes.
     Update(usize, String, Value),
     Insert(Row),
+    /// The row with this index is deleted by a user, where the server lets it.
+    Delete(usize),
 }
 
 impl World {
@@ -85,6 +87,7 @@ impl World {
                 self.rows[*at].values.insert(column.clone(), value.clone());
             }
             Change::Insert(row) => self.rows.push(row.clone()),
+            Change::Delete(at) => self.delete(*at),
         }
     }
 }

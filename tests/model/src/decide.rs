@@ -319,7 +319,7 @@ impl World {
     }
 
     /// A request that is being carried out is about all rows of its subject.
-    fn is_erased(&self, row: &Row) -> bool {
+    pub fn is_erased(&self, row: &Row) -> bool {
         if self.requested(row) {
             return true;
         }
@@ -382,32 +382,41 @@ impl World {
     }
 
     fn is_kept(&self, row: &Row, tag: &CellTag) -> bool {
-        tag.minimums.iter().any(|reference| {
-            let Some(clock) = self.reference_clock(row, tag, reference) else {
-                return true;
-            };
-            let minimum = &self.policy.minimums[&reference.name];
-            let mut end = calendar::add(clock, minimum.period);
-            // While the limitation period runs, suspended time does not count.
-            let mut suspensions = minimum.defence.clone().unwrap_or_default();
-            suspensions.sort();
-            for (suspended, resumed) in suspensions {
-                match resumed {
-                    _ if suspended >= end => {}
-                    None => return true,
-                    Some(resumed) if resumed > clock => end += resumed - suspended.max(clock),
-                    Some(_) => {}
-                }
+        tag.minimums
+            .iter()
+            .any(|reference| self.keeps(row, tag, reference))
+    }
+
+    /// Whether this minimum or defence keeps the cell.
+    pub(crate) fn keeps(&self, row: &Row, tag: &CellTag, reference: &Reference) -> bool {
+        let Some(clock) = self.reference_clock(row, tag, reference) else {
+            return true;
+        };
+        let minimum = &self.policy.minimums[&reference.name];
+        let mut end = calendar::add(clock, minimum.period);
+        // While the limitation period runs, suspended time does not count.
+        let mut suspensions = minimum.defence.clone().unwrap_or_default();
+        suspensions.sort();
+        for (suspended, resumed) in suspensions {
+            match resumed {
+                _ if suspended >= end => {}
+                None => return true,
+                Some(resumed) if resumed > clock => end += resumed - suspended.max(clock),
+                Some(_) => {}
             }
-            end > self.now
-        })
+        }
+        end > self.now
     }
 
     // ----- rule 6: holds -----
 
     pub fn is_held(&self, row: &Row) -> bool {
-        self.policy.holds.iter().any(|hold| match hold {
-            Hold::Subject { kind, key } => self.subject(row) == Some((kind.clone(), key.clone())),
+        self.policy.holds.iter().any(|hold| self.lies_on(hold, row))
+    }
+
+    pub(crate) fn lies_on(&self, hold: &Hold, row: &Row) -> bool {
+        match hold {
+            Hold::Subject { kind, key } => self.is_subject(row, kind, key),
             Hold::Table { table } => self.is_within(row.table, *table),
             Hold::Rows { table, matching } => {
                 self.is_within(row.table, *table)
@@ -418,7 +427,7 @@ impl World {
                             _ => false,
                         })
             }
-        })
+        }
     }
 
     // ----- the decision -----

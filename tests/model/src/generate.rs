@@ -113,7 +113,7 @@ fn moment(tape: &mut Tape) -> Moment {
 }
 
 fn clock_value(tape: &mut Tape, kind: Kind) -> Value {
-    match tape.pick(12) {
+    match tape.pick(13) {
         10 => Value::Null,
         11 => Value::Infinite,
         _ => {
@@ -714,6 +714,7 @@ pub fn change(tape: &mut Tape, world: &World, features: Features) -> Option<Chan
             point(tape, world, &mut row);
             Some(Change::Insert(row))
         }
+        12 if !world.rows.is_empty() => Some(Change::Delete(tape.pick(world.rows.len()))),
         11 if features.erasures => {
             let Erasure { kind, key, .. } = erasure(tape, world)?;
             Some(Change::Erase(kind, key))

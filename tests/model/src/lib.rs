@@ -14,6 +14,7 @@ pub mod change;
 pub mod decide;
 pub mod generate;
 pub mod label;
+pub mod refuse;
 #[cfg(test)]
 mod tests;
 pub mod world;

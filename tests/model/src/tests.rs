@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::calendar::{DAY, HOUR, Period, add, date, day_number, text};
+use crate::change::Change;
 use crate::decide::State;
 use crate::generate::{Features, Tape, change, world};
 use crate::world::{
-    CellTag, Clock, Column, Consent, ForeignKey, Hold, Kind, Minimum, OnDelete, Purpose, Reference,
-    Row, Subject, Table, TableTag, Value, World,
+    CellTag, Clock, Column, Consent, Erasure, ForeignKey, Hold, Kind, Minimum, OnDelete, Purpose,
+    Reference, Row, Subject, Table, TableTag, Value, World,
 };
 
 const MONTH: Period = Period {
@@ -269,6 +270,108 @@ fn suspended_time_does_not_count_for_a_defence() {
     assert_eq!(states(&world)[0], State::Due);
     world.now -= 1;
     assert_eq!(states(&world)[0], State::Blocked);
+}
+
+#[test]
+fn an_erasure_ends_what_is_optional_of_what_was_there() {
+    let mut world = simple();
+    world.now = on(2023, 2, 1);
+    let key = vec!["1".to_owned()];
+    // The purpose is required, and an erasure ends nothing.
+    let (after, _) = world.erase("person", &key);
+    assert_eq!(states(&after), [State::Active, State::Active]);
+    world
+        .policy
+        .purposes
+        .get_mut("m.p")
+        .expect("defined")
+        .required = false;
+    let (after, _) = world.erase("person", &key);
+    assert_eq!(states(&after), [State::Disposed, State::Active]);
+    // What comes back goes again, and what begins anew stays.
+    for (began, state) in [
+        (on(2023, 1, 31), State::Due),
+        (on(2023, 2, 1), State::Active),
+    ] {
+        let mut back = after.clone();
+        back.rows[0] = world.rows[0].clone();
+        back.rows[0]
+            .values
+            .insert("at".to_owned(), Value::Time(began));
+        back.now += DAY;
+        assert_eq!(states(&back), [state, State::Active]);
+    }
+    // Of what has no clock it is not known whether it was there; the request itself is about everything.
+    world.rows[0].values.insert("at".to_owned(), Value::Null);
+    let (after, _) = world.erase("person", &key);
+    assert_eq!(*after.rows[0].value("c"), Value::Null);
+    let mut back = after;
+    back.rows[0] = world.rows[0].clone();
+    assert_eq!(states(&back)[0], State::Active);
+}
+
+#[test]
+fn a_date_must_lie_before_an_erasure_as_a_whole_day() {
+    let mut world = simple();
+    world.tables[0].columns[1].kind = Kind::Date;
+    world
+        .policy
+        .purposes
+        .get_mut("m.p")
+        .expect("defined")
+        .required = false;
+    world.now = on(2023, 2, 2);
+    for (at, state) in [
+        (on(2023, 2, 1) - 1, State::Active),
+        (on(2023, 2, 1), State::Due),
+    ] {
+        world.policy.erasures = vec![Erasure {
+            kind: "person".to_owned(),
+            key: vec!["2".to_owned()],
+            at,
+        }];
+        assert_eq!(states(&world), [State::Active, state]);
+    }
+}
+
+#[test]
+fn users_may_neither_change_what_is_held_nor_destroy_what_a_minimum_keeps() {
+    let mut world = simple();
+    let set = |column: &str, value| Change::Update(0, column.to_owned(), value);
+    let text = || Value::Text("y".to_owned());
+    assert_eq!(world.refuses(&Change::Delete(0)), Some(false));
+    tag(&mut world).minimums = vec![Reference {
+        name: "m.law".to_owned(),
+        clock: None,
+    }];
+    let law = |defence| Minimum {
+        period: Period { days: 1, ..MONTH },
+        defence,
+    };
+    world.policy.minimums.insert("m.law".to_owned(), law(None));
+    assert_eq!(world.refuses(&Change::Delete(0)), Some(true));
+    assert_eq!(world.refuses(&set("c", Value::Null)), Some(true));
+    assert_eq!(world.refuses(&set("c", text())), Some(false));
+    // A defence lets data be kept, and makes nobody keep it.
+    let defence = law(Some(Vec::new()));
+    world.policy.minimums.insert("m.law".to_owned(), defence);
+    assert_eq!(world.refuses(&Change::Delete(0)), Some(false));
+    world.policy.holds = vec![Hold::Rows {
+        table: 0,
+        matching: BTreeMap::from([("d".to_owned(), vec!["z".to_owned()])]),
+    }];
+    world.rows[0]
+        .values
+        .insert("d".to_owned(), Value::Text("z".to_owned()));
+    assert_eq!(world.refuses(&Change::Delete(0)), Some(true));
+    for (column, refused) in [("c", true), ("d", true), ("at", false)] {
+        assert_eq!(
+            world.refuses(&set(column, text())),
+            Some(refused),
+            "{column}"
+        );
+    }
+    assert_eq!(world.refuses(&Change::Delete(1)), Some(false));
 }
 
 #[test]

@@ -375,6 +375,11 @@ pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
             )
         }
         Change::Insert(row) => insert(schema, world, row),
+        Change::Delete(at) => format!(
+            "DELETE FROM {} WHERE id = {}",
+            relation(schema, world, world.rows[*at].table),
+            literal(world.rows[*at].value("id"), Kind::Key)
+        ),
         Change::Consent(consent) => {
             format!(
                 "SELECT custodian.record_consent({})",

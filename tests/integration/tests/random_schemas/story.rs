@@ -2,7 +2,7 @@
 //! is left is compared; then things change one after the other, with a sweep and an exact comparison after each.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use integration::{Cluster, Error, Result, Sql};
 use postgres::Client;
@@ -24,12 +24,16 @@ pub const FEATURES: Features = Features {
 /// How often a sweep may find more to do: each finds at least one row that it can dispose of.
 const ROUNDS: usize = 40;
 
+/// The server's clock.
+pub fn present() -> Moment {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_micros()).unwrap_or(0))
+}
+
 /// Seconds from the server's clock to the moment.
 pub fn offset(moment: Moment) -> i64 {
-    let server = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| i64::try_from(time.as_micros()).unwrap_or(0));
-    (moment - server).div_euclid(1_000_000)
+    (moment - present()).div_euclid(1_000_000)
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +44,8 @@ pub struct Totals {
     pub beside: usize,
     /// Changes that a hold or minimum refused.
     pub refused: usize,
+    /// Statements of which the model knew whether they must be refused.
+    pub judged: usize,
 }
 
 impl Totals {
@@ -48,6 +54,7 @@ impl Totals {
         self.disposed += other.disposed;
         self.beside += other.beside;
         self.refused += other.refused;
+        self.judged += other.judged;
     }
 }
 
@@ -152,6 +159,18 @@ pub struct Place<'a> {
     pub database: &'a str,
 }
 
+/// What users made of the rows: what an erasure disposed of is none of that.
+pub fn apply_as_users(users: &mut World, change: &Change) {
+    match change {
+        Change::Erase(kind, key) => users.policy.erasures.push(Erasure {
+            kind: kind.clone(),
+            key: key.clone(),
+            at: users.now,
+        }),
+        change => users.apply(change),
+    }
+}
+
 /// Puts erasures between two whole hours, at which nothing begins.
 pub fn apart(world: &mut World) {
     for erasure in &mut world.policy.erasures {
@@ -160,8 +179,8 @@ pub fn apart(world: &mut World) {
 }
 
 /// One session of a story.
-struct Session {
-    client: Client,
+pub struct Session {
+    pub client: Client,
     schema: String,
     /// Seconds from the server's clock. All sessions of a story have the same, and it is only ever put forward: what
     /// one session did is in the past of the others.
@@ -170,7 +189,7 @@ struct Session {
 
 /// How a change went.
 #[derive(Debug, PartialEq)]
-enum Went {
+pub enum Went {
     Done,
     /// A hold or minimum forbids it.
     Refused,
@@ -179,7 +198,7 @@ enum Went {
 }
 
 impl Session {
-    fn new(place: Place, schema: &str, offset: i64) -> Result<Session> {
+    pub fn new(place: Place, schema: &str, offset: i64) -> Result<Session> {
         let mut session = Session {
             client: place.node.client_as("postgres", place.database)?,
             schema: schema.to_owned(),
@@ -195,7 +214,7 @@ impl Session {
         Ok(self.client.batch_execute(&sql)?)
     }
 
-    fn change(&mut self, world: &World, holds: &mut Vec<i64>, change: &Change) -> Result<Went> {
+    pub fn change(&mut self, world: &World, holds: &mut Vec<i64>, change: &Change) -> Result<Went> {
         let sql = match change {
             Change::Later(time) => {
                 self.put_forward(*time)?;
@@ -255,22 +274,31 @@ impl Session {
         Ok(any)
     }
 
-    /// Sweeps until nothing more goes; gives the world that is left. What is due again behind a watermark may wait
-    /// for the audit pass, which comes after a second here.
+    /// Sweeps until nothing more goes; gives the world that is left. No watermark counts under a moved clock.
     fn sweep_until_rest(&mut self, world: &World) -> Result<World> {
-        let mut audits = 0;
         for _ in 0..ROUNDS {
             let any = self.sweep(world)?;
             let found = actual(&mut self.client, &self.schema, world)?;
-            if is_at_rest(&found) || audits == 2 {
+            if is_at_rest(&found) || !any {
                 return Ok(found);
-            }
-            if !any {
-                audits += 1;
-                std::thread::sleep(Duration::from_millis(1_100));
             }
         }
         Err(Error::new("sweeps never end"))
+    }
+}
+
+/// Whether the outcome of a statement in a world at rest could be compared with what must be refused: 1 or 0. Fails
+/// where one was refused that must not be, or done that must be refused.
+pub fn wrongly(world: &World, change: &Change, went: &Went) -> Result<usize> {
+    match (world.refuses(change), went) {
+        (Some(true), Went::Done) => Err(Error::new(format!(
+            "{change:?} was not refused\nin {world:#?}"
+        ))),
+        (Some(false), Went::Refused) => {
+            Err(Error::new(format!("{change:?} was refused\nin {world:#?}")))
+        }
+        (None, _) => Ok(0),
+        _ => Ok(1),
     }
 }
 
@@ -283,7 +311,7 @@ pub struct Story<'a> {
 }
 
 /// The worlds that sweeps at any point between changes may have come across.
-struct Possible {
+pub struct Possible {
     worlds: Vec<World>,
     /// Rows that were due in one of them, by id, and the cells.
     rows: BTreeSet<Value>,
@@ -291,7 +319,7 @@ struct Possible {
 }
 
 impl Possible {
-    fn new(world: &World) -> Possible {
+    pub fn new(world: &World) -> Possible {
         let mut possible = Possible {
             worlds: vec![world.clone()],
             rows: BTreeSet::new(),
@@ -317,7 +345,7 @@ impl Possible {
         }
     }
 
-    fn sweep(&mut self) {
+    pub fn sweep(&mut self) {
         let mut swept = Vec::new();
         for start in self.worlds.clone() {
             let mut world = start;
@@ -334,8 +362,20 @@ impl Possible {
         self.worlds.extend(swept);
     }
 
+    /// Time has passed.
+    pub fn move_to(&mut self, now: Moment) {
+        for world in &mut self.worlds {
+            world.now = now;
+        }
+    }
+
+    /// How many cells may have been disposed of.
+    pub fn cells(&self) -> usize {
+        self.cells.len()
+    }
+
     /// The change as it is seen from `origin`, in which it was thought of.
-    fn apply(&mut self, origin: &World, change: &Change) {
+    pub fn apply(&mut self, origin: &World, change: &Change) {
         let mut worlds = std::mem::take(&mut self.worlds);
         for world in &mut worlds {
             match change {
@@ -343,6 +383,12 @@ impl Possible {
                     let (after, _) = world.erase(kind, key);
                     self.note(world, &after);
                     *world = after;
+                }
+                Change::Delete(at) => {
+                    let wanted = id(&origin.rows[*at]);
+                    if let Some(at) = world.rows.iter().position(|row| id(row) == wanted) {
+                        world.apply(&Change::Delete(at));
+                    }
                 }
                 Change::Update(at, column, value) => {
                     let wanted = id(&origin.rows[*at]);
@@ -358,7 +404,7 @@ impl Possible {
     }
 
     /// What was disposed of in `actual` without ever having been due; `users` is what users made of the rows.
-    fn too_early(&self, users: &World, actual: &World) -> Vec<String> {
+    pub fn too_early(&self, users: &World, actual: &World) -> Vec<String> {
         let mut wrong = Vec::new();
         for row in &users.rows {
             let Some(found) = find(actual, row) else {
@@ -458,14 +504,7 @@ impl<'a> Story<'a> {
                     match went {
                         Went::Done => {
                             possible.apply(&users, &change);
-                            match change {
-                                // What it disposed of is not what users made of it.
-                                Change::Erase(kind, key) => {
-                                    let at = users.now;
-                                    users.policy.erasures.push(Erasure { kind, key, at });
-                                }
-                                change => users.apply(&change),
-                            }
+                            apply_as_users(&mut users, &change);
                         }
                         Went::Refused => totals.refused += 1,
                         Went::Failed => {}
@@ -507,6 +546,7 @@ impl<'a> Story<'a> {
         if let Some(change) = generate::change(&mut self.tape, &self.world, FEATURES) {
             let went = session.change(&self.world, holds, &change)?;
             self.log.push(format!("{went:?}: {change:?}"));
+            totals.judged += wrongly(&self.world, &change, &went)?;
             match went {
                 Went::Done => self.world.apply(&change),
                 Went::Refused => totals.refused += 1,

@@ -1,0 +1,173 @@
+//! Which statements of users are refused: those that would take or change what a hold or a statutory minimum keeps.
+
+use crate::change::Change;
+use crate::world::{Hold, Kind, OnDelete, Row, Value, World};
+
+impl World {
+    /// The matters aside: the columns by which the holds that lie on the row find it.
+    fn found_by(&self, row: &Row) -> Vec<&String> {
+        let lying = self
+            .policy
+            .holds
+            .iter()
+            .filter(|hold| self.lies_on(hold, row));
+        lying
+            .filter_map(|hold| match hold {
+                Hold::Rows { matching, .. } => Some(matching.keys()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+
+    /// Whether a statutory minimum, by the name of `cell`, keeps it from its own users. `None` where its tag does not
+    /// mean anything. A claim defence only lets data be kept: it refuses nothing.
+    fn is_kept_from_users(&self, row: &Row, cell: &str) -> Option<bool> {
+        let tag = &self.root(row.table).cells[cell];
+        if tag.minimums.is_empty() {
+            return Some(false);
+        }
+        if !self.is_resolved(row.table, cell) {
+            return None;
+        }
+        Some(
+            tag.minimums
+                .iter()
+                .filter(|reference| self.policy.minimums[&reference.name].defence.is_none())
+                .any(|reference| self.keeps(row, tag, reference)),
+        )
+    }
+
+    /// Whether the row itself may not be deleted by users.
+    fn may_not_go(&self, row: &Row) -> Option<bool> {
+        if self.is_held(row) {
+            return Some(true);
+        }
+        let cells = self.root(row.table).cells.keys();
+        let kept: Vec<Option<bool>> = cells
+            .map(|cell| self.is_kept_from_users(row, cell))
+            .collect();
+        match () {
+            () if kept.contains(&Some(true)) => Some(true),
+            () if kept.contains(&None) => None,
+            () => Some(false),
+        }
+    }
+
+    /// Whether a user's statement must be refused (`true`) or must not (`false`); `None` where that depends on what
+    /// the server makes of foreign keys, and for what is no statement of a user's.
+    pub fn refuses(&self, change: &Change) -> Option<bool> {
+        match change {
+            Change::Update(at, column, value) => {
+                let row = &self.rows[*at];
+                if row.value(column) == value {
+                    return Some(false);
+                }
+                self.may_not_change(row, column, value)
+            }
+            Change::Delete(at) => {
+                let own = self.may_not_go(&self.rows[*at]);
+                if own != Some(false) {
+                    return own;
+                }
+                let alone = self
+                    .referring(*at)
+                    .into_iter()
+                    .all(|child| self.may_not_go(&self.rows[child]) == Some(false));
+                alone.then_some(false)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether users may not give the column of the row this other value. A held document is one column, whichever of
+    /// its paths is tagged. A minimum forbids to destroy a value, by emptying its column, and not to correct it.
+    fn may_not_change(&self, row: &Row, column: &str, value: &Value) -> Option<bool> {
+        let table = self.root(row.table);
+        let document = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+        let is_path = table
+            .column(column)
+            .is_some_and(|column| column.kind == Kind::Path);
+        let own: Vec<&String> = table
+            .cells
+            .keys()
+            .filter(|cell| match is_path {
+                true => document(cell) == document(column),
+                false => *cell == column,
+            })
+            .collect();
+        if self.is_held(row) {
+            // A table without tags is held as it is.
+            if table.cells.is_empty() || !own.is_empty() {
+                return Some(true);
+            }
+            if self.found_by(row).into_iter().any(|name| name == column) {
+                return Some(true);
+            }
+        }
+        if is_path || *value != Value::Null || *row.value(column) == Value::Null {
+            return Some(false);
+        }
+        let kept: Vec<Option<bool>> = own
+            .into_iter()
+            .map(|cell| self.is_kept_from_users(row, cell))
+            .collect();
+        match () {
+            () if kept.contains(&Some(true)) => Some(true),
+            () if kept.contains(&None) => None,
+            () => Some(false),
+        }
+    }
+
+    /// The rows that refer to this one, over any number of steps.
+    fn referring(&self, row: usize) -> Vec<usize> {
+        let mut reached = vec![row];
+        let mut next = 0;
+        while next < reached.len() {
+            for child in 0..self.rows.len() {
+                let refers = self
+                    .foreign_keys
+                    .iter()
+                    .any(|key| self.refers(key, &self.rows[child], &self.rows[reached[next]]));
+                if refers && !reached.contains(&child) {
+                    reached.push(child);
+                }
+            }
+            next += 1;
+        }
+        reached.split_off(1)
+    }
+
+    /// The world after a user's DELETE that the server let happen: what refers to the row goes or is emptied as its
+    /// foreign key says.
+    pub(crate) fn delete(&mut self, at: usize) {
+        let mut gone = vec![at];
+        let mut next = 0;
+        while next < gone.len() {
+            let parent = self.rows[gone[next]].clone();
+            next += 1;
+            for child in 0..self.rows.len() {
+                for key in self.foreign_keys.clone() {
+                    if gone.contains(&child) || !self.refers(&key, &self.rows[child], &parent) {
+                        continue;
+                    }
+                    match key.on_delete {
+                        OnDelete::Cascade => gone.push(child),
+                        OnDelete::SetNull | OnDelete::SetDefault => {
+                            for column in &key.columns {
+                                self.rows[child].values.insert(column.clone(), Value::Null);
+                            }
+                        }
+                        // The server would not have let it happen.
+                        OnDelete::NoAction | OnDelete::Restrict => {}
+                    }
+                }
+            }
+        }
+        let mut index = 0;
+        self.rows.retain(|_| {
+            index += 1;
+            !gone.contains(&(index - 1))
+        });
+    }
+}
