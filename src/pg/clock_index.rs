@@ -14,7 +14,8 @@ pub struct ClockIndex {
     /// Functions of `<=` and `>=`.
     at_most: pg_sys::Oid,
     at_least: pg_sys::Oid,
-    is_date: bool,
+    /// The type of the column.
+    class: pg_sys::Oid,
 }
 
 /// The index of a relation that leads from values of the column to rows: a B-tree, or else a BRIN; `None` when there
@@ -22,7 +23,7 @@ pub struct ClockIndex {
 pub fn find(relation: pg_sys::Oid, column: &str) -> Result<Option<ClockIndex>> {
     sandbox::as_extension_owner(|| {
         spi::select_one(
-            "SELECT c.relname::text, c.oid, a.atttypid = 'date'::regtype,
+            "SELECT c.relname::text, c.oid, a.atttypid,
                     lep.oprcode::oid, gep.oprcode::oid
              FROM pg_index i
              JOIN pg_class c ON c.oid = i.indexrelid
@@ -45,7 +46,7 @@ pub fn find(relation: pg_sys::Oid, column: &str) -> Result<Option<ClockIndex>> {
                 Ok(ClockIndex {
                     name: row.must(1)?,
                     oid: row.must(2)?,
-                    is_date: row.must(3)?,
+                    class: row.must(3)?,
                     at_most: row.must(4)?,
                     at_least: row.must(5)?,
                 })
@@ -61,7 +62,7 @@ const BITMAP: i64 = 4 << 20;
 
 impl ClockIndex {
     fn datum(&self, raw: i64) -> pg_sys::Datum {
-        if self.is_date {
+        if self.class == pg_sys::DATEOID {
             let day = i32::try_from(raw.div_euclid(DAY)).unwrap_or(i32::MAX);
             pg_sys::Datum::from(day)
         } else {
@@ -82,8 +83,18 @@ impl ClockIndex {
         let mut key = |strategy: u16, function: pg_sys::Oid, bound: i64| {
             let mut key = pg_sys::ScanKeyData::default();
             // SAFETY: fills the slot; the function is the comparison of the index' own operator class, from pg_catalog.
+            // BRIN asks for the type of the value.
             unsafe {
-                pg_sys::ScanKeyInit(&mut key, 1, strategy, function, self.datum(bound));
+                pg_sys::ScanKeyEntryInitialize(
+                    &mut key,
+                    0,
+                    1,
+                    strategy,
+                    self.class,
+                    pg_sys::InvalidOid,
+                    function,
+                    self.datum(bound),
+                );
             }
             keys.push(key);
         };
