@@ -253,6 +253,26 @@ CREATE TABLE custodian.counter (
 COMMENT ON TABLE custodian.counter IS 'sums that only grow, by table, for custodian.metrics';
 
 -- What the last round noted of the server's circumstances: one row.
+-- Partitions on their way out: noted before they are detached, so that a crash leaves none half way.
+CREATE TABLE custodian.partition_drop (
+    leaf      oid PRIMARY KEY,
+    leaf_name text NOT NULL,
+    parent    oid NOT NULL,
+    -- What was above it, nearest first.
+    above     oid[] NOT NULL,
+    bound     text NOT NULL,
+    -- Its own labels before it was detached, by attribute number.
+    labels    jsonb NOT NULL,
+    run_id    bigint NOT NULL,
+    item      integer NOT NULL,
+    planned   bigint NOT NULL,
+    began_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Why it was not dropped, and when that may be tried again.
+    sqlstate  text,
+    retry_at  timestamptz
+);
+COMMENT ON TABLE custodian.partition_drop IS 'partitions that are being detached and dropped, and those that were put back after an error';
+
 CREATE TABLE custodian.heartbeat (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     round_at          timestamptz NOT NULL,
@@ -327,6 +347,7 @@ ALTER TABLE custodian.counter ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.quarantine ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.partition_drop ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.ledger_entry ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.ledger_tail ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.ledger_block ENABLE ROW LEVEL SECURITY;

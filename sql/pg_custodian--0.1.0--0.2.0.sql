@@ -1311,6 +1311,28 @@ UNION
 SELECT at, last_at, count, gate, outcome, role, peer, region, object, reason
 FROM custodian.pending_events();
 
+-- Partitions on their way out: noted before they are detached, so that a crash leaves none half way.
+CREATE TABLE custodian.partition_drop (
+    leaf      oid PRIMARY KEY,
+    leaf_name text NOT NULL,
+    parent    oid NOT NULL,
+    -- What was above it, nearest first.
+    above     oid[] NOT NULL,
+    bound     text NOT NULL,
+    -- Its own labels before it was detached, by attribute number.
+    labels    jsonb NOT NULL,
+    run_id    bigint NOT NULL,
+    item      integer NOT NULL,
+    planned   bigint NOT NULL,
+    began_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Why it was not dropped, and when that may be tried again.
+    sqlstate  text,
+    retry_at  timestamptz
+);
+COMMENT ON TABLE custodian.partition_drop IS 'partitions that are being detached and dropped, and those that were put back after an error';
+ALTER TABLE custodian.partition_drop ENABLE ROW LEVEL SECURITY;
+REVOKE ALL ON custodian.partition_drop FROM PUBLIC;
+
 -- The policy as it is becomes the first record of its history. It reads everything above.
 SELECT custodian.record_policy();
 

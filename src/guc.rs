@@ -71,6 +71,7 @@ static NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(60);
 static RUN_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(31_536_000);
 static AUDIT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static BATCH_TARGET: GucSetting<i32> = GucSetting::<i32>::new(75);
+static DROP_PARTITIONS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static MAX_DISPOSAL_FRACTION: GucSetting<f64> = GucSetting::<f64>::new(0.05);
 static CLOCK_OFFSET: GucSetting<i32> = GucSetting::<i32>::new(0);
 static STEWARD_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -98,6 +99,11 @@ impl Gate {
             Gate::Settings => "settings",
         }
     }
+}
+
+/// Whether a partition that is over is dropped, rather than emptied, when all of its rows are due for deletion.
+pub fn drop_partitions() -> bool {
+    DROP_PARTITIONS.get()
 }
 
 /// The mode a gate is in: its own setting, or `custodian.enforce`; while break-glass lasts, `warn` instead of `on`.
@@ -318,6 +324,14 @@ pub fn init() {
         60_000,
         GucContext::Sighup,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_bool_guc(
+        c"custodian.drop_partitions",
+        c"Drops a partition for a past time once all of its rows are due for deletion.",
+        c"The partition is detached, concurrently where the server can, looked at again and dropped. When off, its rows are deleted and it stays.",
+        &DROP_PARTITIONS,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
     GucRegistry::define_float_guc(
         c"custodian.max_disposal_fraction",

@@ -38,6 +38,7 @@ pub mod subxact;
 pub mod textform;
 pub mod time;
 pub mod timeout;
+pub mod top_level;
 pub mod trigger;
 pub mod utility;
 pub mod xact;

@@ -134,6 +134,17 @@ pub fn begin_renamed(target: &Target, old: &Label, new: &Label) -> Result<()> {
     record("tag.renamed", target, Some(old), Some(new))
 }
 
+/// The same for a label that a partition got when it was detached, or had before, once it is attached again: its
+/// table's tags are in force on it, so holds have nothing against it.
+pub fn begin_put_back(target: &Target, old: &Label, new: Option<&Label>) -> Result<()> {
+    if !keeps_policy() {
+        return Ok(());
+    }
+    lock::labels(target.relation)?;
+    lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
+    record("tag.put_back", target, Some(old), new)
+}
+
 fn record(code: &str, target: &Target, old: Option<&Label>, new: Option<&Label>) -> Result<()> {
     let json = |label: Option<&Label>| label.map(Label::json).transpose();
     epoch::advance(

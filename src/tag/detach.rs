@@ -1,6 +1,8 @@
 //! A partition or child that leaves its parent takes the tags in force with it: they are written to it as its
 //! own before it goes.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys;
 
 use crate::error::Result;
@@ -77,6 +79,35 @@ fn keep_tags(child: pg_sys::Oid) -> Result<()> {
         }
         change::begin(&target, old.as_ref(), Some(&new))?;
         label::set(child, target.attnum, Some(&new.text()?))?;
+        written = true;
+    }
+    if written {
+        change::finish(child)?;
+    }
+    Ok(())
+}
+
+/// Gives a partition that was detached and is attached again the labels that it had: those that detaching wrote
+/// go. By attribute number, 0 being the table. For the worker, which may loosen.
+pub fn restore_tags(child: pg_sys::Oid, labels: &BTreeMap<i16, String>) -> Result<()> {
+    lock::labels(child)?;
+    let mut written = false;
+    for (attnum, now) in label::all(child) {
+        let before = labels.get(&attnum);
+        if before == Some(&now) {
+            continue;
+        }
+        let target = match attnum {
+            0 => Target::table(child)?,
+            _ => Target::attribute(child, i32::from(attnum))?,
+        };
+        // It was there before, unchanged, where it cannot be read.
+        let Some(Ok(old)) = target.current() else {
+            continue;
+        };
+        let new = before.map(|text| target.parse(text)).transpose()?;
+        change::begin_put_back(&target, &old, new.as_ref())?;
+        label::set(child, attnum, before.map(String::as_str))?;
         written = true;
     }
     if written {

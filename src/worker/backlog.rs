@@ -100,7 +100,7 @@ pub fn measure(
     let root = pg_sys::Oid::from(work.plan.table);
     let stored = stored(root)?;
     let digest = work.plan.digest.as_str();
-    if survey.items.is_empty() && quarantine.is_empty() {
+    if survey.planned() == 0 && quarantine.is_empty() {
         return match stored {
             Some(_) => forget(|relation| relation != root),
             None => Ok(()),

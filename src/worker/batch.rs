@@ -55,9 +55,8 @@ pub fn lock(root: u32, leaf: &Leaf) -> Result<bool> {
 }
 
 /// Whether the plan still is what policy and table say. Under the locks, with a fresh snapshot.
-fn fits(target: &Target) -> Result<bool> {
-    Ok(epoch::current()? == target.work.epoch
-        && work::shape(target.leaf)?.as_ref() == target.work.shapes.get(&target.leaf.id))
+pub fn fits(work: &Work, leaf: &Leaf) -> Result<bool> {
+    Ok(epoch::current()? == work.epoch && work::shape(leaf)?.as_ref() == work.shapes.get(&leaf.id))
 }
 
 /// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller
@@ -85,7 +84,7 @@ pub fn dispose_ranges(
     }
     locked.set(true);
     xact::with_snapshot(|| {
-        if !fits(target)? {
+        if !fits(work, leaf)? {
             return Ok(Outcome::Stale);
         }
         // A deferred trigger may not fire in a restricted operation, and must not fire after it.

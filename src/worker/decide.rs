@@ -15,6 +15,7 @@ use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
 use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::mark::{self, Marks};
+use crate::worker::partition::store;
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Survey};
 use crate::worker::work::{self, Work};
@@ -42,9 +43,13 @@ impl Overview {
             let schema = load::schema(None)?;
             reopen::apply(&schema)?;
             mark::forget_dropped()?;
+            // A partition on its way out is finished by itself.
+            let apart = store::set_apart()?;
+            let mut order = load::order(&schema);
+            order.retain(|table| !apart.contains(table));
             Ok(Overview {
                 epoch,
-                order: load::order(&schema),
+                order,
                 policy: load::policy()?,
                 paused: pause::all()?,
                 schema,
@@ -181,7 +186,7 @@ fn plan(
     *unwatched = marks.any_unwatched();
     let quarantine = quarantine::load(&work.plan.leaves)?;
     let start = Moment::now();
-    let survey = survey::survey(&work, clock::wall(), &marks, &quarantine)?;
+    let survey = survey::survey(&work, clock::wall(), &marks, &quarantine, true)?;
     backlog::measure(&work, &survey, &marks, &quarantine, start.elapsed())?;
     for (leaf, item, tid) in &survey.vanished {
         // It may have moved: the next round looks at the whole leaf.

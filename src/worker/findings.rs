@@ -6,6 +6,7 @@ use crate::pg::{relation, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
 use crate::subject::erase_look;
 use crate::worker::backlog;
+use crate::worker::partition;
 use crate::worker::pause;
 use crate::worker::shmem::{self, State};
 
@@ -21,6 +22,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     sandbox::as_extension_owner(|| {
         backlog::findings(&mut findings)?;
         pause::findings(&mut findings)?;
+        partition::store::findings(&mut findings)?;
         runs(&mut findings)?;
         quarantined(&mut findings)
     })?;

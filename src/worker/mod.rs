@@ -25,6 +25,7 @@ mod launcher;
 mod mark;
 pub mod now;
 mod pacing;
+mod partition;
 pub mod pause;
 mod prune;
 mod quarantine;

@@ -281,7 +281,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
         return Ok(Some((work, run.id, run.cutoff, marks, limit)));
     }
     let survey = subxact::subtransaction(|| {
-        survey::survey(&work, clock::now(), &marks, &Quarantine::default())
+        survey::survey(&work, clock::now(), &marks, &Quarantine::default(), false)
     })
     .map_err(|caught| {
         told(

@@ -32,6 +32,11 @@ impl Quarantine {
         self.entries.is_empty()
     }
 
+    /// Whether rows of the leaf are in quarantine.
+    pub fn any(&self, leaf: &Leaf) -> bool {
+        self.entries.keys().any(|(id, _, _)| *id == leaf.id)
+    }
+
     /// The rows of one leaf that one kind of disposal failed on.
     pub fn of(&self, leaf: &Leaf, item: &Item) -> Vec<Entry> {
         self.entries

@@ -18,7 +18,7 @@ use crate::worker::decide::{self, Next, Overview};
 use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
 use crate::worker::{
-    allowance, backlog, heartbeat, late, pacing, pause, quarantine, shmem, sweep, work,
+    allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, shmem, sweep, work,
 };
 
 /// What a scheduler remembers from round to round about one table.
@@ -81,6 +81,9 @@ impl Rounds {
         let evidence = evidence(shmem::leads(database));
         transaction(interrupted)?;
         circumstances()?;
+        if shmem::sweep(database) == 0 {
+            partition::going::resume()?;
+        }
         if let Err(caught) = transaction(row::maintain) {
             report::log(
                 PgLogLevel::WARNING,

@@ -10,6 +10,7 @@ use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
 use crate::policy::render::{self, Step, Tid};
 use crate::worker::mark::Marks;
+use crate::worker::partition::{self, Judgement};
 use crate::worker::quarantine::Quarantine;
 use crate::worker::work::Work;
 
@@ -51,13 +52,18 @@ pub fn item(plan: &Plan, step: Step, leaf: &Leaf, planned: i64) -> Item {
     }
 }
 
+/// The action of an item by which rows are deleted.
+const DELETE: &str = "delete row";
+
 /// Counts what is due at `cutoff` in every leaf, each as its owner, from where its mark says.
-/// Rows in `quarantine` count once they are to be tried again, wherever the mark is.
+/// Rows in `quarantine` count once they are to be tried again, wherever the mark is. `dropping` says that partitions
+/// may be dropped, as a worker can and a transaction of somebody else's cannot.
 pub fn survey(
     work: &Work,
     cutoff: Instant,
     marks: &Marks,
     quarantine: &Quarantine,
+    dropping: bool,
 ) -> Result<Survey> {
     let Work { plan, policy, .. } = work;
     let steps = render::steps(plan);
@@ -69,6 +75,18 @@ pub fn survey(
     };
     for leaf in &plan.leaves {
         let after = marks.after(leaf);
+        let judgement = if dropping {
+            partition::judge(plan, policy, leaf, cutoff, quarantine.any(leaf))?
+        } else {
+            Judgement::Ordinary
+        };
+        if let Judgement::Candidate(candidate) = &judgement
+            && let Some(item) = partition::by_bound(plan, leaf, candidate)?
+        {
+            survey.items.push(item);
+            continue;
+        }
+        let first = survey.items.len();
         for step in &steps {
             let item = item(plan, *step, leaf, 0);
             let entries = quarantine.of(leaf, &item);
@@ -100,6 +118,25 @@ pub fn survey(
             if planned > 0 {
                 survey.items.push(Item { planned, ..item });
             }
+        }
+        let rows_go = survey
+            .items
+            .get(first..)
+            .is_some_and(|items| items.iter().any(|item| item.action == DELETE));
+        match judgement {
+            Judgement::Candidate(candidate) if rows_go => {
+                if let Some(item) = partition::by_count(plan, policy, leaf, &candidate, cutoff)? {
+                    survey.items.truncate(first);
+                    survey.items.push(item);
+                }
+            }
+            Judgement::Stays(why) => {
+                for item in survey.items.iter_mut().skip(first) {
+                    item.reason
+                        .push_str(&format!("; the partition stays: {why}"));
+                }
+            }
+            _ => {}
         }
     }
     if !survey.items.is_empty() {

@@ -24,6 +24,7 @@ use crate::worker::{pause as pauses, shmem};
 
 mod isolate;
 mod meter;
+mod partitions;
 mod pass;
 mod throttle;
 mod way;
@@ -250,6 +251,10 @@ impl Sweep {
 
     /// Every step on every leaf.
     fn all(&mut self, marks: &Marks) -> std::result::Result<End, Caught> {
+        let end = self.drop_partitions()?;
+        if !matches!(end, End::Through) {
+            return Ok(end);
+        }
         for step in render::steps(&self.work.plan) {
             for leaf in &self.work.plan.leaves.clone() {
                 let item = survey::item(&self.work.plan, step, leaf, 0);

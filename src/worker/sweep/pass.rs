@@ -244,7 +244,7 @@ impl Sweep {
     }
 
     /// Shows where the run is, and stores what it has written and waited.
-    fn store_position(
+    pub(super) fn store_position(
         &mut self,
         part: &Part,
         passed: u64,

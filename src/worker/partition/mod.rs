@@ -1,0 +1,100 @@
+//! Partitions for a past time are dropped, rather than emptied, once all of their rows are due for deletion.
+//!
+//! ```text
+//!   attached --> (noted in custodian.partition_drop) --> DETACH [CONCURRENTLY] --> detached
+//!      ^                                                  | crash, lock: FINALIZE      |
+//!      |                                                  v                            | looked at again, under lock
+//!      +-------- not every row is due any more <-----------------------------------------+--> DROP
+//! ```
+
+use pgrx::pg_sys;
+
+use crate::anonymize::key::{self, For};
+use crate::error::Result;
+use crate::pg::spi;
+use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::model::{Leaf, Plan, Policy};
+use crate::policy::period::Instant;
+use crate::policy::render::{self, Statement, Step};
+use crate::worker::survey::{self, Item};
+
+pub mod going;
+mod judge;
+mod proof;
+pub mod store;
+
+pub use judge::{Candidate, Judgement, judge};
+
+/// What a run's item does with a partition that it drops.
+pub const ACTION: &str = "drop partition";
+
+/// What dropping the leaf is called in a run.
+pub fn item(plan: &Plan, leaf: &Leaf, reason: &str, planned: i64) -> Item {
+    let rows = survey::item(plan, Step::Rows, leaf, planned);
+    Item {
+        action: ACTION.to_owned(),
+        reason: format!("{}; {reason}", rows.reason),
+        ..rows
+    }
+}
+
+/// What shows that all of it may go: the bounds on a column, or a look at every row.
+fn why(by_bound: Option<&str>) -> String {
+    by_bound.map_or_else(
+        || "each of its rows is due".to_owned(),
+        |column| format!("no later {column} fits its bounds"),
+    )
+}
+
+/// The rows of the leaf, whatever they are.
+fn total(plan: &Plan, leaf: &Leaf) -> Result<i64> {
+    as_leaf_owner(plan, leaf, || {
+        spi::count(&Statement {
+            sql: format!("SELECT count(*) FROM ONLY {}", leaf.ident.quoted),
+            params: Vec::new(),
+        })
+    })
+}
+
+/// The rows of the leaf that are due for deletion, wherever a watermark is.
+fn due(plan: &Plan, policy: &Policy, leaf: &Leaf, cutoff: Instant) -> Result<i64> {
+    let statement = render::count(plan, &Step::Rows, leaf, policy, cutoff, None);
+    key::with_key(plan, For::Recognizing, || {
+        as_leaf_owner(plan, leaf, || spi::count(&statement))
+    })
+}
+
+/// Whether the bounds alone show that the partition goes: `Some` with what dropping it is called. One whose
+/// changes are published is emptied first.
+pub fn by_bound(plan: &Plan, leaf: &Leaf, candidate: &Candidate) -> Result<Option<Item>> {
+    if candidate.by_bound.is_none() {
+        return Ok(None);
+    }
+    let rows = total(plan, leaf)?;
+    if candidate.published && rows > 0 {
+        return Ok(None);
+    }
+    let why = why(candidate.by_bound.as_deref());
+    Ok(Some(item(plan, leaf, &why, rows)))
+}
+
+/// Whether it goes since each of its rows is due, of which there are some.
+pub fn by_count(
+    plan: &Plan,
+    policy: &Policy,
+    leaf: &Leaf,
+    candidate: &Candidate,
+    cutoff: Instant,
+) -> Result<Option<Item>> {
+    if candidate.published {
+        return Ok(None);
+    }
+    let due = due(plan, policy, leaf, cutoff)?;
+    let all = due > 0 && due == total(plan, leaf)?;
+    Ok(all.then(|| item(plan, leaf, &why(None), due)))
+}
+
+/// The leaf's OID.
+fn oid(leaf: &Leaf) -> pg_sys::Oid {
+    pg_sys::Oid::from(leaf.id)
+}

@@ -1,0 +1,75 @@
+//! The partitions that a run drops, before it goes through the rows of the others.
+
+use std::collections::BTreeSet;
+
+use super::{End, Part, Sweep};
+use crate::pg::subxact::Caught;
+use crate::pg::xact;
+use crate::policy::render::Step;
+use crate::worker::partition::going::{self, Job, Outcome};
+use crate::worker::partition::{self, ACTION};
+
+impl Sweep {
+    /// Drops the partitions that the run was planned to drop. Those that turn out to stay are gone through row by
+    /// row afterwards.
+    pub(super) fn drop_partitions(&mut self) -> std::result::Result<End, Caught> {
+        let mut tried = BTreeSet::new();
+        // Detaching changes tags, and with them the plan's epoch: it is compiled again, without the leaf.
+        while let Some(part) = self.next_to_drop(&tried) {
+            tried.insert(part.leaf.id);
+            if let Some(end) = self.throttle(&part)? {
+                return Ok(end);
+            }
+            self.store_position(&part, 0, 0)?;
+            let wal = xact::wal_written();
+            let outcome = going::drop_leaf(&Job {
+                work: &self.work,
+                leaf: &part.leaf,
+                cutoff: self.run.cutoff,
+                run: self.run.id,
+                item: part.number,
+                limit: self.limit,
+            });
+            self.wal += xact::wal_written().saturating_sub(wal);
+            match outcome? {
+                Outcome::Dropped(rows) => {
+                    self.disposed = self.disposed.saturating_add(rows);
+                    self.throttle.spend(rows);
+                }
+                Outcome::Stays => {}
+                Outcome::Stale => {
+                    tried.remove(&part.leaf.id);
+                }
+                Outcome::Tripped => return Ok(End::Tripped),
+                Outcome::Unfinished => return Ok(End::Locked),
+            }
+            if let Some(end) = self.reload()? {
+                return Ok(end);
+            }
+        }
+        Ok(End::Through)
+    }
+
+    fn next_to_drop(&self, tried: &BTreeSet<u32>) -> Option<Part> {
+        self.work.plan.leaves.iter().find_map(|leaf| {
+            if tried.contains(&leaf.id) {
+                return None;
+            }
+            let item = partition::item(&self.work.plan, leaf, "", 0);
+            let key = (
+                leaf.ident.name.clone(),
+                item.columns.clone(),
+                ACTION.to_owned(),
+            );
+            let number = *self.numbers.get(&key)?;
+            Some(Part {
+                step: Step::Rows,
+                leaf: leaf.clone(),
+                after: None,
+                item,
+                number,
+                except: Vec::new(),
+            })
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! Partitions for a past time: dropped once all of their rows are due, put back where something keeps a row, and
+//! finished after a crash.
+
+use integration::{Cluster, Result, Sql, Stop, poll};
+
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = poll(90, || {
+        last = node
+            .text(query)
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}; runs:\n{}\nitems:\n{}\npartitions on their way:\n{}",
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
+            .unwrap_or_default(),
+        node.text("SELECT * FROM custodian.run_items ORDER BY run_id, item")
+            .unwrap_or_default(),
+        node.text("SELECT * FROM custodian.partition_drop")
+            .unwrap_or_default()
+    );
+}
+
+fn cluster(name: &str) -> Result<Cluster> {
+    Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.drop_partitions = on")
+        .start()
+}
+
+/// A table `name` of visits, partitioned by range of `seen`: `_old` is over by a year and more, `_now` holds today.
+/// Until [`ready`] it is paused.
+fn visits(name: &str) -> String {
+    format!(
+        "CREATE TABLE {name} (id bigint, ip text, seen timestamptz NOT NULL) PARTITION BY RANGE (seen);
+         CREATE TABLE {name}_old PARTITION OF {name} FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         CREATE TABLE {name}_now PARTITION OF {name} FOR VALUES FROM ('2021-01-01') TO ('2100-01-01');
+         INSERT INTO {name} SELECT n, '10.0.0.' || n, '2020-03-01' FROM generate_series(1, 100) n;
+         INSERT INTO {name} SELECT n, '10.0.0.' || n, now() FROM generate_series(101, 120) n;
+         SELECT custodian.pause('not yet', '{name}');"
+    )
+}
+
+/// Tags it, by a purpose of its own, and lets it go.
+fn ready(name: &str) -> String {
+    format!(
+        "SELECT custodian.define_purpose('shop.{name}', 'contract', '90 days');
+         SELECT custodian.tag_table('{name}', subject_kind => 'visitor', subject_key => '{{id}}', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('{name}', 'ip', 'user.device.ip_address', '{{shop.{name}}}');
+         SELECT custodian.resume('now', '{name}');"
+    )
+}
+
+const ITEMS: &str =
+    "SELECT string_agg(concat_ws(' ', leaf, action, planned, done), '; ' ORDER BY run_id, item)
+                     FROM custodian.run_items";
+
+#[test]
+fn partitions_whose_rows_are_all_due_are_dropped_and_others_are_emptied() -> Result<()> {
+    let node = cluster("drop")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+
+    // By its bounds; another order of columns in the partition; one more level.
+    node.exec(&visits("bound"))?;
+    node.exec(
+        "CREATE TABLE bound_odd (seen timestamptz NOT NULL, gone int, ip text, id bigint);
+         ALTER TABLE bound_odd DROP gone;
+         INSERT INTO bound_odd SELECT '2019-05-01', '10.1.1.1', n FROM generate_series(1, 7) n;
+         ALTER TABLE bound ATTACH PARTITION bound_odd FOR VALUES FROM ('2019-01-01') TO ('2020-01-01');
+         CREATE TABLE bound_deep PARTITION OF bound FOR VALUES FROM ('2018-01-01') TO ('2019-01-01')
+             PARTITION BY LIST (ip);
+         CREATE TABLE bound_deep_a PARTITION OF bound_deep FOR VALUES IN ('10.0.0.1');
+         INSERT INTO bound VALUES (500, '10.0.0.1', '2018-07-01');
+         -- Nothing is in it any more, or ever was.
+         CREATE TABLE bound_void PARTITION OF bound FOR VALUES FROM ('2017-01-01') TO ('2018-01-01');",
+    )?;
+    node.exec(&ready("bound"))?;
+    wait_for(
+        &node,
+        "SELECT string_agg(inhrelid::regclass::text, ',' ORDER BY inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'bound'::regclass",
+        "bound_deep,bound_now",
+    );
+    wait_for(
+        &node,
+        "SELECT count(*), to_regclass('bound_deep_a'), to_regclass('bound_odd') FROM bound",
+        "20||",
+    );
+    wait_for(
+        &node,
+        "SELECT sum(done), string_agg(DISTINCT action, ',') FROM custodian.run_items WHERE leaf LIKE '%.bound\\_%'",
+        "108|drop partition",
+    );
+    assert_eq!(
+        node.text(
+            "SELECT DISTINCT reason FROM custodian.run_items WHERE leaf = 'public.bound_old'"
+        )?,
+        "past: shop.bound; no later seen fits its bounds"
+    );
+    assert_eq!(
+        node.text("SELECT way FROM custodian.run_items WHERE leaf = 'public.bound_odd'")?,
+        "Partition Drop of public.bound_odd  (rows=7)\n  Reason: no later seen fits its bounds"
+    );
+    assert_eq!(
+        node.text(
+            "SELECT object, detail ->> 'rows' FROM custodian.ledger WHERE kind = 'partition.dropped' ORDER BY 1"
+        )?,
+        "public.bound_deep_a|1\npublic.bound_odd|7\npublic.bound_old|100\npublic.bound_void|0"
+    );
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.partition_drop")?,
+        "0"
+    );
+
+    // Another clock than the column of the bounds: each row is looked at.
+    node.exec(&visits("counted"))?;
+    node.exec(
+        "ALTER TABLE counted ADD changed timestamptz;
+         UPDATE counted SET changed = CASE WHEN id <= 120 AND seen < '2021-01-01' THEN '2020-06-01'::timestamptz ELSE now() END;
+         CREATE TABLE counted_part PARTITION OF counted FOR VALUES FROM ('2019-01-01') TO ('2020-01-01');
+         INSERT INTO counted VALUES (600, '10.9.9.9', '2019-02-01', now()), (601, '10.9.9.9', '2019-02-01', '2019-03-01')",
+    )?;
+    node.exec(&ready("counted").replace("clock => 'seen'", "clock => 'changed'"))?;
+    wait_for(
+        &node,
+        "SELECT to_regclass('counted_old'), (SELECT count(*) FROM counted)",
+        "|21",
+    );
+    assert_eq!(
+        node.text(
+            "SELECT leaf, action, reason, done FROM custodian.run_items WHERE leaf LIKE '%.counted\\_%' ORDER BY 1"
+        )?,
+        "public.counted_old|drop partition|past: shop.counted; each of its rows is due|100\n\
+         public.counted_part|delete row|past: shop.counted|1"
+    );
+
+    // A default partition beside it: not concurrently, and what comes late goes there.
+    node.exec(&visits("other"))?;
+    node.exec("CREATE TABLE other_rest PARTITION OF other DEFAULT")?;
+    node.exec(&ready("other"))?;
+    wait_for(&node, "SELECT to_regclass('other_old')", "");
+    node.exec("INSERT INTO other VALUES (700, '10.0.0.1', '2020-03-01')")?;
+    wait_for(
+        &node,
+        "SELECT count(*), to_regclass('other_rest') FROM other",
+        "20|other_rest",
+    );
+
+    // Without it an INSERT is refused.
+    let mut client = node.client()?;
+    let refused = client.refused("INSERT INTO bound VALUES (800, '10.0.0.1', '2020-03-01')");
+    assert_eq!(refused.sqlstate(), "23514");
+    Ok(())
+}
+
+#[test]
+fn what_is_tied_to_a_partition_keeps_it_and_its_rows_go_one_by_one() -> Result<()> {
+    let node = cluster("tied")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    let cases = [
+        (
+            "viewed",
+            "CREATE VIEW look AS SELECT * FROM viewed_old",
+            "other objects depend on it",
+        ),
+        (
+            "triggered",
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN old; END';
+             CREATE TRIGGER note BEFORE DELETE ON triggered FOR EACH ROW EXECUTE FUNCTION note()",
+            "a trigger fires when rows are deleted",
+        ),
+        (
+            "referred",
+            "ALTER TABLE referred ADD PRIMARY KEY (id, seen);
+             CREATE TABLE refers (id bigint, seen timestamptz, FOREIGN KEY (id, seen) REFERENCES referred)",
+            "foreign keys refer to the table",
+        ),
+        (
+            "owned",
+            "CREATE ROLE other; ALTER TABLE owned_old OWNER TO other",
+            "it and the table have several owners",
+        ),
+    ];
+    for (name, tie, why) in cases {
+        node.exec(&visits(name))?;
+        node.exec(tie)?;
+        node.exec(&ready(name))?;
+        wait_for(
+            &node,
+            &format!("SELECT count(*), to_regclass('{name}_old') FROM {name}"),
+            &format!("20|{name}_old"),
+        );
+        assert_eq!(
+            node.text(&format!(
+                "SELECT action, reason, done FROM custodian.run_items WHERE leaf = 'public.{name}_old'"
+            ))?,
+            format!("delete row|past: shop.{name}; the partition stays: {why}|100")
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_drop_that_would_blow_the_fuse_waits_and_is_counted() -> Result<()> {
+    let node = cluster("fuse")?;
+    node.alter_system("custodian.max_disposal_fraction", "0.5")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&visits("fused"))?;
+    node.exec(&ready("fused"))?;
+    wait_for(
+        &node,
+        "SELECT state, rows_planned, reason FROM custodian.runs",
+        "waiting|100|100 of 120 rows are due, and custodian.max_disposal_fraction is 0.5",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM fused")?, "120");
+    node.exec("SELECT custodian.approve_run((SELECT run_id FROM custodian.runs), 'it is right')")?;
+    wait_for(
+        &node,
+        "SELECT state, rows_planned, rows_done FROM custodian.runs",
+        "done|100|100",
+    );
+    assert_eq!(node.text("SELECT to_regclass('fused_old')")?, "");
+    Ok(())
+}
+
+/// Detaching waits for whoever may still look at the table as it was: as long as this transaction is open, the
+/// partition is out of sight and not gone.
+fn looking(node: &Cluster, name: &str) -> Result<postgres::Client> {
+    let mut user = node.client()?;
+    user.batch_execute(&format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {name}"
+    ))?;
+    Ok(user)
+}
+
+#[test]
+fn a_partition_that_a_crash_leaves_half_way_is_dropped_afterwards() -> Result<()> {
+    let node = cluster("crash")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&visits("left_behind"))?;
+    let user = looking(&node, "left_behind")?;
+    node.exec(&ready("left_behind"))?;
+    wait_for(
+        &node,
+        "SELECT inhdetachpending, (SELECT count(*) FROM pg_seclabel WHERE objoid = 'left_behind_old'::regclass)
+         FROM pg_inherits WHERE inhrelid = 'left_behind_old'::regclass",
+        "t|2",
+    );
+    node.crash()?;
+    drop(user);
+    node.start()?;
+    wait_for(&node, "SELECT to_regclass('left_behind_old')", "");
+    wait_for(
+        &node,
+        "SELECT state, rows_planned, rows_done FROM custodian.runs",
+        "done|100|100",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM left_behind")?, "20");
+
+    // The server restarted at once, with another partition detached and not dropped: a change of the policy that is
+    // not committed keeps it from being looked at.
+    node.exec(
+        "SELECT custodian.pause('not yet', 'left_behind');
+         CREATE TABLE left_behind_old PARTITION OF left_behind FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         INSERT INTO left_behind SELECT n, '10.0.0.' || n, '2020-03-01' FROM generate_series(1, 50) n",
+    )?;
+    let mut user = looking(&node, "left_behind")?;
+    node.exec("SELECT custodian.resume('now', 'left_behind')")?;
+    wait_for(
+        &node,
+        "SELECT count(*) FROM pg_inherits WHERE inhdetachpending",
+        "1",
+    );
+    let mut steward = node.client()?;
+    steward.batch_execute(
+        "BEGIN; SELECT custodian.define_purpose('shop.more', 'contract', '1 day')",
+    )?;
+    user.batch_execute("COMMIT")?;
+    wait_for(
+        &node,
+        "SELECT relispartition, to_regclass('left_behind_old') FROM pg_class WHERE relname = 'left_behind_old'",
+        "f|left_behind_old",
+    );
+    // Its tags went with it.
+    assert_eq!(
+        node.text("SELECT count(*) FROM pg_seclabel WHERE objoid = 'left_behind_old'::regclass")?,
+        "2"
+    );
+    node.stop(Stop::Immediate)?;
+    drop((user, steward));
+    node.start()?;
+    wait_for(&node, "SELECT to_regclass('left_behind_old')", "");
+    assert_eq!(
+        node.text(
+            "SELECT count(*), sum((detail ->> 'rows')::int) FROM custodian.ledger WHERE kind = 'partition.dropped'"
+        )?,
+        "2|150"
+    );
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.partition_drop")?,
+        "0"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_hold_that_is_placed_while_a_partition_is_detached_puts_it_back() -> Result<()> {
+    let node = cluster("held")?;
+    node.exec("CREATE ROLE counsel; CREATE EXTENSION pg_custodian")?;
+    for (name, hold) in [
+        (
+            "one",
+            "SELECT custodian.place_hold('m', 'counsel', current_date + 30, 'lawsuit', subject_kind => 'visitor', subject_key => '{7}')",
+        ),
+        (
+            "two",
+            "SELECT custodian.place_hold('m', 'counsel', current_date + 30, 'lawsuit', rel => 'two')",
+        ),
+    ] {
+        node.exec(&visits(name))?;
+        let mut user = looking(&node, name)?;
+        node.exec(&ready(name))?;
+        let pending = format!(
+            "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = '{name}_old'::regclass"
+        );
+        wait_for(&node, &pending, "t");
+        node.exec(hold)?;
+        user.batch_execute("COMMIT")?;
+        wait_for(&node, &pending, "f");
+        // What is held stays, and so do the labels that the partition had of its own: none.
+        assert_eq!(
+            node.text(&format!("SELECT count(*) FROM {name} WHERE id = 7"))?,
+            "1"
+        );
+        wait_for(
+            &node,
+            &format!("SELECT count(*) FROM pg_seclabel WHERE objoid = '{name}_old'::regclass"),
+            "0",
+        );
+        wait_for(
+            &node,
+            &format!("SELECT count(*) FROM {name}"),
+            if name == "one" { "21" } else { "120" },
+        );
+        let mut client = node.client()?;
+        let refused = client.refused(&format!("DROP TABLE {name}_old"));
+        assert_eq!(refused.sqlstate(), "23001");
+        node.exec(&format!("SELECT custodian.pause('enough', '{name}'); SELECT custodian.release_hold(hold, 'counsel', 'settled') FROM custodian.holds WHERE released_at IS NULL"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_published_partition_is_emptied_first_so_that_subscribers_lose_its_rows() -> Result<()> {
+    let node = cluster("publisher")?;
+    node.alter_system("custodian.enforce", "off")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&visits("sent"))?;
+    node.exec(
+        "ALTER TABLE sent ADD PRIMARY KEY (id, seen); CREATE PUBLICATION sent FOR TABLE sent",
+    )?;
+    let subscriber = Cluster::builder("subscriber").start()?;
+    subscriber.exec(
+        "CREATE TABLE sent (id bigint, ip text, seen timestamptz NOT NULL, PRIMARY KEY (id, seen)) PARTITION BY RANGE (seen);
+         CREATE TABLE sent_old PARTITION OF sent FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         CREATE TABLE sent_now PARTITION OF sent FOR VALUES FROM ('2021-01-01') TO ('2100-01-01')",
+    )?;
+    subscriber.exec(&format!(
+        "CREATE SUBSCRIPTION sent CONNECTION '{}' PUBLICATION sent",
+        node.conninfo("postgres", "postgres")
+    ))?;
+    let copied = poll(90, || {
+        (subscriber.text("SELECT count(*) FROM sent").ok()? == "120").then_some(())
+    });
+    assert!(copied.is_some(), "the subscriber has the rows");
+    node.exec(&ready("sent"))?;
+    wait_for(&node, "SELECT to_regclass('sent_old')", "");
+    let gone = poll(90, || {
+        (subscriber.text("SELECT count(*) FROM sent").ok()? == "20").then_some(())
+    });
+    assert!(gone.is_some(), "the subscriber has lost the rows");
+    wait_for(
+        &node,
+        ITEMS,
+        "public.sent_old delete row 100 100; public.sent_old drop partition 0 0",
+    );
+    Ok(())
+}
