@@ -189,6 +189,7 @@ CREATE TABLE custodian.obstacle (
     sqlstate text NOT NULL,
     at       timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX obstacle_run ON custodian.obstacle (run_id);
 COMMENT ON TABLE custodian.obstacle IS 'block ranges that a sweep had to leave, and why';
 
 CREATE TABLE custodian.watermark (

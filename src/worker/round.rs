@@ -366,7 +366,7 @@ fn supersede_orphans(governed: &BTreeSet<u32>) -> Result<()> {
             run::set_state(run.id, State::Superseded, Some(reason), None)?;
         }
     }
-    Ok(())
+    run::forget_observed_but(governed)
 }
 
 /// How long those who write to a table queue behind the triggers that are put on it.

@@ -1,5 +1,7 @@
 //! Runs: rows of custodian.run and custodian.run_item, which are the truth about what was planned and done.
 
+use std::collections::BTreeSet;
+
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 use serde_json::json;
@@ -212,6 +214,25 @@ pub fn forget_observed(relation: pg_sys::Oid) -> Result<()> {
             "DELETE FROM custodian.run WHERE relation = $1 AND state = 'observed'",
             &[relation.into()],
         )?;
+        Ok(())
+    })
+}
+
+/// Forgets the observed runs of tables that are gone or no longer tagged. Assigns no transaction id when there are none.
+pub fn forget_observed_but(governed: &BTreeSet<u32>) -> Result<()> {
+    let governed: Vec<pg_sys::Oid> = governed.iter().copied().map(pg_sys::Oid::from).collect();
+    sandbox::as_extension_owner(|| {
+        let stale = spi::select(
+            "SELECT run_id FROM custodian.run WHERE state = 'observed' AND NOT relation = ANY ($1)",
+            &[governed.into()],
+            |row| row.must::<i64>(1),
+        )?;
+        if !stale.is_empty() {
+            spi::execute(
+                "DELETE FROM custodian.run WHERE run_id = ANY ($1)",
+                &[stale.into()],
+            )?;
+        }
         Ok(())
     })
 }

@@ -370,3 +370,63 @@ fn a_drop_waits_for_no_change_of_policy_and_is_recorded_by_the_worker() -> Resul
     );
     Ok(())
 }
+
+#[test]
+fn one_path_of_a_document_is_changed_or_removed_by_itself() -> Result<()> {
+    let node = node("declare-paths")?;
+    let mut admin = database(&node, "shop", POLICY)?;
+    let paths = "SELECT column_name, kind, category, on_expiry FROM custodian.tags
+                 WHERE relation = '\"Sh.op\".profile'::regclass AND kind = 'path' ORDER BY category";
+    // The policy with the paths of the document as `list` makes them of each, `x`, that it keeps.
+    let with = |list: &str, keep: &str| {
+        format!(
+            r#"SELECT jsonb_set(p, at, (SELECT jsonb_agg({list}) FROM jsonb_array_elements(p #> at) x WHERE {keep}))
+               FROM custodian.export_policy() p, CAST('{{tables,"\"Sh.op\".profile",columns,doc,paths}}' AS text[]) at"#
+        )
+    };
+    let is_name = r#"x -> 'path' = '["name"]'"#;
+    let before = admin.text(paths)?;
+    let changed = admin.text(&with(
+        &format!(r#"CASE WHEN {is_name} THEN x || '{{"on_expiry":"set_null"}}' ELSE x END"#),
+        "true",
+    ))?;
+    let difference = "column \"Sh.op\".profile.doc|change the tag|f";
+    assert_eq!(admin.text(&apply(&changed, true))?, difference);
+    assert_eq!(admin.text(paths)?, before, "a dry run changes nothing");
+    assert_eq!(admin.text(&apply(&changed, false))?, difference);
+    let after = admin.text(paths)?;
+    let lines = |text: &str, category: &str| -> Vec<String> {
+        let of_it = text.lines().filter(|line| line.contains(category));
+        of_it.map(str::to_owned).collect()
+    };
+    assert_eq!(after.lines().count(), before.lines().count());
+    assert_ne!(lines(&after, "user.name"), lines(&before, "user.name"));
+    assert_eq!(
+        lines(&after, "user.contact"),
+        lines(&before, "user.contact")
+    );
+
+    // Without its path the other one is as it was.
+    let removed = admin.text(&with("x", is_name))?;
+    // That loosens, which is for stewards.
+    let mut alice = node.client_as("alice", "shop")?;
+    assert_eq!(alice.refused(&apply(&removed, false)).sqlstate(), "42501");
+    assert_eq!(
+        admin.text(&apply(&removed, false))?,
+        "column \"Sh.op\".profile.doc|change the tag|t"
+    );
+    let left = admin.text(paths)?;
+    assert_eq!(lines(&left, "user.contact"), Vec::<String>::new());
+    assert_eq!(lines(&left, "user.name"), lines(&after, "user.name"));
+    assert_eq!(admin.text(&apply(&removed, false))?, "");
+    // The last one goes with the label.
+    let none = admin.text(
+        r#"SELECT custodian.export_policy() #- '{tables,"\"Sh.op\".profile",columns,doc}'"#,
+    )?;
+    assert_eq!(
+        admin.text(&apply(&none, false))?,
+        "column \"Sh.op\".profile.doc|remove the label|t"
+    );
+    assert_eq!(admin.text(paths)?, "");
+    Ok(())
+}

@@ -293,3 +293,22 @@ fn old_runs_are_removed_but_for_the_latest_of_a_table_and_young_ones() -> Result
     assert_eq!(node.text("SELECT count(*) FROM custodian.run_items")?, "0");
     Ok(())
 }
+
+#[test]
+fn what_was_observed_of_a_table_goes_with_the_table() -> Result<()> {
+    let node = cluster("observed", &["custodian.disposal = observe"])?;
+    node.exec(CUSTOMER)?;
+    node.exec(
+        "CREATE TABLE other (LIKE customer INCLUDING ALL);
+         INSERT INTO other SELECT * FROM customer;
+         SELECT custodian.tag_table('other', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('other', 'email', 'user.contact.email', '{test.account}')",
+    )?;
+    let observed = "SELECT relation_name FROM custodian.run WHERE state = 'observed' ORDER BY 1";
+    wait_for(&node, observed, "public.customer\npublic.other");
+    node.exec("DROP TABLE other")?;
+    wait_for(&node, observed, "public.customer");
+    node.exec("SELECT custodian.untag_column('customer', 'email'); SELECT custodian.untag_table('customer')")?;
+    wait_for(&node, observed, "");
+    Ok(())
+}
