@@ -12,7 +12,13 @@ pub struct Names {
     /// Schema-qualified.
     pub relation: Option<String>,
     pub constraint: Option<String>,
+    /// The server's own storage raised it, as when a disk is full. Code of users cannot pretend that: it goes by the
+    /// source file of the server.
+    pub storage: bool,
 }
+
+/// Source files of the server that read and write files of relations.
+const STORAGE: [&str; 4] = ["md.c", "fd.c", "smgr.c", "slru.c"];
 
 thread_local! {
     static NOTED: RefCell<Option<Names>> = const { RefCell::new(None) };
@@ -46,6 +52,9 @@ unsafe extern "C-unwind" fn callback(_argument: *mut c_void) {
             NOTED.replace(Some(Names {
                 relation,
                 constraint: text((*data).constraint_name),
+                storage: text((*data).filename).is_some_and(|file| {
+                    STORAGE.contains(&file.rsplit('/').next().unwrap_or_default())
+                }),
             }));
         }
         pg_sys::FreeErrorData(data);

@@ -176,6 +176,9 @@ pub fn remedy(sqlstate: &str) -> &'static str {
         "23502" | "23514" | "23505" | "22001" => {
             "A constraint of the table does not allow what its tag's method makes of the cell. Choose another method."
         }
+        "53100" => {
+            "The disk is full on which the table lies, or its tablespace. Make room: it is tried again by itself."
+        }
         "42501" => {
             "The owner of the table lacks a privilege that its own triggers or foreign keys need. Grant it."
         }

@@ -142,6 +142,8 @@ impl Sweep {
                     continue;
                 }
                 Ok(Batched::Locked) => return Ok(End::Locked),
+                // A disk that is full, or gone: no row is to blame, and none would fare better.
+                Err(caught) if self.names.storage => return Err(caught),
                 Err(caught) => {
                     if let Some(half) = BatchSize::of(count).halved() {
                         *size = half;
