@@ -16,6 +16,7 @@ static MAX_SLOT_WAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static COUNT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static MAX_ROWS_PER_DAY: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_OVERDUE: GucSetting<i32> = GucSetting::<i32>::new(604_800);
+static VACUUM_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 static WINDOWS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Kilobytes of WAL per second that one sweep may write; 0 is no limit.
@@ -41,6 +42,11 @@ pub fn max_rows_per_day() -> i32 {
 /// Seconds for which a row may be due and still there before that is said; 0 is never.
 pub fn max_overdue() -> i32 {
     MAX_OVERDUE.get()
+}
+
+/// Seconds between two runs of VACUUM by the worker on one table; 0 is never.
+pub fn vacuum_interval() -> i32 {
+    VACUUM_INTERVAL.get()
 }
 
 /// The daily windows in which the scheduler's sweeps run, as they were set; empty is always.
@@ -134,6 +140,16 @@ pub fn init() {
         c"Time for which a row may be due and still there before that is a warning in the log and a finding.",
         c"It is said within two nap times, and every hour while it is so. 0 never says it.",
         &MAX_OVERDUE,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.vacuum_interval",
+        c"Shortest time between two runs of VACUUM and ANALYZE by the worker on a table that sweeps have touched.",
+        c"Only where autovacuum would not come: because it is off, or the dead rows are too few for it. 0 leaves everything to autovacuum.",
+        &VACUUM_INTERVAL,
         0,
         i32::MAX,
         GucContext::Sighup,

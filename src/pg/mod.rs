@@ -41,5 +41,6 @@ pub mod timeout;
 pub mod top_level;
 pub mod trigger;
 pub mod utility;
+pub mod vacuum;
 pub mod xact;
 pub mod zone;

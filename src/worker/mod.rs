@@ -40,6 +40,7 @@ mod survey;
 mod sweep;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod tidy;
 mod watch;
 pub mod windows;
 pub mod work;

@@ -12,6 +12,7 @@ use crate::worker::prune::Prune;
 use crate::worker::records::Records;
 use crate::worker::round::Rounds;
 use crate::worker::shmem::{self, State};
+use crate::worker::tidy::Tidy;
 
 /// The shortest time between the beginnings of two rounds, however often the scheduler is woken.
 const SHORTEST: Duration = Duration::from_millis(250);
@@ -70,10 +71,12 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     let mut records = Records::default();
     let mut prune = Prune::default();
     let mut lasting = sentinel::Lasting::default();
+    let mut tidy = Tidy::default();
     loop {
         if bgworker::reload_settings() {
             rounds.settings_changed();
             prune.settings_changed();
+            tidy.settings_changed();
         }
         shmem::take_wake(database);
         match installed() {
@@ -88,6 +91,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
                 lasting.look();
                 records.look();
                 prune.look();
+                tidy.look(database);
                 match rounds.round(database) {
                     Ok(()) => shmem::set_success(database),
                     Err(caught) => report::log(
@@ -105,6 +109,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
         if pause(database) {
             rounds.settings_changed();
             prune.settings_changed();
+            tidy.settings_changed();
         }
     }
 }

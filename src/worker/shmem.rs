@@ -40,6 +40,7 @@ pub struct Slot {
     /// Process ids; 0 is nobody.
     pub scheduler: i32,
     pub sweep: i32,
+    pub vacuum: i32,
     /// Something changed that the scheduler, or the launcher, should look at now.
     pub wake: bool,
     /// When the state became `Starting`.
@@ -89,6 +90,7 @@ impl Slot {
         state: State::Vacant,
         scheduler: 0,
         sweep: 0,
+        vacuum: 0,
         wake: false,
         since: 0,
         barred_until: 0,
@@ -103,7 +105,7 @@ impl Slot {
     };
 
     fn idle(&self) -> bool {
-        self.scheduler == 0 && self.sweep == 0
+        self.scheduler == 0 && self.sweep == 0 && self.vacuum == 0
     }
 }
 
@@ -414,6 +416,31 @@ pub fn release_sweep(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
+/// The worker that vacuums claims its place; as [`claim_sweep`].
+pub fn claim_vacuum(database: pg_sys::Oid, pid: i32) -> bool {
+    let now = xact::server_now();
+    write(|directory| match directory.find(database) {
+        Some(slot) if slot.vacuum == 0 && slot.barred_until <= now => {
+            slot.vacuum = pid;
+            true
+        }
+        _ => false,
+    })
+    .unwrap_or(false)
+}
+
+/// The worker `pid` that vacuums ends; gives the scheduler.
+pub fn release_vacuum(pid: i32) -> i32 {
+    write(|directory| {
+        let mut slots = directory.slots.iter_mut();
+        slots.find(|slot| slot.vacuum == pid).map_or(0, |slot| {
+            slot.vacuum = 0;
+            slot.scheduler
+        })
+    })
+    .unwrap_or(0)
+}
+
 /// Notes that the sweep begins a batch, or is through with it.
 pub fn mark_batch(database: pg_sys::Oid, begins: bool) {
     let now = if begins { xact::server_now() } else { 0 };
@@ -494,7 +521,7 @@ pub fn bar(database: pg_sys::Oid, until: i64) -> usize {
             slot.barred_until = slot.barred_until.max(until);
             // Whatever happens to the database, it is looked at again afterwards.
             slot.wake = true;
-            [slot.sweep, slot.scheduler]
+            [slot.sweep, slot.vacuum, slot.scheduler]
         })
     })
     .flatten()
