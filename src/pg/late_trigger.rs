@@ -141,9 +141,8 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// The instant in a column of the new row, in the server's raw microseconds; `None` when it is NULL or
-    /// infinite. `class` is the column's: a date counts from its midnight, a timestamp is read as UTC.
-    pub fn instant(&self, attnum: i16, class: TypeClass) -> Option<i64> {
+    /// The value of a column in the new row; `None` when it is NULL.
+    pub fn value(&self, attnum: i16) -> Option<pg_sys::Datum> {
         let tuple = match self.on {
             On::Insert => self.data.tg_trigtuple,
             On::Update => self.data.tg_newtuple,
@@ -158,9 +157,13 @@ impl<'a> Written<'a> {
             }
             pg_sys::heap_getattr(tuple, i32::from(attnum), descriptor, &mut null)
         };
-        if null {
-            return None;
-        }
+        (!null).then_some(datum)
+    }
+
+    /// The instant in a column of the new row, in the server's raw microseconds; `None` when it is NULL or
+    /// infinite. `class` is the column's: a date counts from its midnight, a timestamp is read as UTC.
+    pub fn instant(&self, attnum: i16, class: TypeClass) -> Option<i64> {
+        let datum = self.value(attnum)?;
         match class {
             TypeClass::Date => {
                 let days = datum.value() as i32;

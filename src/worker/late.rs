@@ -10,15 +10,18 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard::row::lookup;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::late_trigger::{self, On, Written};
 use crate::pg::list;
 use crate::pg::utility::Utility;
 use crate::pg::{inherit, lock, relation, report, sandbox, time, trigger, xact};
-use crate::policy::model::Leaf;
+use crate::policy::compile::path;
+use crate::policy::model::{Leaf, RelId, Schema};
 use crate::policy::period::Instant;
+use crate::worker::distant::{self, Found};
 use crate::worker::reopen;
-use crate::worker::watch::{self, Watch};
+use crate::worker::watch::{self, Covers, Look, Rows, Watch};
 
 const TRIGGERS: [(On, &std::ffi::CStr); 2] = [
     (On::Insert, c"Custodian_late_insert"),
@@ -30,13 +33,8 @@ fn function() -> Result<Option<pg_sys::Oid>> {
     trigger::function("late_row")
 }
 
-/// The arguments of the triggers on a leaf; `None` when it lacks a column.
-fn args(leaf: pg_sys::Oid, watch: &Watch) -> Option<Vec<String>> {
-    watch.args(|column| relation::column_number(leaf, column))
-}
-
 /// A trigger of ours, and, where it fires always, whether on INSERT and with which arguments.
-type Installed = (pg_sys::Oid, Option<(bool, String)>);
+type Installed = (pg_sys::Oid, Option<(bool, Vec<Look>)>);
 
 /// The triggers of ours on a relation.
 fn installed(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<Vec<Installed>> {
@@ -53,64 +51,174 @@ fn installed(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<Vec<Install
         let on_insert = fresh::must(row, 2)? == "t";
         Ok((
             fresh::oid(row, 0)?,
-            always.then_some((on_insert, fresh::must(row, 3)?.to_owned())),
+            always.then_some((on_insert, looks(fresh::must(row, 3)?))),
         ))
     })
     .collect()
 }
 
 /// Arguments as the catalog stores them, in hexadecimal digits.
-fn stored(args: &[String]) -> String {
-    args.iter()
-        .map(|arg| hex::encode(arg) + "00")
-        .collect::<String>()
+fn looks(stored: &str) -> Vec<Look> {
+    let bytes = hex::decode(stored).unwrap_or_default();
+    bytes
+        .split(|byte| *byte == 0)
+        .filter_map(|arg| Look::read(std::str::from_utf8(arg).ok()?))
+        .collect()
 }
 
-/// Whether triggers on the leaf notice every row written behind a watermark.
-pub fn is_watched(leaf: &Leaf, watch: &Watch) -> Result<bool> {
-    let oid = pg_sys::Oid::from(leaf.id);
-    let (Some(function), Some(args)) = (function()?, args(oid, watch)) else {
-        return Ok(false);
-    };
-    let wanted = stored(&args);
-    let installed = installed(oid, function)?;
-    Ok([true, false].iter().all(|on_insert| {
+/// How far the live triggers of ours on a relation go; both must be there.
+fn coverage(installed: &[Installed], wanted: &[Look]) -> Covers {
+    let live = |on_insert: bool| {
         installed
             .iter()
             .filter_map(|(_, live)| live.as_ref())
-            .any(|(event, args)| event == on_insert && *args == wanted)
-    }))
+            .filter(move |(event, _)| *event == on_insert)
+            .map(|(_, looks)| watch::covers(looks, wanted))
+            .max()
+            .unwrap_or(Covers::Less)
+    };
+    live(true).min(live(false))
 }
 
-/// Puts the triggers on a leaf, in place of those made for an earlier plan. Waits, as `lock_timeout` allows, for
-/// those who are writing to it. Whatever was written before they were there is looked at again.
-pub fn watch_leaf(leaf: &Leaf, watch: &Watch) -> Result<()> {
-    let oid = pg_sys::Oid::from(leaf.id);
-    let (Some(function), Some(args)) = (function()?, args(oid, watch)) else {
-        return Ok(());
+/// The relations with rows at or below a relation.
+fn with_rows(relation: RelId) -> Vec<pg_sys::Oid> {
+    let relation = pg_sys::Oid::from(relation);
+    std::iter::once(relation)
+        .chain(inherit::descendants(relation))
+        .filter(|relation| relation::kind(*relation) == b'r')
+        .collect()
+}
+
+fn is_looked_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
+    let wanted = rows.looks(|column| relation::column_number(relation, column));
+    let (Some(function), Some(wanted)) = (function()?, wanted) else {
+        return Ok(false);
     };
-    let old = installed(oid, function)?;
+    Ok(coverage(&installed(relation, function)?, &wanted) == Covers::Everything)
+}
+
+/// Whether triggers on the leaf, and on the tables that its clocks lead through, notice every row that is written behind
+/// a watermark.
+pub fn is_watched(leaf: &Leaf, watch: &Watch) -> Result<bool> {
+    if !is_looked_at(pg_sys::Oid::from(leaf.id), &watch.own)? {
+        return Ok(false);
+    }
+    for (relation, rows) in &watch.others {
+        for relation in with_rows(*relation) {
+            if !is_looked_at(relation, rows)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Puts the triggers on a leaf. Waits, as `lock_timeout` allows, for those who are writing to it.
+pub fn watch_leaf(leaf: &Leaf, watch: &Watch) -> Result<()> {
+    let leaf = pg_sys::Oid::from(leaf.id);
+    if look_at(leaf, &watch.own)? {
+        reopen::lower(leaf, None)?;
+    }
+    Ok(())
+}
+
+/// The relations that a plan's clocks lead through, with what is to be watched in each.
+pub fn beyond(watch: &Watch) -> Vec<(pg_sys::Oid, &Rows)> {
+    let others = watch.others.iter();
+    others
+        .flat_map(|(relation, rows)| {
+            with_rows(*relation)
+                .into_iter()
+                .map(move |relation| (relation, rows))
+        })
+        .collect()
+}
+
+/// Puts the triggers on a relation that clocks of other tables lead through. Whatever was written before they were
+/// there is looked at again by all who read it.
+pub fn watch_beyond(relation: pg_sys::Oid, rows: &Rows) -> Result<()> {
+    if !look_at(relation, rows)? {
+        return Ok(());
+    }
+    let mut ends: Vec<(pg_sys::Oid, String)> = rows
+        .clocks()
+        .map(|column| (relation, column.to_owned()))
+        .collect();
+    for path in rows.distant() {
+        let source = lookup::clock(relation, path)?;
+        let end = source.hops.last().map(|hop| hop.parent);
+        ends.extend(end.zip(source.columns.first().cloned()));
+    }
+    for (relation, column) in ends {
+        reopen::relation(relation, Some((&column, Some(EVERY_DAY))), "watched")?;
+        reopen::relation(relation, Some((&column, None)), "watched")?;
+    }
+    Ok(())
+}
+
+/// Puts triggers on a relation, which also look at what those that were there did. Says whether rows may have been
+/// written that nothing has looked at.
+fn look_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
+    let wanted = rows.looks(|column| relation::column_number(relation, column));
+    let (Some(function), Some(wanted)) = (function()?, wanted) else {
+        return Ok(false);
+    };
+    let old = installed(relation, function)?;
+    let covers = coverage(&old, &wanted);
+    if covers == Covers::Everything {
+        return Ok(false);
+    }
+    let quoted = |column: i16| {
+        let name = relation::column_name(relation, column)?;
+        relation::quote_identifier(&name).ok()
+    };
+    let starts = |path: &str| {
+        let source = lookup::clock(relation, path).ok()?;
+        let own = source.own_columns().iter();
+        own.map(|name| relation::quote_identifier(name).ok())
+            .collect()
+    };
+    let mut all = wanted;
+    for (_, live) in &old {
+        let known = live.iter().flat_map(|(_, looks)| looks);
+        for look in known {
+            // It may be about a key that is gone.
+            if watch::conditions(std::slice::from_ref(look), quoted, starts).is_some() {
+                all = watch::both(all, std::slice::from_ref(look));
+            }
+        }
+    }
+    let Some((inserted, updated)) = watch::conditions(&all, quoted, starts) else {
+        return Ok(false);
+    };
+    let args: Vec<String> = all.iter().map(Look::arg).collect();
     sandbox::with_pinned_settings(|| {
         for (on, name) in TRIGGERS {
             let when = match on {
-                On::Insert => watch.inserted(),
-                On::Update => watch.updated(),
+                On::Insert => &inserted,
+                On::Update => &updated,
             };
-            late_trigger::install(oid, function, name, on, &when, &args)?;
+            late_trigger::install(relation, function, name, on, when, &args)?;
         }
         Ok(())
     })?;
     for (trigger, _) in old {
         trigger::remove(trigger);
     }
-    reopen::lower(oid, None)
+    Ok(covers == Covers::Less)
 }
 
-/// Takes the triggers off relations that no plan governs any more, unless somebody uses one just now.
-pub fn retire(governed: &BTreeSet<u32>) -> Result<()> {
+/// Takes the triggers off relations that no plan governs, and no clock leads through, any more, unless somebody uses one just now.
+pub fn retire(schema: &Schema, leaves: &BTreeSet<u32>) -> Result<()> {
     let Some(function) = function()? else {
         return Ok(());
     };
+    let mut governed = leaves.clone();
+    for table in schema.tables.values() {
+        for relation in path::passed(schema, table) {
+            governed.extend(with_rows(relation).into_iter().map(pg_sys::Oid::to_u32));
+        }
+    }
     for relation in trigger::relations(function)? {
         if governed.contains(&relation.to_u32()) {
             continue;
@@ -229,7 +337,7 @@ const MOST_DAYS: usize = 64;
 #[derive(Default)]
 struct Queued {
     transaction: u64,
-    days: HashMap<(u32, u32, i16), BTreeSet<i64>>,
+    days: HashMap<(u32, u32, String), BTreeSet<i64>>,
 }
 
 /// Of a day on which a clock lies: the first one that was queued already, and so on.
@@ -241,7 +349,7 @@ enum Day {
 }
 
 impl Queued {
-    fn look(&mut self, relation: u32, attnum: i16, day: i64) -> Day {
+    fn look(&mut self, relation: u32, column: &str, day: i64) -> Day {
         let (transaction, subtransaction) = late_trigger::transaction();
         if self.transaction != transaction {
             self.transaction = transaction;
@@ -249,7 +357,7 @@ impl Queued {
         }
         let days = self
             .days
-            .entry((subtransaction, relation, attnum))
+            .entry((subtransaction, relation, column.to_owned()))
             .or_default();
         if days.len() > MOST_DAYS || days.contains(&day) {
             Day::Known
@@ -260,10 +368,12 @@ impl Queued {
         }
     }
 
-    fn note(&mut self, relation: u32, attnum: i16, day: i64) {
+    fn note(&mut self, relation: u32, column: &str, day: i64) {
         let (transaction, subtransaction) = late_trigger::transaction();
         if self.transaction == transaction
-            && let Some(days) = self.days.get_mut(&(subtransaction, relation, attnum))
+            && let Some(days) = self
+                .days
+                .get_mut(&(subtransaction, relation, column.to_owned()))
         {
             days.insert(day);
         }
@@ -282,34 +392,86 @@ fn late(written: &Written) -> Result<()> {
         return Ok(());
     }
     let start = xact::transaction_start();
-    let clocks: Vec<(i16, i64, bool)> = written
-        .args()
-        .iter()
-        .filter_map(|arg| watch::clock_arg(arg))
-        .filter_map(|(attnum, class, seconds)| {
-            let clock = written.instant(attnum, class)?;
-            let past = clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start;
-            Some((attnum, clock, past))
-        })
-        .collect();
-    if !clocks.iter().any(|(.., past)| *past) {
+    let past =
+        |clock: i64, seconds: i64| clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start;
+    let mut late = false;
+    // By each of its clocks, since not every plan that concerns the row goes by the same.
+    let mut found: Vec<Found> = Vec::new();
+    for arg in written.args() {
+        match Look::read(&arg) {
+            Some(Look::Clock {
+                column,
+                class,
+                seconds,
+            }) => {
+                let clock = written.instant(column, class);
+                late |= clock.is_some_and(|clock| past(clock, seconds));
+                found.push(Found {
+                    relation,
+                    column: relation::column_name(relation, column).unwrap_or_default(),
+                    clock,
+                });
+            }
+            Some(Look::Distant {
+                path,
+                class,
+                seconds,
+            }) => match distant::read(written, &path, class) {
+                // It cannot be told, which is said where the row's table is swept.
+                Err(_) => {
+                    late = true;
+                    found.push(Found {
+                        relation,
+                        column: String::new(),
+                        clock: None,
+                    });
+                }
+                Ok(None) => {}
+                Ok(Some(read)) => {
+                    late |= read.clock.is_some_and(|clock| past(clock, seconds));
+                    found.push(read);
+                }
+            },
+            Some(Look::Always) => late = true,
+            _ => {}
+        }
+    }
+    if !late {
         return Ok(());
     }
-    // By each of them, since not every plan that concerns the row goes by the same.
-    for (attnum, clock, _) in clocks {
-        let (from, until) = day_of(clock);
-        let number = relation.to_u32();
-        let values = match QUEUED.with_borrow_mut(|queued| queued.look(number, attnum, from)) {
-            Day::Known => continue,
-            Day::New => (time::instant_from_raw(from), time::instant_from_raw(until)),
-            Day::Every => EVERY_DAY,
-        };
-        let Some(column) = relation::column_name(relation, attnum) else {
-            continue;
-        };
-        reopen::relation(relation, Some((&column, Some(values))), "late-row")?;
-        QUEUED.with_borrow_mut(|queued| queued.note(number, attnum, from));
+    if found.is_empty() || found.iter().any(|found| found.column.is_empty()) {
+        return queue(relation, "", None);
     }
+    let known = found.iter().any(|found| found.clock.is_some());
+    for Found {
+        relation,
+        column,
+        clock,
+    } in &found
+    {
+        if clock.is_some() || !known {
+            queue(*relation, column, *clock)?;
+        }
+    }
+    Ok(())
+}
+
+/// Has rows looked at again whose clock lies on the day of `clock`; without a column all rows.
+fn queue(relation: pg_sys::Oid, column: &str, clock: Option<i64>) -> Result<()> {
+    let number = relation.to_u32();
+    let day = clock.map(day_of);
+    // No clock has the value that stands for none.
+    let key = day.map_or(i64::MIN, |(from, _)| from);
+    let values = match QUEUED.with_borrow_mut(|queued| queued.look(number, column, key)) {
+        Day::Known => return Ok(()),
+        Day::New => {
+            day.map(|(from, until)| (time::instant_from_raw(from), time::instant_from_raw(until)))
+        }
+        Day::Every => Some(EVERY_DAY),
+    };
+    let clock = (!column.is_empty()).then_some((column, values));
+    reopen::relation(relation, clock, "late-row")?;
+    QUEUED.with_borrow_mut(|queued| queued.note(number, column, key));
     Ok(())
 }
 

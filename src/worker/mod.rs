@@ -17,6 +17,7 @@ mod counter;
 pub mod database;
 mod decide;
 mod demand;
+mod distant;
 mod findings;
 mod fuse;
 mod heartbeat;
@@ -60,6 +61,7 @@ pub fn init() {
         return;
     }
     shmem::init();
+    distant::init();
     launcher::init();
 }
 

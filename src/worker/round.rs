@@ -107,7 +107,7 @@ impl Rounds {
             .flat_map(|table| &table.leaves);
         let leaves: BTreeSet<u32> = leaves.map(|leaf| leaf.id).collect();
         transaction(|| quarantine::forget(&leaves))?;
-        if let Err(caught) = transaction(|| late::retire(&leaves)) {
+        if let Err(caught) = transaction(|| late::retire(&overview.schema, &leaves)) {
             report::log(
                 PgLogLevel::LOG,
                 caught.describe(
@@ -394,6 +394,14 @@ fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
             // An error rolls the setting back with the transaction.
             timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
             late::watch_leaf(leaf, watch)?;
+            timeout::set_lock_timeout(Duration::ZERO);
+            Ok(())
+        })?;
+    }
+    for (relation, rows) in transaction(|| Ok(late::beyond(watch)))? {
+        transaction(|| {
+            timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
+            late::watch_beyond(relation, rows)?;
             timeout::set_lock_timeout(Duration::ZERO);
             Ok(())
         })?;

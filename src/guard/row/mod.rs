@@ -1,7 +1,7 @@
 //! The row guard: keeps rows that legal holds and statutory minimums protect, from everybody.
 
 mod apply;
-mod chain;
+pub mod chain;
 mod document;
 pub mod dropping;
 mod findings;

@@ -154,6 +154,15 @@ pub fn distant(schema: &Schema, table: &Table) -> Vec<(RelId, String)> {
         .collect()
 }
 
+/// The tables that clocks of the table lead through over foreign keys.
+pub fn passed(schema: &Schema, table: &Table) -> Vec<RelId> {
+    clock_texts(table)
+        .filter_map(|text| clock(schema, table, text, false).ok())
+        .flat_map(|clock| clock.path)
+        .map(|hop| hop.parent)
+        .collect()
+}
+
 fn columns(table: &Table, names: &[String]) -> std::result::Result<Vec<Ident>, String> {
     names
         .iter()

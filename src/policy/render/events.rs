@@ -87,9 +87,7 @@ pub(super) fn events<'g>(
             }
         }
     }
-    // Nothing notices yet when the clock of a row that others refer to changes.
-    let own = events.iter().all(|event| event.clock.path.is_empty());
-    own.then_some(events)
+    Some(events)
 }
 
 /// No clock that is earlier has a period that runs out after `after`.

@@ -1,0 +1,293 @@
+//! What makes rows due again behind a watermark reopens those rows, and no others: the audit pass, which looks at
+//! everything, is a year away, and a large table is not read as a whole.
+
+use integration::{Cluster, Result, Sql, poll};
+
+fn cluster(name: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.audit_interval = '365d'")
+        .conf("autovacuum = off")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian; CREATE ROLE counsel;
+         SELECT custodian.define_purpose('shop.visit', 'contract', '100 days');
+         SELECT custodian.define_purpose('shop.account', 'contract', '100 days')",
+    )?;
+    Ok(node)
+}
+
+#[track_caller]
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = poll(90, || {
+        last = node
+            .text(&format!("SET enable_seqscan = off; {query}"))
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}; watermarks:\n{}\nreopened:\n{}\nruns:\n{}",
+        node.text("SELECT * FROM custodian.watermark")
+            .unwrap_or_default(),
+        node.text("SELECT * FROM custodian.reopening")
+            .unwrap_or_default(),
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
+            .unwrap_or_default()
+    );
+}
+
+/// Waits until the leaf was swept, with its triggers in place, and nothing is left to be looked at again.
+#[track_caller]
+fn passed(node: &Cluster, leaf: &str) {
+    wait_for(
+        node,
+        &format!(
+            "SELECT (SELECT count(*) FROM custodian.watermarks
+                     WHERE leaf = '{leaf}'::regclass AND watched AND swept_until IS NOT NULL),
+                    (SELECT count(*) FROM custodian.reopening)
+                    + (SELECT count(*) FROM custodian.watermark WHERE again_at > '-infinity' AND again <> '{{}}')"
+        ),
+        "1|0",
+    );
+}
+
+/// Visits of the last 28 days, by clocks of their own and of the customer, on more blocks than the fuse counts.
+const VISITS: &str = "
+    CREATE TABLE customer (id bigint PRIMARY KEY, seen timestamptz NOT NULL);
+    CREATE TABLE visit (id bigint PRIMARY KEY, customer bigint REFERENCES customer, ip text, name text, bill text,
+                        at timestamptz NOT NULL, paid date, padding text);
+    INSERT INTO customer SELECT n, now() FROM generate_series(1, 2000) n;
+    INSERT INTO visit SELECT n, n % 2000 + 1, 'ip', 'name', 'bill', now() - n * interval '1 minute', now(), repeat('x', 1000)
+    FROM generate_series(1, 40000) n;
+    CREATE INDEX ON visit (at); CREATE INDEX ON visit (paid); CREATE INDEX ON visit (customer); CREATE INDEX ON customer (seen);
+    SELECT custodian.tag_table('customer', clock => 'seen', subject_kind => 'customer', subject_key => '{id}');
+    SELECT custodian.tag_table('visit', clock => 'at', subject_kind => 'customer', subject_via => '{customer}');
+    SELECT custodian.tag_column('visit', 'ip', 'user.device.ip_address', '{shop.visit}', on_expiry => 'set_null');
+    SELECT custodian.tag_column('visit', 'name', 'user.name', '{shop.account}', on_expiry => 'set_null', clock => 'customer.seen');
+    SELECT custodian.tag_column('visit', 'bill', 'user.financial', '{shop.visit}', on_expiry => 'set_null');
+    SELECT custodian.require_minimum('cn.tax', 'visit', '{bill}', '3000 days', 'Law A, article 1', clock => 'paid');
+    ANALYZE";
+
+#[test]
+fn each_event_reopens_its_rows_and_the_table_is_not_read_as_a_whole() -> Result<()> {
+    let node = cluster("exact")?;
+    node.exec(VISITS)?;
+    passed(&node, "visit");
+    let audited = node.text("SELECT audited_at FROM custodian.watermarks")?;
+    node.exec(
+        "SELECT pg_sleep(2.5); SELECT pg_stat_reset_single_table_counters('visit'::regclass)",
+    )?;
+    let named = "SELECT count(*) FILTER (WHERE name IS NULL) FROM visit WHERE customer = 7";
+
+    // The clock of a row that others refer to.
+    node.exec("UPDATE customer SET seen = now() - interval '400 days' WHERE id = 7")?;
+    wait_for(&node, named, "20");
+    passed(&node, "visit");
+    // A row that comes to refer to it, new or old.
+    node.exec(
+        "INSERT INTO visit VALUES (50001, 7, 'ip', 'name', 'bill', now(), now());
+         UPDATE visit SET customer = 7 WHERE id = 100",
+    )?;
+    wait_for(&node, named, "22");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM visit WHERE name IS NULL AND id > 0",
+        "22",
+    );
+
+    // The clock of a purpose, while a minimum by another clock keeps one of the cells; then that.
+    let cells = "SELECT ip IS NULL, bill IS NULL FROM visit WHERE id = 200";
+    node.exec("UPDATE visit SET at = '2001-01-01' WHERE id = 200")?;
+    wait_for(&node, cells, "t|f");
+    passed(&node, "visit");
+    node.exec("UPDATE visit SET paid = '2001-01-01' WHERE id = 200")?;
+    wait_for(&node, cells, "t|t");
+
+    // A hold on a subject, while its rows become due, and without it.
+    let held = "SELECT count(*) FILTER (WHERE ip IS NULL) FROM visit WHERE customer = 9";
+    node.exec(
+        "SELECT custodian.place_hold('M1', 'counsel', current_date + 30, 'court', subject_kind => 'customer', subject_key => '{9}');
+         UPDATE visit SET at = '2002-01-01' WHERE customer = 9",
+    )?;
+    passed(&node, "visit");
+    wait_for(&node, held, "0");
+    node.exec("SELECT custodian.release_hold(hold, 'counsel', 'closed') FROM custodian.holds")?;
+    wait_for(&node, held, "20");
+    passed(&node, "visit");
+
+    // A shorter period: those between the old one and the new one.
+    node.exec("SELECT custodian.define_purpose('shop.visit', 'contract', '27 days')")?;
+    wait_for(
+        &node,
+        "SELECT count(*) FILTER (WHERE ip IS NULL) > 1000,
+                count(*) FILTER (WHERE ip IS NOT NULL AND at < now() - interval '27 days 1 minute')
+         FROM visit WHERE at < now() - interval '20 days'",
+        "t|0",
+    );
+    passed(&node, "visit");
+    assert_eq!(
+        node.text("SELECT audited_at FROM custodian.watermarks")?,
+        audited,
+        "none of that was the audit pass"
+    );
+    node.exec("SELECT pg_sleep(2.5)")?;
+    assert_eq!(
+        node.text(
+            "SELECT seq_scan, idx_scan > 0 FROM pg_stat_user_tables WHERE relid = 'visit'::regclass"
+        )?,
+        "0|t",
+        "no round read the table as a whole"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Result<()> {
+    let node = cluster("ways")?;
+    // A defence that was suspended before the rows came, and is resumed after the fact.
+    node.exec(
+        "CREATE TABLE claim (id int PRIMARY KEY, name text, at timestamptz NOT NULL);
+         SELECT custodian.define_purpose('shop.order', 'contract', '1 day');
+         SELECT custodian.tag_table('claim', clock => 'at');
+         SELECT custodian.tag_column('claim', 'name', 'user.name', '{shop.order}', on_expiry => 'set_null');
+         SELECT custodian.declare_defence('cn.claim', 'claim', '{name}', '3 days', 'Civil Code, article 188');
+         SELECT custodian.suspend_defence('cn.claim', now() - interval '100 days');
+         INSERT INTO claim VALUES (1, 'n', now() - interval '10 days'), (2, 'n', now() - interval '4 days 23 hours'),
+                                  (3, 'n', now() - interval '1 day 1 hour')",
+    )?;
+    passed(&node, "claim");
+    assert_eq!(node.text("SELECT count(name) FROM claim")?, "3");
+    node.exec("SELECT custodian.resume_defence('cn.claim', now() - interval '5 days')")?;
+    wait_for(
+        &node,
+        "SELECT string_agg(id::text, ' ' ORDER BY id) FROM claim WHERE name IS NOT NULL",
+        "3",
+    );
+    // It goes on to lapse by itself.
+    node.exec(
+        "INSERT INTO claim VALUES (4, 'n', now() - interval '3 days' + interval '5 seconds')",
+    )?;
+    passed(&node, "claim");
+    wait_for(&node, "SELECT count(name) FROM claim", "1");
+
+    // A table with old rows becomes a child.
+    node.exec(
+        "CREATE TABLE log (ip text, at timestamptz NOT NULL);
+         SELECT custodian.tag_table('log', clock => 'at');
+         SELECT custodian.tag_column('log', 'ip', 'user.device.ip_address', '{shop.visit}', on_expiry => 'set_null');
+         CREATE TABLE log_old (ip text, at timestamptz NOT NULL);
+         INSERT INTO log_old VALUES ('ip', '2001-01-01'), ('ip', now())",
+    )?;
+    passed(&node, "log");
+    node.exec("ALTER TABLE log_old INHERIT log")?;
+    wait_for(&node, "SELECT count(ip) FROM log", "1");
+    passed(&node, "log_old");
+    // It leaves, gets more, and comes back.
+    node.exec(
+        "ALTER TABLE log_old NO INHERIT log; INSERT INTO log_old VALUES ('ip', '2001-01-01');
+         ALTER TABLE log_old INHERIT log",
+    )?;
+    wait_for(&node, "SELECT count(ip) FROM log", "1");
+
+    // A row whose period runs out while its transaction is open, and the watermark waits.
+    node.exec(
+        "SELECT custodian.define_purpose('shop.code', 'contract', '4 seconds');
+         CREATE TABLE code (id int PRIMARY KEY, value text, at timestamptz NOT NULL DEFAULT now());
+         SELECT custodian.tag_table('code', clock => 'at');
+         SELECT custodian.tag_column('code', 'value', 'user.contact', '{shop.code}', on_expiry => 'set_null')",
+    )?;
+    passed(&node, "code");
+    let mut open = node.client()?;
+    open.batch_execute("BEGIN; INSERT INTO code VALUES (1, 'x')")?;
+    node.exec("INSERT INTO code VALUES (2, 'x')")?;
+    wait_for(&node, "SELECT count(value) FROM code", "0");
+    open.batch_execute("COMMIT")?;
+    assert_eq!(
+        open.text("SELECT count(value) FROM code WHERE id = 1")?,
+        "1"
+    );
+    wait_for(&node, "SELECT count(value) FROM code", "0");
+
+    // Of a purpose that has ended every row goes, also one without a clock.
+    node.exec(
+        "CREATE TABLE lead (id int PRIMARY KEY, name text, at timestamptz);
+         SELECT custodian.define_purpose('shop.lead', 'contract', '10 years');
+         SELECT custodian.tag_table('lead', clock => 'at', null_clock => 'not_started');
+         SELECT custodian.tag_column('lead', 'name', 'user.name', '{shop.lead}', on_expiry => 'set_null');
+         INSERT INTO lead VALUES (1, 'n', now()), (2, 'n', NULL)",
+    )?;
+    passed(&node, "lead");
+    node.exec("SELECT custodian.end_purpose('shop.lead')")?;
+    wait_for(&node, "SELECT count(name) FROM lead", "0");
+    passed(&node, "lead");
+    node.exec("INSERT INTO lead VALUES (3, 'n', now()), (4, 'n', NULL)")?;
+    wait_for(&node, "SELECT count(name) FROM lead", "0");
+
+    // Clocks two foreign keys away, and a key that leads elsewhere in between.
+    node.exec(
+        "CREATE TABLE person (id int PRIMARY KEY, seen date NOT NULL);
+         CREATE TABLE contract (id int PRIMARY KEY, person int REFERENCES person);
+         CREATE TABLE letter (id int PRIMARY KEY, contract int REFERENCES contract, body text);
+         INSERT INTO person VALUES (1, current_date), (2, current_date);
+         INSERT INTO contract VALUES (1, 1), (2, 2); INSERT INTO letter VALUES (1, 1, 'b'), (2, 2, 'b');
+         SELECT custodian.tag_table('letter', clock => 'contract.person.seen');
+         SELECT custodian.tag_column('letter', 'body', 'user.content', '{shop.account}', on_expiry => 'set_null')",
+    )?;
+    passed(&node, "letter");
+    node.exec("UPDATE person SET seen = '2001-01-01' WHERE id = 1")?;
+    wait_for(&node, "SELECT count(body) FROM letter", "1");
+    passed(&node, "letter");
+    node.exec("UPDATE contract SET person = 1 WHERE id = 2")?;
+    wait_for(&node, "SELECT count(body) FROM letter", "0");
+    passed(&node, "letter");
+    node.exec("INSERT INTO letter VALUES (3, 2, 'b')")?;
+    wait_for(&node, "SELECT count(body) FROM letter", "0");
+    Ok(())
+}
+
+#[test]
+fn the_audit_pass_finds_what_nothing_noticed_within_its_time() -> Result<()> {
+    let node = cluster("audit")?;
+    node.exec(
+        "CREATE TABLE visit (id bigint PRIMARY KEY, ip text, at timestamptz NOT NULL);
+         SELECT custodian.tag_table('visit', clock => 'at');
+         SELECT custodian.tag_column('visit', 'ip', 'user.device.ip_address', '{shop.visit}', on_expiry => 'set_null');
+         INSERT INTO visit VALUES (1, 'ip', now())",
+    )?;
+    passed(&node, "visit");
+    let audited = node.text("SELECT audited_at FROM custodian.watermarks")?;
+    node.exec(
+        "ALTER TABLE visit DISABLE TRIGGER ALL; INSERT INTO visit VALUES (2, 'ip', '2001-01-01');
+         ALTER TABLE visit ENABLE ALWAYS TRIGGER ALL",
+    )?;
+    // Something else goes, and it stays.
+    node.exec("INSERT INTO visit VALUES (3, 'ip', '2002-01-01')")?;
+    wait_for(
+        &node,
+        "SELECT string_agg(id::text, ' ' ORDER BY id) FROM visit WHERE ip IS NOT NULL",
+        "1 2",
+    );
+    assert_eq!(
+        node.text("SELECT audited_at FROM custodian.watermarks")?,
+        audited
+    );
+    node.alter_system("custodian.audit_interval", "5s")?;
+    node.reload()?;
+    wait_for(
+        &node,
+        "SELECT string_agg(id::text, ' ' ORDER BY id) FROM visit WHERE ip IS NOT NULL",
+        "1",
+    );
+    assert_eq!(
+        node.text(&format!(
+            "SELECT audited_at > '{audited}' FROM custodian.watermarks"
+        ))?,
+        "t"
+    );
+    Ok(())
+}
