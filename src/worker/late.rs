@@ -395,8 +395,7 @@ fn late(written: &Written) -> Result<()> {
     let past =
         |clock: i64, seconds: i64| clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start;
     let mut late = false;
-    // By each of its clocks, since not every plan that concerns the row goes by the same.
-    let mut found: Vec<Found> = Vec::new();
+    let mut found: Vec<(Found, bool)> = Vec::new();
     for arg in written.args() {
         match Look::read(&arg) {
             Some(Look::Clock {
@@ -405,53 +404,50 @@ fn late(written: &Written) -> Result<()> {
                 seconds,
             }) => {
                 let clock = written.instant(column, class);
-                late |= clock.is_some_and(|clock| past(clock, seconds));
-                found.push(Found {
+                let read = Found {
                     relation,
                     column: relation::column_name(relation, column).unwrap_or_default(),
                     clock,
-                });
+                };
+                found.push((read, clock.is_some_and(|clock| past(clock, seconds))));
             }
             Some(Look::Distant {
                 path,
                 class,
                 seconds,
             }) => match distant::read(written, &path, class) {
-                // It cannot be told, which is said where the row's table is swept.
-                Err(_) => {
-                    late = true;
-                    found.push(Found {
-                        relation,
-                        column: String::new(),
-                        clock: None,
-                    });
-                }
+                // What stands in the way is said where the table is swept.
+                Err(_) => return queue(relation, "", None),
                 Ok(None) => {}
                 Ok(Some(read)) => {
-                    late |= read.clock.is_some_and(|clock| past(clock, seconds));
-                    found.push(read);
+                    let past = read.clock.is_some_and(|clock| past(clock, seconds));
+                    found.push((read, past));
                 }
             },
             Some(Look::Always) => late = true,
             _ => {}
         }
     }
-    if !late {
+    // A row that is due is found by each of the clocks that decide about it. Where none does, by any.
+    let any_past = found.iter().any(|(_, past)| *past);
+    if !late && !any_past {
         return Ok(());
     }
-    if found.is_empty() || found.iter().any(|found| found.column.is_empty()) {
-        return queue(relation, "", None);
-    }
-    let known = found.iter().any(|found| found.clock.is_some());
-    for Found {
-        relation,
-        column,
-        clock,
-    } in &found
-    {
-        if clock.is_some() || !known {
-            queue(*relation, column, *clock)?;
+    let any_known = found.iter().any(|(found, _)| found.clock.is_some());
+    let mut queued = false;
+    for (found, past) in &found {
+        let by_this = match (any_past, any_known) {
+            (true, _) => *past,
+            (false, true) => found.clock.is_some(),
+            (false, false) => true,
+        };
+        if by_this {
+            queue(found.relation, &found.column, found.clock)?;
+            queued = true;
         }
+    }
+    if !queued {
+        queue(relation, "", None)?;
     }
     Ok(())
 }

@@ -255,7 +255,7 @@ impl Scope<'_> {
             .iter()
             .map(|event| self.event(row, plan, event, false))
             .collect();
-        alternatives.extend(self.reopened(row, plan, after));
+        alternatives.extend(self.reopened(row, plan, groups, after));
         (!alternatives.iter().any(|part| part == "true")).then_some(alternatives)
     }
 
@@ -301,7 +301,7 @@ impl Scope<'_> {
                     self.event(row, plan, &Event { until, ..*event }, alone)
                 })
                 .collect();
-            alternatives.extend(self.reopened(row, plan, after));
+            alternatives.extend(self.reopened(row, plan, groups, after));
             if !alternatives.iter().any(|part| part == "true") {
                 bounds.push(any(alternatives));
             }
@@ -396,10 +396,17 @@ impl Scope<'_> {
     }
 
     /// What was reopened behind the last pass: alternatives, one of them `true` for every row.
-    fn reopened(&mut self, row: &str, plan: &Plan, after: &Reach) -> Vec<String> {
+    fn reopened(
+        &mut self,
+        row: &str,
+        plan: &Plan,
+        groups: &[&Group],
+        after: &Reach,
+    ) -> Vec<String> {
         let mut alternatives = Vec::new();
+        let clocks = deciding(plan, groups, self.cutoff);
         for window in &after.windows {
-            for clock in facts::clocks(plan) {
+            for clock in &clocks {
                 let of_clock = window.column == clock.column.name
                     && match clock.path.last() {
                         None => plan.family.contains(&window.relation),
@@ -449,6 +456,27 @@ impl Scope<'_> {
         }
         self.held_by(row, plan, &[hold])
     }
+}
+
+/// The clocks by which rows of the groups that were written late are found: of such a row each has passed, but where
+/// nothing goes by a clock any more.
+fn deciding<'p>(plan: &'p Plan, groups: &[&'p Group], cutoff: Instant) -> Vec<&'p Clock> {
+    let live = |group: &&Group| group.covers.iter().any(|cover| live(cover, cutoff));
+    if !groups.iter().all(live) {
+        return facts::clocks(plan);
+    }
+    let mut clocks: Vec<&Clock> = Vec::new();
+    for group in groups {
+        let covers = group.covers.iter().map(|cover| &cover.clock);
+        let keeps = group.keeps.iter().map(|keep| &keep.clock);
+        let limits = group.limits.iter().map(|limit| &limit.clock);
+        for clock in covers.chain(keeps).chain(limits) {
+            if !clocks.contains(&clock) {
+                clocks.push(clock);
+            }
+        }
+    }
+    clocks
 }
 
 /// All of `bounds`, or one of the alternatives; no alternatives are none beside the bounds.

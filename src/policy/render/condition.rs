@@ -213,7 +213,14 @@ impl<'a> Scope<'a> {
                 }
                 None => format!("{end} <= {cutoff}"),
             };
-            format!("CASE WHEN isfinite({raw}) AND {raw} <= {bound} THEN {past} ELSE false END")
+            let exact = format!(
+                "CASE WHEN isfinite({raw}) AND {raw} <= {bound} THEN {past} ELSE false END"
+            );
+            if clock.path.is_empty() {
+                return exact;
+            }
+            // Plainly as well, so that an index on the clock can lead to the rows that refer to it.
+            format!("{raw} <= {bound} AND {exact}")
         })
     }
 
