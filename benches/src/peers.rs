@@ -102,7 +102,7 @@ pub fn cron(sizes: Sizes) -> Result<Vec<Figure>> {
 /// # Errors
 /// If a statement fails.
 pub fn partman(sizes: Sizes) -> Result<Vec<Figure>> {
-    let node = arena::cluster("partman", &[], &[])?;
+    let node = arena::cluster("partman", &[], &["custodian.drop_partitions = on"])?;
     let rows = sizes.rows;
     arena::prepare(
         &node,

@@ -2,10 +2,11 @@
 
 use pgrx::pg_sys;
 
-use super::rows;
+use super::{flag, rel, rows, text};
 use crate::error::Result;
 use crate::pg::replica::{self, Obstacle};
-use crate::policy::model::{Leaf, Schema};
+use crate::policy::model::{Finding, Leaf, Schema, Severity};
+use crate::tag::grammar::{ColumnTag, RowExpiry};
 
 fn sentence(obstacle: Obstacle, leaf: &Leaf, statement: &str) -> (String, String) {
     let name = &leaf.ident.name;
@@ -37,8 +38,61 @@ fn sentence(obstacle: Obstacle, leaf: &Leaf, statement: &str) -> (String, String
     )
 }
 
-/// Fills in for each table what the server refuses in one of its leaves.
+/// Publications of tables of which subscribers are not told everything that disposal does.
+fn silent(schema: &mut Schema) -> Result<()> {
+    let known = rows(
+        "SELECT p.pubname, quote_ident(p.pubname), t.relid, p.pubdelete, p.pubupdate
+         FROM pg_publication p, pg_get_publication_tables(p.pubname) AS t
+         WHERE NOT p.pubdelete OR NOT p.pubupdate
+         ORDER BY 1, 3",
+    )?;
+    for row in &known {
+        let (name, quoted) = (text(row, 0)?, text(row, 1)?);
+        let relation = rel(row, 2)?;
+        let (delete, update) = (flag(row, 3)?, flag(row, 4)?);
+        for table in schema.tables.values_mut() {
+            if relation != table.id && !table.leaves.iter().any(|leaf| leaf.id == relation) {
+                continue;
+            }
+            let deletes = table.tag.as_ref().and_then(|tag| tag.on_expiry)
+                == Some(RowExpiry::Delete)
+                && !table.column_tags.is_empty();
+            let rewrites = table
+                .column_tags
+                .values()
+                .flat_map(ColumnTag::cells)
+                .any(|(_, tag)| tag.on_expiry.is_some());
+            let mut lacking = Vec::new();
+            if deletes && !delete {
+                lacking.push("delete");
+            }
+            if rewrites && !update {
+                lacking.push("update");
+            }
+            let finding = Finding {
+                severity: Severity::Warning,
+                code: "subscribers-keep-data",
+                object: table.ident.name.clone(),
+                problem: format!(
+                    "Publication \"{name}\" of it leaves out {}: subscribers keep what is disposed of here.",
+                    lacking.join(" and ")
+                ),
+                remedy: format!(
+                    "ALTER PUBLICATION {quoted} SET (publish = '…') with it, or dispose of the data at the subscribers and waive this finding with custodian.waive()."
+                ),
+            };
+            if !lacking.is_empty() && !table.findings.contains(&finding) {
+                table.findings.push(finding);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills in for each table what the server refuses in one of its leaves, and finds publications that do not tell
+/// subscribers what is disposed of.
 pub fn decide(schema: &mut Schema) -> Result<()> {
+    silent(schema)?;
     let any = rows("SELECT FROM pg_publication WHERE pubupdate OR pubdelete LIMIT 1")?;
     if any.is_empty() {
         return Ok(());

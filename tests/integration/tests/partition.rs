@@ -227,6 +227,66 @@ fn a_drop_that_would_blow_the_fuse_waits_and_is_counted() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_partition_that_cannot_be_dropped_is_put_back_and_its_rows_are_deleted() -> Result<()> {
+    let node = cluster("refused")?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '55006'; END $$",
+    )?;
+    node.exec(&visits("kept"))?;
+    node.exec(
+        "CREATE EVENT TRIGGER no ON sql_drop WHEN tag IN ('DROP TABLE') EXECUTE FUNCTION no()",
+    )?;
+    node.exec(&ready("kept"))?;
+    wait_for(
+        &node,
+        "SELECT count(*), (SELECT count(*) FROM pg_inherits WHERE inhrelid = 'kept_old'::regclass AND NOT inhdetachpending),
+                (SELECT count(*) FROM pg_seclabel WHERE objoid = 'kept_old'::regclass) FROM kept",
+        "20|1|0",
+    );
+    assert_eq!(
+        node.text("SELECT code, object, problem ~ '55006' FROM custodian.check() WHERE code LIKE 'partition-%'")?,
+        "partition-not-dropped|public.kept_old|t"
+    );
+    wait_for(
+        &node,
+        ITEMS,
+        "public.kept_old drop partition 100 0; public.kept_old delete row 0 100",
+    );
+    Ok(())
+}
+
+#[test]
+fn what_was_paused_meanwhile_is_put_back_whatever_the_crash_left() -> Result<()> {
+    let node = cluster("paused")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&visits("stopped"))?;
+    let user = looking(&node, "stopped")?;
+    node.exec(&ready("stopped"))?;
+    wait_for(
+        &node,
+        "SELECT count(*) FROM pg_inherits WHERE inhdetachpending",
+        "1",
+    );
+    // Out of sight of new transactions, and of the one that pauses.
+    assert_eq!(node.text("SELECT count(*) FROM stopped")?, "20");
+    node.exec("SELECT custodian.pause('an incident', 'stopped')")?;
+    node.crash()?;
+    drop(user);
+    node.start()?;
+    wait_for(&node, "SELECT count(*) FROM stopped", "120");
+    assert_eq!(
+        node.text("SELECT kind, object FROM custodian.ledger WHERE kind LIKE 'partition.%'")?,
+        "partition.put_back|public.stopped_old"
+    );
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.partition_drop")?,
+        "0"
+    );
+    Ok(())
+}
+
 /// Detaching waits for whoever may still look at the table as it was: as long as this transaction is open, the
 /// partition is out of sight and not gone.
 fn looking(node: &Cluster, name: &str) -> Result<postgres::Client> {
@@ -387,6 +447,16 @@ fn a_published_partition_is_emptied_first_so_that_subscribers_lose_its_rows() ->
         &node,
         ITEMS,
         "public.sent_old delete row 100 100; public.sent_old drop partition 0 0",
+    );
+
+    // A publication that does not tell them is a finding.
+    let findings =
+        "SELECT object, problem FROM custodian.check() WHERE code = 'subscribers-keep-data'";
+    assert_eq!(node.text(findings)?, "");
+    node.exec("ALTER PUBLICATION sent SET (publish = 'insert, update')")?;
+    assert_eq!(
+        node.text(findings)?,
+        "public.sent|Publication \"sent\" of it leaves out delete: subscribers keep what is disposed of here."
     );
     Ok(())
 }
