@@ -717,7 +717,8 @@ CREATE TABLE custodian.enforcement (
     enforce_ddl         text NOT NULL,
     enforce_access      text NOT NULL,
     minimum_guard       text NOT NULL,
-    armed               boolean NOT NULL
+    armed               boolean NOT NULL,
+    enforce_settings    text NOT NULL
 );
 COMMENT ON TABLE custodian.enforcement IS 'what was in force from when to when, as the scheduler saw it';
 ALTER TABLE custodian.enforcement ENABLE ROW LEVEL SECURITY;
@@ -726,10 +727,11 @@ CREATE VIEW custodian.enforcement_uptime AS
 SELECT e.began_at,
        e.seen_at AS until,
        true AS working,
-       e.disposal, e.enforce_login, e.enforce_replication, e.enforce_ddl, e.enforce_access, e.minimum_guard, e.armed
+       e.disposal, e.enforce_login, e.enforce_replication, e.enforce_ddl, e.enforce_access, e.minimum_guard, e.armed,
+       e.enforce_settings
 FROM custodian.enforcement e
 UNION ALL
-SELECT g.seen_at, g.next_at, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT g.seen_at, g.next_at, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM (SELECT e.seen_at, lead(e.began_at) OVER (ORDER BY e.span) AS next_at FROM custodian.enforcement e) g
 WHERE g.next_at > g.seen_at
 ORDER BY 1, 2;
@@ -903,6 +905,36 @@ REVOKE EXECUTE ON FUNCTION custodian.end_break_glass() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.suggest_rules() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.check_rules(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_rules() TO PUBLIC;
+
+CREATE FUNCTION custodian."read_region_files"() RETURNS TABLE (
+	"line_number" INT,
+	"kind" TEXT,
+	"arguments" TEXT[],
+	"region" TEXT,
+	"organisation" TEXT,
+	"error" TEXT,
+	"loaded" bool,
+	"file_name" TEXT
+)
+STRICT STABLE PARALLEL RESTRICTED
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'read_region_files_wrapper';
+CREATE OR REPLACE VIEW custodian.region_rules AS
+    SELECT line_number, kind AS type, arguments, region, organisation, error, loaded, file_name
+    FROM custodian.read_region_files();
+COMMENT ON VIEW custodian.region_rules IS 'each line of the region rules file, and of files that it includes, as it is now, with what is wrong with it and whether it is in force';
+DROP FUNCTION custodian.read_region_rules();
+REVOKE EXECUTE ON FUNCTION custodian.read_region_files() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.read_region_files() TO PUBLIC;
+
+CREATE FUNCTION custodian."settings_gate"() RETURNS TEXT
+STRICT STABLE
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'settings_gate_wrapper';
+CREATE OR REPLACE VIEW custodian.status AS
+SELECT s.*, custodian.settings_gate() AS enforce_settings FROM custodian.status_row() s;
+REVOKE EXECUTE ON FUNCTION custodian.settings_gate() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.settings_gate() TO PUBLIC;
 
 CREATE FUNCTION custodian."would_end"(
 	"rules" TEXT DEFAULT NULL
@@ -1377,7 +1409,7 @@ COMMENT ON ROUTINE custodian.policy_of_epoch IS 'The policy of an epoch in full,
 COMMENT ON ROUTINE custodian.preview IS 'What the policy asks for at as_of (now, by default), without doing any of it: one row for each disposal that is due, and one for each reason why cells or rows that no purpose covers are kept back. rel limits it to one table or partition, whose owner the caller must be; stewards see every table, others those they own. Counts run with the rights of each leaf''s owner; one that fails is a row that says why.';
 COMMENT ON ROUTINE custodian.preview_erasure IS 'What erase_subject would answer, without touching anything. A row that only rows of another table keep, which are themselves the subject''s and go, counts as going. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.publication_filter IS 'The row filter that a publication of a table needs under a transfer, to be put between the parentheses of CREATE PUBLICATION … FOR TABLE … WHERE (…). It is true when any row may go.';
-COMMENT ON ROUTINE custodian.read_region_rules IS 'Each line of the region rules file that is neither empty nor a comment, as the file is now: its number, the type of the rule, its other words, the region and organisation it assigns, what is wrong with it, and whether the same line is in force (loaded). A file that cannot be read is one row with an error.';
+COMMENT ON ROUTINE custodian.read_region_files IS 'Each line of the region rules file, and of files that it includes, that is neither empty nor a comment, as the files are now: its number, the type of the rule, its other words, the region and organisation it assigns, what is wrong with it, whether the same line is in force (loaded), and the included file that it stands in. A file that cannot be read is one row with an error.';
 COMMENT ON ROUTINE custodian.read_tags IS 'The labels of all tables and columns, as they were declared, with typed fields. A label that cannot be parsed says so in problem. A path inside documents has a row of its own, named column.key.key.';
 COMMENT ON ROUTINE custodian.record_consent IS 'Records that a subject consented to a purpose. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.record_policy IS 'Records the policy as it is, where it was changed by other means than functions and statements: by a restore, or a superuser''s edit of a table. Returns the epoch that it is recorded under, NULL when everything was. The worker does the same within a minute. Only a data steward may.';
@@ -1395,6 +1427,7 @@ COMMENT ON ROUTINE custodian.revoke_waiver IS 'Ends a waiver before it expires: 
 COMMENT ON ROUTINE custodian.rotate_pseudonym_key IS 'Makes a new key for the method hmac and returns its id: pseudonyms are made with it from now on. Those that earlier keys made stay as they are and are still recognised, since their keys stay; equal values get different pseudonyms before and after. For data stewards.';
 COMMENT ON ROUTINE custodian.scheduled_columns IS 'Each tagged column, and each tagged path inside documents, with each purpose, minimum and maximum that its tag names; tags are those in force, ancestors'' merged with a relation''s own. on_expiry is the column''s method, or delete where it goes with its row alone.';
 COMMENT ON ROUTINE custodian.seal_ledger IS 'Moves the guard''s events into the ledger and seals it now, rather than in the scheduler''s next round; returns the number of the last block, 0 for an empty ledger. In a subtransaction (a block with an EXCEPTION clause) events are left for the scheduler. For stewards.';
+COMMENT ON ROUTINE custodian.settings_gate IS 'The mode of the gate for settings that ship data: off, warn or on. Works for everybody.';
 COMMENT ON ROUTINE custodian.simulate IS 'What a changed policy would make due at once, or due no longer, without changing anything: the lines of preview() that would be others, with the rows of each now and then. policy is a document as apply_policy() takes it. Rows are counted as a preview counts them; NULL where that failed, or nothing is counted. For stewards.';
 COMMENT ON ROUTINE custodian.status_row IS 'The one row of custodian.status. Works without preloading and for everybody.';
 COMMENT ON ROUTINE custodian.suggest_rules IS 'Lines for the rules file that would say where peers are whose region was unknown when the guard warned about or refused them, with why and how often that was. REGION and ORGANISATION are for you to fill in: a file that still has them is not used. For stewards.';

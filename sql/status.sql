@@ -1,6 +1,7 @@
 -- Whether everything runs as it should.
 
-CREATE VIEW custodian.status AS SELECT * FROM custodian.status_row();
+CREATE VIEW custodian.status AS
+SELECT s.*, custodian.settings_gate() AS enforce_settings FROM custodian.status_row() s;
 COMMENT ON VIEW custodian.status IS 'one row: library, worker, modes, region, keys, epoch';
 
 CREATE VIEW custodian.metrics AS

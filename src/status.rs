@@ -19,7 +19,7 @@ use crate::worker::{self, shmem};
 pgrx::extension_sql_file!(
     "../sql/status.sql",
     name = "status",
-    requires = ["bootstrap", status_row]
+    requires = ["bootstrap", status_row, settings_gate]
 );
 
 pub fn gate(gate: Gate) -> &'static str {
@@ -106,6 +106,12 @@ fn status_row() -> Result<
         evidence::keys::armed()?,
         epoch::current()?,
     )))
+}
+
+/// The mode of the gate for settings that ship data: `off`, `warn` or `on`. Works for everybody.
+#[pg_extern(schema = "custodian", stable)]
+fn settings_gate() -> &'static str {
+    gate(Gate::Settings)
 }
 
 /// Where findings come from.

@@ -8,10 +8,10 @@
 //! copy when it sees a new one.
 
 use std::cell::{OnceCell, RefCell};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
@@ -19,13 +19,12 @@ use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
 use crate::error::{Error, Kind};
-use crate::guard::rules::{self, Own, Rules};
+use crate::guard::files::{Disk, read_text};
+use crate::guard::rules::{self, Noting, Own, Rules};
 use crate::guard::settings;
 use crate::guc;
 use crate::pg::report;
 
-/// The largest rules file, in bytes.
-const MAX_FILE: u64 = 16 << 20;
 /// Errors listed in one log message.
 const MAX_LISTED: usize = 20;
 /// Of the copy of the last good rules, in the data directory.
@@ -166,30 +165,14 @@ fn copy_path() -> Option<PathBuf> {
     Some(data_directory()?.join(DIRECTORY).join(COPY))
 }
 
-/// The text of a file; `Ok(None)` when there is none.
-fn read_text(path: &Path) -> Result<Option<String>, String> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("cannot be opened: {error}")),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("is larger than {MAX_FILE} bytes"));
-    }
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|_| "is not UTF-8".to_owned())
-}
-
 /// What the rules file holds now. `Ok(None)` when there is none; an error when it cannot be read at all.
 pub fn read_file() -> Result<Option<rules::File>, String> {
     match file_path() {
         None => Ok(None),
-        Some(path) => Ok(read_text(&path)?.map(|text| rules::parse(&text))),
+        Some(path) => {
+            let text = read_text(&path)?;
+            Ok(text.map(|text| rules::parse_with(&text, &mut Disk::new(&path))))
+        }
     }
 }
 
@@ -199,7 +182,7 @@ fn read_copy() -> Option<String> {
 }
 
 fn parse_copy() -> Option<Rules> {
-    rules::parse(&read_copy()?).rules()
+    rules::parse_kept(&read_copy()?).rules()
 }
 
 /// Writes the copy, so that it is either the old one or the new one, whatever happens.
@@ -274,7 +257,9 @@ fn load() -> (State, Option<Rules>) {
         }
         Err(problem) => return keep(&problem, None),
     };
-    let file = rules::parse(&text);
+    let mut files = Noting::new(Disk::new(&path));
+    let file = rules::parse_with(&text, &mut files);
+    let text = files.kept(&text);
     let Some(rules) = file.rules() else {
         let mut errors: Vec<String> = file
             .errors()

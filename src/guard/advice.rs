@@ -111,7 +111,12 @@ fn check_rules(
 ) -> TableIterator<'static, (name!(line_number, i32), name!(error, String))> {
     let rows: Vec<_> = rules::parse(rules)
         .errors()
-        .map(|(line, error)| (i32::try_from(line).unwrap_or(i32::MAX), error.to_owned()))
+        .map(|(line, error)| {
+            (
+                i32::try_from(line.number).unwrap_or(i32::MAX),
+                error.to_owned(),
+            )
+        })
         .collect();
     TableIterator::new(rows)
 }

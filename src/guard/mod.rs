@@ -13,6 +13,7 @@ pub mod conninfo;
 pub mod ddl;
 mod destination;
 pub mod exposure;
+mod files;
 pub mod function;
 pub mod lane;
 mod login;
@@ -38,7 +39,7 @@ use crate::pg::report;
 extension_sql_file!(
     "../../sql/guard.sql",
     name = "guard",
-    requires = [view::read_region_rules]
+    requires = [view::read_region_files]
 );
 
 /// Installs the gates. Without preloading there is no shared memory, and no client could be judged in time.

@@ -372,7 +372,7 @@ local postgres
             judgement.remedy.is_empty(),
             judgement.verdict == Verdict::Inside
         );
-        (judgement.verdict, judgement.line)
+        (judgement.verdict, judgement.line.map(|line| line.number))
     }
 
     #[test]

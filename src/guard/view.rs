@@ -11,10 +11,8 @@ use crate::guc;
 use crate::pg::relation;
 use crate::policy::model::{Finding, Severity};
 
-/// Each line of the region rules file that is neither empty nor a comment, as the file is now: its number, the
-/// type of the rule, its other words, the region and organisation it assigns, what is wrong with it, and whether
-/// the same line is in force (`loaded`). A file that cannot be read is one row with an error.
-#[pg_extern(schema = "custodian", stable, parallel_restricted)]
+/// `read_region_rules` of version 0.1.0, in which no line included other files.
+#[pg_extern(schema = "custodian", stable, parallel_restricted, sql = false)]
 #[allow(clippy::type_complexity)]
 fn read_region_rules() -> TableIterator<
     'static,
@@ -28,29 +26,61 @@ fn read_region_rules() -> TableIterator<
         name!(loaded, bool),
     ),
 > {
+    TableIterator::new(rows().into_iter().map(
+        |(number, kind, arguments, region, organisation, error, loaded, _)| {
+            (number, kind, arguments, region, organisation, error, loaded)
+        },
+    ))
+}
+
+/// Each line of the region rules file, and of files that it includes, that is neither empty nor a comment, as the files are
+/// now: its number, the type of the rule, its other words, the region and organisation it assigns, what is wrong with it,
+/// whether the same line is in force (`loaded`), and the included file that it stands in. A file that cannot be read
+/// is one row with an error.
+#[pg_extern(schema = "custodian", stable, parallel_restricted)]
+#[allow(clippy::type_complexity)]
+fn read_region_files() -> TableIterator<
+    'static,
+    (
+        name!(line_number, Option<i32>),
+        name!(kind, Option<String>),
+        name!(arguments, Option<Vec<String>>),
+        name!(region, Option<String>),
+        name!(organisation, Option<String>),
+        name!(error, Option<String>),
+        name!(loaded, bool),
+        name!(file_name, Option<String>),
+    ),
+> {
+    TableIterator::new(rows())
+}
+
+type Row = (
+    Option<i32>,
+    Option<String>,
+    Option<Vec<String>>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    bool,
+    Option<String>,
+);
+
+fn rows() -> Vec<Row> {
     let active = active::current();
     let file = match active::read_file() {
         Ok(file) => file.unwrap_or_default(),
         Err(problem) => {
-            let row = (
-                None,
-                None,
-                None,
-                None,
-                None,
-                Some(format!("the file {problem}")),
-                false,
-            );
-            return TableIterator::once(row);
+            let error = Some(format!("the file {problem}"));
+            return vec![(None, None, None, None, None, error, false, None)];
         }
     };
-    let rows: Vec<_> = file
-        .lines
+    file.lines
         .into_iter()
         .map(|line| {
             let place = line.rule.as_ref().ok().and_then(|rule| rule.place());
             (
-                i32::try_from(line.number).ok(),
+                i32::try_from(line.number.number).ok(),
                 Some(line.kind.clone()),
                 Some(line.arguments.clone()),
                 place.map(|place| place.region.clone()),
@@ -60,10 +90,10 @@ fn read_region_rules() -> TableIterator<
                     (Ok(rule), Some(rules)) => rules.holds(line.number, rule),
                     _ => false,
                 },
+                line.number.file.map(str::to_owned),
             )
         })
-        .collect();
-    TableIterator::new(rows)
+        .collect()
 }
 
 fn parse_address(text: &str) -> error::Result<std::net::IpAddr> {
@@ -121,7 +151,9 @@ fn check_peer(
     Ok(TableIterator::once((
         judgement.region,
         judgement.organisation,
-        judgement.line.and_then(|line| i32::try_from(line).ok()),
+        judgement
+            .line
+            .and_then(|line| i32::try_from(line.number).ok()),
         judgement.verdict.as_str().to_owned(),
         judgement.reason,
         (!judgement.remedy.is_empty()).then_some(judgement.remedy),

@@ -21,6 +21,7 @@ struct Modes {
     replication: String,
     ddl: String,
     access: String,
+    settings: String,
     minimum_guard: String,
     armed: bool,
 }
@@ -33,6 +34,7 @@ fn modes() -> Result<Modes> {
         replication: gate(Gate::Replication),
         ddl: gate(Gate::Ddl),
         access: gate(Gate::Access),
+        settings: gate(Gate::Settings),
         minimum_guard: match guc::minimum_guard() {
             MinimumGuard::On => "on",
             MinimumGuard::Warn => "warn",
@@ -95,7 +97,7 @@ fn note_for(
 fn last() -> Result<Option<Span>> {
     spi::select_one(
         "SELECT span, seen_at, disposal, enforce_login, enforce_replication, enforce_ddl, enforce_access, minimum_guard,
-                armed
+                armed, enforce_settings
          FROM custodian.enforcement ORDER BY span DESC LIMIT 1",
         &[],
         |row| {
@@ -110,6 +112,7 @@ fn last() -> Result<Option<Span>> {
                     access: row.must(7)?,
                     minimum_guard: row.must(8)?,
                     armed: row.must(9)?,
+                    settings: row.must(10)?,
                 },
             })
         },
@@ -144,8 +147,8 @@ pub fn note() -> Result<()> {
     sandbox::as_extension_owner(|| {
         spi::execute(
             "INSERT INTO custodian.enforcement (began_at, seen_at, disposal, enforce_login, enforce_replication,
-                                                enforce_ddl, enforce_access, minimum_guard, armed)
-             VALUES ($1, $1, $2, $3, $4, $5, $6, $7, $8)",
+                                                enforce_ddl, enforce_access, minimum_guard, armed, enforce_settings)
+             VALUES ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 at.into(),
                 modes.disposal.as_str().into(),
@@ -155,6 +158,7 @@ pub fn note() -> Result<()> {
                 modes.access.as_str().into(),
                 modes.minimum_guard.as_str().into(),
                 modes.armed.into(),
+                modes.settings.as_str().into(),
             ],
         )
     })?;
@@ -166,7 +170,7 @@ pub fn note() -> Result<()> {
         "custodian",
         json!({
             "disposal": modes.disposal, "enforce_login": modes.login, "enforce_replication": modes.replication,
-            "enforce_ddl": modes.ddl, "enforce_access": modes.access, "minimum_guard": modes.minimum_guard,
+            "enforce_ddl": modes.ddl, "enforce_access": modes.access, "enforce_settings": modes.settings, "minimum_guard": modes.minimum_guard,
             "armed": modes.armed, "unseen_since": unseen,
         }),
     )?;
@@ -186,6 +190,7 @@ mod tests {
             replication: "on".to_owned(),
             ddl: "on".to_owned(),
             access: "on".to_owned(),
+            settings: "on".to_owned(),
             minimum_guard: "on".to_owned(),
             armed: true,
         }

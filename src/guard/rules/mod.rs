@@ -4,6 +4,7 @@
 //! quotes where they hold spaces, every wrong line reported with its number. Unlike there, a file with an
 //! error is not used at all, since a rule that is missing may widen what others allow.
 
+mod include;
 mod lookup;
 mod parse;
 #[cfg(test)]
@@ -14,11 +15,26 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use include::{Files, Found, Include, Noting, parse_kept};
 pub use lookup::{Evidence, Own, normalize};
-pub use parse::parse;
+pub use parse::{parse, parse_with};
 
-/// Number of a line in the rules file, from 1.
-pub type LineNumber = u32;
+/// Number of a line in the rules file, from 1, or in a file that it includes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LineNumber {
+    /// `None` for the rules file itself.
+    pub file: Option<&'static str>,
+    pub number: u32,
+}
+
+impl std::fmt::Display for LineNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self.file {
+            None => write!(f, "{}", self.number),
+            Some(file) => write!(f, "{} of \"{file}\"", self.number),
+        }
+    }
+}
 
 /// What a rule says about a place: its region, and perhaps who runs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +92,11 @@ pub enum Rule {
         location: String,
         place: Place,
     },
+    /// Other files, whose lines count as if they stood here.
+    Include {
+        how: Include,
+        path: String,
+    },
     /// An extension that can reach the network or run programs, and may be used here.
     Extension {
         name: String,
@@ -97,6 +118,11 @@ impl Rule {
             Rule::Setting { .. } => "setting",
             Rule::Tablespace { .. } => "tablespace",
             Rule::Extension { .. } => "extension",
+            Rule::Include { how, .. } => match how {
+                Include::File => "include",
+                Include::IfExists => "include_if_exists",
+                Include::Directory => "include_dir",
+            },
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::include::{self, Files, Include, Unread};
 use super::lookup::{is_loopback, normalize, normalize_network};
 use super::{File, Line, LineNumber, Place, Rule};
 
@@ -258,8 +259,16 @@ fn rule(kind: &Token, arguments: &[Token]) -> Result<Rule, String> {
             let name = name(first("name of the extension")?, "name of the extension")?;
             only(Rule::Extension { name })
         }
+        "include" | "include_if_exists" | "include_dir" => {
+            let path = first("file")?.text.clone();
+            match Include::of(&kind.text) {
+                Some(_) if path.is_empty() => Err("the name of the file is empty".to_owned()),
+                Some(how) => only(Rule::Include { how, path }),
+                None => Err("the file is missing".to_owned()),
+            }
+        }
         other => Err(format!(
-            "\"{other}\" is no type of rule: use region, node, network, issuer, subject, pooler, local, residency, setting, tablespace or extension"
+            "\"{other}\" is no type of rule: use region, node, network, issuer, subject, pooler, local, residency, setting, tablespace, extension, include, include_if_exists or include_dir"
         )),
     }
 }
@@ -278,6 +287,7 @@ enum Unique {
     Setting(String, String),
     Tablespace(String),
     Extension(String),
+    Include(Include, String),
 }
 
 impl Unique {
@@ -294,6 +304,7 @@ impl Unique {
             Rule::Setting { name, value, .. } => Unique::Setting(name.clone(), value.clone()),
             Rule::Tablespace { location, .. } => Unique::Tablespace(location.clone()),
             Rule::Extension { name } => Unique::Extension(name.clone()),
+            Rule::Include { how, path } => Unique::Include(*how, path.clone()),
         }
     }
 }
@@ -360,49 +371,117 @@ fn nested_badly(name: &str, parents: &BTreeMap<String, Option<String>>) -> Optio
     None
 }
 
-/// Reads a rules file. Lines that are empty or only a comment are left out.
+/// Reads a text that includes nothing. Lines that are empty or only a comment are left out.
 pub fn parse(text: &str) -> File {
-    let mut lines = Vec::new();
-    if text.len() > MAX_BYTES {
-        lines.push(Line {
-            number: 1,
-            kind: String::new(),
-            arguments: Vec::new(),
-            rule: Err(format!("the file is longer than {MAX_BYTES} bytes")),
-        });
-        return File { lines };
-    }
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (number, line) in (1..).zip(text.lines()) {
-        if lines.len() >= MAX_LINES {
-            lines.push(Line {
-                number,
-                kind: String::new(),
-                arguments: Vec::new(),
-                rule: Err(format!("the file has more than {MAX_LINES} rules")),
-            });
-            break;
-        }
-        match tokens(line) {
-            Ok(tokens) => {
-                let Some((kind, arguments)) = tokens.split_first() else {
-                    continue;
-                };
-                lines.push(Line {
-                    number,
-                    kind: kind.text.clone(),
-                    arguments: arguments.iter().map(|token| token.text.clone()).collect(),
-                    rule: rule(kind, arguments),
-                });
-            }
-            Err(error) => lines.push(Line {
-                number,
-                kind: line.split_whitespace().next().unwrap_or("").to_owned(),
-                arguments: Vec::new(),
-                rule: Err(error),
-            }),
-        }
-    }
+    parse_with(text, &mut Unread)
+}
+
+/// Reads a rules file and what it includes.
+pub fn parse_with(text: &str, files: &mut dyn Files) -> File {
+    let mut reading = Reading {
+        lines: Vec::new(),
+        bytes: 0,
+        open: Vec::new(),
+        files,
+    };
+    reading.text(text, None, 0);
+    let mut lines = reading.lines;
     check_whole(&mut lines);
     File { lines }
+}
+
+/// Files that are being read.
+struct Reading<'a> {
+    lines: Vec<Line>,
+    /// Of all files so far.
+    bytes: usize,
+    /// The files that are being read, each included by the one before.
+    open: Vec<&'static str>,
+    files: &'a mut dyn Files,
+}
+
+impl Reading<'_> {
+    fn wrong(&mut self, number: LineNumber, error: String) {
+        self.lines.push(Line {
+            number,
+            kind: String::new(),
+            arguments: Vec::new(),
+            rule: Err(error),
+        });
+    }
+
+    fn text(&mut self, text: &str, file: Option<&'static str>, depth: u8) {
+        let at = |number| LineNumber { file, number };
+        self.bytes = self.bytes.saturating_add(text.len());
+        if self.bytes > MAX_BYTES {
+            self.wrong(at(1), format!("the file is longer than {MAX_BYTES} bytes"));
+            return;
+        }
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        for (number, line) in (1..).zip(text.lines()) {
+            if self.lines.len() >= MAX_LINES {
+                self.wrong(
+                    at(number),
+                    format!("the file has more than {MAX_LINES} rules"),
+                );
+                return;
+            }
+            self.line(line, at(number), depth);
+        }
+    }
+
+    fn line(&mut self, line: &str, number: LineNumber, depth: u8) {
+        let tokens = match tokens(line) {
+            Ok(tokens) => tokens,
+            Err(error) => {
+                self.lines.push(Line {
+                    number,
+                    kind: line.split_whitespace().next().unwrap_or("").to_owned(),
+                    arguments: Vec::new(),
+                    rule: Err(error),
+                });
+                return;
+            }
+        };
+        let Some((kind, arguments)) = tokens.split_first() else {
+            return;
+        };
+        let mut line = Line {
+            number,
+            kind: kind.text.clone(),
+            arguments: arguments.iter().map(|token| token.text.clone()).collect(),
+            rule: rule(kind, arguments),
+        };
+        let mut found = Vec::new();
+        if let Ok(Rule::Include { how, path }) = &line.rule {
+            let read = if depth >= include::MAX_DEPTH {
+                Err(format!(
+                    "files include one another more than {} deep",
+                    include::MAX_DEPTH
+                ))
+            } else {
+                self.files.read(*how, path, number.file)
+            };
+            let itself = |files: &include::Found| {
+                let open = files.iter().map(|(name, _)| name);
+                open.into_iter()
+                    .find(|name| self.open.contains(&name.as_str()))
+                    .cloned()
+            };
+            match read {
+                Ok(files) => match itself(&files) {
+                    None => found = files,
+                    Some(name) => line.rule = Err(format!("file \"{name}\" includes itself")),
+                },
+                Err(error) => line.rule = Err(error),
+            }
+        }
+        self.lines.push(line);
+        for (name, text) in found {
+            let name = include::name(&name);
+            self.open.push(name);
+            self.text(&text, Some(name), depth + 1);
+            self.open.pop();
+        }
+    }
 }

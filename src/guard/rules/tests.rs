@@ -32,6 +32,10 @@ fn rules(text: &str) -> Rules {
     file.rules().unwrap()
 }
 
+fn at(number: u32) -> Option<LineNumber> {
+    Some(LineNumber { file: None, number })
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -39,12 +43,15 @@ fn ip(text: &str) -> IpAddr {
 fn region_of(rules: &Rules, address: &str) -> Option<(u32, String)> {
     rules
         .by_address(ip(address))
-        .map(|evidence| (evidence.line, evidence.place.region.clone()))
+        .map(|evidence| (evidence.line.number, evidence.place.region.clone()))
 }
 
 fn only_error(text: &str) -> (u32, String) {
     let file = parse(text);
-    let errors: Vec<_> = file.errors().map(|(n, e)| (n, e.to_owned())).collect();
+    let errors: Vec<_> = file
+        .errors()
+        .map(|(n, e)| (n.number, e.to_owned()))
+        .collect();
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(file.rules().is_none());
     errors.into_iter().next().unwrap()
@@ -94,7 +101,10 @@ fn regions_nest() {
 fn certificates_match_by_their_whole_name() {
     let rules = rules(FILE);
     let issuer = rules.by_issuer("/O=cn/CN=cn authority").unwrap();
-    assert_eq!((issuer.line, issuer.place.region.as_str()), (14, "cn"));
+    assert_eq!(
+        (issuer.line.number, issuer.place.region.as_str()),
+        (14, "cn")
+    );
     assert_eq!(rules.by_issuer("/O=cn/CN=cn authority/CN=x"), None);
     let subject = rules.by_subject("/CN=a \"quoted\" name").unwrap();
     assert_eq!(subject.place.organisation.as_deref(), Some("Shop GmbH"));
@@ -103,15 +113,15 @@ fn certificates_match_by_their_whole_name() {
 #[test]
 fn local_roles_poolers_and_residency_are_found() {
     let rules = rules(FILE);
-    assert_eq!(rules.local("postgres"), Some(17));
-    assert_eq!(rules.local("all"), Some(18)); // quoted: the role of that name
+    assert_eq!(rules.local("postgres"), at(17));
+    assert_eq!(rules.local("all"), at(18)); // quoted: the role of that name
     assert_eq!(rules.local("app"), None);
-    assert_eq!(rules.pooler(ip("10.86.5.5")), Some(16));
+    assert_eq!(rules.pooler(ip("10.86.5.5")), at(16));
     assert_eq!(rules.pooler(ip("10.86.5.6")), None);
     let (line, regions) = rules.residency().unwrap();
-    assert_eq!((line, regions.join(",")), (19, "cn,de".to_owned()));
+    assert_eq!((line.number, regions.join(",")), (19, "cn,de".to_owned()));
     let all = super::tests::rules("local all");
-    assert_eq!(all.local("anybody"), Some(1));
+    assert_eq!(all.local("anybody"), at(1));
 }
 
 #[test]
@@ -120,7 +130,7 @@ fn a_node_knows_itself_by_its_addresses() {
     let own = rules.own(None, &[ip("127.0.0.1"), ip("::ffff:10.33.0.1")]);
     assert_eq!(own.region.as_deref(), Some("de"));
     assert_eq!(own.organisation.as_deref(), Some("shop"));
-    assert_eq!(own.line, Some(9));
+    assert_eq!(own.line.map(|line| line.number), Some(9));
     let lost = rules.own(None, &[ip("192.0.2.1")]);
     assert_eq!(lost.region, None);
     assert!(lost.problem.unwrap().contains("no \"node\" line"));
@@ -148,7 +158,7 @@ fn the_setting_beats_the_node_lines_and_must_be_a_known_region() {
 fn every_wrong_line_is_reported_with_its_number() {
     let file =
         parse("region cn\nnetwork 10.0.0.0/8\nnetwrk x\n\nlocal\nregion CN\nnode nowhere cn");
-    let errors: Vec<_> = file.errors().map(|(line, _)| line).collect();
+    let errors: Vec<_> = file.errors().map(|(line, _)| line.number).collect();
     assert_eq!(errors, [2, 3, 5, 6, 7]);
     assert_eq!(file.lines.len(), 6);
     assert_eq!(file.rules(), None);
@@ -200,7 +210,7 @@ fn mistakes_are_named() {
 #[test]
 fn circles_are_refused_on_every_line_of_them() {
     let file = parse("region a in b\nregion b in c\nregion c in a\nregion d in a");
-    let errors: Vec<_> = file.errors().map(|(line, _)| line).collect();
+    let errors: Vec<_> = file.errors().map(|(line, _)| line.number).collect();
     assert_eq!(errors, [1, 2, 3]);
 }
 
@@ -266,7 +276,7 @@ fn a_text_of_any_size_is_read_in_little_time_and_memory() {
     // Once every line walked the whole chain.
     let errors: Vec<_> = parse(&chain(90_000))
         .errors()
-        .map(|(line, error)| (line, error.to_owned()))
+        .map(|(line, error)| (line.number, error.to_owned()))
         .collect();
     assert_eq!(errors.len(), 90_000 - 16);
     assert_eq!(

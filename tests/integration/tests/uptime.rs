@@ -21,14 +21,25 @@ fn an_auditor_sees_when_modes_changed_and_when_the_library_was_not_there() -> Re
         .conf("custodian.naptime = 1s")
         .start()?;
     node.exec("CREATE EXTENSION pg_custodian")?;
-    let shown = "SELECT string_agg(concat_ws(' ', working, disposal, enforce_ddl, enforce_access), ', ' ORDER BY began_at, until)
+    let shown = "SELECT string_agg(concat_ws(' ', working, disposal, enforce_ddl, enforce_access, enforce_settings), ', ' ORDER BY began_at, until)
                  FROM custodian.enforcement_uptime";
-    wait_for(&node, shown, "t observe warn warn");
+    wait_for(&node, shown, "t observe warn warn warn");
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(&node, shown, "t observe warn warn, t on warn warn");
+    wait_for(
+        &node,
+        shown,
+        "t observe warn warn warn, t on warn warn warn",
+    );
     node.alter_system("custodian.enforce_ddl", "on")?;
-    let changed = "t observe warn warn, t on warn warn, t on on warn";
+    let changed = "t observe warn warn warn, t on warn warn warn, t on on warn warn";
     wait_for(&node, shown, changed);
+    node.alter_system("custodian.enforce_settings", "off")?;
+    let changed = format!("{changed}, t on on warn off");
+    wait_for(&node, shown, &changed);
+    assert_eq!(
+        node.text("SELECT enforce_ddl, enforce_settings FROM custodian.status")?,
+        "on|off"
+    );
     // One period ends where the next begins.
     assert_eq!(
         node.text(
@@ -39,7 +50,7 @@ fn an_auditor_sees_when_modes_changed_and_when_the_library_was_not_there() -> Re
     );
     assert_eq!(
         node.text("SELECT string_agg(detail ->> 'disposal', ',' ORDER BY entry) FROM custodian.ledger WHERE kind = 'status.modes'")?,
-        "observe,on,on"
+        "observe,on,on,on"
     );
 
     // Without the library nothing is written down, and nothing was in force.
@@ -51,7 +62,7 @@ fn an_auditor_sees_when_modes_changed_and_when_the_library_was_not_there() -> Re
     node.alter_system("shared_preload_libraries", "pg_custodian")?;
     node.stop(Stop::Fast)?;
     node.start()?;
-    wait_for(&node, shown, &format!("{changed}, f, t on on warn"));
+    wait_for(&node, shown, &format!("{changed}, f, t on on warn off"));
     assert_eq!(
         node.text("SELECT until - began_at > interval '3 seconds' FROM custodian.enforcement_uptime WHERE NOT working")?,
         "t"

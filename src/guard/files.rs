@@ -1,0 +1,90 @@
+//! Reads rules files, and what they include.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::guard::rules::{Files, Found, Include};
+
+/// The largest file, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+
+/// The text of a file; `Ok(None)` when there is none.
+pub fn read_text(path: &Path) -> Result<Option<String>, String> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("cannot be opened: {error}")),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {MAX_FILE} bytes"));
+    }
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| "is not UTF-8".to_owned())
+}
+
+/// Files on disk; relative paths are relative to the file that includes them.
+pub struct Disk {
+    rules: PathBuf,
+}
+
+impl Disk {
+    /// For the rules file at this path.
+    pub fn new(rules: &Path) -> Disk {
+        Disk {
+            rules: rules.to_owned(),
+        }
+    }
+
+    fn place(&self, path: &str, from: Option<&str>) -> PathBuf {
+        let from = from.map_or(self.rules.as_path(), Path::new);
+        match from.parent() {
+            Some(directory) => directory.join(path),
+            None => PathBuf::from(path),
+        }
+    }
+}
+
+fn named(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The files of a directory that count.
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let wrong = |error| format!("directory \"{}\" cannot be read: {error}", named(directory));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(wrong)? {
+        let entry = entry.map_err(wrong)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".conf") && !name.starts_with('.') && entry.path().is_file() {
+            files.push(entry.path());
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+impl Files for Disk {
+    fn read(&mut self, how: Include, path: &str, from: Option<&str>) -> Result<Found, String> {
+        let place = self.place(path, from);
+        let paths = match how {
+            Include::Directory => listed(&place)?,
+            Include::File | Include::IfExists => vec![place],
+        };
+        let mut found = Vec::new();
+        for path in paths {
+            match read_text(&path) {
+                Ok(Some(text)) => found.push((named(&path), text)),
+                Ok(None) if how == Include::IfExists => {}
+                Ok(None) => return Err(format!("file \"{}\" does not exist", named(&path))),
+                Err(problem) => return Err(format!("file \"{}\" {problem}", named(&path))),
+            }
+        }
+        Ok(found)
+    }
+}
