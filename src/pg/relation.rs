@@ -263,10 +263,11 @@ pub fn plain_name(relation: pg_sys::Oid) -> Option<String> {
     copy(unsafe { pg_sys::get_rel_name(relation) })
 }
 
-/// The name of a type, with its schema unless it is the server's own.
+/// The name of a type of any length: `character` would be one of length 1. With its schema, where it is no word of SQL.
 pub fn type_name(type_oid: pg_sys::Oid) -> Result<String> {
+    let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
     // SAFETY: a catalog lookup by OID; a palloc'd string, or an error where the type is gone.
-    copy(unsafe { pg_sys::format_type_be_qualified(type_oid) })
+    copy(unsafe { pg_sys::format_type_extended(type_oid, -1, flags as u16) })
         .ok_or_else(|| Error::internal("a type has no name"))
 }
 

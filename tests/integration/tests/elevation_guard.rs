@@ -24,13 +24,13 @@ CREATE FUNCTION mallory.innocent() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
 CREATE TYPE mallory.level AS ENUM ('a', 'b');
 CREATE FUNCTION mallory.told(mallory.level) RETURNS text LANGUAGE plpgsql AS
     $$ BEGIN PERFORM mallory.note(); RETURN 'a'; END $$;
-CREATE TABLE mallory.customer (id int PRIMARY KEY, ref text, level mallory.level);
+CREATE TABLE mallory.customer (id char(6) PRIMARY KEY, ref text, level mallory.level);
 GRANT SELECT, REFERENCES ON mallory.customer TO alice;
-INSERT INTO mallory.customer SELECT n, 'ref' || n, 'b' FROM generate_series(1, 3) n;
+INSERT INTO mallory.customer SELECT 'c' || n, 'ref' || n, 'b' FROM generate_series(1, 3) n;
 SET SESSION AUTHORIZATION alice;
-CREATE TABLE alice.file (id int PRIMARY KEY, customer int REFERENCES mallory.customer);
+CREATE TABLE alice.file (id int PRIMARY KEY, customer char(6) REFERENCES mallory.customer);
 CREATE TABLE alice.note (id int PRIMARY KEY, file int REFERENCES alice.file, body text);
-INSERT INTO alice.file SELECT n, n FROM generate_series(1, 3) n;
+INSERT INTO alice.file SELECT n, 'c' || n FROM generate_series(1, 3) n;
 INSERT INTO alice.note SELECT n, n, 'x' FROM generate_series(1, 3) n;
 RESET SESSION AUTHORIZATION;
 SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
