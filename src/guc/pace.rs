@@ -17,7 +17,19 @@ static COUNT_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static MAX_ROWS_PER_DAY: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MAX_OVERDUE: GucSetting<i32> = GucSetting::<i32>::new(604_800);
 static VACUUM_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(86_400);
+static MAX_SWEEP_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(2);
+static MAX_SWEEP_WORKERS_PER_TABLE: GucSetting<i32> = GucSetting::<i32>::new(1);
 static WINDOWS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Tables of a database that are swept at the same time.
+pub fn max_sweep_workers() -> i32 {
+    MAX_SWEEP_WORKERS.get()
+}
+
+/// Workers that sweep one table at the same time, the leading one included.
+pub fn max_sweep_workers_per_table() -> i32 {
+    MAX_SWEEP_WORKERS_PER_TABLE.get()
+}
 
 /// Kilobytes of WAL per second that one sweep may write; 0 is no limit.
 pub fn max_wal_rate() -> i32 {
@@ -85,6 +97,26 @@ pub fn count_timeout() -> Option<Duration> {
 
 /// Defines the settings.
 pub fn init() {
+    GucRegistry::define_int_guc(
+        c"custodian.max_sweep_workers",
+        c"Tables of a database that are swept at the same time.",
+        c"One that takes long then holds up no other. Each takes a slot of max_worker_processes.",
+        &MAX_SWEEP_WORKERS,
+        1,
+        8,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"custodian.max_sweep_workers_per_table",
+        c"Workers that sweep one table at the same time.",
+        c"More than one share a large table by ranges of blocks. Each takes a slot of max_worker_processes.",
+        &MAX_SWEEP_WORKERS_PER_TABLE,
+        1,
+        8,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
     GucRegistry::define_int_guc(
         c"custodian.max_wal_rate",
         c"WAL that a sweep may write per second.",

@@ -1,36 +1,53 @@
 //! In which order tables are swept: those whose rows refer to others first. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::policy::model::{RelId, Schema};
 
 /// Every table that governs leaves, dependents before what they refer to. Tables that refer to each other in a
 /// circle stand next to each other.
 pub fn order(schema: &Schema) -> Vec<RelId> {
-    let ids: Vec<RelId> = schema
+    let children = referring(schema)
+        .into_iter()
+        .map(|(parent, children)| (parent, children.into_iter().collect()))
+        .collect();
+    Tarjan::run(&governing(schema), &children)
+}
+
+fn governing(schema: &Schema) -> Vec<RelId> {
+    schema
         .tables
         .values()
         .filter(|table| !table.leaves.is_empty())
         .map(|table| table.id)
-        .collect();
+        .collect()
+}
+
+/// By table, the other tables whose rows refer to its own.
+pub fn referring(schema: &Schema) -> BTreeMap<RelId, BTreeSet<RelId>> {
     // Which table's rows a foreign key is about: those of every table that shares the relation.
     let mut tables_of: BTreeMap<RelId, Vec<RelId>> = BTreeMap::new();
-    for id in &ids {
-        for member in schema.tables.get(id).iter().flat_map(|table| &table.family) {
-            tables_of.entry(*member).or_default().push(*id);
+    for id in governing(schema) {
+        for member in schema
+            .tables
+            .get(&id)
+            .iter()
+            .flat_map(|table| &table.family)
+        {
+            tables_of.entry(*member).or_default().push(id);
         }
     }
-    let mut children: BTreeMap<RelId, Vec<RelId>> = BTreeMap::new();
+    let mut children: BTreeMap<RelId, BTreeSet<RelId>> = BTreeMap::new();
     for key in &schema.foreign_keys {
         for parent in tables_of.get(&key.parent).into_iter().flatten() {
             for child in tables_of.get(&key.child).into_iter().flatten() {
                 if child != parent {
-                    children.entry(*parent).or_default().push(*child);
+                    children.entry(*parent).or_default().insert(*child);
                 }
             }
         }
     }
-    Tarjan::run(&ids, &children)
+    children
 }
 
 /// Tarjan's strongly connected components, without recursion: components come out with those first that

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::utility::{Utility, text};
 use crate::pg::{database, latch, xact};
-use crate::worker::{shmem, wake};
+use crate::worker::{shmem, team, wake};
 
 /// How long a command waits for the workers to leave.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -30,7 +30,8 @@ pub fn evict(database: pg_sys::Oid) {
     shmem::bar(database, xact::server_now() + BAR);
     let start = Instant::now();
     while start.elapsed() < PATIENCE
-        && shmem::slot(database).is_some_and(|slot| slot.scheduler != 0 || slot.sweep != 0)
+        && (shmem::slot(database).is_some_and(|slot| slot.scheduler != 0 || slot.is_swept())
+            || !team::helpers_in(database, None).is_empty())
     {
         latch::sleep(Duration::from_millis(10));
     }

@@ -73,10 +73,10 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
     xact::transaction(|| xact::with_snapshot(work))
 }
 
-/// Marks the runs that claim to be running as interrupted: their workers are gone.
-pub fn interrupt(open: Vec<Run>) -> Result<()> {
+/// Marks those of the runs as interrupted that claim to be running and are not among the `executed` ones.
+pub fn interrupt(open: Vec<Run>, executed: &BTreeSet<i64>) -> Result<()> {
     for run in open {
-        if run.state == State::Running {
+        if run.state == State::Running && !executed.contains(&run.id) {
             run::interrupt(run.id, "its worker ended")?;
         }
     }
@@ -84,9 +84,13 @@ pub fn interrupt(open: Vec<Run>) -> Result<()> {
 }
 
 /// Plans one table as a round does whose disposal is `on`: what was stored as running is to be executed. For a worker
-/// that is in the place of the sweep: no other run is being executed.
+/// that is in the place of the table's sweep: no other run of it is being executed.
 pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
-    transaction(|| interrupt(run::open()?))?;
+    transaction(|| {
+        let mut open = run::open()?;
+        open.retain(|run| run.relation == pg_sys::Oid::from(table));
+        interrupt(open, &BTreeSet::new())
+    })?;
     let mut overview = Overview::load()?;
     overview.deferred = None;
     let Some(entry) = overview.schema.tables.get(&table) else {

@@ -143,7 +143,7 @@ fn execute(table: pg_sys::Oid, name: &str) -> Result<Option<Run>> {
     xact::forget_catalog_snapshot();
     let mut attempts = 0;
     let demand = loop {
-        while shmem::sweep(database) != 0 {
+        while !shmem::seats(database).is_empty() {
             latch::sleep(Duration::from_millis(100));
         }
         shmem::forget_demand(database);
@@ -198,7 +198,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
     let word = |at: usize| [extra[at], extra[at + 1], extra[at + 2], extra[at + 3]];
     let requester = i32::from_le_bytes(word(0));
     let table = u32::from_le_bytes(word(4));
-    if !sweep::enter(database) {
+    if !sweep::enter(database, table, 0) {
         return;
     }
     let tell = |answer, run| {
@@ -216,6 +216,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
         Ok(Next::Nothing) => tell(Answer::Nothing, 0),
         Ok(Next::Waiting(id, _)) => tell(Answer::Waits, id),
         Ok(Next::Sweep(id)) => {
+            shmem::set_run(latch::my_pid(), id);
             tell(Answer::Running, id);
             sweep::execute(id, true);
             tell(Answer::Ended, id);

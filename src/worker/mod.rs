@@ -39,6 +39,8 @@ pub mod shmem;
 pub mod silence;
 mod survey;
 mod sweep;
+mod sweeps;
+mod team;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod tidy;
@@ -62,6 +64,7 @@ pub fn init() {
     }
     shmem::init();
     distant::init();
+    team::init();
     launcher::init();
 }
 

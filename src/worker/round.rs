@@ -11,12 +11,14 @@ use crate::evidence::{keys, sealer};
 use crate::guard::row;
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, latch, random, report, timeout, xact};
+use crate::pg::{bgworker, random, report, timeout, xact};
+use crate::policy::load;
 use crate::report::uptime;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::decide::{self, Next, Overview};
 use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
+use crate::worker::sweeps::{self, Sweeps};
 use crate::worker::{
     allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, shmem, sweep, work,
 };
@@ -32,6 +34,8 @@ struct Memory {
     /// The epoch for which its late rows were last made sure to be noticed.
     watched_at: Option<i64>,
     epoch: i64,
+    /// When it was last planned.
+    looked_at: Option<Moment>,
 }
 
 /// What a scheduler remembers; lost with it, and nothing depends on it but pace.
@@ -43,6 +47,7 @@ pub struct Rounds {
     /// Whether no worker could be had in this round.
     starved: bool,
     silence: Silence,
+    sweeps: Sweeps,
 }
 
 fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
@@ -77,11 +82,14 @@ impl Rounds {
     /// One round. An error of one table is reported and does not stop the others; only what concerns the
     /// round itself is handed over.
     pub fn round(&mut self, database: pg_sys::Oid) -> std::result::Result<(), Caught> {
-        wait_for_sweep(database);
+        self.reap(database)?;
         let evidence = evidence(shmem::leads(database));
-        transaction(interrupted)?;
+        // One on demand may be about to store its run: then it is looked again in the next round.
+        if let Some(executed) = self.sweeps.runs(database) {
+            transaction(|| decide::interrupt(run::open()?, &executed))?;
+        }
         circumstances()?;
-        if shmem::sweep(database) == 0 {
+        if self.sweeps.tables(database).is_empty() {
             partition::going::resume()?;
         }
         if let Err(caught) = transaction(row::maintain) {
@@ -116,35 +124,105 @@ impl Rounds {
             );
         }
         transaction(|| backlog::forget(|relation| governed.contains(&relation.to_u32())))?;
-        for table in overview.order.clone() {
-            if self.starved {
-                // The others are planned, and do not try.
-                overview.deferred = Some(NO_SLOT.to_owned());
-            }
-            if let Err(caught) = self.table(database, &overview, table, armed) {
-                let before = self.failed(table);
-                // Somebody holds the table, or has changed it since it was read: that is no failure unless it goes on.
-                if caught.sqlstate == LOCKED && before == 0 {
-                    continue;
-                }
-                let name = overview
-                    .schema
-                    .tables
-                    .get(&table)
-                    .map_or_else(|| table.to_string(), |table| table.ident.name.clone());
-                report::log(
-                    PgLogLevel::WARNING,
-                    caught.describe(&format!("pg_custodian could not work on {name}")),
-                );
-                transaction(|| {
-                    let relation = pg_sys::Oid::from(table);
-                    run::insert_failed(relation, &name, overview.epoch, &caught.sqlstate)
-                })?;
-            }
-        }
+        self.tables_of_round(database, &mut overview, armed)?;
         self.silence.of_sweeps(database, self.starved);
         backlog::speak();
         evidence
+    }
+
+    /// Goes to every table, and begins sweeps. Waits for those that it began, but no longer than [`patience`] while nothing
+    /// else is to be done: a sweep that takes long holds up no other table.
+    fn tables_of_round(
+        &mut self,
+        database: pg_sys::Oid,
+        overview: &mut Overview,
+        armed: bool,
+    ) -> std::result::Result<(), Caught> {
+        let order = overview.order.iter().copied().zip(0..).collect();
+        let referring = load::referring(&overview.schema);
+        let mut pending = overview.order.clone();
+        let mut idle = Moment::now();
+        while !pending.is_empty() || self.sweeps.any() {
+            if self.reap(database)? {
+                idle = Moment::now();
+            }
+            let busy = self.sweeps.tables(database);
+            pending.retain(|table| !busy.contains(table));
+            let looked_at = |table| {
+                let memory: Option<&Memory> = self.tables.get(&table);
+                memory.and_then(|memory| memory.looked_at)
+            };
+            let next = sweeps::next(&pending, &busy, &referring, &order, looked_at)
+                .filter(|_| self.sweeps.has_room(database));
+            if let Some(at) = next {
+                let table = pending.remove(at);
+                if self.starved {
+                    // The others are planned, and do not try.
+                    overview.deferred = Some(NO_SLOT.to_owned());
+                }
+                self.one(database, overview, table, armed)?;
+                idle = Moment::now();
+            } else if idle.elapsed() > patience() {
+                break;
+            } else if !pending.is_empty() || self.sweeps.any() {
+                self.sweeps.wait(database);
+                backlog::speak();
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to one table. An error of it is reported.
+    fn one(
+        &mut self,
+        database: pg_sys::Oid,
+        overview: &Overview,
+        table: u32,
+        armed: bool,
+    ) -> std::result::Result<(), Caught> {
+        let Err(caught) = self.table(database, overview, table, armed) else {
+            return Ok(());
+        };
+        let before = self.failed(table);
+        // Somebody holds the table, or has changed it since it was read: that is no failure unless it goes on.
+        if caught.sqlstate == LOCKED && before == 0 {
+            return Ok(());
+        }
+        let name = overview
+            .schema
+            .tables
+            .get(&table)
+            .map_or_else(|| table.to_string(), |table| table.ident.name.clone());
+        report::log(
+            PgLogLevel::WARNING,
+            caught.describe(&format!("pg_custodian could not work on {name}")),
+        );
+        transaction(|| {
+            let relation = pg_sys::Oid::from(table);
+            run::insert_failed(relation, &name, overview.epoch, &caught.sqlstate)
+        })
+    }
+
+    /// Looks at the outcome of the sweeps that have ended since; whether there were any.
+    fn reap(&mut self, database: pg_sys::Oid) -> std::result::Result<bool, Caught> {
+        let ended = self.sweeps.ended(database)?;
+        let any = !ended.is_empty();
+        for (table, run) in ended {
+            match run.as_ref().map(|run| (run.state, run.reason.as_deref())) {
+                // Nobody's fault: it goes on in the next round.
+                Some((State::Interrupted, Some(sweep::TABLE_LOCKED | sweep::PAUSED))) => {}
+                Some((State::Interrupted, Some(reason))) if allowance::deferred(reason) => {}
+                // The rows it left are in quarantine, and hold up no others.
+                Some((State::Failed, Some(reason))) if reason.ends_with(sweep::ROWS_LEFT) => {
+                    self.went_well(table);
+                }
+                Some((State::Failed | State::Interrupted, _)) | None => {
+                    self.failed(table);
+                }
+                _ => self.went_well(table),
+            }
+        }
+        Ok(any)
     }
 
     fn went_well(&mut self, table: u32) {
@@ -191,6 +269,7 @@ impl Rounds {
             };
         }
         let now = Moment::now();
+        memory.looked_at = Some(now);
         let later = |at: Option<Moment>| at.is_some_and(|at| at > now);
         if later(memory.retry_at) {
             return Ok(());
@@ -210,8 +289,6 @@ impl Rounds {
                 memory.watched_at = Some(overview.epoch);
             }
         }
-        // One on demand.
-        wait_for_sweep(database);
         bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
         let mut unwatched = false;
         let next = decide::limited(overview, table, mode, count, &mut unwatched)?;
@@ -237,46 +314,16 @@ impl Rounds {
                 // What is due was told by the clock, which may have jumped since the round began: then the sweep finds
                 // that it is paused.
                 circumstances()?;
-                return self.sweep(database, table, id);
+                if self.sweeps.begin(database, table, id) {
+                    return Ok(());
+                }
+                self.starved = true;
+                return transaction(|| run::interrupt(id, "no background worker could be started"));
             }
         }
         if let Some(memory) = self.tables.get_mut(&table) {
             memory.failures = 0;
             memory.retry_at = None;
-        }
-        Ok(())
-    }
-
-    /// Has a worker execute the run, and waits for its end.
-    fn sweep(
-        &mut self,
-        database: pg_sys::Oid,
-        table: u32,
-        id: i64,
-    ) -> std::result::Result<(), Caught> {
-        bgworker::report_activity(&format!("pg_custodian: waiting for run {id}"));
-        if !sweep::start(database, id) {
-            self.starved = true;
-            return transaction(|| run::interrupt(id, "no background worker could be started"));
-        }
-        wait_for_start(database, id);
-        wait_for_sweep(database);
-        let run = transaction(|| {
-            run::interrupt(id, "its worker ended")?;
-            run::get(id)
-        })?;
-        match run.as_ref().map(|run| (run.state, run.reason.as_deref())) {
-            // Nobody's fault: it goes on in the next round.
-            Some((State::Interrupted, Some(sweep::TABLE_LOCKED | sweep::PAUSED))) => {}
-            Some((State::Interrupted, Some(reason))) if allowance::deferred(reason) => {}
-            // The rows it left are in quarantine, and hold up no others.
-            Some((State::Failed, Some(reason))) if reason.ends_with(sweep::ROWS_LEFT) => {
-                self.went_well(table);
-            }
-            Some((State::Failed | State::Interrupted, _)) | None => {
-                self.failed(table);
-            }
-            _ => self.went_well(table),
         }
         Ok(())
     }
@@ -316,47 +363,9 @@ fn evidence(also_unbound: bool) -> std::result::Result<(), Caught> {
     Ok(())
 }
 
-/// How long a sweep worker may take until it claims its place.
-const START_LIMIT: Duration = Duration::from_secs(15);
-
-/// Waits until the sweep worker has come up, or has already ended its run.
-fn wait_for_start(database: pg_sys::Oid, id: i64) {
-    let start = Moment::now();
-    let mut pause = Duration::from_millis(5);
-    while start.elapsed() < START_LIMIT && shmem::sweep(database) == 0 {
-        latch::wait(pause);
-        pause = (pause * 2).min(Duration::from_millis(500));
-        let over = transaction(|| Ok(run::get(id)?.is_none_or(|run| run.state != State::Running)));
-        if !matches!(over, Ok(false)) {
-            return;
-        }
-    }
-}
-
-/// A batch is cancelled after a minute. Code of a table that does not let itself be cancelled is ended, with
-/// the worker, after this many microseconds.
-const STUBBORN: i64 = 180_000_000;
-
-/// Waits until no sweep worker is in the database.
-fn wait_for_sweep(database: pg_sys::Oid) {
-    while let Some(slot) = shmem::slot(database).filter(|slot| slot.sweep != 0) {
-        if slot.batch_since != 0 && xact::server_now() - slot.batch_since > STUBBORN {
-            latch::terminate(slot.sweep);
-        }
-        latch::wait(Duration::from_secs(5));
-        backlog::speak();
-    }
-}
-
-/// Runs that claim to be running, while no worker is there, were interrupted: by a crash, a failover, a
-/// request to end. The round waited for the worker of a scheduler before this one.
-fn interrupted() -> Result<()> {
-    let open = run::open()?;
-    // A sweep on demand takes its place before it stores its run, and leaves it after that.
-    if shmem::sweep(xact::database()) != 0 {
-        return Ok(());
-    }
-    decide::interrupt(open)
+/// How long a round waits for its sweeps while there is nothing else to do.
+fn patience() -> Duration {
+    Duration::from_secs(u64::from(guc::naptime().unsigned_abs())).max(Duration::from_secs(10))
 }
 
 fn supersede_orphans(governed: &BTreeSet<u32>) -> Result<()> {

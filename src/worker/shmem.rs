@@ -7,6 +7,7 @@ use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
 
 use crate::guc;
 use crate::pg::{latch, xact};
+use crate::worker::team;
 
 /// How many databases can have a scheduler at the same time.
 pub const SLOTS: usize = 64;
@@ -33,13 +34,36 @@ pub enum State {
     Absent,
 }
 
+/// How many sweeps can be in a database at the same time.
+pub const SEATS: usize = 8;
+
+/// A sweep worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// 0 is nobody.
+    pub pid: i32,
+    /// The table, no other sweep of which is let in.
+    pub table: u32,
+    /// The run; 0: it is being planned.
+    pub run: i64,
+    /// When its present batch began; 0 is between batches.
+    pub batch_since: i64,
+}
+
+const EMPTY: Seat = Seat {
+    pid: 0,
+    table: 0,
+    run: 0,
+    batch_since: 0,
+};
+
 #[derive(Clone, Copy)]
 pub struct Slot {
     pub database: pg_sys::Oid,
     pub state: State,
     /// Process ids; 0 is nobody.
     pub scheduler: i32,
-    pub sweep: i32,
+    pub sweeps: [Seat; SEATS],
     pub vacuum: i32,
     /// Something changed that the scheduler, or the launcher, should look at now.
     pub wake: bool,
@@ -49,8 +73,6 @@ pub struct Slot {
     pub barred_until: i64,
     /// When a round last ended without an error; 0 is never.
     pub last_success: i64,
-    /// When the sweep's present batch began; 0 is between batches.
-    pub batch_since: i64,
     /// Since when a worker could not be started for want of a slot of max_worker_processes; 0 is fine.
     pub starved_since: i64,
     /// What the last sweep on demand has to say.
@@ -89,13 +111,12 @@ impl Slot {
         database: pg_sys::Oid::INVALID,
         state: State::Vacant,
         scheduler: 0,
-        sweep: 0,
+        sweeps: [EMPTY; SEATS],
         vacuum: 0,
         wake: false,
         since: 0,
         barred_until: 0,
         last_success: 0,
-        batch_since: 0,
         starved_since: 0,
         demand: Demand {
             requester: 0,
@@ -105,7 +126,12 @@ impl Slot {
     };
 
     fn idle(&self) -> bool {
-        self.scheduler == 0 && self.sweep == 0 && self.vacuum == 0
+        self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()
+    }
+
+    /// Whether a sweep worker is there.
+    pub fn is_swept(&self) -> bool {
+        self.sweeps.iter().any(|seat| seat.pid != 0)
     }
 }
 
@@ -386,19 +412,50 @@ pub fn release_scheduler(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
-/// A sweep worker claims its place in the database; `false` when another one is there or the database is
-/// to be left.
-pub fn claim_sweep(database: pg_sys::Oid, pid: i32) -> bool {
+/// A sweep worker claims its place in the database; `false` when another one sweeps the table, there is no room, or the
+/// database is to be left. `run` is 0 as long as it is not known.
+pub fn claim_sweep(database: pg_sys::Oid, pid: i32, table: u32, run: i64) -> bool {
     let now = xact::server_now();
-    write(|directory| match directory.find(database) {
-        Some(slot) if slot.sweep == 0 && slot.barred_until <= now => {
-            slot.sweep = pid;
-            slot.batch_since = 0;
-            true
+    write(|directory| {
+        let Some(slot) = directory
+            .find(database)
+            .filter(|slot| slot.barred_until <= now)
+        else {
+            return false;
+        };
+        if slot
+            .sweeps
+            .iter()
+            .any(|seat| seat.pid != 0 && seat.table == table)
+        {
+            return false;
         }
-        _ => false,
+        let Some(seat) = slot.sweeps.iter_mut().find(|seat| seat.pid == 0) else {
+            return false;
+        };
+        *seat = Seat {
+            pid,
+            table,
+            run,
+            batch_since: 0,
+        };
+        true
     })
     .unwrap_or(false)
+}
+
+fn change_seat(pid: i32, change: impl FnOnce(&mut Seat)) {
+    write(|directory| {
+        let mut seats = directory.slots.iter_mut().flat_map(|slot| &mut slot.sweeps);
+        if let Some(seat) = seats.find(|seat| seat.pid == pid) {
+            change(seat);
+        }
+    });
+}
+
+/// Notes which run the sweep worker `pid` executes.
+pub fn set_run(pid: i32, run: i64) {
+    change_seat(pid, |seat| seat.run = run);
 }
 
 /// The sweep worker `pid` ends; gives the scheduler that waits for it.
@@ -406,8 +463,8 @@ pub fn release_sweep(pid: i32) -> i32 {
     write(|directory| {
         let mut scheduler = 0;
         for slot in &mut directory.slots {
-            if slot.sweep == pid {
-                slot.sweep = 0;
+            for seat in slot.sweeps.iter_mut().filter(|seat| seat.pid == pid) {
+                *seat = EMPTY;
                 scheduler = slot.scheduler;
             }
         }
@@ -441,14 +498,10 @@ pub fn release_vacuum(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
-/// Notes that the sweep begins a batch, or is through with it.
-pub fn mark_batch(database: pg_sys::Oid, begins: bool) {
+/// Notes that the sweep worker `pid` begins a batch, or is through with it.
+pub fn mark_batch(pid: i32, begins: bool) {
     let now = if begins { xact::server_now() } else { 0 };
-    write(|directory| {
-        if let Some(slot) = directory.find(database) {
-            slot.batch_since = now;
-        }
-    });
+    change_seat(pid, |seat| seat.batch_since = now);
 }
 
 /// Forgets what an earlier sweep on demand had to say.
@@ -465,9 +518,12 @@ pub fn tell(database: pg_sys::Oid, demand: Demand) {
     });
 }
 
-/// The sweep worker in the database; 0 is none.
-pub fn sweep(database: pg_sys::Oid) -> i32 {
-    slot(database).map_or(0, |slot| slot.sweep)
+/// The sweep workers in the database.
+pub fn seats(database: pg_sys::Oid) -> Vec<Seat> {
+    slot(database).map_or_else(Vec::new, |slot| {
+        let seats = slot.sweeps.into_iter();
+        seats.filter(|seat| seat.pid != 0).collect()
+    })
 }
 
 /// A copy of the database's slot.
@@ -521,13 +577,16 @@ pub fn bar(database: pg_sys::Oid, until: i64) -> usize {
             slot.barred_until = slot.barred_until.max(until);
             // Whatever happens to the database, it is looked at again afterwards.
             slot.wake = true;
-            [slot.sweep, slot.vacuum, slot.scheduler]
+            let sweeps = slot.sweeps.iter().map(|seat| seat.pid);
+            let others = [slot.vacuum, slot.scheduler];
+            sweeps.chain(others).collect::<Vec<i32>>()
         })
     })
     .flatten()
     .unwrap_or_default();
-    for pid in pids {
-        latch::terminate(pid);
+    let helpers = team::helpers_in(database, None);
+    for pid in pids.iter().chain(&helpers) {
+        latch::terminate(*pid);
     }
-    pids.iter().filter(|pid| **pid != 0).count()
+    pids.iter().filter(|pid| **pid != 0).count() + helpers.len()
 }

@@ -20,8 +20,9 @@ use crate::worker::quarantine::{self, Quarantine};
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
-use crate::worker::{pause as pauses, shmem};
+use crate::worker::{pause as pauses, shmem, team};
 
+mod help;
 mod isolate;
 mod meter;
 mod partitions;
@@ -56,12 +57,15 @@ const LOOKED_AT_AGAIN: i64 = 10_000;
 pub const SWALLOWED: &str = "09000";
 
 /// Starts a worker for a run; `false` when none can be had.
-pub fn start(database: pg_sys::Oid, id: i64) -> bool {
+pub fn start(database: pg_sys::Oid, table: u32, id: i64) -> bool {
+    let mut extra = [0; 12];
+    extra[..8].copy_from_slice(&id.to_le_bytes());
+    extra[8..].copy_from_slice(&table.to_le_bytes());
     bgworker::start(&bgworker::Worker {
         name: "pg_custodian sweep",
         function: c"custodian_sweep_main",
         argument: u64::from(database.to_u32()),
-        extra: &id.to_le_bytes(),
+        extra: &extra,
         restart: None,
         notify: latch::my_pid(),
     })
@@ -69,6 +73,7 @@ pub fn start(database: pg_sys::Oid, id: i64) -> bool {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+    team::close(latch::my_pid());
     latch::wake(shmem::release_sweep(latch::my_pid()));
 }
 
@@ -78,18 +83,22 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn custodian_sweep_main(arg: pg_sys::Datum) {
     let database = pg_sys::Oid::from(arg.value() as u32);
+    let extra = bgworker::extra();
     let mut id = [0; 8];
-    id.copy_from_slice(&bgworker::extra()[..8]);
-    if enter(database) {
-        execute(i64::from_le_bytes(id), false);
+    id.copy_from_slice(&extra[..8]);
+    let id = i64::from_le_bytes(id);
+    let table = u32::from_le_bytes([extra[8], extra[9], extra[10], extra[11]]);
+    if enter(database, table, id) {
+        execute(id, false);
     }
     bgworker::report_idle();
 }
 
-/// Makes this process the sweep worker of the database, and connects it; `false` when another one is there.
-pub fn enter(database: pg_sys::Oid) -> bool {
+/// Makes this process the sweep worker of a table, and connects it; `false` when it may not be there. `run` is 0 as long
+/// as it is not known.
+pub fn enter(database: pg_sys::Oid, table: u32, run: i64) -> bool {
     bgworker::accept_signals();
-    if !shmem::claim_sweep(database, latch::my_pid()) {
+    if !shmem::claim_sweep(database, latch::my_pid(), table, run) {
         return false;
     }
     bgworker::before_exit(on_exit);
@@ -172,6 +181,8 @@ struct Sweep {
     unseen: BTreeSet<u32>,
     /// Where the WAL of the last batch ends.
     committed: u64,
+    /// Of a helper: the number of its team, and who leads it.
+    leader: Option<(usize, i32)>,
     /// Rows kept turning up where the sweep had passed: no watermark is set.
     moving: bool,
     first_sqlstate: Option<String>,
@@ -186,7 +197,7 @@ struct Sweep {
 
 impl Sweep {
     fn run(id: i64, asked: bool) -> std::result::Result<(), Caught> {
-        let Some(mut sweep) = transaction(|| Sweep::load(id))? else {
+        let Some(mut sweep) = transaction(|| Sweep::load(id, false))? else {
             return Ok(());
         };
         sweep.throttle = Throttle::new(asked);
@@ -204,16 +215,18 @@ impl Sweep {
     }
 
     /// The run with its plan, compiled anew; `None`, and superseded, when the plan is another one now.
-    fn load(id: i64) -> Result<Option<Sweep>> {
+    /// A helper changes nothing about the run: what it finds, its leader finds.
+    fn load(id: i64, helps: bool) -> Result<Option<Sweep>> {
         let Some(run) = run::get(id)?.filter(|run| run.state == State::Running) else {
             return Ok(None);
         };
-        if pauses::of(run.relation)?.is_some() {
+        if !helps && pauses::of(run.relation)?.is_some() {
             run::interrupt(id, PAUSED)?;
             return Ok(None);
         }
         let work = match work::load(run.relation)? {
             Some(work) if work.plan.digest == run.plan => work,
+            _ if helps => return Ok(None),
             _ => {
                 run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None)?;
                 return Ok(None);
@@ -230,12 +243,15 @@ impl Sweep {
         for (number, item, _) in run::items(id)? {
             numbers.insert((item.leaf, item.columns, item.action), number);
         }
-        run::clear_obstacles(id)?;
+        if !helps {
+            run::clear_obstacles(id)?;
+        }
         Ok(Some(Sweep {
             limit,
             disposed: 0,
             unseen: BTreeSet::new(),
             committed: 0,
+            leader: None,
             obstacles: 0,
             moving: false,
             first_sqlstate: None,
@@ -304,7 +320,7 @@ impl Sweep {
         let before = self.disposed;
         let mut ranges = way.ranges;
         for _ in 0..PASSES {
-            let end = self.pass(part, &ranges, &mut size)?;
+            let end = self.go_over(part, &ranges, &mut size)?;
             if !matches!(end, End::Through) {
                 return Ok(end);
             }

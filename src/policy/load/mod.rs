@@ -45,6 +45,13 @@ pub fn order(schema: &Schema) -> Vec<RelId> {
     order::order(schema)
 }
 
+/// By table, the other tables whose rows refer to its own.
+pub fn referring(
+    schema: &Schema,
+) -> std::collections::BTreeMap<RelId, std::collections::BTreeSet<RelId>> {
+    order::referring(schema)
+}
+
 /// The policy in force, holds that have not been released included.
 pub fn policy() -> Result<Policy> {
     Ok(policy_and_findings()?.0)

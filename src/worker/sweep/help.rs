@@ -9,6 +9,7 @@ use super::{End, LOCK_TIMEOUT, Part, Sweep, throttle::Throttle, transaction};
 use crate::guc::pace;
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, latch, report, timeout, xact};
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, SEGMENT};
 use crate::worker::pacing::BatchSize;
 use crate::worker::team::{self, More, Task};
@@ -53,7 +54,9 @@ impl Sweep {
     ) -> std::result::Result<End, Caught> {
         let total: u64 = ranges.iter().map(|range| range.len() as u64).sum();
         let helpers = usize::try_from(pace::max_sweep_workers_per_table() - 1).unwrap_or(0);
-        let number = (helpers > 0 && total >= WORTH_IT)
+        // What was reopened behind the watermark is not told to helpers.
+        let looks_back = part.after.as_ref().is_some_and(Reach::looks_back);
+        let number = (helpers > 0 && total >= WORTH_IT && !looks_back)
             .then(|| team::open(latch::my_pid(), self.task(part)))
             .flatten();
         match number {
@@ -77,7 +80,7 @@ impl Sweep {
             step: step
                 .and_then(|step| u32::try_from(step).ok())
                 .unwrap_or(u32::MAX),
-            after: part.after,
+            after: part.after.as_ref().map(|reach| reach.after),
             asked: self.throttle.asked(),
         }
     }
@@ -160,7 +163,7 @@ impl Sweep {
         let mut part = Part {
             step,
             leaf,
-            after: task.after,
+            after: task.after.map(Reach::since),
             number: task.item,
             except: entries.iter().map(|entry| entry.tid).collect(),
             item,
@@ -184,6 +187,7 @@ impl Sweep {
             }
         };
         let (id, wal, waited) = (sweep.run.id, sweep.wal, sweep.take_waited());
+        sweep.hand_over_measures()?;
         team::report(
             number,
             latch::my_pid(),

@@ -15,13 +15,13 @@ use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind};
 use crate::guc;
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, clock_index, error_names, heap, spi, time, timeout, xact};
+use crate::pg::{bgworker, clock_index, error_names, heap, latch, spi, time, timeout, xact};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::render::{self, SEGMENT, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
 use crate::worker::work::Work;
-use crate::worker::{run, shmem};
+use crate::worker::{run, shmem, team};
 
 /// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
 const SHOWN: u64 = SEGMENT as u64;
@@ -96,14 +96,15 @@ impl Sweep {
         })
     }
 
-    /// The batches of these ranges of blocks, in order.
+    /// The batches of these ranges of blocks, in order. Shows that `before` of `total` blocks were passed
+    /// before.
     pub(super) fn pass(
         &mut self,
         part: &mut Part,
         ranges: &[Range<u32>],
         size: &mut BatchSize,
+        (before, total): (u64, u64),
     ) -> std::result::Result<End, Caught> {
-        let total: u64 = ranges.iter().map(|range| range.len() as u64).sum();
         let mut walk = Walk::new(ranges);
         let (mut passed, mut shown) = (0, None);
         let mut retries = 0;
@@ -113,8 +114,13 @@ impl Sweep {
                 return Ok(End::Through);
             }
             if shown.is_none_or(|shown| passed >= shown + SHOWN) {
-                self.store_position(part, passed, total)?;
+                self.store_position(part, before + passed, total)?;
                 shown = Some(passed);
+            }
+            if let Some((number, leader)) = self.leader
+                && !team::is_led(number, leader)
+            {
+                return Ok(End::Paused);
             }
             bgworker::reload_settings();
             pgrx::check_for_interrupts!();
@@ -192,7 +198,7 @@ impl Sweep {
         let committed = self.committed;
         let locked = Cell::new(false);
         let wal = xact::wal_written();
-        shmem::mark_batch(xact::database(), true);
+        self.mark_batch(true);
         let (outcome, names) = error_names::noting(|| {
             timeout::within(BATCH_TIMEOUT, || {
                 xact::transaction(|| {
@@ -220,7 +226,7 @@ impl Sweep {
         });
         self.names = names.unwrap_or_default();
         self.wal += xact::wal_written().saturating_sub(wal);
-        shmem::mark_batch(xact::database(), false);
+        self.mark_batch(false);
         heap::release_session_advisory_locks();
         bgworker::report_statistics();
         match outcome {
@@ -245,6 +251,14 @@ impl Sweep {
         }
     }
 
+    fn mark_batch(&self, begins: bool) {
+        if self.leader.is_some() {
+            team::mark_batch(latch::my_pid(), begins);
+        } else {
+            shmem::mark_batch(latch::my_pid(), begins);
+        }
+    }
+
     /// Shows where the run is, and stores what it has written and waited.
     pub(super) fn store_position(
         &mut self,
@@ -259,7 +273,9 @@ impl Sweep {
         );
         transaction(|| {
             run::account(id, wal, waited)?;
-            run::position(id, &part.leaf.ident.name, &part.item.action, passed, total)?;
+            if self.leader.is_none() {
+                run::position(id, &part.leaf.ident.name, &part.item.action, passed, total)?;
+            }
             xact::commit_asynchronously();
             Ok(())
         })

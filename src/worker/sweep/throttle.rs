@@ -61,6 +61,11 @@ impl Throttle {
         }
     }
 
+    /// Whether a person asked for the sweep.
+    pub fn asked(&self) -> bool {
+        self.asked
+    }
+
     /// Takes what a batch disposed of off the rows of the day.
     pub fn spend(&mut self, rows: i64) {
         if let Some(left) = &mut self.rows {

@@ -1,0 +1,225 @@
+//! The sweeps that a scheduler has begun and not seen the end of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant as Moment};
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::guc::pace;
+use crate::pg::subxact::Caught;
+use crate::pg::{latch, xact};
+use crate::worker::run::{self, Run, State};
+use crate::worker::{shmem, sweep, team};
+
+/// How long a sweep worker may take until it claims its place.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// A batch is cancelled after a minute. Code of a table that does not let itself be cancelled is ended, with
+/// the worker, after this many microseconds.
+const STUBBORN: i64 = 180_000_000;
+
+struct Begun {
+    table: u32,
+    run: i64,
+    since: Moment,
+    /// Its worker has claimed its place.
+    seen: bool,
+}
+
+/// The sweeps of one database.
+#[derive(Default)]
+pub struct Sweeps {
+    begun: Vec<Begun>,
+}
+
+fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    xact::transaction(|| xact::with_snapshot(work))
+}
+
+impl Sweeps {
+    /// Has a worker execute the run; `false` when none can be had.
+    pub fn begin(&mut self, database: pg_sys::Oid, table: u32, run: i64) -> bool {
+        let started = sweep::start(database, table, run);
+        if started {
+            self.begun.push(Begun {
+                table,
+                run,
+                since: Moment::now(),
+                seen: false,
+            });
+        }
+        started
+    }
+
+    /// The tables that are being swept, also those whose sweep was begun by a scheduler before this one, or on demand.
+    pub fn tables(&self, database: pg_sys::Oid) -> BTreeSet<u32> {
+        let seats = shmem::seats(database).into_iter().map(|seat| seat.table);
+        seats
+            .chain(self.begun.iter().map(|begun| begun.table))
+            .collect()
+    }
+
+    /// Whether another sweep may be begun beside those that run.
+    pub fn has_room(&self, database: pg_sys::Oid) -> bool {
+        let most = usize::try_from(pace::max_sweep_workers()).unwrap_or(1);
+        self.tables(database).len() < most
+    }
+
+    /// Whether some sweep that was begun here has not been seen to end.
+    pub fn any(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    /// The runs that are being executed; `None` where that cannot be told: a sweep on demand is being planned, which
+    /// takes its place before it stores its run.
+    pub fn runs(&self, database: pg_sys::Oid) -> Option<BTreeSet<i64>> {
+        let seats = shmem::seats(database);
+        if seats.iter().any(|seat| seat.run == 0) {
+            return None;
+        }
+        let seated = seats.into_iter().map(|seat| seat.run);
+        Some(
+            seated
+                .chain(self.begun.iter().map(|begun| begun.run))
+                .collect(),
+        )
+    }
+
+    /// Takes out those that have ended, with the tables that they were about and the runs as they are then.
+    pub fn ended(
+        &mut self,
+        database: pg_sys::Oid,
+    ) -> std::result::Result<Vec<(u32, Option<Run>)>, Caught> {
+        let seated: BTreeSet<i64> = shmem::seats(database)
+            .into_iter()
+            .map(|seat| seat.run)
+            .collect();
+        let mut ended = Vec::new();
+        let mut left = Vec::new();
+        for mut begun in std::mem::take(&mut self.begun) {
+            if seated.contains(&begun.run) {
+                begun.seen = true;
+                left.push(begun);
+            } else if begun.seen || begun.since.elapsed() > START_LIMIT || is_over(begun.run) {
+                ended.push(begun);
+            } else {
+                left.push(begun);
+            }
+        }
+        self.begun = left;
+        let mut outcomes = Vec::new();
+        for Begun { table, run, .. } in ended {
+            let run = transaction(|| {
+                run::interrupt(run, "its worker ended")?;
+                run::get(run)
+            })?;
+            outcomes.push((table, run));
+        }
+        Ok(outcomes)
+    }
+
+    /// Waits a while for a sweep to end, and ends workers that let themselves not be cancelled.
+    pub fn wait(&self, database: pg_sys::Oid) {
+        let since = xact::server_now() - STUBBORN;
+        for seat in shmem::seats(database) {
+            if seat.batch_since != 0 && seat.batch_since < since {
+                latch::terminate(seat.pid);
+            }
+        }
+        for helper in team::helpers_in(database, Some(since)) {
+            latch::terminate(helper);
+        }
+        let coming = self.begun.iter().any(|begun| !begun.seen);
+        latch::wait(Duration::from_millis(if coming { 20 } else { 1000 }));
+    }
+}
+
+/// Whether the run has ended before its worker was seen.
+fn is_over(run: i64) -> bool {
+    let over = transaction(|| Ok(run::get(run)?.is_none_or(|run| run.state != State::Running)));
+    // It is the worker's to claim its place before it changes the run: it may have been there in between.
+    matches!(over, Ok(true))
+}
+
+/// The next table to go to: of those that nothing holds up the one that was looked at longest ago, earlier ones first. A
+/// table waits for those before it whose rows refer to its own and which are `pending` or `busy`. Pure.
+pub fn next(
+    pending: &[u32],
+    busy: &BTreeSet<u32>,
+    referring: &BTreeMap<u32, BTreeSet<u32>>,
+    order: &BTreeMap<u32, usize>,
+    looked_at: impl Fn(u32) -> Option<Moment>,
+) -> Option<usize> {
+    let holds_up = |table: u32, other: u32| {
+        order.get(&other) < order.get(&table) && (pending.contains(&other) || busy.contains(&other))
+    };
+    let free = |table: u32| {
+        referring
+            .get(&table)
+            .into_iter()
+            .flatten()
+            .all(|other| !holds_up(table, *other))
+    };
+    (0..pending.len())
+        .filter(|at| free(pending[*at]))
+        .min_by_key(|at| (looked_at(pending[*at]), *at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(u32, &[u32])]) -> BTreeMap<u32, BTreeSet<u32>> {
+        pairs
+            .iter()
+            .map(|(table, others)| (*table, others.iter().copied().collect()))
+            .collect()
+    }
+
+    fn order(tables: &[u32]) -> BTreeMap<u32, usize> {
+        tables.iter().copied().zip(0..).collect()
+    }
+
+    #[test]
+    fn a_table_waits_for_those_that_refer_to_it_and_nobody_else() {
+        // 2 is the parent of 1; 3 is alone.
+        let referring = map(&[(2, &[1])]);
+        let order = order(&[1, 2, 3]);
+        let never = |_| None;
+        let none = BTreeSet::new();
+        assert_eq!(next(&[1, 2, 3], &none, &referring, &order, never), Some(0));
+        // The sweep of 1 takes its time.
+        let busy = BTreeSet::from([1]);
+        assert_eq!(next(&[2, 3], &busy, &referring, &order, never), Some(1));
+        assert_eq!(next(&[2], &busy, &referring, &order, never), None);
+        assert_eq!(next(&[2], &none, &referring, &order, never), Some(0));
+    }
+
+    #[test]
+    fn tables_of_a_circle_do_not_wait_for_each_other_for_ever() {
+        let referring = map(&[(1, &[2]), (2, &[1])]);
+        let order = order(&[1, 2]);
+        let none = BTreeSet::new();
+        assert_eq!(next(&[1, 2], &none, &referring, &order, |_| None), Some(0));
+        assert_eq!(
+            next(&[2], &BTreeSet::from([1]), &referring, &order, |_| None),
+            None
+        );
+    }
+
+    #[test]
+    fn the_stalest_table_comes_first() {
+        let order = order(&[1, 2, 3]);
+        let now = Moment::now();
+        let later = now + Duration::from_secs(1);
+        let looked_at = |table| match table {
+            1 => Some(later),
+            2 => Some(now),
+            _ => None,
+        };
+        let (none, nobody) = (BTreeSet::new(), BTreeMap::new());
+        assert_eq!(next(&[1, 2, 3], &none, &nobody, &order, looked_at), Some(2));
+        assert_eq!(next(&[1, 2], &none, &nobody, &order, looked_at), Some(1));
+    }
+}

@@ -1,0 +1,92 @@
+//! Sweeps of several tables at the same time: one that takes long holds up those that refer to it, and no others.
+
+use integration::{Cluster, Result, poll};
+
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = poll(180, || {
+        last = node
+            .text(query)
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
+        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
+            .unwrap_or_default()
+    );
+}
+
+fn table(name: &str, more: &str) -> String {
+    format!(
+        "CREATE TABLE {name} (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL {more});
+         INSERT INTO {name} SELECT n, n || '@example.com', now() - interval '100 days' FROM generate_series(1, 50) n;
+         SELECT custodian.tag_table('{name}', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('{name}', 'email', 'user.contact.email', '{{test.account}}')"
+    )
+}
+
+#[test]
+fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<()> {
+    let node = Cluster::builder("side-by-side")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("max_worker_processes = 16")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec("SELECT custodian.define_purpose('test.account', 'contract', '50 days')")?;
+    node.exec(&table("parent", ""))?;
+    // Its rows cannot go before somebody opens the gate.
+    node.exec(&table("slow", ", parent bigint REFERENCES parent"))?;
+    node.exec(
+        "CREATE TABLE gate (open bool);
+         UPDATE slow SET parent = id;
+         CREATE FUNCTION slow_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             WHILE NOT EXISTS (SELECT FROM public.gate) LOOP
+                 PERFORM pg_catalog.pg_sleep(0.05);
+             END LOOP;
+             RETURN OLD;
+         END $$;
+         CREATE TRIGGER gate BEFORE DELETE ON slow FOR EACH ROW EXECUTE FUNCTION slow_gate()",
+    )?;
+    // Each attempt on it fails.
+    node.exec(&table("failing", ""))?;
+    node.exec(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE division_by_zero; END $$;
+         CREATE TRIGGER refuse BEFORE DELETE ON failing FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )?;
+    node.exec(&table("quick", ""))?;
+    node.alter_system("custodian.disposal", "on")?;
+    let state = |table: &str| {
+        format!(
+            "SELECT state FROM custodian.runs WHERE relation = '{table}'::regclass AND state <> 'observed' ORDER BY run_id LIMIT 1"
+        )
+    };
+    wait_for(&node, &state("quick"), "done");
+    wait_for(&node, &state("failing"), "failed");
+    // New rows go as well, round after round, while the other sweep is where it was.
+    node.exec("INSERT INTO quick SELECT n, n || '@example.com', now() - interval '100 days' FROM generate_series(101, 120) n")?;
+    wait_for(&node, "SELECT count(*) FROM quick", "0");
+    assert_eq!(node.text("SELECT count(*) FROM slow")?, "50");
+    assert_eq!(node.text("SELECT count(*) FROM parent")?, "50");
+    // A parent is not even planned while rows that refer to it are on their way.
+    assert_eq!(
+        node.text(
+            "SELECT count(*) FROM custodian.runs p, custodian.runs s
+             WHERE p.relation = 'parent'::regclass AND p.state <> 'observed'
+               AND s.relation = 'slow'::regclass AND s.state = 'running'"
+        )?,
+        "0"
+    );
+    node.exec("INSERT INTO gate VALUES (true)")?;
+    wait_for(&node, "SELECT count(*) FROM parent", "0");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM custodian.runs WHERE state IN ('running', 'interrupted')",
+        "0",
+    );
+    Ok(())
+}
