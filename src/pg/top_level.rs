@@ -4,16 +4,21 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::pg::subxact::Caught;
-use crate::pg::xact;
+use crate::pg::{lock, relation, xact};
 
 /// Runs one utility statement of a background worker outside any transaction, with the worker's own rights. The
 /// text may hold names that the server quoted, and nothing else that came from outside.
 ///
 /// DETACH PARTITION CONCURRENTLY ends a transaction and begins another, which no function can let it do. What it
 /// keeps over that must not live in the first transaction's memory.
-pub fn run(sql: &str) -> Result<(), Caught> {
+///
+/// `named` are the relations in the text, each with its quoted name: they are locked against being renamed first.
+///
+/// Errors: those of the statement; 55P03 when a relation has another name by now, since another table could have
+/// been put in its place.
+pub fn run(sql: &str, named: &[(pg_sys::Oid, String)]) -> Result<(), Caught> {
     let sql = CString::new(sql).map_err(|error| {
         let error = Error::internal(error);
         Caught {
@@ -36,6 +41,20 @@ pub fn run(sql: &str) -> Result<(), Caught> {
         (memory, portal)
     };
     let outcome = xact::transaction(|| {
+        for (oid, quoted) in named {
+            lock::relation(*oid, pg_sys::AccessShareLock);
+            if relation::qualified(*oid)?
+                .map(|ident| ident.quoted)
+                .as_ref()
+                != Some(quoted)
+            {
+                return Err(Error::new(
+                    Kind::LockNotAvailable,
+                    format!("{} was renamed meanwhile", relation::describe(*oid)),
+                )
+                .hint("Try again."));
+            }
+        }
         // SAFETY: as the server's own loop runs a utility statement: parsed, wrapped in a planned statement, under
         // an active snapshot, which the statement may pop itself. All nodes live in `memory`, and the receiver is
         // the server's that discards.

@@ -17,7 +17,8 @@ use crate::pg::{clock, lock, relation, report, sandbox, spi, timeout, top_level,
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
-use crate::tag::{detach, read};
+use crate::tag::detach::restore_tags;
+use crate::tag::read;
 use crate::worker::work::{self, Work};
 use crate::worker::{batch, pause, round, run};
 
@@ -53,8 +54,7 @@ pub fn drop_leaf(job: &Job) -> std::result::Result<Outcome, Caught> {
         Ok(prepared) => prepared,
         Err(outcome) => return Ok(outcome),
     };
-    let detached = xact::transaction(|| xact::with_snapshot(|| statement(&entry, how(&candidate))))
-        .and_then(|sql| top_level::run(&sql));
+    let detached = detach(&entry, how(&candidate));
     if let Err(caught) = detached
         && transaction(|| state(&entry))? == State::Attached
     {
@@ -130,19 +130,33 @@ fn how(candidate: &Candidate) -> &'static str {
 }
 
 /// ALTER TABLE … DETACH PARTITION, with what follows.
-fn statement(entry: &Entry, what: &str) -> Result<String> {
-    let parent = relation::qualified(pg_sys::Oid::from(entry.parent))?;
-    let leaf = relation::qualified(entry.oid())?;
-    match (parent, leaf) {
-        (Some(parent), Some(leaf)) => Ok(format!(
-            "ALTER TABLE {} DETACH PARTITION {}{what}",
-            parent.quoted, leaf.quoted
-        )),
-        _ => Err(Error::new(
-            Kind::UndefinedObject,
-            format!("{} or its table is gone", entry.name),
-        )),
-    }
+fn detach(entry: &Entry, what: &str) -> std::result::Result<(), Caught> {
+    let parent = pg_sys::Oid::from(entry.parent);
+    let names = transaction(|| {
+        Ok((
+            relation::qualified(parent)?,
+            relation::qualified(entry.oid())?,
+        ))
+    })?;
+    let (Some(table), Some(leaf)) = names else {
+        let error = gone(entry);
+        return Err(Caught {
+            sqlstate: error.kind.sqlstate().to_owned(),
+            own: Some(error),
+        });
+    };
+    let sql = format!(
+        "ALTER TABLE {} DETACH PARTITION {}{what}",
+        table.quoted, leaf.quoted
+    );
+    top_level::run(&sql, &[(parent, table.quoted), (entry.oid(), leaf.quoted)])
+}
+
+fn gone(entry: &Entry) -> Error {
+    Error::new(
+        Kind::UndefinedObject,
+        format!("{} or its table is gone", entry.name),
+    )
 }
 
 /// The server refused to detach it, or somebody uses its table: nothing has happened.
@@ -198,9 +212,7 @@ fn finish(entry: &Entry, limit: i64, allowed: bool) -> std::result::Result<Outco
                 return Ok(Outcome::Dropped(0));
             }
             State::Attached => return Ok(Outcome::Stays),
-            State::Pending => transaction(|| statement(entry, " FINALIZE"))
-                .and_then(|sql| top_level::run(&sql))
-                .map(|()| None),
+            State::Pending => detach(entry, " FINALIZE").map(|()| None),
             State::Detached => conclude(entry, limit, allowed),
         };
         match step {
@@ -329,10 +341,7 @@ fn put_back(entry: &Entry, sqlstate: Option<&str>) -> std::result::Result<(), Ca
             let parent = relation::qualified(pg_sys::Oid::from(entry.parent))?;
             let leaf = relation::qualified(entry.oid())?;
             let (Some(parent), Some(leaf)) = (parent, leaf) else {
-                return Err(Error::new(
-                    Kind::UndefinedObject,
-                    format!("{} or its table is gone", entry.name),
-                ));
+                return Err(gone(entry));
             };
             // Both have one owner, or it would not have been detached.
             let owner = relation::owner(entry.oid())?;
@@ -345,7 +354,7 @@ fn put_back(entry: &Entry, sqlstate: Option<&str>) -> std::result::Result<(), Ca
                     &[],
                 )
             })?;
-            detach::restore_tags(entry.oid(), &entry.labels)?;
+            restore_tags(entry.oid(), &entry.labels)?;
             match sqlstate {
                 Some(sqlstate) => store::failed(entry.oid(), sqlstate)?,
                 None => store::forget(entry.oid())?,
