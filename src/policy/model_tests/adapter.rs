@@ -108,9 +108,11 @@ fn schema(world: &World) -> Schema {
                 owner: 10,
                 columns: columns(table),
                 primary_key: table.key.clone(),
-                tag: table
-                    .label()
-                    .map(|label| grammar::parse_table(&label).expect("a valid label")),
+                tag: table.label().map(|label| {
+                    // Tables are in a schema of their own.
+                    let label = label.replace("\"m.t", "\"s.t");
+                    grammar::parse_table(&label).expect("a valid label")
+                }),
                 column_tags: table
                     .column_labels()
                     .into_iter()
@@ -456,6 +458,10 @@ impl<'a> Adapter<'a> {
     }
 
     fn is_due(&self, plan: &Plan, row: &'a Row) -> bool {
+        if plan.declared {
+            let blocked = self.facts(plan, row).blocked;
+            return !self.world.is_held(row) && !blocked.contains(&true);
+        }
         let verdicts = self.evaluate(plan, row);
         self.world.is_concerned(row)
             && !verdicts.is_empty()

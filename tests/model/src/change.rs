@@ -1,5 +1,7 @@
 //! What happens in a world from one sweep to the next.
 
+use std::collections::BTreeSet;
+
 use crate::calendar::{Moment, Period};
 use crate::world::{Consent, Hold, Row, Value, World};
 
@@ -87,7 +89,7 @@ impl World {
                 self.rows[*at].values.insert(column.clone(), value.clone());
             }
             Change::Insert(row) => self.rows.push(row.clone()),
-            Change::Delete(at) => self.delete(*at),
+            Change::Delete(at) => self.delete(&BTreeSet::from([*at])),
         }
     }
 }

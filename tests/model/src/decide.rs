@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::calendar::{self, Moment};
 use crate::world::{
-    CellTag, Clock, Erasure, ForeignKey, Hold, Kind, Reference, Row, Table, Value, World,
+    CellTag, Clock, Erasure, ForeignKey, Hold, Kind, OnDelete, Reference, Row, Table, Value, World,
 };
 
 /// The state of a cell.
@@ -463,6 +463,55 @@ impl World {
                 .all(|state| matches!(state, State::Due | State::Disposed))
     }
 
+    /// Whether some row refers to this one that neither goes, too, nor may go along as `declared`. `along` are the
+    /// tables whose rows go along already.
+    fn is_kept_by_others(
+        &self,
+        parent: usize,
+        declared: &[String],
+        deleted: &BTreeSet<usize>,
+        along: &[usize],
+    ) -> bool {
+        (0..self.rows.len()).any(|child| {
+            child != parent
+                && !deleted.contains(&child)
+                && self.foreign_keys.iter().any(|key| {
+                    self.refers(key, &self.rows[child], &self.rows[parent])
+                        && !self.goes_along(child, key, declared, deleted, along)
+                })
+        })
+    }
+
+    /// Whether a row that refers to one that goes may go along, or lose the values of its key: its table is not tagged
+    /// and was declared, no hold lies on it, and nothing keeps it in turn.
+    fn goes_along(
+        &self,
+        row: usize,
+        key: &ForeignKey,
+        declared: &[String],
+        deleted: &BTreeSet<usize>,
+        along: &[usize],
+    ) -> bool {
+        let table = &self.tables[key.child];
+        let is_tagged = table.label().is_some() || !table.cells.is_empty();
+        if is_tagged
+            || !declared.contains(&table.name)
+            || along.contains(&key.child)
+            || self.is_held(&self.rows[row])
+        {
+            return false;
+        }
+        match key.on_delete {
+            OnDelete::NoAction | OnDelete::Restrict => false,
+            OnDelete::SetNull | OnDelete::SetDefault => true,
+            OnDelete::Cascade => {
+                let mut along = along.to_vec();
+                along.push(key.child);
+                !self.is_kept_by_others(row, declared, deleted, &along)
+            }
+        }
+    }
+
     pub fn decide(&self) -> Decision {
         let states: Vec<BTreeMap<String, State>> = self
             .rows
@@ -483,14 +532,9 @@ impl World {
         // rows of a circle go together.
         loop {
             let stays = deleted.iter().copied().find(|parent| {
-                (0..self.rows.len()).any(|child| {
-                    child != *parent
-                        && !deleted.contains(&child)
-                        && self
-                            .foreign_keys
-                            .iter()
-                            .any(|key| self.refers(key, &self.rows[child], &self.rows[*parent]))
-                })
+                let table = self.root(self.rows[*parent].table);
+                let declared = table.tag.as_ref().map(|tag| tag.dependents.as_slice());
+                self.is_kept_by_others(*parent, declared.unwrap_or_default(), &deleted, &[])
             });
             match stays {
                 Some(row) => deleted.remove(&row),
@@ -513,11 +557,7 @@ impl World {
                 }
             }
         }
-        let mut at = 0;
-        after.rows.retain(|_| {
-            at += 1;
-            !decision.deleted.contains(&(at - 1))
-        });
+        after.delete(&decision.deleted);
         (after, decision)
     }
 }

@@ -385,7 +385,7 @@ fn cell(tape: &mut Tape, world: &World, table: usize, kind: Kind, features: Feat
 }
 
 fn tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
-    if tape.chance(12) {
+    if tape.chance(18) {
         return;
     }
     let tag = TableTag {
@@ -394,6 +394,7 @@ fn tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
         not_started: tape.chance(30),
         collected: tape.some(40, |tape| clock(tape, world, table, false)),
         delete: tape.chance(70),
+        dependents: Vec::new(),
         subject: subject(tape, world, table),
     };
     let delete = tag.delete;
@@ -411,6 +412,36 @@ fn tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
             }
             world.tables[table].cells.insert(column.name, cell);
         }
+    }
+}
+
+/// Declares untagged tables that refer to this one, or to one of those, as its dependents.
+fn declare(tape: &mut Tape, world: &mut World, table: usize) {
+    if !world.tables[table]
+        .tag
+        .as_ref()
+        .is_some_and(|tag| tag.delete)
+    {
+        return;
+    }
+    let mut names = Vec::new();
+    let mut reached = vec![table];
+    let mut next = 0;
+    while next < reached.len() {
+        for key in &world.foreign_keys {
+            let child = &world.tables[key.child];
+            let is_plain = child.tag.is_none() && child.cells.is_empty();
+            if key.parent == reached[next] && is_plain && !reached.contains(&key.child) {
+                reached.push(key.child);
+                if tape.chance(75) {
+                    names.push(child.name.clone());
+                }
+            }
+        }
+        next += 1;
+    }
+    if let Some(tag) = &mut world.tables[table].tag {
+        tag.dependents = names;
     }
 }
 
@@ -589,6 +620,9 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
     }
     for table in &roots {
         tags(tape, &mut world, *table, features);
+    }
+    for table in &roots {
+        declare(tape, &mut world, *table);
     }
     for table in 0..world.tables.len() {
         if world.tables[table].partitioned {

@@ -71,6 +71,14 @@ impl Table {
         if let Some(own) = &tag.collected {
             members.push(format!(r#""collected":"{}""#, clock(own)));
         }
+        if !tag.dependents.is_empty() {
+            let names: Vec<String> = tag
+                .dependents
+                .iter()
+                .map(|name| format!("m.{name}"))
+                .collect();
+            members.push(format!(r#""dependents":{}"#, strings(&names)));
+        }
         if tag.delete {
             members.push(r#""on_expiry":"delete""#.to_owned());
         }

@@ -1,5 +1,7 @@
 //! Which statements of users are refused: those that would take or change what a hold or a statutory minimum keeps.
 
+use std::collections::BTreeSet;
+
 use crate::change::Change;
 use crate::world::{Hold, Kind, OnDelete, Row, Value, World};
 
@@ -138,10 +140,9 @@ impl World {
         reached.split_off(1)
     }
 
-    /// The world after a user's DELETE that the server let happen: what refers to the row goes or is emptied as its
-    /// foreign key says.
-    pub(crate) fn delete(&mut self, at: usize) {
-        let mut gone = vec![at];
+    /// The world without these rows: what refers to one of them goes or is emptied as its foreign key says.
+    pub(crate) fn delete(&mut self, rows: &BTreeSet<usize>) {
+        let mut gone: Vec<usize> = rows.iter().copied().collect();
         let mut next = 0;
         while next < gone.len() {
             let parent = self.rows[gone[next]].clone();

@@ -65,6 +65,8 @@ pub struct TableTag {
     pub not_started: bool,
     pub collected: Option<Clock>,
     pub delete: bool,
+    /// Names of untagged tables whose rows may go with those they refer to, by their foreign keys' action.
+    pub dependents: Vec<String>,
 }
 
 /// A minimum, a defence or a maximum that a tag names, perhaps with a clock of its own.

@@ -419,7 +419,11 @@ impl Possible {
                 if now == value {
                     continue;
                 }
-                let left = tags.get(name).and_then(|tag| tag.method.as_ref());
+                // A key that nobody tagged is emptied when what it refers to goes.
+                let left = match tags.get(name) {
+                    Some(tag) => tag.method.as_ref(),
+                    None => Some(&Value::Null),
+                };
                 let known = self.cells.contains(&(id(row), name.clone()));
                 if !(known && left == Some(now)) {
                     wrong.push(format!(
