@@ -103,7 +103,7 @@ GRANT EXECUTE ON FUNCTION custodian.revoke_waiver(bigint, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.scheduled_columns() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suggest_tags(regclass, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.waive(text, text, text, text, timestamptz) TO PUBLIC;
-GRANT SELECT ON custodian.coverage, custodian.enforcement_uptime, custodian.overdue, custodian.retention_schedule, custodian.waivers TO PUBLIC;
+GRANT SELECT ON custodian.advice, custodian.coverage, custodian.enforcement_uptime, custodian.overdue, custodian.retention_schedule, custodian.waivers TO PUBLIC;
 
 -- Transfers and lanes: for stewards, which the functions and the views check for themselves.
 GRANT EXECUTE ON FUNCTION custodian.approve_transfer(text, text) TO PUBLIC;

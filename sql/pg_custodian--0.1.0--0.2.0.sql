@@ -1223,6 +1223,65 @@ FROM custodian.status_row() s;
 COMMENT ON VIEW custodian.metrics IS 'one row per measure, for exporters: name, labels, value. What ends in _total, _bucket, _sum or _count only grows; batch durations and waits are added every few seconds and at the end of a run';
 GRANT SELECT ON custodian.metrics, custodian.progress TO PUBLIC;
 
+-- What would make sweeps cheaper
+CREATE VIEW custodian.advice AS
+WITH RECURSIVE tagged AS (
+    SELECT DISTINCT s.relation, s.column_name, s.clock, s.on_expiry FROM custodian.scheduled_columns() s
+), tree AS (
+    SELECT t.relation AS root, t.relation AS leaf FROM tagged t
+    UNION SELECT e.root, i.inhrelid FROM tree e JOIN pg_catalog.pg_inherits i ON i.inhparent = e.leaf
+), leaf AS (
+    SELECT e.root, c.oid, c.oid::pg_catalog.regclass AS relation, n.nspname, c.relname, pg_catalog.pg_relation_size(c.oid) AS size,
+           coalesce((SELECT o.option_value::integer FROM pg_catalog.pg_options_to_table(c.reloptions) o
+                     WHERE o.option_name = 'fillfactor'), 100) AS fillfactor,
+           pg_catalog.pg_stat_get_tuples_updated(c.oid) AS updated, pg_catalog.pg_stat_get_tuples_hot_updated(c.oid) AS hot,
+           pg_catalog.pg_stat_get_numscans(c.oid) AS scans
+    FROM tree e JOIN pg_catalog.pg_class c ON c.oid = e.leaf AND c.relkind = 'r'
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE pg_catalog.pg_relation_size(c.oid) >= 8388608
+), clock AS (
+    SELECT DISTINCT l.oid, a.attname, a.attnum, s.correlation
+    FROM leaf l JOIN tagged t ON t.relation = l.root
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = l.oid AND a.attname = t.clock AND NOT a.attisdropped
+    LEFT JOIN pg_catalog.pg_stats s ON s.schemaname = l.nspname AND s.tablename = l.relname AND s.attname = a.attname AND NOT s.inherited
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = x.relam
+        WHERE i.indrelid = l.oid AND i.indisvalid AND i.indpred IS NULL
+          AND (m.amname = 'btree' AND i.indkey[0] = a.attnum OR m.amname = 'brin' AND a.attnum = ANY (i.indkey)))
+), masked AS (
+    SELECT DISTINCT l.oid, a.attname, a.attnum
+    FROM leaf l JOIN tagged t ON t.relation = l.root AND t.on_expiry <> 'delete'
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = l.oid AND a.attname = t.column_name AND NOT a.attisdropped
+)
+SELECT l.relation, 'clock-index'::text AS advice,
+       pg_catalog.format('No index leads to the rows whose %I has passed: each count reads the table.', k.attname) AS reason,
+       pg_catalog.format('CREATE INDEX CONCURRENTLY ON %s USING %s (%I)', l.relation,
+                         CASE WHEN abs(k.correlation) >= 0.9 THEN 'brin' ELSE 'btree' END, k.attname) AS ddl,
+       pg_catalog.jsonb_build_object('table_bytes', l.size, 'sequential_scans', l.scans, 'correlation', k.correlation) AS measured
+FROM leaf l JOIN clock k ON k.oid = l.oid
+UNION ALL
+SELECT l.relation, 'fillfactor', 'Pages are filled to the last byte: a row whose cells are rewritten moves to another page, and all indexes follow.',
+       pg_catalog.format('ALTER TABLE %s SET (fillfactor = 90)', l.relation),
+       pg_catalog.jsonb_build_object('updated', l.updated, 'hot', l.hot, 'hot_share', round(l.hot::numeric / nullif(l.updated, 0), 3))
+FROM leaf l
+WHERE l.fillfactor = 100 AND EXISTS (SELECT FROM masked m WHERE m.oid = l.oid) AND l.hot < 0.9 * l.updated
+UNION ALL
+SELECT l.relation, 'index-on-rewritten-column',
+       pg_catalog.format('Rewriting %s changes this index, and keeps the update from being HOT.',
+                         (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(m.attname), ', ' ORDER BY m.attnum) FROM masked m
+                          WHERE m.oid = l.oid AND m.attnum = ANY (i.indkey))),
+       CASE WHEN NOT i.indisunique THEN pg_catalog.format('DROP INDEX CONCURRENTLY %s', i.indexrelid::pg_catalog.regclass) END,
+       pg_catalog.jsonb_build_object('index', i.indexrelid::pg_catalog.regclass::text, 'scans', pg_catalog.pg_stat_get_numscans(i.indexrelid),
+                                     'index_bytes', pg_catalog.pg_relation_size(i.indexrelid), 'updated', l.updated, 'hot', l.hot,
+                                     'hot_share', round(l.hot::numeric / nullif(l.updated, 0), 3))
+FROM leaf l JOIN pg_catalog.pg_index i ON i.indrelid = l.oid JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_am a ON a.oid = x.relam
+    AND (a.amname <> 'brin' OR pg_catalog.current_setting('server_version_num')::integer < 160000)
+WHERE EXISTS (SELECT FROM masked m WHERE m.oid = l.oid AND m.attnum = ANY (i.indkey));
+COMMENT ON VIEW custodian.advice IS 'what would make sweeps of a table of 8 MB or more cheaper: an index on the clock, room in its pages, or one index less on a rewritten column; with the statement, and what the server has measured so far. It proposes; whether the application needs an index is for you to say';
+REVOKE ALL ON custodian.advice FROM PUBLIC;
+GRANT SELECT ON custodian.advice TO PUBLIC;
+
 -- What the worker found overdue
 -- It commits, so it is a procedure, and may have no settings of its own.
 CREATE PROCEDURE custodian.sweep(rel regclass DEFAULT NULL) LANGUAGE c AS 'MODULE_PATHNAME', 'custodian_sweep';
