@@ -41,6 +41,7 @@ fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
     veto::before(utility)?;
     guard::ddl::before(&utility)?;
+    guard::lane::keep::before(&utility)?;
     guard::shipping::before(&utility)?;
     guard::widening::before(&utility)?;
     guard::computed::before(&utility)?;
@@ -56,6 +57,7 @@ fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
     rename::after(utility)?;
     derive::after(&utility)?;
+    guard::lane::keep::after(&utility)?;
     history::after(utility);
     veto::after(utility)?;
     worker::database::after(&utility)

@@ -4,6 +4,7 @@
 //! lane is for it ([`session`]), and its commands pass when they are what the lane says. Physical replication
 //! has no lanes: it ships everything.
 
+pub mod keep;
 pub mod model;
 pub mod open;
 pub mod qualify;

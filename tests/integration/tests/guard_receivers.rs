@@ -235,11 +235,42 @@ fn a_dropped_row_filter_is_refused_and_where_it_passes_ends_the_lane() -> Result
     let node = &world.node;
     let mut running = world.receive_on_lane()?;
     let drop = "ALTER PUBLICATION contacts SET TABLE customer (id, email, country)";
-    // The gate of statements looks at columns; conditions on rows are looked at by the lane. So it is the lane that closes.
-    node.exec(drop)?;
-    node.exec(&format!(
-        "INSERT INTO customer VALUES (9, '{CANARY}-9', '', 'cn')"
+    let mut client = node.client()?;
+    for change in [
+        drop,
+        "ALTER PUBLICATION contacts SET TABLE customer (id, email, country) WHERE (country IN ('eu', 'cn'))",
+        "ALTER PUBLICATION contacts SET TABLE customer WHERE (country IN ('eu'))",
+    ] {
+        let refused = client.refused(change);
+        assert_eq!(refused.sqlstate(), "42501", "{change}");
+        assert!(
+            refused.to_string().contains("could not be used any more")
+                || refused.to_string().contains("may not leave the region"),
+            "{refused}"
+        );
+    }
+    // What does not widen it passes, and the lane goes on.
+    client.batch_execute(
+        "ALTER PUBLICATION contacts SET TABLE customer (id, country) WHERE (country IN ('eu') AND id > 0)",
+    )?;
+    client.batch_execute(
+        "ALTER PUBLICATION contacts SET TABLE customer (id, email, country) WHERE (country = 'eu')",
+    )?;
+    client.batch_execute(&format!(
+        "INSERT INTO customer VALUES (8, 'mail-8', '', 'eu'), (9, '{CANARY}-9', '', 'cn')"
     ))?;
+    wait_until("the row of eu arrives", 60, || {
+        running.output_so_far().contains("mail-8") || running.has_ended()
+    });
+    let received = running.output_so_far();
+    assert!(
+        received.contains("mail-8") && !received.contains(CANARY),
+        "{received}"
+    );
+
+    // Where the gate only warns, the lane closes.
+    node.alter_system("custodian.enforce_ddl", "warn")?;
+    node.exec(drop)?;
     wait_until("the receiver has been ended", 60, || running.has_ended());
     wait_until("the end is recorded", 60, || {
         node.text("SELECT reason FROM custodian.guard_events WHERE gate = 'sentinel'")
