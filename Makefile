@@ -30,7 +30,7 @@ test: setup ## run all checks and tests (installs a debug build into the Postgre
 test-core: setup ## run PostgreSQL's own regression and isolation suites with the library, all gates on, and compare
 	@tests/core/run
 
-test-matrix: setup ## try every way out of the region by every peer, in both modes (`make test` runs half of them by turns)
+test-matrix: setup ## try every way out of the region by every peer, in both modes (`make test` runs pairwise cover of it)
 	@scripts/test-matrix
 
 test-long: setup ## compare with the independent model on 10 million random worlds; takes hours
