@@ -8,6 +8,7 @@ use integration::{Cluster, Error, Result, Sql};
 use postgres::Client;
 use retention_model::calendar::HOUR;
 use retention_model::change::Change;
+use retention_model::decide::Decision;
 use retention_model::generate::{self, Features, Tape};
 use retention_model::world::{Erasure, Row, Value, World};
 use retention_model::{Moment, State};
@@ -329,8 +330,16 @@ impl Possible {
         possible
     }
 
-    /// What went between two worlds may have gone.
-    fn note(&mut self, before: &World, after: &World) {
+    /// What went between two worlds may have gone, and each thing that was due alone: of a row that was to be deleted
+    /// as well, when something came to keep it.
+    fn note(&mut self, before: &World, (after, decision): &(World, Decision)) {
+        let deleted = decision.deleted.iter().map(|at| id(&before.rows[*at]));
+        self.rows.extend(deleted);
+        for (row, states) in before.rows.iter().zip(&decision.states) {
+            let due = states.iter().filter(|(_, state)| **state == State::Due);
+            self.cells
+                .extend(due.map(|(name, _)| (id(row), name.clone())));
+        }
         for row in &before.rows {
             let Some(found) = find(after, row) else {
                 self.rows.insert(id(row));
@@ -353,9 +362,9 @@ impl Possible {
                 if is_at_rest(&world) {
                     break;
                 }
-                let (after, _) = world.sweep();
-                self.note(&world, &after);
-                world = after;
+                let swept = world.sweep();
+                self.note(&world, &swept);
+                world = swept.0;
             }
             swept.push(world);
         }
@@ -380,9 +389,9 @@ impl Possible {
         for world in &mut worlds {
             match change {
                 Change::Erase(kind, key) => {
-                    let (after, _) = world.erase(kind, key);
-                    self.note(world, &after);
-                    *world = after;
+                    let erased = world.erase(kind, key);
+                    self.note(world, &erased);
+                    *world = erased.0;
                 }
                 Change::Delete(at) => {
                     let wanted = id(&origin.rows[*at]);
