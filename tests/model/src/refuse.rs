@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::change::Change;
-use crate::world::{Hold, Kind, OnDelete, Row, Value, World};
+use crate::world::{Hold, OnDelete, Row, Value, World};
 
 impl World {
     /// The matters aside: the columns by which the holds that lie on the row find it.
@@ -82,43 +82,24 @@ impl World {
         }
     }
 
-    /// Whether users may not give the column of the row this other value. A held document is one column, whichever of
-    /// its paths is tagged. A minimum forbids to destroy a value, by emptying its column, and not to correct it.
+    /// Whether users may not give the column of the row this other value. Of a document each path is a cell of its own.
+    /// A minimum forbids to destroy a value, by emptying its column, and not to correct it.
     fn may_not_change(&self, row: &Row, column: &str, value: &Value) -> Option<bool> {
         let table = self.root(row.table);
-        let document = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-        let is_path = table
-            .column(column)
-            .is_some_and(|column| column.kind == Kind::Path);
-        let own: Vec<&String> = table
-            .cells
-            .keys()
-            .filter(|cell| match is_path {
-                true => document(cell) == document(column),
-                false => *cell == column,
-            })
-            .collect();
+        let own = table.cells.contains_key(column);
         if self.is_held(row) {
             // A table without tags is held as it is.
-            if table.cells.is_empty() || !own.is_empty() {
+            if table.cells.is_empty() || own {
                 return Some(true);
             }
             if self.found_by(row).into_iter().any(|name| name == column) {
                 return Some(true);
             }
         }
-        if is_path || *value != Value::Null || *row.value(column) == Value::Null {
+        if !own || *value != Value::Null || *row.value(column) == Value::Null {
             return Some(false);
         }
-        let kept: Vec<Option<bool>> = own
-            .into_iter()
-            .map(|cell| self.is_kept_from_users(row, cell))
-            .collect();
-        match () {
-            () if kept.contains(&Some(true)) => Some(true),
-            () if kept.contains(&None) => None,
-            () => Some(false),
-        }
+        self.is_kept_from_users(row, column)
     }
 
     /// The rows that refer to this one, over any number of steps.
