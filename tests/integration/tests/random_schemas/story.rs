@@ -244,8 +244,9 @@ impl Session {
             }
             Err(error) => match error.sqlstate() {
                 "23001" => Ok(Went::Refused),
-                // A value that is NOT NULL, a parent that is gone, a purpose that has ended, a deadlock.
-                "23502" | "23503" | "55000" | "40P01" => Ok(Went::Failed),
+                // A value that is NOT NULL, a parent that is gone, a purpose that has ended, a deadlock, and one on the
+                // way of an erasure, which says that it may be tried again.
+                "23502" | "23503" | "55000" | "40P01" | "55P03" => Ok(Went::Failed),
                 // A hold on what no table knows of.
                 "42704" | "42809" if matches!(change, Change::Place(_)) => Ok(Went::Failed),
                 _ => Err(Error::new(format!("{change:?}: {sql}: {error}"))),
