@@ -137,6 +137,15 @@ fn only_pgoutput_with_the_publications_of_the_lane_passes_it() -> Result<()> {
     let mut plugins = vec!["test_decoding"];
     if std::path::Path::new(&format!("{}/wal2json.so", host::pg_config("--pkglibdir")?)).exists() {
         plugins.push("wal2json");
+        // Newer minor releases know a list of output plugins that anybody may use.
+        let listed =
+            node.text("SELECT setting FROM pg_settings WHERE name = 'output_plugin_libraries'")?;
+        if !listed.is_empty() {
+            node.exec(&format!(
+                "ALTER SYSTEM SET output_plugin_libraries = {listed}, wal2json"
+            ))?;
+            node.reload()?;
+        }
     } else {
         integration::not_run("wal2json is not installed");
     }
