@@ -115,6 +115,10 @@ fn rows_of(name: *const pg_sys::RangeVar, session: &Session) -> Result<()> {
         // The server says so.
         return Ok(());
     };
+    if !relation::is_owner(table) {
+        // The server refuses it, and says nothing of the table's tags.
+        return Ok(());
+    }
     let mut tables = inherit::descendants(table);
     tables.push(table);
     tables
