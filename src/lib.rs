@@ -39,6 +39,7 @@ pub extern "C-unwind" fn _PG_init() {
     guard::row::init();
     guard::init();
     worker::init();
+    guard::sentinel::init_standby();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

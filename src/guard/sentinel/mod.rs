@@ -33,10 +33,16 @@ use registry::Running;
 /// How often it looks while there is something to look at.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Asks for shared memory, and registers the worker of standbys. Only while preloading.
+/// Asks for shared memory. Only while preloading.
 pub fn init() {
     registry::init();
-    standby::init();
+}
+
+/// Registers the worker of standbys, after the launcher: that goes first where workers are scarce.
+pub fn init_standby() {
+    if guc::preloaded() {
+        standby::init();
+    }
 }
 
 /// How long the launcher may sleep.
