@@ -60,6 +60,19 @@ fn reason(keep: &Keep) -> String {
     format!("{what}: {}", keep.citation)
 }
 
+/// Comparisons that an index can serve and that no row past its purposes fails, though something keeps it: those of a
+/// sweep let through only what nothing keeps.
+fn past_bounds(scope: &mut Scope, plan: &Plan, groups: &[&Group]) -> Vec<String> {
+    let unkept: Vec<Group> = groups
+        .iter()
+        .map(|group| Group {
+            keeps: Vec::new(),
+            ..(*group).clone()
+        })
+        .collect();
+    scope.index_bounds(ROW, plan, &unkept.iter().collect::<Vec<_>>(), None)
+}
+
 struct Writer<'a> {
     plan: &'a Plan,
     leaf: &'a Leaf,
@@ -88,9 +101,10 @@ impl<'a> Writer<'a> {
 
     /// Cells that a method would rewrite.
     fn cells(&mut self, group: &'a Group) {
+        let plan = self.plan;
         let columns = names(rewritten(group));
         let base = |scope: &mut Scope<'a>| {
-            let mut parts = scope.index_bounds(ROW, self.plan, &[group], None);
+            let mut parts = past_bounds(scope, plan, &[group]);
             parts.push(scope.past(ROW, group));
             parts.push(any_undisposed(scope, group));
             parts
@@ -102,7 +116,7 @@ impl<'a> Writer<'a> {
                 parts
             });
         }
-        let (plan, leaf) = (self.plan, self.leaf);
+        let leaf = self.leaf;
         let scope = Scope::new(self.policy, self.cutoff);
         for (matter, holds) in matters(&scope, plan, leaf) {
             self.add(columns.clone(), format!("hold: {matter}"), |scope| {
@@ -125,7 +139,7 @@ impl<'a> Writer<'a> {
         let (plan, leaf) = (self.plan, self.leaf);
         let base = |scope: &mut Scope<'a>| {
             let groups: Vec<&Group> = plan.groups.iter().collect();
-            let mut parts = scope.index_bounds(ROW, self.plan, &groups, None);
+            let mut parts = past_bounds(scope, plan, &groups);
             parts.push(scope.row_past(ROW, plan));
             parts
         };
