@@ -11,7 +11,9 @@ step_1() {
     show postgres "SELECT provider, objtype, objname, label FROM pg_seclabels WHERE objname = 'app.account.email'"
     is 'tagged columns' 13 "$(value "SELECT count(*) FROM pg_seclabels WHERE provider = 'custodian' AND objtype = 'column'
         AND label LIKE '%purposes%'")"
-    is 'problems that are errors' 0 "$(value "SELECT count(*) FROM custodian.check() WHERE severity = 'error'")"
+    # Three years of data are due at once: disposal is behind until step 2 switches it on.
+    is 'problems that are errors' none "$(value "SELECT coalesce(string_agg(concat_ws(' ', code, object, problem), '; '), 'none')
+        FROM custodian.check() WHERE severity = 'error' AND code <> 'disposal-behind'")"
 
     say 'what keeps data whatever its age: a court asks for one customer, tax law for the orders (policy.sql)'
     run_sql li_steward "SELECT custodian.place_hold('2026-civ-0417', approver => 'general_counsel', review_on => current_date + 180,
