@@ -185,9 +185,9 @@ fn a_standby_has_schedulers_once_it_is_promoted() -> Result<()> {
     node.wait_for_catchup(&standby, 60)?;
     assert_eq!(
         standby.text(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg\\_custodian%'"
+            "SELECT string_agg(backend_type, ',') FROM pg_stat_activity WHERE backend_type LIKE 'pg\\_custodian%'"
         )?,
-        "0"
+        "pg_custodian sentinel"
     );
     standby.promote()?;
     wait_for_scheduler(&standby, "postgres");
