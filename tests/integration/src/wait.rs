@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::Cluster;
+
 /// How often a condition is tried.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -27,6 +29,60 @@ pub fn wait_for<T>(what: &str, seconds: u64, attempt: impl FnMut() -> Option<T>)
     match poll(seconds, attempt) {
         Some(value) => value,
         None => panic!("waited {seconds} s in vain: {what}"),
+    }
+}
+
+/// How long an answer is waited for, in seconds: machines of CI are slow, and share their processors.
+const PATIENCE: u64 = 180;
+
+/// What a failure shows of the worker's state, as far as the server has it.
+const STATE: [&str; 5] = [
+    "custodian.runs ORDER BY run_id",
+    "custodian.run_items ORDER BY run_id, item",
+    "custodian.watermarks",
+    "custodian.reopening",
+    "custodian.partition_drop",
+];
+
+/// Waits until the node answers the query with this text.
+///
+/// # Panics
+/// If it does not within three minutes; the text shows the last answer, and what the worker was at.
+#[track_caller]
+pub fn wait_for_answer(node: &Cluster, query: &str, value: &str) {
+    let mut last = String::new();
+    let reached = poll(PATIENCE, || {
+        last = node
+            .text(query)
+            .unwrap_or_else(|error| format!("error: {error}"));
+        (last == value).then_some(())
+    });
+    let state = || {
+        let rows = |from: &str| node.text(&format!("SELECT * FROM {from}"));
+        STATE.map(|from| format!("{from}:\n{}", rows(from).unwrap_or_default()))
+    };
+    assert!(
+        reached.is_some(),
+        "{query}: expected {value:?}, is {last:?}\n{}",
+        state().join("\n")
+    );
+}
+
+/// Waits until the scheduler of the database `postgres` has finished two rounds, the second of which began after this
+/// was called.
+///
+/// # Panics
+/// As [`wait_for_answer`].
+#[track_caller]
+pub fn wait_for_two_rounds(node: &Cluster) {
+    for _ in 0..2 {
+        let last = node
+            .text("SELECT last_success FROM custodian.status")
+            .unwrap_or_default();
+        let query = format!(
+            "SELECT last_success IS DISTINCT FROM nullif('{last}', '')::timestamptz FROM custodian.status"
+        );
+        wait_for_answer(node, &query, "t");
     }
 }
 

@@ -1,22 +1,6 @@
 //! `CALL custodian.sweep()`: a sweep on demand, in batches that commit.
 
-use integration::{Cluster, Result, Sql};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = integration::poll(90, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 /// 300 rows that are due, on as many blocks, and a trigger that makes each batch take a tenth of a second.
 const SLOW: &str = "
@@ -56,7 +40,7 @@ fn batches_commit_while_it_runs_and_a_cancel_keeps_them() -> Result<()> {
         (caller, error)
     });
     // Others see what it did while the call has not returned.
-    wait_for(&node, "SELECT count(*) BETWEEN 1 AND 250 FROM log", "t");
+    wait_for_answer(&node, "SELECT count(*) BETWEEN 1 AND 250 FROM log", "t");
     assert_eq!(
         node.text(
             "SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE query = 'CALL custodian.sweep()'"
@@ -67,7 +51,7 @@ fn batches_commit_while_it_runs_and_a_cancel_keeps_them() -> Result<()> {
     cancel.cancel_query(postgres::NoTls)?;
     let (mut caller, error) = called.join().expect("the thread of the call");
     assert_eq!(error.sqlstate(), "57014");
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep'",
         "0",
@@ -89,7 +73,7 @@ fn batches_commit_while_it_runs_and_a_cancel_keeps_them() -> Result<()> {
         "log|300\nother|10"
     );
     // The scheduler forgets in its next round what it only counted.
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.runs WHERE state <> 'done'",
         "0",

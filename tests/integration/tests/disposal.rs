@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use integration::{Cluster, Result, Sql, Stop, wait_until};
+use integration::{Cluster, Result, Sql, Stop, wait_for_answer, wait_until};
 
 /// Customers last seen 1, 2, 3, … days ago, their owner an ordinary role; after 200 days they go.
 const SCHEMA: &str = "
@@ -28,27 +28,12 @@ fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
     builder.start()
 }
 
-fn wait_for(node: &Cluster, what: &str, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = integration::poll(120, || {
-        last = node.text(query).unwrap_or_default();
-        (last == value).then_some(())
-    })
-    .is_some();
-    assert!(
-        reached,
-        "{what}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
-
 #[test]
 fn what_is_due_is_observed_then_waits_then_goes_as_planned() -> Result<()> {
     let node = cluster("story", &[])?;
     node.exec(SCHEMA)?;
     let observed = "SELECT relation, rows_planned, rows_done, table_rows FROM custodian.runs WHERE state = 'observed'";
-    wait_for(&node, "observed", observed, "shop.customer|800|0|1000");
+    wait_for_answer(&node, observed, "shop.customer|800|0|1000");
     assert_eq!(
         node.text("SELECT leaf, columns, action, reason, planned, done FROM custodian.run_items")?,
         "shop.customer|{email,phone}|delete row|past: shop.account|800|0"
@@ -61,7 +46,7 @@ fn what_is_due_is_observed_then_waits_then_goes_as_planned() -> Result<()> {
     node.alter_system("custodian.disposal", "on")?;
     let waiting =
         "SELECT relation, rows_planned, rows_done FROM custodian.runs WHERE state = 'waiting'";
-    wait_for(&node, "waiting", waiting, "shop.customer|800|0");
+    wait_for_answer(&node, waiting, "shop.customer|800|0");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(node.text("SELECT state FROM custodian.runs")?, "waiting");
     assert_eq!(node.text("SELECT count(*) FROM shop.customer")?, "1000");
@@ -100,7 +85,7 @@ fn what_is_due_is_observed_then_waits_then_goes_as_planned() -> Result<()> {
     client.text("SELECT custodian.approve_run(run_id, 'first backlog') FROM custodian.runs")?;
     let done =
         "SELECT state, rows_planned, rows_done, approved_by, approval_reason FROM custodian.runs";
-    wait_for(&node, "done", done, "done|800|800|postgres|first backlog");
+    wait_for_answer(&node, done, "done|800|800|postgres|first backlog");
     assert_eq!(
         node.text("SELECT count(*), min(id), max(id) FROM shop.customer")?,
         "200|1|200"
@@ -118,32 +103,24 @@ fn what_is_due_is_observed_then_waits_then_goes_as_planned() -> Result<()> {
 
     // What becomes due afterwards goes unasked: what a person approved does not count for the fuse.
     node.alter_system("custodian.clock_offset", "3d")?;
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM shop.customer", "197");
+    wait_for_answer(
         &node,
-        "unasked",
-        "SELECT count(*) FROM shop.customer",
-        "197",
-    );
-    wait_for(
-        &node,
-        "the second run is done",
         "SELECT state, rows_planned, rows_done FROM custodian.runs ORDER BY run_id DESC LIMIT 1",
         "done|3|3",
     );
     // … but not more than the fuse allows in a day.
     node.alter_system("custodian.clock_offset", "20d")?;
-    wait_for(
+    wait_for_answer(
         &node,
-        "waiting again",
         "SELECT rows_planned FROM custodian.runs WHERE state = 'waiting'",
         "17",
     );
     assert_eq!(node.text("SELECT count(*) FROM shop.customer")?, "197");
     // The clock is moved back: the run that waits is of no use any more.
     node.alter_system("custodian.clock_offset", "0")?;
-    wait_for(
+    wait_for_answer(
         &node,
-        "superseded",
         "SELECT count(*) FROM custodian.runs WHERE state = 'waiting'",
         "0",
     );
@@ -239,9 +216,8 @@ fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
     });
     mid_sweep(&node, batches);
 
-    wait_for(
+    wait_for_answer(
         &node,
-        "done",
         "SELECT state, rows_planned, rows_done FROM custodian.runs",
         "done|300|300",
     );
@@ -302,38 +278,33 @@ fn rows_that_cannot_go_are_left_and_the_rest_goes() -> Result<()> {
          SELECT custodian.tag_table('item', clock => 'at', on_expiry => 'delete');
          SELECT custodian.tag_column('item', 'body', 'user.behavior', '{test.item}')",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
-        "the rest went",
         "SELECT string_agg(id::text, ',' ORDER BY id) FROM item",
         "17,63",
     );
-    wait_for(
+    wait_for_answer(
         &node,
-        "failed",
         "SELECT state, rows_planned, rows_done, obstacles, sqlstate FROM custodian.runs ORDER BY run_id LIMIT 1",
         "failed|100|98|2|P0001",
     );
-    wait_for(
+    wait_for_answer(
         &node,
-        "each row is in quarantine",
         "SELECT leaf, columns, action, sqlstate, count(DISTINCT tid) FROM custodian.quarantined_rows GROUP BY 1, 2, 3, 4",
         "item|{body}|delete row|P0001|2",
     );
     // They hold up nothing that becomes due meanwhile.
     node.exec("INSERT INTO item SELECT n, 'x', now() - interval '1 year' FROM generate_series(101, 110) n")?;
-    wait_for(
+    wait_for_answer(
         &node,
-        "what came later went",
         "SELECT string_agg(id::text, ',' ORDER BY id) FROM item",
         "17,63",
     );
     // It is tried again, and goes once nothing stands in the way.
     node.exec("DROP TRIGGER refuse ON item")?;
-    wait_for(&node, "all went", "SELECT count(*) FROM item", "0");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM item", "0");
+    wait_for_answer(
         &node,
-        "no problem is left",
         "SELECT count(*) FROM custodian.check() WHERE code IN ('undisposable-rows', 'run-failed')",
         "0",
     );
@@ -368,23 +339,18 @@ fn a_row_that_stands_in_the_way_is_told_from_its_block_by_constraint_and_never_b
          CREATE TRIGGER keeps BEFORE UPDATE OF body ON item FOR EACH ROW EXECUTE FUNCTION keeps();
          SELECT custodian.tag_table('item', clock => 'at')",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
-        "every other row of the blocks went",
         "SELECT string_agg(id::text, ',' ORDER BY id) FROM item WHERE body IS NOT NULL AND id <= 500",
         "17,400",
     );
     // What no catalog has as a name is not kept: it may be anything, here a value.
-    wait_for(
-        &node,
-        "quarantined",
-        "SELECT i.id, q.sqlstate, q.relation_name, q.constraint_name FROM custodian.quarantined_rows q
+    wait_for_answer(&node, "SELECT i.id, q.sqlstate, q.relation_name, q.constraint_name FROM custodian.quarantined_rows q
          JOIN item i ON i.ctid = q.tid ORDER BY i.id",
         "17|23514|public.item|item_pkey\n400|23514|public.item|",
     );
-    wait_for(
+    wait_for_answer(
         &node,
-        "tried again, ever more rarely",
         "SELECT min(failures) >= 3 AND min(retry_at - last_tried_at) > interval '2 seconds' FROM custodian.quarantined_rows",
         "t",
     );
@@ -398,15 +364,9 @@ fn a_row_that_stands_in_the_way_is_told_from_its_block_by_constraint_and_never_b
     // A row that moves meanwhile is found again, although the sweeps have passed it.
     node.exec("DROP TRIGGER keeps ON item; UPDATE item SET note = 1 WHERE id = 400")?;
     node.exec("VACUUM FULL item")?;
-    wait_for(
+    wait_for_answer(&node, "SELECT count(body) FROM item WHERE id <= 500", "0");
+    wait_for_answer(
         &node,
-        "all went",
-        "SELECT count(body) FROM item WHERE id <= 500",
-        "0",
-    );
-    wait_for(
-        &node,
-        "nothing is left in quarantine",
         "SELECT count(*) FROM custodian.quarantined_rows",
         "0",
     );
@@ -424,7 +384,7 @@ fn a_locked_table_is_tried_again_and_does_not_stop_the_others() -> Result<()> {
     )?;
     node.exec("CREATE TABLE other (id bigint, email text, at timestamptz)")?;
     node.exec(SCHEMA)?;
-    wait_for(&node, "swept", "SELECT count(*) FROM shop.customer", "200");
+    wait_for_answer(&node, "SELECT count(*) FROM shop.customer", "200");
     let mut client = node.client()?;
     client.text("BEGIN; LOCK TABLE shop.customer IN SHARE MODE")?;
     node.alter_system("custodian.clock_offset", "5d")?;
@@ -433,14 +393,9 @@ fn a_locked_table_is_tried_again_and_does_not_stop_the_others() -> Result<()> {
          SELECT custodian.tag_table('other', clock => 'at', on_expiry => 'delete');
          SELECT custodian.tag_column('other', 'email', 'user.contact.email', '{shop.account}')",
     )?;
-    wait_for(&node, "the other table", "SELECT count(*) FROM other", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM other", "0");
     assert_eq!(node.text("SELECT count(*) FROM shop.customer")?, "200");
     client.text("ROLLBACK")?;
-    wait_for(
-        &node,
-        "unlocked",
-        "SELECT count(*) FROM shop.customer",
-        "195",
-    );
+    wait_for_answer(&node, "SELECT count(*) FROM shop.customer", "195");
     Ok(())
 }

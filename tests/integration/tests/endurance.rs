@@ -3,23 +3,7 @@
 
 use std::process::Command;
 
-use integration::{Cluster, Result, Sql, Stop, poll, wait_until};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(120, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, Sql, Stop, wait_for_answer, wait_until};
 
 fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
     let mut builder = Cluster::builder(name)
@@ -79,7 +63,7 @@ fn truth(node: &Cluster) -> Result<()> {
 }
 
 fn all_gone_once(node: &Cluster, table: &str) -> Result<()> {
-    wait_for(
+    wait_for_answer(
         node,
         &format!("SELECT count(*), min(id) FROM {table}"),
         "100|301",
@@ -88,13 +72,13 @@ fn all_gone_once(node: &Cluster, table: &str) -> Result<()> {
         node.text("SELECT count(*), count(DISTINCT id), max(id) FROM gone")?,
         "300|300|300"
     );
-    wait_for(
+    wait_for_answer(
         node,
         "SELECT sum(rows_done), bool_or(state IN ('running', 'interrupted', 'failed')) FROM custodian.runs
          WHERE relation_name LIKE '%log%'",
         "300|f",
     );
-    wait_for(node, "SELECT count(*) FROM custodian.progress", "0");
+    wait_for_answer(node, "SELECT count(*) FROM custodian.progress", "0");
     Ok(())
 }
 
@@ -155,9 +139,9 @@ fn a_worker_that_is_killed_in_any_phase_loses_no_more_than_its_batch() -> Result
     )?;
     node.alter_system("custodian.max_slot_wal", "1MB")?;
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(&node, WAITS, SLOT);
+    wait_for_answer(&node, WAITS, SLOT);
     kill(&node, "a sweep waits", &worker("sweep", " run %"))?;
-    wait_for(&node, WAITS, SLOT);
+    wait_for_answer(&node, WAITS, SLOT);
     assert_eq!(node.text("SELECT count(*) FROM log")?, "400");
     node.alter_system("custodian.max_slot_wal", "0")?;
 
@@ -198,7 +182,7 @@ fn a_table_that_is_renamed_altered_or_dropped_in_mid_sweep_is_followed_or_let_go
     node.exec(SLOW)?;
     mid_sweep(&node, 0);
     node.exec("DROP TABLE log")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, relation IS NULL FROM custodian.runs ORDER BY run_id DESC LIMIT 1",
         "superseded|t",
@@ -207,7 +191,7 @@ fn a_table_that_is_renamed_altered_or_dropped_in_mid_sweep_is_followed_or_let_go
         node.text("SELECT rows_done = (SELECT count(*) FROM gone) FROM custodian.runs ORDER BY run_id DESC LIMIT 1")?,
         "t"
     );
-    wait_for(&node, "SELECT count(*) FROM custodian.progress", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.progress", "0");
     assert_eq!(
         node.text(
             "SELECT count(*) FROM custodian.check() WHERE code IN ('run-failed', 'check-failed')"
@@ -241,7 +225,7 @@ fn a_database_or_extension_that_is_dropped_in_mid_sweep_is_left_at_once() -> Res
     });
     drop(app);
     node.exec("DROP DATABASE app WITH (FORCE)")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg\\_custodian s%'",
         "0",
@@ -265,8 +249,8 @@ fn locks_and_old_snapshots_hold_up_what_they_are_about_and_nothing_else() -> Res
     let mut row = node.client()?;
     row.batch_execute("BEGIN; SELECT FROM log WHERE id = 150 FOR UPDATE")?;
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(&node, "SELECT count(*) FROM log", "101");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM log", "101");
+    wait_for_answer(
         &node,
         "SELECT sqlstate FROM custodian.quarantined_rows",
         "55P03",
@@ -282,7 +266,7 @@ fn locks_and_old_snapshots_hold_up_what_they_are_about_and_nothing_else() -> Res
     let runs = node.text("SELECT max(run_id) FROM custodian.runs")?;
     for _ in 0..2 {
         let last = node.text("SELECT last_success FROM custodian.status")?;
-        wait_for(
+        wait_for_answer(
             &node,
             &format!("SELECT last_success > '{last}' FROM custodian.status"),
             "t",
@@ -299,7 +283,7 @@ fn locks_and_old_snapshots_hold_up_what_they_are_about_and_nothing_else() -> Res
     let mut table = node.client()?;
     table.batch_execute("BEGIN; LOCK TABLE log IN SHARE MODE")?;
     node.exec("SELECT custodian.record_policy()")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT reason FROM custodian.runs WHERE state = 'interrupted'",
         "the table or the policy is locked by another session",
@@ -307,22 +291,22 @@ fn locks_and_old_snapshots_hold_up_what_they_are_about_and_nothing_else() -> Res
     let attempts = || node.text("SELECT count(*) FROM custodian.runs");
     let before = attempts()?;
     let last = node.text("SELECT last_success FROM custodian.status")?;
-    wait_for(
+    wait_for_answer(
         &node,
         &format!("SELECT last_success > '{last}' FROM custodian.status"),
         "t",
     );
     assert_eq!(attempts()?, before, "an attempt is no new run");
     table.batch_execute("ROLLBACK")?;
-    wait_for(&node, "SELECT count(*) FROM log", "100");
-    wait_for(&node, "SELECT count(*) FROM custodian.progress", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM log", "100");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.progress", "0");
     Ok(())
 }
 
 /// As [`all_gone_once`], where the run that had to leave a row failed, and another took it.
 fn all_gone_once_but_for_failures(node: &Cluster) -> Result<()> {
-    wait_for(node, "SELECT count(*), min(id) FROM log", "100|301");
-    wait_for(
+    wait_for_answer(node, "SELECT count(*), min(id) FROM log", "100|301");
+    wait_for_answer(
         node,
         "SELECT sum(rows_done) FROM custodian.runs WHERE state IN ('done', 'failed')",
         "300",
@@ -331,7 +315,7 @@ fn all_gone_once_but_for_failures(node: &Cluster) -> Result<()> {
         node.text("SELECT count(*), count(DISTINCT id) FROM gone")?,
         "300|300"
     );
-    wait_for(node, "SELECT count(*) FROM custodian.quarantined_rows", "0");
+    wait_for_answer(node, "SELECT count(*) FROM custodian.quarantined_rows", "0");
     Ok(())
 }
 
@@ -370,7 +354,7 @@ fn a_logical_subscriber_loses_the_rows_as_well() -> Result<()> {
         "CREATE SUBSCRIPTION logs CONNECTION '{}' PUBLICATION logs",
         node.conninfo("postgres", "postgres")
     ))?;
-    wait_for_text(&subscriber, "SELECT count(*) FROM log", "400");
+    wait_for_answer(&subscriber, "SELECT count(*) FROM log", "400");
     node.alter_system("custodian.disposal", "on")?;
     let done = mid_sweep(&node, 0);
     // It ends in the middle of the stream, and takes the rest up again.
@@ -378,14 +362,8 @@ fn a_logical_subscriber_loses_the_rows_as_well() -> Result<()> {
     mid_sweep(&node, done);
     subscriber.start()?;
     all_gone_once(&node, "log")?;
-    wait_for_text(&subscriber, "SELECT count(*), min(id) FROM log", "100|301");
+    wait_for_answer(&subscriber, "SELECT count(*), min(id) FROM log", "100|301");
     subscriber.exec("DROP SUBSCRIPTION logs")
-}
-
-fn wait_for_text(node: &Cluster, query: &str, value: &str) {
-    wait_until(query, 90, || {
-        node.text(query).is_ok_and(|text| text == value)
-    });
 }
 
 /// A small disk of its own, unmounted at the end.
@@ -441,7 +419,7 @@ fn a_full_disk_stops_the_run_blames_no_row_and_the_rest_goes_once_there_is_room(
     let full = std::fs::write(&filler, vec![0; 4 << 20]);
     assert!(full.is_err(), "the disk is full");
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, sqlstate FROM custodian.runs WHERE state = 'failed'",
         "failed|53100",
@@ -461,12 +439,12 @@ fn a_full_disk_stops_the_run_blames_no_row_and_the_rest_goes_once_there_is_room(
         "t"
     );
     std::fs::remove_file(&filler)?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM note WHERE body IS NOT NULL",
         "0",
     );
-    wait_for(&node, "SELECT sum(rows_done) FROM custodian.runs", "3000");
+    wait_for_answer(&node, "SELECT sum(rows_done) FROM custodian.runs", "3000");
     drop(node);
     drop(disk);
     Ok(())

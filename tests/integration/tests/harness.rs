@@ -316,26 +316,25 @@ fn directories_of_living_processes_are_not_stale() {
     assert!(!host::owner_is_gone("other-4194305-x", "pgcust-"));
 }
 
-/// Run by the next test, in a process of its own.
-#[test]
-#[ignore = "waits to be killed"]
-fn a_server_of_a_process_that_will_be_killed() -> Result<()> {
-    let node = Cluster::builder("orphan").start()?;
-    println!("\nserver {}", node.pid()?);
-    std::thread::sleep(std::time::Duration::from_secs(600));
-    Ok(())
-}
+/// Set for the process that is to be killed, which runs the same test.
+const DOOMED: &str = "CUSTODIAN_TEST_DOOMED";
 
 #[test]
 fn servers_end_when_the_tests_are_killed() -> Result<()> {
     use std::io::{BufRead, BufReader};
+    if std::env::var_os(DOOMED).is_some() {
+        let node = Cluster::builder("orphan").start()?;
+        println!("\nserver {}", node.pid()?);
+        std::thread::sleep(std::time::Duration::from_secs(600));
+        return Err("nobody killed this process".into());
+    }
     let mut tests = std::process::Command::new(std::env::current_exe()?)
         .args([
-            "--ignored",
             "--nocapture",
             "--exact",
-            "a_server_of_a_process_that_will_be_killed",
+            "servers_end_when_the_tests_are_killed",
         ])
+        .env(DOOMED, "1")
         .stdout(std::process::Stdio::piped())
         .spawn()?;
     let lines = BufReader::new(tests.stdout.take().ok_or("no output")?).lines();

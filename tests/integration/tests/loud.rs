@@ -1,22 +1,6 @@
 //! Disposal that falls behind, or stands still, says so: in the log, by a finding, and in the metrics.
 
-use integration::{Cluster, Result, Sql, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(90, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, Sql, poll, wait_for_answer};
 
 /// 100 rows, 50 of them past their time: since 49.5 days, the oldest of them.
 const CUSTOMER: &str = "
@@ -40,7 +24,7 @@ fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are
     node.exec("CREATE EXTENSION pg_custodian")?;
     node.exec(CUSTOMER)?;
     // The oldest row is measured to a thirtieth of its age.
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT now() - overdue_since BETWEEN interval '47 days' AND interval '50 days' FROM custodian.backlog",
         "t",
@@ -50,7 +34,7 @@ fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are
 
     node.alter_system("custodian.max_overdue", "30d")?;
     node.wait_for_log(SAID, 60);
-    wait_for(&node, BEHIND, "1");
+    wait_for_answer(&node, BEHIND, "1");
     let finding = node.text(
         "SELECT severity, object, problem FROM custodian.check() WHERE code = 'disposal-behind'",
     )?;
@@ -64,8 +48,8 @@ fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are
 
     // The oldest go: what is left has been due for a shorter time, and is told so.
     node.exec("DELETE FROM customer WHERE id > 70")?;
-    wait_for(&node, BEHIND, "0");
-    wait_for(
+    wait_for_answer(&node, BEHIND, "0");
+    wait_for_answer(
         &node,
         "SELECT now() - overdue_since BETWEEN interval '18 days' AND interval '20 days' FROM custodian.backlog",
         "t",
@@ -78,19 +62,19 @@ fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are
          CREATE TRIGGER no BEFORE DELETE ON customer FOR EACH ROW EXECUTE FUNCTION no()",
     )?;
     node.alter_system("custodian.max_overdue", "10d")?;
-    wait_for(&node, BEHIND, "1");
+    wait_for_answer(&node, BEHIND, "1");
     node.alter_system("custodian.max_disposal_fraction", "1")?;
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(&node, "SELECT count(*), max(id) FROM customer", "51|70");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*), max(id) FROM customer", "51|70");
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.quarantined_rows",
         "1",
     );
-    wait_for(&node, BEHIND, "1");
+    wait_for_answer(&node, BEHIND, "1");
     node.exec("DROP TRIGGER no ON customer")?;
-    wait_for(&node, "SELECT count(*) FROM customer", "50");
-    wait_for(&node, "SELECT count(*) FROM custodian.backlog", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.backlog", "0");
     assert_eq!(node.text(BEHIND)?, "0");
     Ok(())
 }
@@ -114,10 +98,10 @@ fn without_a_slot_for_sweeps_the_scheduler_says_so() -> Result<()> {
     node.exec(&CUSTOMER.replace("customer", "other"))?;
     node.wait_for_log("no worker could be started for a sweep", 60);
     node.wait_for_log(SAID, 60);
-    wait_for(&node, NO_SLOT, "1");
-    wait_for(&node, BEHIND, "2");
+    wait_for_answer(&node, NO_SLOT, "1");
+    wait_for_answer(&node, BEHIND, "2");
     // One was tried, and the other waits for what it would not get either.
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, coalesce(waits_for, reason) FROM custodian.runs LEFT JOIN custodian.progress USING (run_id, state)
          ORDER BY state",
@@ -137,16 +121,16 @@ fn without_a_slot_for_schedulers_the_launcher_says_so_until_there_is_one() -> Re
     // The launcher of logical replication has the other one.
     node.wait_for_log("no scheduler could be started in database postgres", 60);
     node.exec("CREATE EXTENSION pg_custodian")?;
-    wait_for(&node, NO_SLOT, "1");
-    wait_for(
+    wait_for_answer(&node, NO_SLOT, "1");
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.check() WHERE code = 'worker-absent'",
         "1",
     );
     node.exec("ALTER SYSTEM SET max_worker_processes = 8")?;
     node.restart()?;
-    wait_for(&node, "SELECT worker_alive FROM custodian.status", "t");
-    wait_for(&node, NO_SLOT, "0");
+    wait_for_answer(&node, "SELECT worker_alive FROM custodian.status", "t");
+    wait_for_answer(&node, NO_SLOT, "0");
     Ok(())
 }
 

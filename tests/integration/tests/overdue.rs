@@ -1,6 +1,6 @@
 //! What should be gone and is still there: since when, and why.
 
-use integration::{Cluster, Result, Sql};
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 const SHOP: &str = "
     CREATE EXTENSION pg_custodian;
@@ -31,20 +31,6 @@ const BACKLOG: &str = r#"
     WHERE name IN ('custodian_overdue_rows', 'custodian_backlog_age_seconds')
       AND labels = '{"relation": "shop.customer"}'"#;
 
-fn wait_for(node: &Cluster, what: &str, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = integration::poll(120, || {
-        last = node.text(query).unwrap_or_default();
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{what}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
-
 #[test]
 fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
     let node = Cluster::builder("overdue")
@@ -60,9 +46,8 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
         "keep|1||hold: 2026-1;set null|300|t|disposal is observe: nothing is touched"
             .replace(';', "\n")
     );
-    wait_for(
+    wait_for_answer(
         &node,
-        "the round's count",
         "SELECT rows || ' ' || why FROM custodian.overdue",
         "300 counted only: disposal is observe, or keys are missing",
     );
@@ -77,9 +62,8 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
 
     // On: more than the fuse allows waits for somebody.
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(
+    wait_for_answer(
         &node,
-        "a run that waits",
         "SELECT state || ' ' || rows FROM custodian.overdue",
         "waiting 300",
     );
@@ -91,12 +75,7 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
 
     // Done: what the hold keeps is all that is left.
     node.exec("SELECT custodian.approve_run(run_id, 'expected') FROM custodian.overdue")?;
-    wait_for(
-        &node,
-        "the end of the run",
-        "SELECT count(*) FROM custodian.overdue",
-        "0",
-    );
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.overdue", "0");
     assert_eq!(client.text(NOW)?, "keep|1||hold: 2026-1");
     assert_eq!(node.text(BACKLOG)?, "0||", "nothing is overdue any more");
 
@@ -110,12 +89,7 @@ fn what_is_overdue_is_told_with_its_age_and_what_it_waits_for() -> Result<()> {
          RESET ROLE;
          DELETE FROM custodian.watermark",
     )?;
-    wait_for(
-        &node,
-        "a row that is quarantined",
-        "SELECT quarantined FROM custodian.overdue",
-        "1",
-    );
+    wait_for_answer(&node, "SELECT quarantined FROM custodian.overdue", "1");
     let told = client.text("SELECT o::text || n::text FROM custodian.overdue o, custodian.overdue_now() n WHERE n.action <> 'keep'")?;
     assert!(told.contains("shop.customer"), "{told}");
     assert!(!told.contains("secret"), "{told}");

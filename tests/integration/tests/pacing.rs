@@ -1,22 +1,6 @@
 //! How sweeps yield: they wait while a replica is behind or a slot holds WAL back, stay below a rate of WAL, and say so.
 
-use integration::{Cluster, Result, Sql, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(90, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 const LOG: &str = "
     CREATE EXTENSION pg_custodian;
@@ -41,7 +25,7 @@ fn a_sweep_waits_for_a_slot_says_so_and_goes_on_when_the_setting_changes() -> Re
         "CREATE TABLE filler AS SELECT repeat('y', 1000) AS filler FROM generate_series(1, 5000)",
     )?;
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation, waits_for FROM custodian.progress",
         "log|replication slot forgotten holds back more than custodian.max_slot_wal",
@@ -49,20 +33,20 @@ fn a_sweep_waits_for_a_slot_says_so_and_goes_on_when_the_setting_changes() -> Re
     assert_eq!(node.text("SELECT count(*) FROM log")?, "600");
     // A pause reaches a sweep that waits.
     node.exec("SELECT custodian.pause('enough')")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, reason FROM custodian.runs",
         "interrupted|disposal is paused",
     );
     node.exec("SELECT custodian.resume('on')")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT waits_for IS NOT NULL FROM custodian.progress",
         "t",
     );
     node.alter_system("custodian.max_slot_wal", "0")?;
-    wait_for(&node, "SELECT count(*) FROM log", "0");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM log", "0");
+    wait_for_answer(
         &node,
         "SELECT state, rows_done, waited > interval '0', wal_bytes > 10000 FROM custodian.runs",
         "done|600|t|t",
@@ -99,7 +83,7 @@ fn a_sweep_waits_for_a_slot_says_so_and_goes_on_when_the_setting_changes() -> Re
         "UPDATE custodian.run SET finished_at = now() - interval '3 days', state = 'superseded'",
     )?;
     node.alter_system("custodian.run_retention", "2d")?;
-    wait_for(&node, "SELECT count(*) FROM custodian.runs", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.runs", "0");
     assert_eq!(metric("rows_disposed_total", "")?, "600");
     Ok(())
 }
@@ -115,13 +99,13 @@ fn a_sweep_pauses_to_stay_below_its_rate_of_wal() -> Result<()> {
         .conf("custodian.max_wal_rate = 16kB")
         .start()?;
     node.exec(LOG)?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT rows_done > 0 AND waited >= interval '1 second' FROM custodian.runs",
         "t",
     );
     // The sum of its pauses is what the rate asks for, less the time of the batches.
-    wait_for(&node, "SELECT state FROM custodian.runs", "done");
+    wait_for_answer(&node, "SELECT state FROM custodian.runs", "done");
     assert_eq!(
         node.text(
             "SELECT finished_at - started_at >= make_interval(secs => wal_bytes / 16384.0 * 0.8) FROM custodian.runs"
@@ -149,21 +133,21 @@ fn a_sweep_waits_for_a_standby_that_is_behind_and_goes_on_when_it_has_caught_up(
     node.exec(
         "CREATE TABLE filler AS SELECT repeat('y', 1000) AS filler FROM generate_series(1, 5000)",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT replay_lag > interval '2 seconds' FROM pg_stat_replication",
         "t",
     );
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation, state, waits_for FROM custodian.progress",
         "log|running|slow is behind by more than custodian.max_replay_lag",
     );
     assert_eq!(node.text("SELECT count(*) FROM log")?, "600");
     standby.exec("SELECT pg_wal_replay_resume()")?;
-    wait_for(&node, "SELECT count(*) FROM log", "0");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM log", "0");
+    wait_for_answer(
         &node,
         "SELECT value >= 1 FROM custodian.metrics
          WHERE name = 'custodian_waited_seconds_total' AND labels ->> 'reason' = 'replay_lag'",
@@ -190,13 +174,13 @@ fn a_sweep_waits_for_vacuum_of_its_table() -> Result<()> {
             client.batch_execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")?;
             Ok::<_, integration::Error>(client.refused("VACUUM (FREEZE) log").sqlstate().to_owned())
         });
-        wait_for(
+        wait_for_answer(
             &node,
             "SELECT relid::regclass FROM pg_stat_progress_vacuum",
             "log",
         );
         node.alter_system("custodian.disposal", "on")?;
-        wait_for(
+        wait_for_answer(
             &node,
             "SELECT relation, waits_for FROM custodian.progress",
             "log|VACUUM of the table",
@@ -208,8 +192,8 @@ fn a_sweep_waits_for_vacuum_of_its_table() -> Result<()> {
             .map_err(|_| integration::Error::new("the thread of VACUUM panicked"))?
     })?;
     assert_eq!(vacuum, "57014", "it did not end by itself");
-    wait_for(&node, "SELECT count(*) FROM log", "0");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM log", "0");
+    wait_for_answer(
         &node,
         "SELECT value >= 1 FROM custodian.metrics
          WHERE name = 'custodian_waited_seconds_total' AND labels ->> 'reason' = 'vacuum'",

@@ -1,27 +1,7 @@
 //! Partitions for a past time: dropped once all of their rows are due, put back where something keeps a row, and
 //! finished after a crash.
 
-use integration::{Cluster, Result, Sql, Stop, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(90, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}\nitems:\n{}\npartitions on their way:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default(),
-        node.text("SELECT * FROM custodian.run_items ORDER BY run_id, item")
-            .unwrap_or_default(),
-        node.text("SELECT * FROM custodian.partition_drop")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, Sql, Stop, poll, wait_for_answer};
 
 fn cluster(name: &str) -> Result<Cluster> {
     Cluster::builder(name)
@@ -80,17 +60,17 @@ fn partitions_whose_rows_are_all_due_are_dropped_and_others_are_emptied() -> Res
          CREATE TABLE bound_void PARTITION OF bound FOR VALUES FROM ('2017-01-01') TO ('2018-01-01');",
     )?;
     node.exec(&ready("bound"))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT string_agg(inhrelid::regclass::text, ',' ORDER BY inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'bound'::regclass",
         "bound_deep,bound_now",
     );
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*), to_regclass('bound_deep_a'), to_regclass('bound_odd') FROM bound",
         "20||",
     );
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT sum(done), string_agg(DISTINCT action, ',') FROM custodian.run_items WHERE leaf LIKE '%.bound\\_%'",
         "108|drop partition",
@@ -125,7 +105,7 @@ fn partitions_whose_rows_are_all_due_are_dropped_and_others_are_emptied() -> Res
          INSERT INTO counted VALUES (600, '10.9.9.9', '2019-02-01', now()), (601, '10.9.9.9', '2019-02-01', '2019-03-01')",
     )?;
     node.exec(&ready("counted").replace("clock => 'seen'", "clock => 'changed'"))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT to_regclass('counted_old'), (SELECT count(*) FROM counted)",
         "|21",
@@ -142,9 +122,9 @@ fn partitions_whose_rows_are_all_due_are_dropped_and_others_are_emptied() -> Res
     node.exec(&visits("other"))?;
     node.exec("CREATE TABLE other_rest PARTITION OF other DEFAULT")?;
     node.exec(&ready("other"))?;
-    wait_for(&node, "SELECT to_regclass('other_old')", "");
+    wait_for_answer(&node, "SELECT to_regclass('other_old')", "");
     node.exec("INSERT INTO other VALUES (700, '10.0.0.1', '2020-03-01')")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*), to_regclass('other_rest') FROM other",
         "20|other_rest",
@@ -189,7 +169,7 @@ fn what_is_tied_to_a_partition_keeps_it_and_its_rows_go_one_by_one() -> Result<(
         node.exec(&visits(name))?;
         node.exec(tie)?;
         node.exec(&ready(name))?;
-        wait_for(
+        wait_for_answer(
             &node,
             &format!("SELECT count(*), to_regclass('{name}_old') FROM {name}"),
             &format!("20|{name}_old"),
@@ -211,14 +191,14 @@ fn a_drop_that_would_blow_the_fuse_waits_and_is_counted() -> Result<()> {
     node.exec("CREATE EXTENSION pg_custodian")?;
     node.exec(&visits("fused"))?;
     node.exec(&ready("fused"))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, rows_planned, reason FROM custodian.runs",
         "waiting|100|100 of 120 rows are due, and custodian.max_disposal_fraction is 0.5",
     );
     assert_eq!(node.text("SELECT count(*) FROM fused")?, "120");
     node.exec("SELECT custodian.approve_run((SELECT run_id FROM custodian.runs), 'it is right')")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, rows_planned, rows_done FROM custodian.runs",
         "done|100|100",
@@ -239,7 +219,7 @@ fn a_partition_that_cannot_be_dropped_is_put_back_and_its_rows_are_deleted() -> 
         "CREATE EVENT TRIGGER no ON sql_drop WHEN tag IN ('DROP TABLE') EXECUTE FUNCTION no()",
     )?;
     node.exec(&ready("kept"))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*), (SELECT count(*) FROM pg_inherits WHERE inhrelid = 'kept_old'::regclass AND NOT inhdetachpending),
                 (SELECT count(*) FROM pg_seclabel WHERE objoid = 'kept_old'::regclass) FROM kept",
@@ -249,7 +229,7 @@ fn a_partition_that_cannot_be_dropped_is_put_back_and_its_rows_are_deleted() -> 
         node.text("SELECT code, object, problem ~ '55006' FROM custodian.check() WHERE code LIKE 'partition-%'")?,
         "partition-not-dropped|public.kept_old|t"
     );
-    wait_for(
+    wait_for_answer(
         &node,
         ITEMS,
         "public.kept_old drop partition 100 0; public.kept_old delete row 0 100",
@@ -264,7 +244,7 @@ fn what_was_paused_meanwhile_is_put_back_whatever_the_crash_left() -> Result<()>
     node.exec(&visits("stopped"))?;
     let user = looking(&node, "stopped")?;
     node.exec(&ready("stopped"))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM pg_inherits WHERE inhdetachpending",
         "1",
@@ -275,7 +255,7 @@ fn what_was_paused_meanwhile_is_put_back_whatever_the_crash_left() -> Result<()>
     node.crash()?;
     drop(user);
     node.start()?;
-    wait_for(&node, "SELECT count(*) FROM stopped", "120");
+    wait_for_answer(&node, "SELECT count(*) FROM stopped", "120");
     assert_eq!(
         node.text("SELECT kind, object FROM custodian.ledger WHERE kind LIKE 'partition.%'")?,
         "partition.put_back|public.stopped_old"
@@ -304,7 +284,7 @@ fn a_partition_that_a_crash_leaves_half_way_is_dropped_afterwards() -> Result<()
     node.exec(&visits("left_behind"))?;
     let user = looking(&node, "left_behind")?;
     node.exec(&ready("left_behind"))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT inhdetachpending, (SELECT count(*) FROM pg_seclabel WHERE objoid = 'left_behind_old'::regclass)
          FROM pg_inherits WHERE inhrelid = 'left_behind_old'::regclass",
@@ -313,8 +293,8 @@ fn a_partition_that_a_crash_leaves_half_way_is_dropped_afterwards() -> Result<()
     node.crash()?;
     drop(user);
     node.start()?;
-    wait_for(&node, "SELECT to_regclass('left_behind_old')", "");
-    wait_for(
+    wait_for_answer(&node, "SELECT to_regclass('left_behind_old')", "");
+    wait_for_answer(
         &node,
         "SELECT state, rows_planned, rows_done FROM custodian.runs",
         "done|100|100",
@@ -330,7 +310,7 @@ fn a_partition_that_a_crash_leaves_half_way_is_dropped_afterwards() -> Result<()
     )?;
     let mut user = looking(&node, "left_behind")?;
     node.exec("SELECT custodian.resume('now', 'left_behind')")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM pg_inherits WHERE inhdetachpending",
         "1",
@@ -340,7 +320,7 @@ fn a_partition_that_a_crash_leaves_half_way_is_dropped_afterwards() -> Result<()
         "BEGIN; SELECT custodian.define_purpose('shop.more', 'contract', '1 day')",
     )?;
     user.batch_execute("COMMIT")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relispartition, to_regclass('left_behind_old') FROM pg_class WHERE relname = 'left_behind_old'",
         "f|left_behind_old",
@@ -353,7 +333,7 @@ fn a_partition_that_a_crash_leaves_half_way_is_dropped_afterwards() -> Result<()
     node.stop(Stop::Immediate)?;
     drop((user, steward));
     node.start()?;
-    wait_for(&node, "SELECT to_regclass('left_behind_old')", "");
+    wait_for_answer(&node, "SELECT to_regclass('left_behind_old')", "");
     assert_eq!(
         node.text(
             "SELECT count(*), sum((detail ->> 'rows')::int) FROM custodian.ledger WHERE kind = 'partition.dropped'"
@@ -387,21 +367,21 @@ fn a_hold_that_is_placed_while_a_partition_is_detached_puts_it_back() -> Result<
         let pending = format!(
             "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = '{name}_old'::regclass"
         );
-        wait_for(&node, &pending, "t");
+        wait_for_answer(&node, &pending, "t");
         node.exec(hold)?;
         user.batch_execute("COMMIT")?;
-        wait_for(&node, &pending, "f");
+        wait_for_answer(&node, &pending, "f");
         // What is held stays, and so do the labels that the partition had of its own: none.
         assert_eq!(
             node.text(&format!("SELECT count(*) FROM {name} WHERE id = 7"))?,
             "1"
         );
-        wait_for(
+        wait_for_answer(
             &node,
             &format!("SELECT count(*) FROM pg_seclabel WHERE objoid = '{name}_old'::regclass"),
             "0",
         );
-        wait_for(
+        wait_for_answer(
             &node,
             &format!("SELECT count(*) FROM {name}"),
             if name == "one" { "21" } else { "120" },
@@ -438,12 +418,12 @@ fn a_published_partition_is_emptied_first_so_that_subscribers_lose_its_rows() ->
     });
     assert!(copied.is_some(), "the subscriber has the rows");
     node.exec(&ready("sent"))?;
-    wait_for(&node, "SELECT to_regclass('sent_old')", "");
+    wait_for_answer(&node, "SELECT to_regclass('sent_old')", "");
     let gone = poll(90, || {
         (subscriber.text("SELECT count(*) FROM sent").ok()? == "20").then_some(())
     });
     assert!(gone.is_some(), "the subscriber has lost the rows");
-    wait_for(
+    wait_for_answer(
         &node,
         ITEMS,
         "public.sent_old delete row 100 100; public.sent_old drop partition 0 0",

@@ -1,7 +1,7 @@
 //! What makes rows due again that sweeps have passed: each goes in one of the next rounds, long before the audit
 //! pass that looks at everything.
 
-use integration::{Cluster, Result, Sql, poll};
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 fn cluster(name: &str) -> Result<Cluster> {
     let node = Cluster::builder(name)
@@ -12,24 +12,6 @@ fn cluster(name: &str) -> Result<Cluster> {
         .start()?;
     node.exec("CREATE EXTENSION pg_custodian")?;
     Ok(node)
-}
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(60, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; watermarks:\n{}\nruns:\n{}",
-        node.text("SELECT * FROM custodian.watermarks")
-            .unwrap_or_default(),
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
 }
 
 /// Visits of 1, 2, 3, … days ago, whose address goes after 100 days while the rows stay.
@@ -45,7 +27,7 @@ const KEPT: &str = "SELECT count(ip) FROM visit";
 
 /// Waits until the leaf was swept up to a moment after now, with its triggers in place.
 fn passed(node: &Cluster, leaf: &str) {
-    wait_for(
+    wait_for_answer(
         node,
         &format!(
             "SELECT count(*) FROM custodian.watermarks
@@ -59,12 +41,12 @@ fn passed(node: &Cluster, leaf: &str) {
 fn rows_written_behind_the_watermark_go_in_the_next_round() -> Result<()> {
     let node = cluster("late")?;
     node.exec(VISIT)?;
-    wait_for(&node, KEPT, "100");
+    wait_for_answer(&node, KEPT, "100");
     passed(&node, "visit");
     let audited = node.text("SELECT audited_at FROM custodian.watermarks")?;
 
     node.exec("INSERT INTO visit SELECT n, 'late', now() - interval '3 years', 'c' FROM generate_series(1001, 1003) n")?;
-    wait_for(&node, KEPT, "100");
+    wait_for_answer(&node, KEPT, "100");
     // What is new enough is nothing special.
     node.exec("INSERT INTO visit VALUES (2001, 'new', now(), 'c')")?;
     assert_eq!(
@@ -74,10 +56,10 @@ fn rows_written_behind_the_watermark_go_in_the_next_round() -> Result<()> {
     // An older clock, and a value that comes back into an old row.
     passed(&node, "visit");
     node.exec("UPDATE visit SET at = now() - interval '2 years' WHERE id IN (1, 2)")?;
-    wait_for(&node, KEPT, "99");
+    wait_for_answer(&node, KEPT, "99");
     passed(&node, "visit");
     node.exec("UPDATE visit SET ip = 'again' WHERE id = 150")?;
-    wait_for(&node, "SELECT ip IS NULL FROM visit WHERE id = 150", "t");
+    wait_for_answer(&node, "SELECT ip IS NULL FROM visit WHERE id = 150", "t");
     passed(&node, "visit");
     // In a subtransaction, while triggers of users do not fire.
     node.exec(
@@ -87,11 +69,11 @@ fn rows_written_behind_the_watermark_go_in_the_next_round() -> Result<()> {
              INSERT INTO visit VALUES (3002, 'x', now() - interval '3 years', 'c');
          END $$",
     )?;
-    wait_for(&node, "SELECT ip IS NULL FROM visit WHERE id = 3002", "t");
+    wait_for_answer(&node, "SELECT ip IS NULL FROM visit WHERE id = 3002", "t");
     passed(&node, "visit");
     node.client()?
         .batch_execute("COPY visit FROM PROGRAM 'echo 4001,x,2001-01-01,c' WITH (FORMAT csv)")?;
-    wait_for(&node, "SELECT ip IS NULL FROM visit WHERE id = 4001", "t");
+    wait_for_answer(&node, "SELECT ip IS NULL FROM visit WHERE id = 4001", "t");
     // None of that was the audit pass.
     assert_eq!(
         node.text("SELECT audited_at FROM custodian.watermarks")?,
@@ -122,7 +104,7 @@ fn the_triggers_are_in_nobodys_way() -> Result<()> {
         "SET ROLE app;
          INSERT INTO event SELECT n, 'b', 'n', '2001-01-01' FROM generate_series(1, 2) n",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM event WHERE \"Body \"\"x\" IS NULL AND note <> 'n'",
         "2",
@@ -156,7 +138,7 @@ fn the_triggers_are_in_nobodys_way() -> Result<()> {
     client.text(
         "SELECT custodian.untag_column('visit', 'ip'); SELECT custodian.untag_table('visit')",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'visit'::regclass",
         "0",
@@ -184,13 +166,13 @@ fn rows_that_logical_replication_brings_go_in_the_next_round() -> Result<()> {
         publisher.port()
     ))?;
     passed(&node, "visit");
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel",
         "t",
     );
     publisher.exec("INSERT INTO visit VALUES (5001, 'x', '2001-01-01', 'c')")?;
-    wait_for(&node, "SELECT ip IS NULL FROM visit WHERE id = 5001", "t");
+    wait_for_answer(&node, "SELECT ip IS NULL FROM visit WHERE id = 5001", "t");
     node.exec("ALTER SUBSCRIPTION visits DISABLE")?;
     Ok(())
 }
@@ -205,14 +187,14 @@ fn what_changes_around_passed_rows_reopens_them() -> Result<()> {
              reason => 'court', subject_kind => 'customer', subject_key => '{suspect}');
          INSERT INTO visit SELECT n, 'held', '2001-01-01', 'suspect' FROM generate_series(301, 310) n",
     )?;
-    wait_for(&node, KEPT, "110");
+    wait_for_answer(&node, KEPT, "110");
     passed(&node, "visit");
     node.exec("SELECT custodian.release_hold(hold, 'counsel', 'closed') FROM custodian.holds")?;
-    wait_for(&node, KEPT, "100");
+    wait_for_answer(&node, KEPT, "100");
 
     passed(&node, "visit");
     node.exec("SELECT custodian.define_purpose('shop.visit', 'contract', '90 days')")?;
-    wait_for(&node, KEPT, "90");
+    wait_for_answer(&node, KEPT, "90");
 
     // A partition that comes with old rows, and leaves and comes back with more of them.
     node.exec(
@@ -227,17 +209,17 @@ fn what_changes_around_passed_rows_reopens_them() -> Result<()> {
         "CREATE TABLE log_2 AS SELECT 2::bigint AS id, 'x' AS ip, '2001-01-01'::timestamptz AS at;
          ALTER TABLE log ATTACH PARTITION log_2 FOR VALUES IN (2)",
     )?;
-    wait_for(&node, "SELECT count(ip) FROM log", "1");
+    wait_for_answer(&node, "SELECT count(ip) FROM log", "1");
     passed(&node, "log_2");
     node.exec(
         "ALTER TABLE log DETACH PARTITION log_2;
          INSERT INTO log_2 VALUES (2, 'y', '2001-01-01');
          ALTER TABLE log ATTACH PARTITION log_2 FOR VALUES IN (2)",
     )?;
-    wait_for(&node, "SELECT count(ip) FROM log", "1");
+    wait_for_answer(&node, "SELECT count(ip) FROM log", "1");
 
     node.exec("SELECT custodian.end_purpose('shop.visit')")?;
-    wait_for(&node, KEPT, "0");
+    wait_for_answer(&node, KEPT, "0");
     Ok(())
 }
 
@@ -258,17 +240,17 @@ fn parents_and_dependents_that_change_reopen_the_rows_they_decide() -> Result<()
          SELECT custodian.tag_column('address', 'line', 'user.contact', '{shop.account}', on_expiry => 'set_null')",
     )?;
     // What refers to an old row keeps it as a shell.
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT id, email IS NULL FROM customer ORDER BY id",
         "1|f\n2|t",
     );
     passed(&node, "customer");
     node.exec("DELETE FROM note")?;
-    wait_for(&node, "SELECT id FROM customer", "1");
+    wait_for_answer(&node, "SELECT id FROM customer", "1");
     assert_eq!(node.text("SELECT line FROM address")?, "street");
     node.exec("UPDATE customer SET seen = now() - interval '400 days'")?;
-    wait_for(&node, "SELECT line IS NULL FROM address", "t");
+    wait_for_answer(&node, "SELECT line IS NULL FROM address", "t");
 
     // A minimum that outlasts the purpose, and lapses.
     node.exec(
@@ -279,6 +261,6 @@ fn parents_and_dependents_that_change_reopen_the_rows_they_decide() -> Result<()
          INSERT INTO invoice VALUES (1, 'n', now() - interval '2999 days 23 hours 59 minutes 50 seconds')",
     )?;
     passed(&node, "invoice");
-    wait_for(&node, "SELECT name IS NULL FROM invoice", "t");
+    wait_for_answer(&node, "SELECT name IS NULL FROM invoice", "t");
     Ok(())
 }

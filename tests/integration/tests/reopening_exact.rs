@@ -1,7 +1,7 @@
 //! What makes rows due again behind a watermark reopens those rows, and no others: the audit pass, which looks at
 //! everything, is a year away, and a large table is not read as a whole.
 
-use integration::{Cluster, Result, Sql, poll};
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 fn cluster(name: &str) -> Result<Cluster> {
     let node = Cluster::builder(name)
@@ -20,25 +20,8 @@ fn cluster(name: &str) -> Result<Cluster> {
     Ok(node)
 }
 
-#[track_caller]
 fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(90, || {
-        last = node
-            .text(&format!("SET enable_seqscan = off; {query}"))
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; watermarks:\n{}\nreopened:\n{}\nruns:\n{}",
-        node.text("SELECT * FROM custodian.watermark")
-            .unwrap_or_default(),
-        node.text("SELECT * FROM custodian.reopening")
-            .unwrap_or_default(),
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
+    wait_for_answer(node, &format!("SET enable_seqscan = off; {query}"), value);
 }
 
 /// Waits until the leaf was swept, with its triggers in place, and nothing is left to be looked at again.

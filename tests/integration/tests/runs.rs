@@ -1,6 +1,6 @@
 //! Runs that no longer apply, that cannot be, and that depend on each other.
 
-use integration::{Cluster, Result, poll};
+use integration::{Cluster, Result, wait_for_answer, wait_for_two_rounds};
 
 const CUSTOMER: &str = "
     CREATE TABLE customer (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
@@ -22,72 +22,40 @@ fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
     Ok(node)
 }
 
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(120, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
-
-/// Waits until the scheduler has gone through two more rounds.
-fn two_rounds(node: &Cluster) {
-    for _ in 0..2 {
-        let last = node
-            .text("SELECT last_success FROM custodian.status")
-            .unwrap_or_default();
-        wait_for(
-            node,
-            &format!(
-                "SELECT last_success IS DISTINCT FROM nullif('{last}', '')::timestamptz FROM custodian.status"
-            ),
-            "t",
-        );
-    }
-}
-
 const STATES: &str = "SELECT state, rows_planned FROM custodian.runs ORDER BY run_id";
 
 #[test]
 fn a_run_that_waits_is_superseded_when_the_policy_changes_or_the_table_goes() -> Result<()> {
     let node = cluster("superseded", &[])?;
     node.exec(CUSTOMER)?;
-    wait_for(&node, STATES, "waiting|50");
+    wait_for_answer(&node, STATES, "waiting|50");
     node.exec("SELECT custodian.define_purpose('test.account', 'contract', '40 days')")?;
-    wait_for(&node, STATES, "superseded|50\nwaiting|60");
+    wait_for_answer(&node, STATES, "superseded|50\nwaiting|60");
     node.exec(
         "SELECT custodian.approve_run(run_id, 'backlog') FROM custodian.runs WHERE state = 'waiting';
          SELECT custodian.define_purpose('test.account', 'contract', '30 days')",
     )?;
-    wait_for(&node, STATES, "superseded|50\nsuperseded|60\nwaiting|70");
+    wait_for_answer(&node, STATES, "superseded|50\nsuperseded|60\nwaiting|70");
     assert_eq!(node.text("SELECT count(*) FROM customer")?, "100");
 
     // Nobody needs to approve once the fuse is wide enough.
     node.exec("DELETE FROM customer WHERE id > 32")?;
-    wait_for(&node, STATES, "superseded|50\nsuperseded|60\nwaiting|70");
+    wait_for_answer(&node, STATES, "superseded|50\nsuperseded|60\nwaiting|70");
     node.alter_system("custodian.max_disposal_fraction", "0.1")?;
-    wait_for(
+    wait_for_answer(
         &node,
         STATES,
         "superseded|50\nsuperseded|60\nsuperseded|70\ndone|2",
     );
 
     node.alter_system("custodian.clock_offset", "10d")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT rows_planned FROM custodian.runs WHERE state = 'waiting'",
         "10",
     );
     node.exec("DROP TABLE customer")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation IS NULL, relation_name, state FROM custodian.runs ORDER BY run_id DESC LIMIT 1",
         "t|public.customer|superseded",
@@ -99,7 +67,7 @@ fn a_run_that_waits_is_superseded_when_the_policy_changes_or_the_table_goes() ->
 fn another_version_of_the_library_keeps_still() -> Result<()> {
     let node = cluster("version", &["custodian.max_disposal_fraction = 1"])?;
     node.exec("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'pg_custodian'")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.check() WHERE code = 'version-mismatch'",
         "1",
@@ -111,7 +79,7 @@ fn another_version_of_the_library_keeps_still() -> Result<()> {
         "UPDATE pg_extension SET extversion = '{}' WHERE extname = 'pg_custodian'",
         node.text("SELECT library_version FROM custodian.status")?
     ))?;
-    wait_for(&node, "SELECT count(*) FROM customer", "50");
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
     Ok(())
 }
 
@@ -120,11 +88,11 @@ fn a_database_without_its_keys_only_observes() -> Result<()> {
     let node = cluster("keys", &["custodian.max_disposal_fraction = 1"])?;
     node.exec("CREATE TABLE kept AS SELECT * FROM custodian.secret; DELETE FROM custodian.secret")?;
     node.exec(CUSTOMER)?;
-    wait_for(&node, STATES, "observed|50");
-    two_rounds(&node);
+    wait_for_answer(&node, STATES, "observed|50");
+    wait_for_two_rounds(&node);
     assert_eq!(node.text("SELECT count(*) FROM customer")?, "100");
     node.exec("INSERT INTO custodian.secret SELECT * FROM kept")?;
-    wait_for(&node, STATES, "done|50");
+    wait_for_answer(&node, STATES, "done|50");
     assert_eq!(node.text("SELECT count(*) FROM customer")?, "50");
     Ok(())
 }
@@ -141,12 +109,12 @@ fn without_a_free_worker_slot_the_check_says_so() -> Result<()> {
     )?;
     // The launcher and a scheduler: there is no slot for a sweep.
     node.exec(CUSTOMER)?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, reason FROM custodian.runs",
         "interrupted|no background worker could be started",
     );
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.check() WHERE code = 'no-worker-slot'",
         "1",
@@ -180,7 +148,7 @@ fn dependents_and_partitions_go_in_one_round() -> Result<()> {
          SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{test.account}')",
     )?;
     // Customers 5 to 10 are due and have a recent visit, which keeps them.
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation, state, rows_planned, rows_done FROM custodian.runs WHERE state <> 'superseded' ORDER BY relation::text",
         "customer|done|4|4\nvisit|done|40|40",
@@ -208,14 +176,14 @@ fn a_table_that_cannot_be_planned_is_said_and_stops_nobody() -> Result<()> {
          SELECT custodian.tag_column('parent', 'email', 'user.contact.email', '{test.parent}')",
     )?;
     node.exec(CUSTOMER)?;
-    wait_for(&node, "SELECT count(*) FROM customer", "50");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+    wait_for_answer(
         &node,
         "SELECT object, regexp_replace(problem, '[0-9]+', 'N') FROM custodian.check() WHERE code = 'run-failed'",
         "public.parent|Run N failed with SQLSTATE 42501: it could not be planned.",
     );
     node.exec("GRANT SELECT ON child TO app")?;
-    wait_for(&node, "SELECT count(*) FROM parent", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM parent", "0");
     Ok(())
 }
 
@@ -237,8 +205,8 @@ fn rows_whose_run_waits_do_not_go_by_the_cascade_of_another() -> Result<()> {
          SELECT custodian.tag_column('visit', 'page', 'user.behavior', '{test.account}')",
     )?;
     // Two of 100 persons would be let through by the fuse, all visits are not.
-    wait_for(&node, STATES, "waiting|50");
-    two_rounds(&node);
+    wait_for_answer(&node, STATES, "waiting|50");
+    wait_for_two_rounds(&node);
     assert_eq!(node.text(STATES)?, "waiting|50");
     assert_eq!(node.text("SELECT count(*) FROM person")?, "100");
     // A sweep of the persons alone leaves those who are referred to.
@@ -249,7 +217,7 @@ fn rows_whose_run_waits_do_not_go_by_the_cascade_of_another() -> Result<()> {
     assert_eq!(node.text("SELECT count(*) FROM visit")?, "50");
 
     node.exec("SELECT custodian.approve_run(run_id, 'backlog') FROM custodian.runs WHERE state = 'waiting'")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation, state, rows_done FROM custodian.runs WHERE rows_done > 0 ORDER BY run_id",
         "visit|done|50\nperson|done|2",
@@ -262,8 +230,8 @@ fn rows_whose_run_waits_do_not_go_by_the_cascade_of_another() -> Result<()> {
 fn old_runs_are_removed_but_for_the_latest_of_a_table_and_young_ones() -> Result<()> {
     let node = cluster("prune", &["custodian.max_disposal_fraction = 1"])?;
     node.exec(CUSTOMER)?;
-    wait_for(&node, "SELECT count(*) FROM customer", "50");
-    wait_for(&node, "SELECT state FROM custodian.runs", "done");
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+    wait_for_answer(&node, "SELECT state FROM custodian.runs", "done");
     // 450 runs of before, superseded and done, with items; a young one, and the only run of another table.
     node.exec(
         "CREATE TABLE other (id int);
@@ -278,14 +246,14 @@ fn old_runs_are_removed_but_for_the_latest_of_a_table_and_young_ones() -> Result
                 ('other'::regclass, 'public.other', 'failed', now(), 0, 'last', now() - interval '3 days');
          UPDATE custodian.run SET finished_at = now() - interval '3 days' WHERE plan NOT IN ('', 'young', 'last')",
     )?;
-    two_rounds(&node);
+    wait_for_two_rounds(&node);
     assert_eq!(
         node.text("SELECT count(*) FROM custodian.runs")?,
         "453",
         "a year is not over"
     );
     node.alter_system("custodian.run_retention", "2d")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation, state FROM custodian.runs ORDER BY run_id",
         "customer|done\nother|failed",
@@ -305,10 +273,10 @@ fn what_was_observed_of_a_table_goes_with_the_table() -> Result<()> {
          SELECT custodian.tag_column('other', 'email', 'user.contact.email', '{test.account}')",
     )?;
     let observed = "SELECT relation_name FROM custodian.run WHERE state = 'observed' ORDER BY 1";
-    wait_for(&node, observed, "public.customer\npublic.other");
+    wait_for_answer(&node, observed, "public.customer\npublic.other");
     node.exec("DROP TABLE other")?;
-    wait_for(&node, observed, "public.customer");
+    wait_for_answer(&node, observed, "public.customer");
     node.exec("SELECT custodian.untag_column('customer', 'email'); SELECT custodian.untag_table('customer')")?;
-    wait_for(&node, observed, "");
+    wait_for_answer(&node, observed, "");
     Ok(())
 }

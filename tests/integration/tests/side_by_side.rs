@@ -1,22 +1,6 @@
 //! Sweeps of several tables at the same time: one that takes long holds up those that refer to it, and no others.
 
-use integration::{Cluster, Result, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(180, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, wait_for_answer};
 
 fn table(name: &str, more: &str) -> String {
     format!(
@@ -65,11 +49,11 @@ fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<
             "SELECT state FROM custodian.runs WHERE relation = '{table}'::regclass AND state <> 'observed' ORDER BY run_id LIMIT 1"
         )
     };
-    wait_for(&node, &state("quick"), "done");
-    wait_for(&node, &state("failing"), "failed");
+    wait_for_answer(&node, &state("quick"), "done");
+    wait_for_answer(&node, &state("failing"), "failed");
     // New rows go as well, round after round, while the other sweep is where it was.
     node.exec("INSERT INTO quick SELECT n, n || '@example.com', now() - interval '100 days' FROM generate_series(101, 120) n")?;
-    wait_for(&node, "SELECT count(*) FROM quick", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM quick", "0");
     assert_eq!(node.text("SELECT count(*) FROM slow")?, "50");
     assert_eq!(node.text("SELECT count(*) FROM parent")?, "50");
     // A parent is not even planned while rows that refer to it are on their way.
@@ -82,8 +66,8 @@ fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<
         "0"
     );
     node.exec("INSERT INTO gate VALUES (true)")?;
-    wait_for(&node, "SELECT count(*) FROM parent", "0");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM parent", "0");
+    wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.runs WHERE state IN ('running', 'interrupted')",
         "0",

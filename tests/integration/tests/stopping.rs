@@ -1,7 +1,7 @@
 //! What stops disposal: a steward's pause, a clock that jumped, a recovery to a point in time. And what does not: a
 //! promotion.
 
-use integration::{Cluster, MovedClock, Result, Sql, Stop, poll};
+use integration::{Cluster, MovedClock, Result, Sql, Stop, wait_for_answer, wait_for_two_rounds};
 
 /// Rows whose clock lies 1 to 100 days back; they go after 50.
 const ITEM: &str = "
@@ -24,38 +24,6 @@ fn cluster(name: &str) -> Result<Cluster> {
         .start()
 }
 
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(60, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
-
-/// Waits until the scheduler has gone through two more rounds.
-fn two_rounds(node: &Cluster) {
-    for _ in 0..2 {
-        let last = node
-            .text("SELECT last_success FROM custodian.status")
-            .unwrap_or_default();
-        wait_for(
-            node,
-            &format!(
-                "SELECT last_success IS DISTINCT FROM nullif('{last}', '')::timestamptz FROM custodian.status"
-            ),
-            "t",
-        );
-    }
-}
-
 #[test]
 fn a_pause_stops_a_sweep_before_its_next_batch_and_ends_with_resume() -> Result<()> {
     let node = cluster("paused")?;
@@ -73,7 +41,7 @@ fn a_pause_stops_a_sweep_before_its_next_batch_and_ends_with_resume() -> Result<
          SELECT custodian.tag_table(t, clock => 'at', on_expiry => 'delete'),
                 custodian.tag_column(t, 'body', 'user.behavior', '{test.log}') FROM unnest('{log,other}'::regclass[]) t",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT batches > 1 FROM custodian.runs WHERE relation = 'log'::regclass AND state = 'running'",
         "t",
@@ -82,15 +50,15 @@ fn a_pause_stops_a_sweep_before_its_next_batch_and_ends_with_resume() -> Result<
     client.text("SELECT custodian.pause('an incident', 'log')")?;
     let left = node.text("SELECT count(*) FROM log")?;
     assert_ne!(left, "0", "the sweep was through before the pause");
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, reason FROM custodian.runs WHERE relation = 'log'::regclass",
         "interrupted|disposal is paused",
     );
     // Other tables go on.
     node.exec("INSERT INTO other SELECT n, 'x', '2001-01-01' FROM generate_series(1, 10) n")?;
-    wait_for(&node, "SELECT count(*) FROM other", "0");
-    two_rounds(&node);
+    wait_for_answer(&node, "SELECT count(*) FROM other", "0");
+    wait_for_two_rounds(&node);
     assert_eq!(node.text("SELECT count(*) FROM log")?, left);
     assert_eq!(
         client
@@ -127,7 +95,7 @@ fn a_pause_stops_a_sweep_before_its_next_batch_and_ends_with_resume() -> Result<
         "42501"
     );
     client.text("RESET ROLE; SELECT custodian.resume('the incident is over', 'log')")?;
-    wait_for(&node, "SELECT count(*) FROM log", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM log", "0");
     assert_eq!(
         node.text(
             "SELECT kind, object FROM custodian.ledger WHERE kind LIKE 'disposal.%' ORDER BY entry"
@@ -138,14 +106,14 @@ fn a_pause_stops_a_sweep_before_its_next_batch_and_ends_with_resume() -> Result<
     // Everything at once.
     client.text("SELECT custodian.pause('holidays')")?;
     node.exec("INSERT INTO log VALUES (1, 'x', '2001-01-01'); INSERT INTO other VALUES (1, 'x', '2001-01-01')")?;
-    two_rounds(&node);
+    wait_for_two_rounds(&node);
     assert_eq!(
         node.text("SELECT count(*) FROM log, other")?,
         "1",
         "paused as a whole"
     );
     client.text("SELECT custodian.resume('back')")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT (SELECT count(*) FROM log) + (SELECT count(*) FROM other)",
         "0",
@@ -157,12 +125,12 @@ fn a_pause_stops_a_sweep_before_its_next_batch_and_ends_with_resume() -> Result<
 fn a_clock_that_jumped_stops_disposal_until_a_steward_has_looked() -> Result<()> {
     let node = cluster("jumped")?;
     node.exec(ITEM)?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     // As if the clock had been moved forward by two and a half hours since the last round.
     node.exec("UPDATE custodian.heartbeat SET round_at = round_at - interval '150 minutes'")?;
-    wait_for(&node, "SELECT cause FROM custodian.pauses", "clock-jumped");
+    wait_for_answer(&node, "SELECT cause FROM custodian.pauses", "clock-jumped");
     node.exec(LATE)?;
-    two_rounds(&node);
+    wait_for_two_rounds(&node);
     assert_eq!(node.text(LEFT)?, "1");
     assert!(
         node.log()
@@ -175,10 +143,10 @@ fn a_clock_that_jumped_stops_disposal_until_a_steward_has_looked() -> Result<()>
         "error|Nothing is disposed of: the server's clock was moved forward by 2 hours."
     );
     node.exec("SELECT custodian.resume('a leap of the hypervisor, the clock is right now')")?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     // And back: what was noted lies ahead.
     node.exec("UPDATE custodian.heartbeat SET round_at = round_at + interval '20 minutes'")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT cause, reason LIKE '%was moved back by%' FROM custodian.pauses",
         "clock-jumped|t",
@@ -199,32 +167,32 @@ fn a_clock_that_somebody_sets_makes_nothing_due() -> Result<()> {
     }
     let node = builder.start()?;
     node.exec(ITEM)?;
-    wait_for(&node, LEFT, "0");
-    two_rounds(&node);
+    wait_for_answer(&node, LEFT, "0");
+    wait_for_two_rounds(&node);
     assert_eq!(node.text("SELECT count(*) FROM custodian.pauses")?, "0");
 
     let before = node.text("SELECT now()")?;
     clock.set(3 * 86_400)?;
-    wait_for(
+    wait_for_answer(
         &node,
         &format!("SELECT now() - '{before}' > interval '71 hours'"),
         "t",
     );
     // Three rows are past by this clock.
-    wait_for(&node, "SELECT cause FROM custodian.pauses", "clock-jumped");
-    two_rounds(&node);
+    wait_for_answer(&node, "SELECT cause FROM custodian.pauses", "clock-jumped");
+    wait_for_two_rounds(&node);
     assert_eq!(node.text(LEFT)?, "3");
     // It is set right: that is another jump, and a steward says that it is over.
     clock.set(0)?;
-    wait_for(
+    wait_for_answer(
         &node,
         &format!("SELECT now() - '{before}' < interval '1 hour'"),
         "t",
     );
-    two_rounds(&node);
+    wait_for_two_rounds(&node);
     node.exec("SELECT custodian.resume('the clock is right again')")?;
     node.exec(LATE)?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     assert_eq!(node.text("SELECT count(*) FROM item")?, "50");
     Ok(())
 }
@@ -233,10 +201,10 @@ fn a_clock_that_somebody_sets_makes_nothing_due() -> Result<()> {
 fn a_copy_of_the_files_waits_for_a_steward_and_a_restart_does_not() -> Result<()> {
     let node = cluster("cold")?;
     node.exec(ITEM)?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     node.restart()?;
     node.exec(LATE)?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     node.stop(Stop::Fast)?;
     // As when a backup that was taken a moment ago is put in place.
     let data = node.data_dir();
@@ -248,12 +216,12 @@ fn a_copy_of_the_files_waits_for_a_steward_and_a_restart_does_not() -> Result<()
         .status()?;
     assert!(copied.success());
     node.start()?;
-    wait_for(&node, "SELECT cause FROM custodian.pauses", "restored");
+    wait_for_answer(&node, "SELECT cause FROM custodian.pauses", "restored");
     node.exec("UPDATE item SET at = at - interval '1 year'")?;
-    two_rounds(&node);
+    wait_for_two_rounds(&node);
     assert_eq!(node.text("SELECT count(*) FROM item")?, "50");
     node.exec("SELECT custodian.resume('it is the copy that serves now')")?;
-    wait_for(&node, "SELECT count(*) FROM item", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM item", "0");
     Ok(())
 }
 
@@ -261,13 +229,13 @@ fn a_copy_of_the_files_waits_for_a_steward_and_a_restart_does_not() -> Result<()
 fn a_promotion_goes_on_by_itself() -> Result<()> {
     let node = cluster("primary")?;
     node.exec(ITEM)?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     let standby = node.standby("promoted").start()?;
     node.wait_for_catchup(&standby, 60)?;
     standby.promote()?;
-    wait_for(&standby, "SELECT timeline FROM custodian.heartbeat", "2");
+    wait_for_answer(&standby, "SELECT timeline FROM custodian.heartbeat", "2");
     standby.exec(LATE)?;
-    wait_for(&standby, LEFT, "0");
+    wait_for_answer(&standby, LEFT, "0");
     assert_eq!(standby.text("SELECT count(*) FROM custodian.pauses")?, "0");
     Ok(())
 }
@@ -276,23 +244,23 @@ fn a_promotion_goes_on_by_itself() -> Result<()> {
 fn a_recovery_to_a_point_in_time_waits_for_a_steward() -> Result<()> {
     let node = cluster("recovered")?;
     node.exec(ITEM)?;
-    wait_for(&node, LEFT, "0");
+    wait_for_answer(&node, LEFT, "0");
     let copy = node
         .standby("copy")
         .conf("recovery_target_name = 'here'")
         .conf("recovery_target_action = 'promote'")
         .start()?;
     node.exec("SELECT pg_create_restore_point('here')")?;
-    wait_for(&copy, "SELECT pg_is_in_recovery()", "f");
-    wait_for(&copy, "SELECT cause FROM custodian.pauses", "restored");
+    wait_for_answer(&copy, "SELECT pg_is_in_recovery()", "f");
+    wait_for_answer(&copy, "SELECT cause FROM custodian.pauses", "restored");
     copy.exec(LATE)?;
-    two_rounds(&copy);
+    wait_for_two_rounds(&copy);
     assert_eq!(copy.text(LEFT)?, "1");
     assert_eq!(
         copy.text("SELECT reason FROM custodian.pauses")?,
         "the cluster was recovered to a point in time: timeline 1 ended at restore point \"here\""
     );
     copy.exec("SELECT custodian.resume('it is the cluster that serves now')")?;
-    wait_for(&copy, LEFT, "0");
+    wait_for_answer(&copy, LEFT, "0");
     Ok(())
 }

@@ -1,22 +1,6 @@
 //! Several workers on one table: they share it without doing anything twice, whatever becomes of one of them.
 
-use integration::{Cluster, Result, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(180, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, poll, wait_for_answer};
 
 /// A table of 6,000 blocks with a row each, every second of which is due. A trigger notes which process deleted which
 /// row, and takes its time, so that nobody is through before the others have come.
@@ -87,7 +71,7 @@ fn workers_share_a_table_and_nothing_goes_twice_whoever_is_lost() -> Result<()> 
     node.exec("SELECT custodian.define_purpose('test.account', 'contract', '50 days')")?;
 
     node.exec(&table("shared", 1))?;
-    wait_for(&node, &done("shared"), "done");
+    wait_for_answer(&node, &done("shared"), "done");
     all_went_once(&node, "shared")?;
     let pids = node.text("SELECT count(DISTINCT pid) FROM shared_gone")?;
     assert!(pids == "2" || pids == "3", "{pids} processes deleted");
@@ -96,7 +80,7 @@ fn workers_share_a_table_and_nothing_goes_twice_whoever_is_lost() -> Result<()> 
     node.exec(&table("ended", 4))?;
     let helper = helper_at_work(&node, "ended")?;
     node.exec(&format!("SELECT pg_terminate_backend({helper})"))?;
-    wait_for(&node, &done("ended"), "done");
+    wait_for_answer(&node, &done("ended"), "done");
     all_went_once(&node, "ended")?;
     assert_eq!(
         node.text("SELECT count(*) FROM custodian.runs WHERE relation = 'ended'::regclass")?,
@@ -107,19 +91,19 @@ fn workers_share_a_table_and_nothing_goes_twice_whoever_is_lost() -> Result<()> 
     node.exec(&table("killed", 4))?;
     let helper = helper_at_work(&node, "killed")?;
     node.kill_backend(helper.parse().map_err(|_| "no process id")?)?;
-    wait_for(&node, &done("killed"), "done");
+    wait_for_answer(&node, &done("killed"), "done");
     all_went_once(&node, "killed")?;
 
     // All workers together may dispose of no more than the run was let through with: 0.6 of the table.
     node.exec(&table("tripped", 4))?;
     helper_at_work(&node, "tripped")?;
     node.exec("UPDATE tripped SET seen = now() - interval '100 days' WHERE id % 2 = 1")?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, reason FROM custodian.runs WHERE relation = 'tripped'::regclass ORDER BY run_id LIMIT 1",
         "superseded|more rows are due than the run may dispose",
     );
-    wait_for(&node, &done("tripped"), "waiting");
+    wait_for_answer(&node, &done("tripped"), "waiting");
     assert_eq!(
         node.text(
             "SELECT gone <= 3600, gone = counted, gone = once

@@ -1,22 +1,6 @@
 //! VACUUM and ANALYZE by the worker: where sweeps left dead rows that autovacuum would not come to.
 
-use integration::{Cluster, Result, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(90, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, wait_for_answer};
 
 const SEEN: &str =
     "SELECT relname, vacuum_count, analyze_count, n_dead_tup FROM pg_stat_user_tables
@@ -57,22 +41,22 @@ fn what_sweeps_touched_is_vacuumed_where_autovacuum_would_not_come() -> Result<(
         ))?;
     }
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(&node, "SELECT count(*) FROM few", "1900");
-    wait_for(&node, "SELECT count(*) FROM big", "1000");
-    wait_for(
+    wait_for_answer(&node, "SELECT count(*) FROM few", "1900");
+    wait_for_answer(&node, "SELECT count(*) FROM big", "1000");
+    wait_for_answer(
         &node,
         SEEN,
         "big|0|1|1000\nfew|0|1|0\nfew_1|0|1|100\nquiet|0|1|100",
     );
     node.alter_system("custodian.vacuum_interval", "1d")?;
-    wait_for(
+    wait_for_answer(
         &node,
         SEEN,
         "big|0|1|1000\nfew|0|1|0\nfew_1|1|2|0\nquiet|0|1|100",
     );
     // Where autovacuum is off for the table, it would never come.
     node.exec("ALTER TABLE big SET (autovacuum_enabled = off)")?;
-    wait_for(
+    wait_for_answer(
         &node,
         SEEN,
         "big|1|2|0\nfew|0|1|0\nfew_1|1|2|0\nquiet|0|1|100",
@@ -81,10 +65,10 @@ fn what_sweeps_touched_is_vacuumed_where_autovacuum_would_not_come() -> Result<(
     node.exec(
         "SET ROLE app; INSERT INTO few SELECT 1, 'x', now() - interval '1 year' FROM generate_series(1, 10)",
     )?;
-    wait_for(&node, "SELECT count(*) FROM few", "1900");
+    wait_for_answer(&node, "SELECT count(*) FROM few", "1900");
     for _ in 0..8 {
         let last = node.text("SELECT last_success FROM custodian.status")?;
-        wait_for(
+        wait_for_answer(
             &node,
             &format!("SELECT last_success > '{last}' FROM custodian.status"),
             "t",
@@ -123,7 +107,7 @@ fn a_vacuum_that_takes_long_is_in_nobodys_way() -> Result<()> {
          SELECT custodian.tag_table('log', clock => 'at', on_expiry => 'delete');
          SELECT custodian.tag_column('log', 'body', 'user.behavior', '{test.log}')",
     )?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT datname, relid > 0 FROM pg_stat_progress_vacuum",
         "app|t",

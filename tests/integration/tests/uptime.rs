@@ -1,18 +1,6 @@
 //! What was in force from when to when is written down by the scheduler, and so is that nothing was.
 
-use integration::{Cluster, Result, Stop};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = integration::poll(120, || {
-        last = node.text(query).unwrap_or_default();
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "expected {value:?} from {query}, is {last:?}"
-    );
-}
+use integration::{Cluster, Result, Stop, wait_for_answer};
 
 #[test]
 fn an_auditor_sees_when_modes_changed_and_when_the_library_was_not_there() -> Result<()> {
@@ -23,19 +11,19 @@ fn an_auditor_sees_when_modes_changed_and_when_the_library_was_not_there() -> Re
     node.exec("CREATE EXTENSION pg_custodian")?;
     let shown = "SELECT string_agg(concat_ws(' ', working, disposal, enforce_ddl, enforce_access, enforce_settings), ', ' ORDER BY began_at, until)
                  FROM custodian.enforcement_uptime";
-    wait_for(&node, shown, "t observe warn warn warn");
+    wait_for_answer(&node, shown, "t observe warn warn warn");
     node.alter_system("custodian.disposal", "on")?;
-    wait_for(
+    wait_for_answer(
         &node,
         shown,
         "t observe warn warn warn, t on warn warn warn",
     );
     node.alter_system("custodian.enforce_ddl", "on")?;
     let changed = "t observe warn warn warn, t on warn warn warn, t on on warn warn";
-    wait_for(&node, shown, changed);
+    wait_for_answer(&node, shown, changed);
     node.alter_system("custodian.enforce_settings", "off")?;
     let changed = format!("{changed}, t on on warn off");
-    wait_for(&node, shown, &changed);
+    wait_for_answer(&node, shown, &changed);
     assert_eq!(
         node.text("SELECT enforce_ddl, enforce_settings FROM custodian.status")?,
         "on|off"
@@ -62,7 +50,7 @@ fn an_auditor_sees_when_modes_changed_and_when_the_library_was_not_there() -> Re
     node.alter_system("shared_preload_libraries", "pg_custodian")?;
     node.stop(Stop::Fast)?;
     node.start()?;
-    wait_for(&node, shown, &format!("{changed}, f, t on on warn off"));
+    wait_for_answer(&node, shown, &format!("{changed}, f, t on on warn off"));
     assert_eq!(
         node.text("SELECT until - began_at > interval '3 seconds' FROM custodian.enforcement_uptime WHERE NOT working")?,
         "t"

@@ -1,22 +1,6 @@
 //! When the scheduler's sweeps may run: in daily windows, for so many rows a day; and what is said while they wait.
 
-use integration::{Cluster, Result, Sql, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(90, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 const LOG: &str = "
     CREATE EXTENSION pg_custodian;
@@ -48,7 +32,7 @@ fn sweeps_wait_for_their_window_say_until_when_and_a_reload_opens_another() -> R
     node.alter_system("custodian.windows", &later)?;
     node.exec(LOG)?;
     // Whether somebody must approve is asked at any time.
-    wait_for(&node, "SELECT state FROM custodian.runs", "waiting");
+    wait_for_answer(&node, "SELECT state FROM custodian.runs", "waiting");
     node.alter_system("custodian.max_disposal_fraction", "1")?;
     // What is said names the hour at which the window opens.
     let opening = node.text(&format!(
@@ -57,7 +41,7 @@ fn sweeps_wait_for_their_window_say_until_when_and_a_reload_opens_another() -> R
                         AT TIME ZONE 'Asia/Shanghai' AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
          FROM (SELECT now() AT TIME ZONE 'Asia/Shanghai' AS s) now"
     ))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT relation, state, rows_planned, rows_done, waits_for FROM custodian.progress",
         &format!("log|observed|600|0|custodian.windows, until {opening} UTC"),
@@ -79,17 +63,17 @@ fn sweeps_wait_for_their_window_say_until_when_and_a_reload_opens_another() -> R
     node.exec("INSERT INTO log SELECT n, 'x', now() FROM generate_series(601, 700) n")?;
     let mut other = node.client()?;
     other.text("CALL custodian.sweep('log')")?;
-    wait_for(&node, "SELECT count(*) FROM log", "100");
-    wait_for(&node, "SELECT count(*) FROM custodian.progress", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM log", "100");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.progress", "0");
 
     node.exec(
         "INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(701, 750) n",
     )?;
-    wait_for(&node, "SELECT rows_planned FROM custodian.progress", "50");
+    wait_for_answer(&node, "SELECT rows_planned FROM custodian.progress", "50");
     let now = window(&node, -1, 1)?;
     node.alter_system("custodian.windows", &format!("{later}, {now}"))?;
-    wait_for(&node, "SELECT count(*) FROM log", "100");
-    wait_for(&node, "SELECT count(*) FROM custodian.progress", "0");
+    wait_for_answer(&node, "SELECT count(*) FROM log", "100");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.progress", "0");
     Ok(())
 }
 
@@ -113,13 +97,13 @@ fn a_window_that_closes_ends_a_sweep_which_goes_on_in_the_next() -> Result<()> {
         "CREATE TRIGGER slow BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION slow();
          SELECT custodian.define_purpose",
     ))?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, rows_done > 0 AND rows_done < 600 FROM custodian.runs",
         "running|t",
     );
     node.alter_system("custodian.windows", &later)?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, starts_with(waits_for, 'custodian.windows, until ') FROM custodian.progress",
         "interrupted|t",
@@ -132,7 +116,7 @@ fn a_window_that_closes_ends_a_sweep_which_goes_on_in_the_next() -> Result<()> {
     );
     node.exec("DROP TRIGGER slow ON log")?;
     node.alter_system("custodian.windows", &now)?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, rows_done FROM custodian.runs WHERE state <> 'superseded'",
         "done|600",
@@ -152,7 +136,7 @@ fn rows_of_a_day_are_a_limit_and_the_end_is_estimated_by_it() -> Result<()> {
         .conf("custodian.max_rows_per_day = 100")
         .start()?;
     node.exec(LOG)?;
-    wait_for(
+    wait_for_answer(
         &node,
         "SELECT state, rows_done BETWEEN 100 AND 599,
                 waits_for = 'custodian.max_rows_per_day, until '
@@ -177,12 +161,12 @@ fn rows_of_a_day_are_a_limit_and_the_end_is_estimated_by_it() -> Result<()> {
     );
     // Yesterday's rows do not count.
     node.exec("UPDATE custodian.run SET day = day - 1; INSERT INTO log VALUES (601, 'x', now())")?;
-    wait_for(
+    wait_for_answer(
         &node,
         &format!("SELECT state, rows_done > {done} FROM custodian.progress"),
         "interrupted|t",
     );
     node.alter_system("custodian.max_rows_per_day", "0")?;
-    wait_for(&node, "SELECT count(*) FROM log", "1");
+    wait_for_answer(&node, "SELECT count(*) FROM log", "1");
     Ok(())
 }

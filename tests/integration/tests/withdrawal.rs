@@ -3,23 +3,7 @@
 //!
 //! The table is one that the fuse estimates rather than counts.
 
-use integration::{Cluster, Result, poll};
-
-fn wait_for(node: &Cluster, query: &str, value: &str) {
-    let mut last = String::new();
-    let reached = poll(60, || {
-        last = node
-            .text(query)
-            .unwrap_or_else(|error| format!("error: {error}"));
-        (last == value).then_some(())
-    });
-    assert!(
-        reached.is_some(),
-        "{query}: expected {value:?}, is {last:?}; runs:\n{}",
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id")
-            .unwrap_or_default()
-    );
-}
+use integration::{Cluster, Result, wait_for_answer};
 
 const PASSED: &str = "SELECT count(*) FROM custodian.watermarks
     WHERE leaf = 'visit'::regclass AND watched AND swept_until > now() - interval '1 hour'";
@@ -50,7 +34,7 @@ fn a_withdrawal_reopens_the_subjects_rows_and_no_others() -> Result<()> {
          FROM generate_series(1, 20) n;
          ANALYZE",
     )?;
-    wait_for(&node, PASSED, "1");
+    wait_for_answer(&node, PASSED, "1");
     let audited = node.text("SELECT audited_at FROM custodian.watermarks")?;
     node.exec(
         "SELECT pg_sleep(2.5); SELECT pg_stat_reset_single_table_counters('visit'::regclass)",
@@ -58,13 +42,13 @@ fn a_withdrawal_reopens_the_subjects_rows_and_no_others() -> Result<()> {
 
     node.exec("SELECT custodian.withdraw_consent('customer', '{7}', 'shop.mail')")?;
     let left = "SELECT customer, count(ip) FROM visit WHERE customer IN (7, 8, 1500) GROUP BY 1 ORDER BY 1";
-    wait_for(&node, left, "7|0\n8|20\n1500|20");
+    wait_for_answer(&node, left, "7|0\n8|20\n1500|20");
     // One who withdraws without a consent on record, and rows that come after a withdrawal.
     node.exec(
         "SELECT custodian.withdraw_consent('customer', '{1500}', 'shop.mail');
          INSERT INTO visit SELECT 50000 + n, 7, 'late', now(), 'x' FROM generate_series(1, 3) n",
     )?;
-    wait_for(&node, left, "7|0\n8|20\n1500|0");
+    wait_for_answer(&node, left, "7|0\n8|20\n1500|0");
     assert_eq!(
         node.text("SELECT audited_at FROM custodian.watermarks")?,
         audited,
