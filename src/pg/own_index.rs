@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 
-use pgrx::{FromDatum, IntoDatum, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 
 use crate::error::{Error, Result};
 use crate::pg::relation;
@@ -32,18 +32,6 @@ impl Row {
             pg_sys::heap_getattr(self.tuple, i32::from(column), self.descriptor, &mut null)
         };
         (!null).then_some(datum.value() as i64)
-    }
-
-    /// A column of type `text`, `None` for NULL.
-    pub fn text(&self, column: i16) -> Option<String> {
-        let mut null = false;
-        // SAFETY: as above; a text is copied, and expanded where it is compressed or stored aside, before the scan moves
-        // on.
-        unsafe {
-            let datum =
-                pg_sys::heap_getattr(self.tuple, i32::from(column), self.descriptor, &mut null);
-            String::from_datum(datum, null)
-        }
     }
 }
 

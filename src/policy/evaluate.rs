@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::policy::model::{
-    Clock, Cover, CoverPeriod, Disposal, Erasure, Group, Hold, HoldScope, Keep, Limit, Plan,
-    PlannedColumn, Policy, RelId, Span, State, TypeClass,
+    Clock, Cover, CoverPeriod, Disposal, Group, Hold, HoldScope, Keep, Limit, Plan, PlannedColumn,
+    Policy, RelId, Span, State, TypeClass,
 };
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, consents, erased_rows, match_columns};
@@ -29,8 +29,8 @@ pub struct Facts {
     pub within: Vec<RelId>,
     /// For each purpose that needs consent when its subject gave and withdrew it.
     pub consents: Vec<Vec<Span>>,
-    /// The erasures of its subject on record, oldest first, where the plan asks for them.
-    pub erasures: Vec<Erasure>,
+    /// When its subject was erased, oldest first, where the plan asks for it.
+    pub erasures: Vec<Instant>,
 }
 
 /// What a sweep at this moment does with a cell.
@@ -63,7 +63,7 @@ struct Row<'a> {
     clocks: Vec<(&'a Clock, Option<Instant>)>,
     consents: BTreeMap<&'a str, &'a [Span]>,
     /// The first erasure that is about the row.
-    erased: Option<&'a Erasure>,
+    erased: Option<Instant>,
 }
 
 /// What the consent of a subject to a purpose is.
@@ -83,7 +83,7 @@ enum Ended<'a> {
     InTime,
     Withdrawn(&'a str),
     Limited(&'a Limit),
-    Erased(&'a Erasure),
+    Erased(Instant),
 }
 
 /// How things stand with the cells of a group.
@@ -137,7 +137,7 @@ impl<'a> Row<'a> {
     }
 
     /// The first erasure on record by now after which nothing of the row began.
-    fn erased(&self, plan: &Plan) -> Option<&'a Erasure> {
+    fn erased(&self, plan: &Plan) -> Option<Instant> {
         let clocks = &erased_rows(plan)?.clocks;
         let is_before = |clock: &Clock, at: Instant| {
             let Some(began) = self.clock(clock) else {
@@ -158,8 +158,9 @@ impl<'a> Row<'a> {
         self.facts
             .erasures
             .iter()
-            .filter(|erasure| erasure.at <= self.now)
-            .find(|erasure| clocks.iter().all(|clock| is_before(clock, erasure.at)))
+            .copied()
+            .filter(|erasure| *erasure <= self.now)
+            .find(|erasure| clocks.iter().all(|clock| is_before(clock, *erasure)))
     }
 
     /// When the cover ends, and how: by the first of its periods that counts for this row, the end of the purpose,
@@ -181,7 +182,7 @@ impl<'a> Row<'a> {
             }
         }
         if let Some(erasure) = self.erased.filter(|_| cover.ends_on_erasure) {
-            sooner(Some(erasure.at), Ended::Erased(erasure));
+            sooner(Some(erasure), Ended::Erased(erasure));
         }
         for limit in limits {
             let end = self
@@ -501,11 +502,9 @@ fn how_ended(verdict: &mut Verdict, standing: &Standing) {
             Ended::Withdrawn(purpose) => verdict
                 .explanation
                 .push_str(&format!(" Consent to purpose \"{purpose}\" was withdrawn.")),
-            Ended::Erased(erasure) => verdict.explanation.push_str(&format!(
-                " Erasure was requested on {} ({}).",
-                erasure.at.day(),
-                erasure.reason
-            )),
+            Ended::Erased(erasure) => verdict
+                .explanation
+                .push_str(&format!(" Erasure was requested on {}.", erasure.day())),
             Ended::Limited(limit) => {
                 verdict.explanation.push_str(&format!(
                     " Maximum \"{}\" ended its purposes ({}).",

@@ -350,13 +350,6 @@ pub struct ErasedRows {
     pub clocks: Vec<Clock>,
 }
 
-/// An erasure on record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Erasure {
-    pub at: Instant,
-    pub reason: String,
-}
-
 /// A minimum or claim defence that keeps a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {

@@ -438,7 +438,7 @@ mod tests {
             // What an erasure ends goes when it is made, watermark or not.
             let erased_since = |id: &i64| {
                 let mut erasures = known[id].erasures.iter();
-                erasures.any(|erasure| erasure.at > after)
+                erasures.any(|erased_at| *erased_at > after)
             };
             let lost: Vec<&i64> = by_sql
                 .difference(&narrowed)

@@ -16,7 +16,7 @@ use crate::evidence::keys::{self, Use};
 use crate::pg::own_index::{self, Key};
 use crate::pg::report::SqlResult;
 use crate::pg::time;
-use crate::policy::model::{Erasure, Plan};
+use crate::policy::model::Plan;
 use crate::policy::period::Instant;
 
 struct Lent {
@@ -70,10 +70,9 @@ pub fn lend(plan: &Plan) -> Result<Loan> {
 const KIND: i16 = 1;
 const DIGEST: i16 = 2;
 const ERASED_AT: i16 = 3;
-const REASON: i16 = 5;
 
-/// The erasures of a subject, oldest first, as the running statement sees them.
-fn recorded(kind: &str, key: &[Option<String>]) -> Result<Vec<Erasure>> {
+/// When a subject was erased, oldest first, as the running statement sees it. Why is for stewards alone.
+fn recorded(kind: &str, key: &[Option<String>]) -> Result<Vec<Instant>> {
     let lent = LENT.with(|lent| lent.borrow().clone());
     let Some(lent) = lent.filter(|lent| lent.kinds.contains(kind)) else {
         return Err(Error::new(
@@ -98,30 +97,19 @@ fn recorded(kind: &str, key: &[Option<String>]) -> Result<Vec<Erasure>> {
             c"erasure_pkey",
             &[(KIND, Key::Text(kind)), (DIGEST, Key::Text(&digest))],
             |row| {
-                if let Some(at) = row.timestamp(ERASED_AT) {
-                    erasures.push(Erasure {
-                        at: time::instant_from_raw(at),
-                        reason: row.text(REASON).unwrap_or_default(),
-                    });
-                }
+                erasures.extend(row.timestamp(ERASED_AT).map(time::instant_from_raw));
             },
         )?;
     }
-    erasures.sort_by_key(|erasure| erasure.at);
+    erasures.sort();
     Ok(erasures)
 }
 
 /// What [`sweep_erasures`] wrote.
-pub fn read(text: &str) -> Result<Vec<Erasure>> {
-    let known: Vec<(i64, String)> = serde_json::from_str(text)
+pub fn read(text: &str) -> Result<Vec<Instant>> {
+    let known: Vec<i64> = serde_json::from_str(text)
         .map_err(|_| Error::internal("a record of erasures has an unknown form"))?;
-    Ok(known
-        .into_iter()
-        .map(|(at, reason)| Erasure {
-            at: Instant::from_micros(at),
-            reason,
-        })
-        .collect())
+    Ok(known.into_iter().map(Instant::from_micros).collect())
 }
 
 /// Whether a subject was erased by the moment `at`, and after each of the moments at which a row of it began: a row
@@ -144,15 +132,15 @@ fn sweep_erased(
     };
     Ok(recorded(kind, &key)?
         .iter()
-        .any(|erasure| erasure.at <= at && began.iter().all(|began| *began < erasure.at)))
+        .any(|erasure| *erasure <= at && began.iter().all(|began| began < erasure)))
 }
 
-/// When and for what reason a subject was erased, in a form for the extension alone. Answers as `sweep_erased` does.
+/// When a subject was erased, in a form for the extension alone. Answers as `sweep_erased` does.
 #[pg_extern(schema = "custodian", stable, strict, parallel_unsafe, cost = 30)]
 fn sweep_erasures(kind: &str, key: Vec<Option<String>>) -> SqlResult<String> {
-    let erasures: Vec<(i64, String)> = recorded(kind, &key)?
+    let erasures: Vec<i64> = recorded(kind, &key)?
         .into_iter()
-        .map(|erasure| (erasure.at.micros(), erasure.reason))
+        .map(Instant::micros)
         .collect();
     Ok(json!(erasures).to_string())
 }

@@ -9,8 +9,8 @@ use crate::policy::compile::compile;
 use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
 use crate::policy::fixture;
 use crate::policy::model::{
-    Clock, Column, Erasing, Erasure, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum,
-    Minimum, OnDelete, Plan, Policy, Purpose, RelId, Schema, Span, Table, TypeClass,
+    Clock, Column, Erasing, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum, Minimum,
+    OnDelete, Plan, Policy, Purpose, RelId, Schema, Span, Table, TypeClass,
 };
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, consents, match_columns};
@@ -435,20 +435,17 @@ impl<'a> Adapter<'a> {
             .collect()
     }
 
-    fn erasures(&self, plan: &Plan, subject: &[Option<String>]) -> Vec<Erasure> {
+    fn erasures(&self, plan: &Plan, subject: &[Option<String>]) -> Vec<Instant> {
         let kind = plan.subject.as_ref().map(|subject| subject.kind.as_str());
         let Some(key) = subject.iter().cloned().collect::<Option<Vec<String>>>() else {
             return Vec::new();
         };
         let known = self.world.policy.erasures.iter();
-        let mut erasures: Vec<Erasure> = known
+        let mut erasures: Vec<Instant> = known
             .filter(|erasure| Some(erasure.kind.as_str()) == kind && erasure.key == key)
-            .map(|erasure| Erasure {
-                at: Instant::from_micros(erasure.at),
-                reason: String::new(),
-            })
+            .map(|erasure| Instant::from_micros(erasure.at))
             .collect();
-        erasures.sort_by_key(|erasure| erasure.at);
+        erasures.sort();
         erasures
     }
 
