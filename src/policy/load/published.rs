@@ -41,17 +41,20 @@ fn sentence(obstacle: Obstacle, leaf: &Leaf, statement: &str) -> (String, String
 /// Publications of tables of which subscribers are not told everything that disposal does.
 fn silent(schema: &mut Schema) -> Result<()> {
     let known = rows(
-        "SELECT p.pubname, quote_ident(p.pubname), t.relid, p.pubdelete, p.pubupdate
-         FROM pg_publication p, pg_get_publication_tables(p.pubname) AS t
+        "SELECT p.pubname, quote_ident(p.pubname), t.relid, p.pubdelete, p.pubupdate, c.relkind = 'p'
+         FROM pg_publication p, pg_get_publication_tables(p.pubname) AS t JOIN pg_class c ON c.oid = t.relid
          WHERE NOT p.pubdelete OR NOT p.pubupdate
          ORDER BY 1, 3",
     )?;
     for row in &known {
         let (name, quoted) = (text(row, 0)?, text(row, 1)?);
         let relation = rel(row, 2)?;
-        let (delete, update) = (flag(row, 3)?, flag(row, 4)?);
+        let (delete, update, partitioned) = (flag(row, 3)?, flag(row, 4)?, flag(row, 5)?);
         for table in schema.tables.values_mut() {
-            if relation != table.id && !table.leaves.iter().any(|leaf| leaf.id == relation) {
+            // With publish_via_partition_root it is a partitioned table above the one that is tagged.
+            let concerns =
+                |leaf: &Leaf| leaf.id == relation || partitioned && leaf.within.contains(&relation);
+            if relation != table.id && !table.leaves.iter().any(concerns) {
                 continue;
             }
             let deletes = table.tag.as_ref().and_then(|tag| tag.on_expiry)

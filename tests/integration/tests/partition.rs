@@ -438,5 +438,16 @@ fn a_published_partition_is_emptied_first_so_that_subscribers_lose_its_rows() ->
         node.text(findings)?,
         "public.sent|Publication \"sent\" of it leaves out delete: subscribers keep what is disposed of here."
     );
+    // Also where the table that is published lies above the one that is tagged.
+    node.exec(
+        "CREATE TABLE above (LIKE sent INCLUDING ALL) PARTITION BY RANGE (seen);
+         DROP PUBLICATION sent;
+         ALTER TABLE above ATTACH PARTITION sent FOR VALUES FROM ('2020-01-01') TO ('2100-01-01');
+         CREATE PUBLICATION above FOR TABLE above WITH (publish_via_partition_root, publish = 'insert, update')",
+    )?;
+    assert_eq!(
+        node.text(findings)?,
+        "public.sent|Publication \"above\" of it leaves out delete: subscribers keep what is disposed of here."
+    );
     Ok(())
 }
