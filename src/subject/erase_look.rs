@@ -12,8 +12,11 @@ use crate::policy::load;
 use crate::policy::model::{Finding, Severity};
 use crate::tag::grammar::DisposalMode;
 
-/// After how many days without a look erasures count as forgotten.
-const PATIENCE_DAYS: i32 = 7;
+/// After how many days without a look erasures count as forgotten: a week, or longer where the worker's own pass over
+/// everything comes less often.
+fn patience_days() -> i32 {
+    (guc::audit_interval() / 86_400 + 1).max(7)
+}
 
 /// Stores what a look found: rows by table. A standby, or a transaction that only reads, stores nothing.
 pub(super) fn store(tables: &BTreeMap<String, i64>) -> Result<()> {
@@ -40,9 +43,10 @@ pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
             code: "erasures-not-repeated",
             object: "erasures".to_owned(),
             problem: format!(
-                "Neither the worker nor anybody else has looked for data of erased subjects for {PATIENCE_DAYS} days."
+                "Neither the worker nor anybody else has looked for data of erased subjects for {} days.",
+                patience_days()
             ),
-            remedy: "Switch disposal on for the tables of these subjects, or have a scheduled job call custodian.repeat_erasures() each day.".to_owned(),
+            remedy: "Switch disposal on for the tables of these subjects (custodian.watermarks shows when each was last looked at as a whole), or have a scheduled job call custodian.repeat_erasures() each day.".to_owned(),
         });
     }
     Ok(())
@@ -82,7 +86,7 @@ fn forgotten() -> Result<Vec<String>> {
          WHERE erased_at < clock_timestamp() - make_interval(days => $1)
            AND NOT EXISTS (SELECT FROM custodian.erasure_look
                            WHERE looked_at > clock_timestamp() - make_interval(days => $1))",
-        &[PATIENCE_DAYS.into()],
+        &[patience_days().into()],
         |row| row.must(1),
     )
 }
@@ -110,7 +114,7 @@ fn worker_looks(kinds: &[String]) -> Result<bool> {
                                 WHERE NOT EXISTS (SELECT FROM custodian.watermark w
                                                   WHERE w.leaf = leaf
                                                     AND w.audited_at > clock_timestamp() - make_interval(days => $2)))",
-            &[leaves.into(), PATIENCE_DAYS.into()],
+            &[leaves.into(), patience_days().into()],
             |row| row.must::<bool>(1),
         )?;
         Ok(all == Some(true))
