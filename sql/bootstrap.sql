@@ -253,7 +253,6 @@ CREATE TABLE custodian.counter (
 );
 COMMENT ON TABLE custodian.counter IS 'sums that only grow, by table, for custodian.metrics';
 
--- What the last round noted of the server's circumstances: one row.
 -- Partitions on their way out: noted before they are detached, so that a crash leaves none half way.
 CREATE TABLE custodian.partition_drop (
     leaf      oid PRIMARY KEY,
@@ -274,6 +273,7 @@ CREATE TABLE custodian.partition_drop (
 );
 COMMENT ON TABLE custodian.partition_drop IS 'partitions that are being detached and dropped, and those that were put back after an error';
 
+-- What the last round noted of the server's circumstances: one row.
 CREATE TABLE custodian.heartbeat (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     round_at          timestamptz NOT NULL,

@@ -19,8 +19,8 @@ const OBJECTS: &str = r"
                   (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM unnest(c.relacl) a), obj_description(c.oid, 'pg_class'))
     FROM pg_class c, schema s WHERE c.relnamespace = s.oid
     UNION ALL
-    SELECT format('column %s %s.%s %s %s identity %s default %s comment %s', a.attnum, c.relname, a.attname,
-                  format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid),
+    SELECT format('column %s %s.%s %s collation %s %s identity %s default %s comment %s', a.attnum, c.relname, a.attname,
+                  format_type(a.atttypid, a.atttypmod), (SELECT collname FROM pg_collation l WHERE l.oid = a.attcollation), a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid),
                   col_description(c.oid, a.attnum))
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN schema s ON c.relnamespace = s.oid
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
