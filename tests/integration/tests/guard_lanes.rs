@@ -531,7 +531,7 @@ fn what_runs_on_a_lane_is_ended_when_the_lane_does_not_fit_any_more() -> Result<
     gone();
 
     // It ends by itself with the transfer.
-    again("shop.eu3", "now() + interval '10 seconds'")?;
+    again("shop.eu3", "now() + interval '20 seconds'")?;
     streaming();
     gone();
     assert_eq!(

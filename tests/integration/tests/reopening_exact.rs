@@ -189,11 +189,11 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
     open.batch_execute("BEGIN; INSERT INTO code VALUES (1, 'x')")?;
     node.exec("INSERT INTO code VALUES (2, 'x')")?;
     wait_for(&node, "SELECT count(value) FROM code", "0");
-    open.batch_execute("COMMIT")?;
     assert_eq!(
         open.text("SELECT count(value) FROM code WHERE id = 1")?,
         "1"
     );
+    open.batch_execute("COMMIT")?;
     wait_for(&node, "SELECT count(value) FROM code", "0");
 
     // Of a purpose that has ended every row goes, also one without a clock.

@@ -2,7 +2,7 @@
 //! and cell by cell, with users' statements and policy changes running beside.
 //!
 //! `CUSTODIAN_SCHEMAS` says how many schemas are made (beside the 20 of the worker), `CUSTODIAN_MODEL_SEED` makes others.
-//! A failure says the seed of its schema; `CUSTODIAN_SCHEMA_SEED` runs that one alone.
+//! A failure says the seed of its schema; `CUSTODIAN_SCHEMA_SEED` runs that one alone, if it is none of the worker's.
 
 mod present;
 mod sql;
