@@ -170,7 +170,7 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"custodian.max_overdue",
         c"Time for which a row may be due and still there before that is a warning in the log and a finding.",
-        c"It is said within two nap times, and every hour while it is so. 0 never says it.",
+        c"It is said within two nap times after the table was counted, and every hour while it is so. 0 never says it.",
         &MAX_OVERDUE,
         0,
         i32::MAX,
