@@ -40,7 +40,7 @@ struct Pending {
     columns: Columns,
 }
 
-/// Statements that run at once, each inside another; what failed is dropped when the list is full.
+/// Statements that run at once, each inside another; what failed is dropped as the list fills up.
 const MAX_PENDING: usize = 32;
 
 thread_local! {
@@ -208,14 +208,15 @@ unsafe fn table_like(statement: usize, create: &pg_sys::CreateStmt) -> Option<Pe
 /// Before a utility statement: finds out what a table about to be made is made of.
 pub fn before(utility: &Utility) -> Result<()> {
     use pg_sys::NodeTag;
+    let statement = address(utility);
+    // Whatever statement this is: what is known of this place is of one that failed, whose memory this one has now.
+    PENDING.with_borrow_mut(|pending| pending.retain(|other| other.statement != statement));
     if !matches!(
         utility.node.type_,
         NodeTag::T_CreateTableAsStmt | NodeTag::T_CreateStmt | NodeTag::T_ExplainStmt
     ) {
         return Ok(());
     }
-    let statement = address(utility);
-    PENDING.with_borrow_mut(|pending| pending.retain(|other| other.statement != statement));
     // SAFETY: each tag is the one of its type. What EXPLAIN explains is an analyzed query.
     let found = unsafe {
         if let Some(create) = utility.cast::<pg_sys::CreateStmt>(NodeTag::T_CreateStmt) {
@@ -249,8 +250,9 @@ pub fn before(utility: &Utility) -> Result<()> {
     };
     if let Some(found) = found {
         PENDING.with_borrow_mut(|pending| {
+            // The oldest has failed, or other statements run inside it.
             if pending.len() >= MAX_PENDING {
-                pending.clear();
+                pending.remove(0);
             }
             pending.push(found);
         });
@@ -290,7 +292,7 @@ pub fn after(utility: &Utility) -> Result<()> {
         let at = pending
             .iter()
             .position(|other| other.statement == statement)?;
-        Some(pending.swap_remove(at))
+        Some(pending.remove(at))
     });
     let Some(found) = found else { return Ok(()) };
     // SAFETY: makes the table visible to what comes next; a cached catalog lookup by a NUL-terminated name.
@@ -299,7 +301,8 @@ pub fn after(utility: &Utility) -> Result<()> {
         let name = std::ffi::CString::new(found.name).map_err(crate::error::Error::internal)?;
         pg_sys::get_relname_relid(CStr::as_ptr(&name), found.schema)
     };
-    if made == pg_sys::Oid::INVALID {
+    // One that is not of this transaction is not what the statement made: IF NOT EXISTS found that of another session.
+    if made == pg_sys::Oid::INVALID || !relation::is_new(made) {
         return Ok(());
     }
     match found.columns {
@@ -342,6 +345,10 @@ fn write(relation: pg_sys::Oid, columns: &[(i16, DerivedTag)]) -> Result<()> {
     for (number, tag) in columns {
         let target = Target::attribute(relation, i32::from(*number))?;
         let old = target.current().and_then(Result::ok);
+        // What somebody has declared says more than what was derived.
+        if matches!(old, Some(Label::Column(ColumnLabel::Tag(_)))) {
+            continue;
+        }
         let new = Label::Column(ColumnLabel::Derived(tag.clone()));
         if old.as_ref() == Some(&new) {
             continue;

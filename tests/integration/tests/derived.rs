@@ -159,6 +159,47 @@ fn copies_are_tagged_by_what_they_are_made_of() -> Result<()> {
 }
 
 #[test]
+fn what_a_statement_that_failed_would_have_derived_is_written_nowhere() -> Result<()> {
+    let node = node()?;
+    // Somebody who owns nothing, and may read what the copy would be made of.
+    node.exec("CREATE ROLE reader LOGIN; GRANT CREATE ON SCHEMA public TO reader; GRANT SELECT ON customer TO reader")?;
+    let mut reader = node.client_as("reader", "postgres")?;
+    let mut shop = node.client_as("shop", "postgres")?;
+    let columns = |n: usize| (0..n).map(|i| format!(", id AS i{i}")).collect::<String>();
+    for n in 0..30 {
+        let fails = format!(
+            "CREATE TABLE copy AS SELECT email, 1 / (id - 1) AS x{} FROM customer",
+            columns(n)
+        );
+        assert_eq!(reader.refused(&fails).sqlstate(), "22012");
+    }
+    shop.batch_execute("CREATE TABLE copy (email text, x int)")?;
+    node.exec(
+        "SELECT custodian.tag_column('copy', 'email', 'user.name', '{shop.account}', residency => '{cn}')",
+    )?;
+    // Statements of other kinds, some of which lie in memory where one that failed lay.
+    for n in 0..60 {
+        for prepare in [
+            "PREPARE p AS",
+            "PREPARE longer_name AS",
+            "PREPARE p(int) AS",
+        ] {
+            reader.batch_execute(&format!(
+                "{prepare} SELECT email{} FROM customer",
+                columns(n)
+            ))?;
+            reader.batch_execute("DEALLOCATE ALL")?;
+        }
+    }
+    assert_eq!(derived(&mut reader, "copy")?, "");
+    assert_eq!(
+        node.text("SELECT category FROM custodian.tags WHERE relation = 'copy'::regclass AND kind = 'column'")?,
+        "user.name"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_derived_tag_drives_the_guard_and_not_disposal_until_a_steward_confirms_it() -> Result<()> {
     let node = node()?;
     node.exec(
