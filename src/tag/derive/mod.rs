@@ -106,15 +106,21 @@ unsafe fn analyzed(query: *mut pg_sys::Node) -> Option<*mut pg_sys::Query> {
         if (*query).commandType != pg_sys::CmdType::CMD_UTILITY {
             return Some(query);
         }
-        // CREATE TABLE AS EXECUTE: what was prepared. Nothing is known of a statement that must be analyzed anew, and its
-        // columns stay unreviewed.
+        // CREATE TABLE AS EXECUTE: what was prepared.
         let statement = (*query).utilityStmt;
         if statement.as_ref()?.type_ != pg_sys::NodeTag::T_ExecuteStmt {
             return None;
         }
         let execute = statement.cast::<pg_sys::ExecuteStmt>();
         let prepared = pg_sys::FetchPreparedStatement((*execute).name, false).as_ref()?;
-        let queries = list::items::<pg_sys::Query>(prepared.plansource.as_ref()?.query_list);
+        // A view or the search path may be another since then: asking for the columns has it analyzed anew, as executing it
+        // will. Nothing is known of one that is still not valid, and its columns stay unreviewed.
+        pg_sys::CachedPlanGetTargetList(prepared.plansource, std::ptr::null_mut());
+        let source = prepared
+            .plansource
+            .as_ref()
+            .filter(|source| source.is_valid)?;
+        let queries = list::items::<pg_sys::Query>(source.query_list);
         let only = queries.into_iter().next()?;
         Some(std::ptr::from_ref(only).cast_mut())
     }

@@ -144,6 +144,23 @@ fn copies_are_tagged_by_what_they_are_made_of() -> Result<()> {
         assert_eq!(derived(&mut client, copy)?, expected, "{statement}");
         client.batch_execute(&format!("DROP TABLE {copy}"))?;
     }
+    // What was prepared reads the view, and the table of the search path, of now.
+    client.batch_execute(
+        "CREATE VIEW shown AS SELECT plan AS x FROM customer; CREATE SCHEMA first;
+         CREATE TABLE first.customer (id int, email text, address inet);
+         SELECT custodian.tag_column('first.customer', 'email', 'user.name', '{shop.account}', residency => '{eu}');
+         PREPARE of_view AS SELECT x FROM shown; PREPARE of_path AS SELECT email FROM customer;
+         CREATE OR REPLACE VIEW shown AS SELECT email AS x FROM customer; SET search_path = first, public",
+    )?;
+    for (prepared, expected) in [
+        ("of_view", "x: user.contact.email personal {cn,eu}"),
+        ("of_path", "email: user.name personal {eu}"),
+    ] {
+        client.batch_execute(&format!("CREATE TABLE copy AS EXECUTE {prepared}"))?;
+        assert_eq!(derived(&mut client, "copy")?, expected, "{prepared}");
+        client.batch_execute("DROP TABLE copy")?;
+    }
+    client.batch_execute("RESET search_path")?;
     // Nothing personal, a temporary table, a table that is there already, and what is only explained.
     for statement in [
         "CREATE TABLE copy AS SELECT id, plan, note, count(*) FROM customer GROUP BY 1",
