@@ -321,5 +321,27 @@ fn rows_inserted_into_untagged_columns_are_a_finding() -> Result<()> {
     // The statement in a single row, by a subquery.
     node.exec("ALTER TABLE heap ADD COLUMN more text; INSERT INTO heap (more) VALUES ((SELECT max(email) FROM customer))")?;
     assert!(node.text(findings)?.starts_with("public.heap.more: "));
+
+    // A name that is too long for an event, and more columns than there is room for: the others are told all the same.
+    let long = "N".repeat(63);
+    node.exec(&format!(
+        "CREATE SCHEMA \"{long}\"; CREATE TABLE \"{long}\".\"{long}\" (\"{long}\" text, other text);
+         INSERT INTO \"{long}\".\"{long}\" (\"{long}\") SELECT email FROM customer"
+    ))?;
+    let found = node.text(findings)?;
+    assert!(
+        found.contains(&format!("{long}\": It has no label.")),
+        "{found}"
+    );
+    let columns = (0..600).map(|n| format!("c{n} text")).collect::<Vec<_>>();
+    node.exec(&format!(
+        "CREATE TABLE wide ({}); DO $$ BEGIN FOR n IN 0 .. 599 LOOP
+             EXECUTE format('INSERT INTO wide (c%s) SELECT email FROM customer', n); END LOOP; END $$",
+        columns.join(", ")
+    ))?;
+    assert_eq!(
+        node.text("SELECT code, object FROM custodian.check() WHERE code = 'copies-untold' OR object LIKE '%.more' ORDER BY 1")?,
+        "copies-untold|INSERT\ncopy-untagged|public.heap.more"
+    );
     Ok(())
 }
