@@ -4,9 +4,9 @@ use pgrx::pg_sys;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::refusal;
+use crate::evidence::{ledger, refusal};
 use crate::guard::{row, sentinel, tls, widening};
-use crate::pg::{inherit, label, lock, relation};
+use crate::pg::{inherit, label, lock, relation, xact};
 use crate::policy::epoch;
 use crate::tag::grammar::{self, SubjectTag};
 use crate::tag::rules::{Change, Class};
@@ -145,13 +145,44 @@ pub fn begin_put_back(target: &Target, old: &Label, new: Option<&Label>) -> Resu
     record("tag.put_back", target, Some(old), new)
 }
 
-fn record(code: &str, target: &Target, old: Option<&Label>, new: Option<&Label>) -> Result<()> {
-    let json = |label: Option<&Label>| label.map(Label::json).transpose();
-    epoch::advance(
-        code,
-        &target.name,
-        json!({ "old": json(old)?, "new": json(new)? }),
+/// The same for a tag that is derived while a statement makes its table, or fills a materialized view. Nothing is ever
+/// disposed of by it, so no batch has to be kept away and no other change of policy to wait for: anybody may make a table,
+/// and keep the transaction open. The ledger has it as any other, and the epoch is begun as the transaction commits,
+/// or by the scheduler where somebody changes the policy just then. Tags of materialized views are in no record of a policy,
+/// and begin none.
+pub fn begin_derived(target: &Target, old: Option<&Label>, new: &Label) -> Result<()> {
+    let apart = inherit::root(target.relation) == target.relation
+        && (relation::is_new(target.relation) || relation::is_materialized_view(target.relation));
+    // The label of the database, which goes with one that demands TLS, is decided under the policy's lock.
+    if !apart || tls::demanded_by(new.column()) {
+        return begin(target, old, Some(new));
+    }
+    if !keeps_policy() {
+        return Ok(());
+    }
+    widening::before_label(
+        target.relation,
+        target.attnum,
+        old.and_then(Label::column),
+        new.column(),
     )?;
+    let code = if old.is_some() {
+        "tag.changed"
+    } else {
+        "tag.added"
+    };
+    ledger::append(code, &target.name, detail(old, Some(new))?)?;
+    xact::before_commit();
+    Ok(())
+}
+
+fn detail(old: Option<&Label>, new: Option<&Label>) -> Result<serde_json::Value> {
+    let json = |label: Option<&Label>| label.map(Label::json).transpose();
+    Ok(json!({ "old": json(old)?, "new": json(new)? }))
+}
+
+fn record(code: &str, target: &Target, old: Option<&Label>, new: Option<&Label>) -> Result<()> {
+    epoch::advance(code, &target.name, detail(old, new)?)?;
     Ok(())
 }
 

@@ -359,7 +359,7 @@ fn write(relation: pg_sys::Oid, columns: &[(i16, DerivedTag)]) -> Result<()> {
         if old.as_ref() == Some(&new) {
             continue;
         }
-        change::begin(&target, old.as_ref(), Some(&new))?;
+        change::begin_derived(&target, old.as_ref(), &new)?;
         label::set(relation, *number, Some(&new.text()?))?;
         written = true;
     }

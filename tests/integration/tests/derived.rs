@@ -1,6 +1,6 @@
 //! Copies of tagged columns have derived tags at once: they drive the guard, and never disposal.
 
-use integration::{Cluster, Result, Sql};
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 /// A node that knows the role `postgres` on its socket, and no other: `away` is from outside, a superuser even.
 fn node() -> Result<Cluster> {
@@ -212,6 +212,48 @@ fn what_a_statement_that_failed_would_have_derived_is_written_nowhere() -> Resul
     assert_eq!(
         node.text("SELECT category FROM custodian.tags WHERE relation = 'copy'::regclass AND kind = 'column'")?,
         "user.name"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_copy_in_an_open_transaction_does_not_hold_up_the_policy() -> Result<()> {
+    let node = node()?;
+    let mut shop = node.client_as("shop", "postgres")?;
+    shop.batch_execute(
+        "BEGIN; CREATE TABLE copy AS SELECT email FROM customer; CREATE TABLE gone AS SELECT email FROM customer;
+         CREATE MATERIALIZED VIEW view AS SELECT email FROM customer; REFRESH MATERIALIZED VIEW view;
+         CREATE TABLE alike (LIKE customer); SAVEPOINT s; CREATE TABLE undone AS SELECT email FROM customer;
+         ROLLBACK TO s; DROP TABLE gone",
+    )?;
+    // Waiting would be an error.
+    node.exec(
+        "SET lock_timeout = '5s'; SELECT custodian.define_purpose('shop.other', 'contract', '1 year')",
+    )?;
+    assert_eq!(
+        node.text("SELECT change FROM custodian.epoch ORDER BY epoch DESC LIMIT 1")?,
+        "policy.purpose_defined"
+    );
+    shop.batch_execute("COMMIT")?;
+    // Then there is an epoch, with the policy of then, and the ledger has each.
+    wait_for_answer(
+        &node,
+        "SELECT change FROM custodian.epoch ORDER BY epoch DESC LIMIT 1",
+        "policy.recorded",
+    );
+    assert_eq!(
+        node.text(
+            "SELECT count(*) FROM jsonb_path_query(
+                 custodian.policy_of_epoch((SELECT max(epoch) FROM custodian.epoch)), 'strict $.**.derived')"
+        )?,
+        "3"
+    );
+    assert_eq!(
+        node.text(
+            "SELECT object FROM custodian.ledger WHERE kind = 'tag.added'
+                 AND object ~ '(copy|view|alike|undone)[.]' ORDER BY 1"
+        )?,
+        "public.alike.born\npublic.alike.email\npublic.copy.email\npublic.view.email"
     );
     Ok(())
 }
