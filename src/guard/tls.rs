@@ -3,14 +3,15 @@
 //! The access gate asks column by column ([`crate::guard::access`]). A walsender sends changes of any table, so it needs TLS
 //! where a tag of its database demands it, and for physical replication where one of any database does. Tags are in
 //! the databases, and a login is decided before one is open: so a database with such a tag has a label of its own,
-//! `{"tls":true}`, in the catalog that all share. It is written together with the tag.
+//! `{"tls":true}`, in the catalog that all share. It is written together with the tag, under the lock of the policy. A
+//! database that is made of a template has its tags and not its label, which the scheduler writes then.
 
 use std::ffi::CString;
 
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::pg::{database_label, label, relation, report, xact};
+use crate::pg::{database_label, label, lock, relation, report, xact};
 use crate::tag::grammar::{self, ColumnLabel};
 
 /// The label of a database with a tag that demands TLS.
@@ -77,16 +78,44 @@ pub fn before_label(new: Option<&ColumnLabel>) -> Result<()> {
     Ok(())
 }
 
+/// Whether a tag of this database demands TLS, as the tags themselves say.
+fn is_tagged() -> bool {
+    label::everywhere().into_iter().any(|(_, attnum, text)| {
+        attnum != 0 && grammar::parse_column(&text).is_ok_and(|label| demanded_by(Some(&label)))
+    })
+}
+
+/// Labels this database where its tags demand TLS and the label is missing. For the scheduler, in each round, outside a
+/// transaction.
+pub fn reconcile() {
+    let outcome = xact::transaction(|| {
+        xact::with_snapshot(|| {
+            let here = xact::database();
+            // Tags that others are about to change are looked at in the next round.
+            if demanded(Some(here)) || !is_tagged() || !lock::try_epoch(pg_sys::Oid::INVALID)? {
+                return Ok(());
+            }
+            if is_tagged() && !demanded(Some(here)) {
+                database_label::set(here, Some(LABEL))?;
+            }
+            Ok(())
+        })
+    });
+    if let Err(caught) = outcome {
+        report::log(
+            pgrx::PgLogLevel::WARNING,
+            caught.describe("could not compare the label of the database with its tags"),
+        );
+    }
+}
+
 /// After labels of a table were written: takes the label from a database without such a tag.
 pub fn after_label() -> Result<()> {
     let here = xact::database();
     if !demanded(Some(here)) {
         return Ok(());
     }
-    let any = label::everywhere().into_iter().any(|(_, attnum, text)| {
-        attnum != 0 && grammar::parse_column(&text).is_ok_and(|label| demanded_by(Some(&label)))
-    });
-    if any {
+    if is_tagged() {
         return Ok(());
     }
     database_label::set(here, None)
@@ -97,6 +126,12 @@ pub fn check_database_label(database: pg_sys::Oid, label: Option<&str>) -> Resul
     let name = relation::database_name(database).unwrap_or_default();
     relation::require_steward(&format!("label database \"{name}\""))?;
     match label {
+        None if database == xact::database() && is_tagged() => Err(Error::new(
+            Kind::NotInPrerequisiteState,
+            format!("the label of database \"{name}\" cannot be removed"),
+        )
+        .detail("A tag in the database demands TLS.")
+        .hint("It goes by itself with the last such tag.")),
         None | Some(LABEL) => Ok(()),
         Some(_) => Err(Error::new(
             Kind::InvalidTag,

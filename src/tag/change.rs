@@ -114,14 +114,18 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
             old.and_then(Label::column),
             new.and_then(Label::column),
         )?;
-        tls::before_label(new.and_then(Label::column))?;
     }
     let code = match (old, new) {
         (_, None) => "tag.removed",
         (None, Some(_)) => "tag.added",
         (Some(_), Some(_)) => "tag.changed",
     };
-    record(code, target, old, new)
+    record(code, target, old, new)?;
+    if target.attnum > 0 {
+        // Under the policy's lock: whoever takes the last such tag off takes the label of the database with it.
+        tls::before_label(new.and_then(Label::column))?;
+    }
+    Ok(())
 }
 
 /// The same for a label that follows a rename: it means what it meant, so holds have nothing against it.

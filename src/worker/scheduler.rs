@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use crate::guard::sentinel;
+use crate::guard::{sentinel, tls};
 use crate::guc;
 use crate::pg::{bgworker, latch, relation, report, xact};
 use crate::worker::prune::Prune;
@@ -87,6 +87,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             Ok(Installed::Other) => shmem::set_state(database, State::Mismatch),
             Ok(Installed::Yes) => {
                 shmem::set_state(database, State::Active);
+                tls::reconcile();
                 sentinel::by_lanes(database);
                 lasting.look();
                 records.look();

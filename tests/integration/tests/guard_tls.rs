@@ -1,6 +1,6 @@
 //! A tag that demands TLS: what it tags goes over no connection that is not encrypted, from inside the region either.
 
-use integration::{Certs, Cluster, Output, Program, Result, Sql, wait_until};
+use integration::{Certs, Cluster, Output, Program, Result, Sql, wait_for_answer, wait_until};
 
 /// A value of the tagged column.
 const CANARY: &str = "canary-4711";
@@ -185,5 +185,59 @@ fn a_label_of_a_database_says_only_that() -> Result<()> {
     client
         .batch_execute(r#"SECURITY LABEL FOR custodian ON DATABASE postgres IS '{"tls":true}'"#)?;
     client.batch_execute("SECURITY LABEL FOR custodian ON DATABASE postgres IS NULL")?;
+    Ok(())
+}
+
+#[test]
+fn a_database_with_a_tag_that_demands_tls_has_its_label_however_it_came_by_the_tag() -> Result<()> {
+    let certs = Certs::new(&["cn"])?;
+    let node = node(&certs)?;
+    demand(&node)?;
+    let mut client = node.client()?;
+    let refused = client.refused("SECURITY LABEL FOR custodian ON DATABASE postgres IS NULL");
+    assert_eq!(refused.sqlstate(), "55000");
+
+    // One takes the last such tag off, while another makes one.
+    client.batch_execute(
+        "BEGIN; SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.account}', residency => '{cn}', tls => false)",
+    )?;
+    let mut other = node.client()?;
+    let tagging = std::thread::spawn(move || {
+        other.batch_execute(
+            "SELECT custodian.tag_column('other', 'email', 'user.contact.email', '{shop.account}', residency => '{cn}', tls => true)",
+        )
+    });
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%''other''%' AND pid <> pg_backend_pid()",
+        "1",
+    );
+    client.batch_execute("COMMIT")?;
+    tagging.join().map_err(|_| "tagging panicked")??;
+    // Written together, not by the scheduler afterwards.
+    assert_eq!(
+        node.text(
+            "SELECT d.xmin = t.xmin FROM pg_shseclabel d, pg_seclabel t WHERE t.objoid = 'other'::regclass AND t.objsubid = 1"
+        )?,
+        "t"
+    );
+
+    // A copy of a database has its tags.
+    let mut source = node.create_database("source")?;
+    source.batch_execute(
+        "CREATE EXTENSION pg_custodian; CREATE TABLE t (email text);
+         SELECT custodian.define_purpose('shop.account', 'contract', '1 year');
+         SELECT custodian.tag_column('t', 'email', 'user.contact.email', '{shop.account}', residency => '{cn}', tls => true)",
+    )?;
+    drop(source);
+    let databases = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_shseclabel JOIN pg_database ON oid = objoid";
+    assert_eq!(node.text(databases)?, "postgres source");
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = 'source' AND backend_type = 'client backend'",
+        "0",
+    );
+    node.exec("CREATE DATABASE copy TEMPLATE source")?;
+    wait_for_answer(&node, databases, "copy postgres source");
     Ok(())
 }
