@@ -14,20 +14,25 @@ pub struct Unlawful {
     pub region: Option<String>,
 }
 
-/// The first destination of a connection string that is not inside; `None` when all are.
+/// The first destination of a connection string that is not inside, for the current user; `None` when all are.
 pub fn unlawful(conninfo: Option<&str>) -> Option<Unlawful> {
+    let role = relation::role_name(relation::current_user()).unwrap_or_default();
+    unlawful_as(conninfo, &role)
+}
+
+/// The same for a role: that of the owner, for what stands.
+pub fn unlawful_as(conninfo: Option<&str>, role: &str) -> Option<Unlawful> {
     let hosts = match conninfo {
         Some(text) => conninfo::hosts(text).map_err(|unclear| unclear.reason()),
         None => Err("There is no connection string.".to_owned()),
     };
     let active = active::current();
-    let role = relation::role_name(relation::current_user()).unwrap_or_default();
     let judge = |address| {
         session::judge(
             &active,
             &Peer {
                 address,
-                role: role.clone(),
+                role: role.to_owned(),
                 issuer: None,
                 subject: None,
             },

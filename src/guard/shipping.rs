@@ -13,8 +13,8 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::verdict::{self, Verdict};
 use crate::guard::{active, ddl, session};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::list;
 use crate::pg::utility::{self, Utility};
+use crate::pg::{list, relation};
 
 /// Extensions that reach the network, other files or programs of the server, by what their functions do.
 const REACHING: [&str; 24] = [
@@ -214,11 +214,18 @@ fn server(name: &str, wrapper: *const c_char, options: &BTreeMap<String, String>
     judge_server(name, oid, options)
 }
 
-/// Why a foreign server of this wrapper, with these options, is not allowed; `None` when it is.
-fn fault(wrapper: pg_sys::Oid, options: &BTreeMap<String, String>) -> Option<Unlawful> {
+/// Why a foreign server of this wrapper, with these options, is not allowed for a role; `None` when it is.
+fn fault(
+    wrapper: pg_sys::Oid,
+    options: &BTreeMap<String, String>,
+    role: pg_sys::Oid,
+) -> Option<Unlawful> {
     match extension_of(wrapper).as_deref() {
         _ if !has_handler(wrapper) => None,
-        Some("postgres_fdw" | "dblink") => destination::unlawful(Some(&conninfo(options))),
+        Some("postgres_fdw" | "dblink") => destination::unlawful_as(
+            Some(&conninfo(options)),
+            &relation::role_name(role).unwrap_or_default(),
+        ),
         // It reads files of this server.
         Some("file_fdw") => None,
         Some(extension) if is_named(extension) => None,
@@ -231,12 +238,16 @@ fn fault(wrapper: pg_sys::Oid, options: &BTreeMap<String, String>) -> Option<Unl
     }
 }
 
-/// The same for a server that exists, as it is; `None` also when there is none.
+/// The same for a server that exists, as it is and for its owner; `None` also when there is none.
 pub fn fault_of_existing(name: &CStr) -> Option<Unlawful> {
     // SAFETY: a catalog lookup with a NUL-terminated name; the record lives in the current memory context.
     unsafe {
         let found = pg_sys::GetForeignServerByName(name.as_ptr(), true).as_ref()?;
-        fault(found.fdwid, &changed(BTreeMap::new(), found.options))
+        fault(
+            found.fdwid,
+            &changed(BTreeMap::new(), found.options),
+            found.owner,
+        )
     }
 }
 
@@ -245,7 +256,7 @@ fn judge_server(
     wrapper: pg_sys::Oid,
     options: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let Some(unlawful) = fault(wrapper, options) else {
+    let Some(unlawful) = fault(wrapper, options, relation::current_user()) else {
         return Ok(());
     };
     refuse_ddl(

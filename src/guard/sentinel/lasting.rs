@@ -15,6 +15,7 @@ use crate::evidence::ledger;
 use crate::guard::active::{self, Active};
 use crate::guard::{destination, settings as gate, shipping};
 use crate::guc::{self, Enforce, Gate};
+use crate::pg::subxact::Caught;
 use crate::pg::{apply, report, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
 
@@ -24,13 +25,22 @@ struct Subscription {
     name: String,
     enabled: bool,
     conninfo: String,
+    /// The role as which it was judged when it was made, and whose it is.
+    owner: String,
+}
+
+impl Subscription {
+    fn fault(&self) -> Option<destination::Unlawful> {
+        destination::unlawful_as(Some(&self.conninfo), &self.owner)
+    }
 }
 
 fn subscriptions() -> Result<Vec<Subscription>> {
     // Only superusers may read connection strings. None of them goes into a message.
     sandbox::as_extension_owner(|| {
         spi::select(
-            "SELECT s.oid, s.subname::pg_catalog.text, s.subenabled, s.subconninfo FROM pg_catalog.pg_subscription s \
+            "SELECT s.oid, s.subname::pg_catalog.text, s.subenabled, s.subconninfo, \
+                    pg_catalog.pg_get_userbyid(s.subowner)::pg_catalog.text FROM pg_catalog.pg_subscription s \
              WHERE s.subdbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
              ORDER BY 2",
             &[],
@@ -40,6 +50,7 @@ fn subscriptions() -> Result<Vec<Subscription>> {
                     name: row.must(2)?,
                     enabled: row.must(3)?,
                     conninfo: row.must(4)?,
+                    owner: row.must(5)?,
                 })
             },
         )
@@ -121,44 +132,77 @@ impl Lasting {
         {
             return;
         }
-        if let Err(caught) = xact::transaction(|| xact::with_snapshot(|| self.compare())) {
-            report::log(
-                PgLogLevel::WARNING,
-                caught.describe("could not check subscriptions and foreign servers"),
-            );
+        match transaction(subscriptions) {
+            Ok(found) => found
+                .into_iter()
+                .filter(|subscription| subscription.enabled)
+                .for_each(|subscription| self.judge(&subscription)),
+            Err(caught) => warn(&caught, "could not check subscriptions"),
+        }
+        match transaction(servers) {
+            Ok(found) => found.into_iter().for_each(|(name, unlawful)| {
+                self.say(
+                    format!("foreign server {name}"),
+                    unlawful.reason,
+                    Outcome::Warned,
+                );
+            }),
+            Err(caught) => warn(&caught, "could not check foreign servers"),
         }
     }
 
-    fn compare(&mut self) -> Result<()> {
-        let on = guc::enforce(Gate::Ddl) == Enforce::On;
-        for subscription in subscriptions()?.into_iter().filter(|found| found.enabled) {
-            let Some(unlawful) = destination::unlawful(Some(&subscription.conninfo)) else {
-                continue;
-            };
-            let object = format!("subscription {}", subscription.name);
-            if on {
-                apply::disable(subscription.oid);
-                ledger::append(
-                    "subscription.disabled",
-                    &subscription.name,
-                    json!({ "reason": unlawful.reason }),
-                )?;
+    /// Disables a subscription that the rules do not allow, where the gate is on, in a transaction of its own: whatever
+    /// is wrong with it, others are disabled. What is told has been committed.
+    fn judge(&mut self, subscription: &Subscription) {
+        let Some(unlawful) = subscription.fault() else {
+            return;
+        };
+        let object = format!("subscription {}", subscription.name);
+        if guc::enforce(Gate::Ddl) != Enforce::On {
+            self.say(object, unlawful.reason, Outcome::Warned);
+            return;
+        }
+        match transaction(|| disable(subscription, &unlawful.reason)) {
+            Ok(true) => {
                 // It may be enabled again, and is disabled again then.
                 self.said.remove(&(object.clone(), unlawful.reason.clone()));
                 self.say(object, unlawful.reason, Outcome::Refused);
-            } else {
-                self.say(object, unlawful.reason, Outcome::Warned);
             }
+            // Another one by now: the next round looks at it.
+            Ok(false) => {}
+            Err(caught) => warn(
+                &caught,
+                &format!("could not disable subscription \"{}\"", subscription.name),
+            ),
         }
-        for (name, unlawful) in servers()? {
-            self.say(
-                format!("foreign server {name}"),
-                unlawful.reason,
-                Outcome::Warned,
-            );
-        }
-        Ok(())
     }
+}
+
+fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    xact::transaction(|| xact::with_snapshot(work))
+}
+
+fn warn(caught: &Caught, what: &str) {
+    report::log(PgLogLevel::WARNING, caught.describe(what));
+}
+
+/// Disables a subscription and puts that into the ledger; whether it still was as it was found.
+fn disable(found: &Subscription, reason: &str) -> Result<bool> {
+    let same = subscriptions()?.into_iter().any(|now| {
+        now.oid == found.oid
+            && now.enabled
+            && now.conninfo == found.conninfo
+            && now.owner == found.owner
+    });
+    if same {
+        apply::disable(found.oid);
+        ledger::append(
+            "subscription.disabled",
+            &found.name,
+            json!({ "reason": reason }),
+        )?;
+    }
+    Ok(same)
 }
 
 thread_local! {
@@ -199,7 +243,7 @@ pub fn findings() -> Result<Vec<Finding>> {
         });
     }
     for subscription in subscriptions()? {
-        let Some(unlawful) = destination::unlawful(Some(&subscription.conninfo)) else {
+        let Some(unlawful) = subscription.fault() else {
             continue;
         };
         findings.push(Finding {
