@@ -19,7 +19,7 @@ use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
 use crate::error::{Error, Kind};
-use crate::guard::files::{Disk, read_text};
+use crate::guard::files::{self, Disk, read_text};
 use crate::guard::rules::{self, Noting, Own, Rules};
 use crate::guard::settings;
 use crate::guc;
@@ -178,7 +178,7 @@ pub fn read_file() -> Result<Option<rules::File>, String> {
 
 /// The text of the copy of the last good rules.
 fn read_copy() -> Option<String> {
-    read_text(&copy_path()?).ok().flatten()
+    files::read_copy(&copy_path()?).ok().flatten()
 }
 
 fn parse_copy() -> Option<Rules> {

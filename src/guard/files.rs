@@ -3,24 +3,40 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::guard::rules::{Files, Found, Include};
+use crate::guard::rules::{Files, Found, Include, MAX_BYTES};
 
-/// The largest file, in bytes.
-const MAX_FILE: u64 = 16 << 20;
+/// The largest copy of rules with all that they include, in bytes: a byte takes six at most in JSON, and names of files
+/// come to it.
+const MAX_COPY: usize = 8 * MAX_BYTES;
 
-/// The text of a file; `Ok(None)` when there is none.
+/// The text of a file with rules; `Ok(None)` when there is none.
 pub fn read_text(path: &Path) -> Result<Option<String>, String> {
+    read(path, MAX_BYTES)
+}
+
+/// The text of a copy of rules with all that they include.
+pub fn read_copy(path: &Path) -> Result<Option<String>, String> {
+    read(path, MAX_COPY)
+}
+
+fn read(path: &Path, most: usize) -> Result<Option<String>, String> {
+    // To open a pipe would wait for somebody who writes into it.
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Err("is not an ordinary file".to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        _ => {}
+    }
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("cannot be opened: {error}")),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1)
+    file.take(most as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("is larger than {MAX_FILE} bytes"));
+    if bytes.len() > most {
+        return Err(format!("is larger than {most} bytes"));
     }
     String::from_utf8(bytes)
         .map(Some)
@@ -74,12 +90,22 @@ impl Files for Disk {
         let place = self.place(path, from);
         let paths = match how {
             Include::Directory => listed(&place)?,
-            Include::File | Include::IfExists => vec![place],
+            Include::File | Include::IfExists => vec![place.clone()],
         };
         let mut found = Vec::new();
+        let mut bytes = 0;
         for path in paths {
             match read_text(&path) {
-                Ok(Some(text)) => found.push((named(&path), text)),
+                Ok(Some(text)) => {
+                    bytes += text.len();
+                    if bytes > MAX_BYTES {
+                        return Err(format!(
+                            "the files of directory \"{}\" are larger than {MAX_BYTES} bytes",
+                            named(&place)
+                        ));
+                    }
+                    found.push((named(&path), text));
+                }
                 Ok(None) if how == Include::IfExists => {}
                 Ok(None) => return Err(format!("file \"{}\" does not exist", named(&path))),
                 Err(problem) => return Err(format!("file \"{}\" {problem}", named(&path))),

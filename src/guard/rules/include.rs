@@ -137,7 +137,7 @@ pub fn name(file: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::rules::parse;
+    use crate::guard::rules::{MAX_BYTES, parse};
 
     /// Files by name; a path that ends in `/` is a directory.
     struct Disk(Vec<(&'static str, &'static str)>);
@@ -258,6 +258,23 @@ mod tests {
         };
         assert_eq!(errors(9), [] as [String; 0]);
         assert_eq!(errors(11), ["files include one another more than 10 deep"]);
+    }
+
+    #[test]
+    fn nothing_more_is_read_once_there_is_too_much() {
+        struct Large(usize, String);
+        impl Files for Large {
+            fn read(&mut self, _: Include, path: &str, _: Option<&str>) -> Result<Found, String> {
+                self.0 += 1;
+                Ok(vec![(path.to_owned(), self.1.clone())])
+            }
+        }
+        let mut large = Large(0, "#".repeat(MAX_BYTES / 2));
+        let main: String = (0..9).map(|n| format!("include {n}\n")).collect();
+        let file = parse_with(&main, &mut large);
+        assert_eq!(large.0, 2);
+        assert!(file.errors().count() > 7);
+        assert!(file.rules().is_none());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 
 pub use include::{Files, Found, Include, Noting, parse_kept};
 pub use lookup::{Evidence, Own, normalize};
-pub use parse::{parse, parse_with};
+pub use parse::{MAX_BYTES, parse, parse_with};
 
 /// Number of a line in the rules file, from 1, or in a file that it includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

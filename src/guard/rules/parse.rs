@@ -13,8 +13,8 @@ use super::{File, Line, LineNumber, Place, Rule};
 const MAX_NAME: usize = 63;
 /// More lines than this are an error: the file is read at every reload by the postmaster's children.
 const MAX_LINES: usize = 100_000;
-/// The longest text, in bytes: anybody may have one checked, and nothing interrupts that.
-const MAX_BYTES: usize = 8 << 20;
+/// The longest text with all that it includes, in bytes: anybody may have one checked, and nothing interrupts that.
+pub const MAX_BYTES: usize = 8 << 20;
 /// Words in a line.
 const MAX_WORDS: usize = 1024;
 /// How deep regions may nest.
@@ -458,6 +458,10 @@ impl Reading<'_> {
                 Err(format!(
                     "files include one another more than {} deep",
                     include::MAX_DEPTH
+                ))
+            } else if self.bytes > MAX_BYTES {
+                Err(format!(
+                    "it is not read: all before it is longer than {MAX_BYTES} bytes"
                 ))
             } else {
                 self.files.read(*how, path, number.file)

@@ -123,6 +123,19 @@ fn a_file_is_checked_without_a_server() -> Result<()> {
         )),
         "{wrong}"
     );
+    // What is no ordinary file, and would be waited for.
+    let pipe = dir.path().join("regions.d/30-pipe.conf");
+    fs::write(&eu, "region eu\n")?;
+    Program::new("mkfifo", dir.path())?.arg(&pipe).run()?.ok()?;
+    for lines in [
+        MAIN.to_owned(),
+        format!("region cn\ninclude {}\n", pipe.display()),
+    ] {
+        fs::write(&file, &lines)?;
+        let whole = run(&["check", &file])?.all();
+        let refused = whole.contains("is not an ordinary file");
+        assert_eq!(refused, lines != MAIN, "{whole}");
+    }
     assert_eq!(run(&["check", "nowhere.conf"])?.code(), Some(1));
     assert_eq!(run(&["peer", &file, "--address=x"])?.code(), Some(2));
     assert_eq!(run(&[])?.code(), Some(2));
