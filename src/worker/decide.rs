@@ -1,7 +1,7 @@
 //! What is to be done about one table: plan it, count what is due, and let the fuse decide.
 
 use std::collections::BTreeSet;
-use std::time::Instant as Moment;
+use std::time::{Duration, Instant as Moment};
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
@@ -110,8 +110,12 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
     })
 }
 
-/// Decides about one table as [`plan`] does, and gives up with SQLSTATE 57014 when that takes longer than
-/// `custodian.count_timeout`: code of one table could wait for ever.
+/// How long planning waits for a lock: a table that somebody has locked must not keep the others waiting.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Decides about one table as [`plan`] does. Gives up with SQLSTATE 57014 when that takes longer than
+/// `custodian.count_timeout`, since code of one table could wait for ever; and with 55P03 when a lock cannot be had for
+/// half a second.
 pub fn limited(
     overview: &Overview,
     table: u32,
@@ -119,7 +123,13 @@ pub fn limited(
     count: bool,
     unwatched: &mut bool,
 ) -> std::result::Result<Next, Caught> {
-    let mut work = || transaction(|| plan(overview, table, mode, count, unwatched));
+    let mut work = || {
+        transaction(|| {
+            timeout::with_lock_timeout(LOCK_TIMEOUT, || {
+                plan(overview, table, mode, count, unwatched)
+            })
+        })
+    };
     match pace::count_timeout() {
         Some(limit) => timeout::within(limit, work),
         None => work(),
