@@ -73,15 +73,22 @@ pub fn begin(entry: &Entry) -> Result<()> {
     })
 }
 
+/// Whether its table still shows the partition `leaf`. One that the server has begun to detach has a row there, and is
+/// out of sight: it is to be finished like one that is detached.
+const ATTACHED: &str =
+    "EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = leaf AND NOT i.inhdetachpending)";
+
 /// The partitions that are on their way out, and those that could not be put back.
 pub fn under_way() -> Result<Vec<Entry>> {
     sandbox::as_extension_owner(|| {
         spi::select(
-            "SELECT leaf, leaf_name, parent, above, bound, labels::text, run_id, item, planned,
-                    began_at < clock_timestamp() - interval '1 minute'
-             FROM custodian.partition_drop p
-             WHERE retry_at IS NULL OR NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = p.leaf)
-             ORDER BY began_at",
+            &format!(
+                "SELECT leaf, leaf_name, parent, above, bound, labels::text, run_id, item, planned,
+                        began_at < clock_timestamp() - interval '1 minute'
+                 FROM custodian.partition_drop
+                 WHERE retry_at IS NULL OR NOT {ATTACHED}
+                 ORDER BY began_at"
+            ),
             &[],
             |row| {
                 Ok(Entry {
@@ -94,7 +101,8 @@ pub fn under_way() -> Result<Vec<Entry>> {
                         .map(pg_sys::Oid::to_u32)
                         .collect(),
                     bound: row.must(5)?,
-                    labels: serde_json::from_str(&row.must::<String>(6)?).map_err(Error::internal)?,
+                    labels: serde_json::from_str(&row.must::<String>(6)?)
+                        .map_err(Error::internal)?,
                     run: row.must(7)?,
                     item: row.must(8)?,
                     planned: row.must(9)?,
@@ -135,17 +143,18 @@ pub fn failed(leaf: pg_sys::Oid, sqlstate: &str) -> Result<()> {
 
 /// Forgets partitions that are gone, and failures whose time is over.
 pub fn tidy() -> Result<()> {
-    const OVER: &str = "NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = leaf)
-        OR (retry_at < clock_timestamp() AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = leaf))";
+    let over = format!(
+        "NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = leaf) OR (retry_at < clock_timestamp() AND {ATTACHED})"
+    );
     sandbox::as_extension_owner(|| {
         let any = spi::select_one(
-            &format!("SELECT EXISTS (SELECT FROM custodian.partition_drop WHERE {OVER})"),
+            &format!("SELECT EXISTS (SELECT FROM custodian.partition_drop WHERE {over})"),
             &[],
             |row| row.must::<bool>(1),
         )?;
         if any == Some(true) {
             spi::execute(
-                &format!("DELETE FROM custodian.partition_drop WHERE {OVER}"),
+                &format!("DELETE FROM custodian.partition_drop WHERE {over}"),
                 &[],
             )?;
         }
@@ -156,11 +165,13 @@ pub fn tidy() -> Result<()> {
 /// Partitions that were not dropped, and those that stand apart from their table.
 pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
     let known = spi::select(
-        "SELECT leaf_name, EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = leaf), sqlstate
-         FROM custodian.partition_drop
-         WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = leaf)
-           AND (retry_at > clock_timestamp() OR began_at < clock_timestamp() - interval '5 minutes')
-         ORDER BY leaf_name",
+        &format!(
+            "SELECT leaf_name, {ATTACHED}, sqlstate
+             FROM custodian.partition_drop
+             WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = leaf)
+               AND (retry_at > clock_timestamp() OR began_at < clock_timestamp() - interval '5 minutes')
+             ORDER BY leaf_name"
+        ),
         &[],
         |row| {
             Ok((
@@ -188,7 +199,7 @@ pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
                 code: "partition-detached",
                 object,
                 problem: format!("The partition was detached, may not be dropped, and could not be put back: its rows are out of the table.{error}"),
-                remedy: "ALTER TABLE … ATTACH PARTITION puts it back; custodian.preview() says what is due in it. It is tried again by itself.".to_owned(),
+                remedy: "ALTER TABLE … ATTACH PARTITION puts it back, after DETACH PARTITION … FINALIZE where the server had not come to the end of that; custodian.preview() says what is due in it. It is tried again by itself.".to_owned(),
             }
         });
     }
