@@ -1,31 +1,79 @@
 //! Timeouts of background workers: SPI arms none.
 
+use std::cell::Cell;
 use std::ffi::c_int;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 
 unsafe extern "C" {
     fn enable_timeout_after(id: c_int, delay_ms: c_int);
     fn disable_timeout(id: c_int, keep_indicator: bool);
+    fn get_timeout_indicator(id: c_int, reset_indicator: bool) -> bool;
 }
 
 /// `STATEMENT_TIMEOUT` of the server's `TimeoutId`, the same in versions 15 to 18.
 const STATEMENT_TIMEOUT: c_int = 3;
 
-/// Runs `work` with the server's statement timeout armed: what takes longer is cancelled with SQLSTATE 57014.
-/// `work` must hand errors over, not raise them.
-pub fn within<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
-    let millis = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+thread_local! {
+    /// When what runs now is cancelled, if it is inside of [`within`].
+    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Takes the deadline back, also while an error unwinds.
+struct Outer(Option<Instant>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        DEADLINE.set(self.0);
+        disarm();
+        if let Some(outer) = self.0 {
+            arm(outer);
+        }
+    }
+}
+
+/// Has the server cancel what runs at `deadline`; at once when it has passed.
+fn arm(deadline: Instant) {
+    let rest = deadline
+        .saturating_duration_since(Instant::now())
+        .as_millis();
+    let millis = i32::try_from(rest).unwrap_or(i32::MAX).max(1);
     // SAFETY: the timeout was registered when the backend connected; its handler sets flags and the latch.
     unsafe { enable_timeout_after(STATEMENT_TIMEOUT, millis) };
-    let value = work();
-    // SAFETY: as above; a timeout that fired in the last moment leaves a cancel request, which is dropped.
+}
+
+/// Takes the timeout back. One that fired in the last moment leaves a cancel request, which is dropped; a request of
+/// somebody else's stays.
+fn disarm() {
+    // SAFETY: as above; the flag is only ever set by handlers of signals, and cleared here as the server clears it.
     unsafe {
-        disable_timeout(STATEMENT_TIMEOUT, false);
-        pg_sys::QueryCancelPending = 0;
+        disable_timeout(STATEMENT_TIMEOUT, true);
+        if get_timeout_indicator(STATEMENT_TIMEOUT, true) {
+            pg_sys::QueryCancelPending = 0;
+        }
     }
-    value
+}
+
+/// Runs `work` with the server's statement timeout armed: what takes longer is cancelled with SQLSTATE 57014.
+/// `work` must hand errors over, not raise them. Inside of another one the nearer of the two ends holds, and the outer one
+/// goes on afterwards: when it has run out meanwhile, what comes next is cancelled.
+pub fn within<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
+    let outer = Outer(DEADLINE.get());
+    let own = Instant::now().checked_add(limit);
+    if let Some(deadline) = nearer(outer.0, own) {
+        DEADLINE.set(Some(deadline));
+        arm(deadline);
+    }
+    work()
+}
+
+/// The nearer of two ends, where there is one.
+fn nearer(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// The session's `lock_timeout`; `None`: it waits for ever.
