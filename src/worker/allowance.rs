@@ -1,14 +1,15 @@
-//! Whether sweeps of the scheduler may run now: daily windows, and rows per day. What a person asks for by
-//! `custodian.sweep()` or `sweep_now()` does not wait for a window, and counts among the rows of the day.
+//! Whether sweeps of the scheduler may run now: `custodian.disposal`, daily windows, and rows per day. What a person asks
+//! for by `custodian.sweep()` or `sweep_now()` asks for none of them, and counts among the rows of the day.
 
 use chrono::DateTime;
 
 use crate::error::Result;
-use crate::guc::pace;
+use crate::guc::{self, Disposal, pace};
 use crate::pg::{sandbox, spi, time, xact, zone};
 use crate::policy::period::Instant;
 use crate::worker::windows::{self, Windows};
 
+const DISPOSAL: &str = "custodian.disposal";
 const WINDOWS: &str = "custodian.windows";
 const ROWS: &str = "custodian.max_rows_per_day";
 
@@ -50,7 +51,9 @@ fn minute(at: Instant) -> String {
 
 /// Whether a run was interrupted for such a reason, and goes on by itself.
 pub fn deferred(reason: &str) -> bool {
-    reason.starts_with(WINDOWS) || reason.starts_with(ROWS)
+    [DISPOSAL, WINDOWS, ROWS]
+        .iter()
+        .any(|setting| reason.starts_with(setting))
 }
 
 /// Decides from the settings: a limit of 0 is none, `used` are the rows of this UTC day. Pure.
@@ -97,6 +100,13 @@ fn used() -> Result<i64> {
 
 /// What the settings allow now, by the server's clock.
 pub fn now() -> Result<Allowance> {
+    // It may have been set back since the sweep began.
+    if guc::disposal() != Disposal::On {
+        return Ok(Allowance::Closed {
+            setting: DISPOSAL,
+            until: None,
+        });
+    }
     let limit = i64::from(pace::max_rows_per_day());
     let used = if limit > 0 { used()? } else { 0 };
     let text = pace::windows();
@@ -137,6 +147,19 @@ mod tests {
     fn without_settings_nothing_is_limited() {
         assert_eq!(at_noon("", 0, 1_000), Allowance::Open { rows: None });
         assert_eq!(at_noon("", 0, 1_000).reason(), None);
+    }
+
+    #[test]
+    fn a_sweep_that_a_setting_ended_goes_on_by_itself() {
+        for setting in [DISPOSAL, WINDOWS, ROWS] {
+            let closed = Allowance::Closed {
+                setting,
+                until: Some(NOON),
+            };
+            let reason = closed.reason().expect("it is closed");
+            assert!(deferred(&reason), "{reason}");
+        }
+        assert!(!deferred("the table or the policy is locked"));
     }
 
     #[test]

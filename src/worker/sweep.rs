@@ -13,6 +13,8 @@ use crate::pg::{bgworker, latch, report, timeout, xact};
 use crate::policy::model::Leaf;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Step, Tid};
+use crate::tag::grammar::DisposalMode;
+use crate::tag::read;
 use crate::worker::fuse::Estimate;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
@@ -127,6 +129,16 @@ pub fn execute(id: i64, asked: bool) {
     }
 }
 
+/// Whether disposal of the table was paused, or, unless a person `asked` for the sweep, its tag does not say any more that
+/// it is on. What `custodian.disposal` says is asked between batches.
+fn is_stopped(relation: pg_sys::Oid, asked: bool) -> Result<bool> {
+    if pauses::of(relation)?.is_some() {
+        return Ok(true);
+    }
+    let mode = read::table_tag(relation)?.and_then(|tag| tag.disposal);
+    Ok(!asked && mode.is_some_and(|mode| mode != DisposalMode::On))
+}
+
 /// A transaction with a fresh snapshot.
 fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
     xact::transaction(|| xact::with_snapshot(work))
@@ -197,10 +209,9 @@ struct Sweep {
 
 impl Sweep {
     fn run(id: i64, asked: bool) -> std::result::Result<(), Caught> {
-        let Some(mut sweep) = transaction(|| Sweep::load(id, false))? else {
+        let Some(mut sweep) = transaction(|| Sweep::load(id, false, asked))? else {
             return Ok(());
         };
-        sweep.throttle = Throttle::new(asked);
         bgworker::report_activity(&format!(
             "pg_custodian run {id}: {}",
             sweep.run.relation_name
@@ -216,11 +227,11 @@ impl Sweep {
 
     /// The run with its plan, compiled anew; `None`, and superseded, when the plan is another one now.
     /// A helper changes nothing about the run: what it finds, its leader finds.
-    fn load(id: i64, helps: bool) -> Result<Option<Sweep>> {
+    fn load(id: i64, helps: bool, asked: bool) -> Result<Option<Sweep>> {
         let Some(run) = run::get(id)?.filter(|run| run.state == State::Running) else {
             return Ok(None);
         };
-        if !helps && pauses::of(run.relation)?.is_some() {
+        if !helps && is_stopped(run.relation, asked)? {
             run::interrupt(id, PAUSED)?;
             return Ok(None);
         }
@@ -256,7 +267,7 @@ impl Sweep {
             moving: false,
             first_sqlstate: None,
             names: Names::default(),
-            throttle: Throttle::default(),
+            throttle: Throttle::new(asked),
             wal: 0,
             quarantine: quarantine::load(&work.plan.leaves)?,
             numbers,
@@ -350,13 +361,13 @@ impl Sweep {
         Ok(!self.segments(part)?.is_empty())
     }
 
-    /// Compiles the plan again. The run ends when it is another one now, or the table is paused.
+    /// Compiles the plan again. The run ends when it is another one now, or disposal of the table was stopped.
     fn reload(&mut self) -> std::result::Result<Option<End>, Caught> {
-        let relation = self.run.relation;
-        let (paused, work) =
-            transaction(|| Ok((pauses::of(relation)?.is_some(), work::load(relation)?)))?;
+        let (relation, asked) = (self.run.relation, self.throttle.asked());
+        let (stopped, work) =
+            transaction(|| Ok((is_stopped(relation, asked)?, work::load(relation)?)))?;
         Ok(match work {
-            _ if paused => Some(End::Paused),
+            _ if stopped => Some(End::Paused),
             Some(work) if work.plan.digest == self.run.plan => {
                 self.work = work;
                 None

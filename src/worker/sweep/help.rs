@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
-use super::{End, LOCK_TIMEOUT, Part, Sweep, throttle::Throttle, transaction};
+use super::{End, LOCK_TIMEOUT, Part, Sweep, transaction};
 use crate::guc::pace;
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, latch, report, timeout, xact};
@@ -142,10 +142,9 @@ impl Sweep {
 
     /// Takes ranges from the leader until there are none.
     fn help(number: usize, leader: i32, task: Task) -> std::result::Result<(), Caught> {
-        let Some(mut sweep) = transaction(|| Sweep::load(task.run, true))? else {
+        let Some(mut sweep) = transaction(|| Sweep::load(task.run, true, task.asked))? else {
             return Ok(());
         };
-        sweep.throttle = Throttle::new(task.asked);
         sweep.leader = Some((number, leader));
         bgworker::report_activity(&format!(
             "pg_custodian run {}: {}",

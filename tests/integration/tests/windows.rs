@@ -78,7 +78,8 @@ fn sweeps_wait_for_their_window_say_until_when_and_a_reload_opens_another() -> R
 }
 
 #[test]
-fn a_window_that_closes_ends_a_sweep_which_goes_on_in_the_next() -> Result<()> {
+fn a_window_that_closes_or_disposal_that_is_set_back_ends_a_sweep_which_goes_on_later() -> Result<()>
+{
     let node = Cluster::builder("closes")
         .preload("pg_custodian")
         .conf("custodian.naptime = 1s")
@@ -88,20 +89,32 @@ fn a_window_that_closes_ends_a_sweep_which_goes_on_in_the_next() -> Result<()> {
         .start()?;
     let (now, later) = (window(&node, -1, 1)?, window(&node, 3, 5)?);
     node.alter_system("custodian.windows", &now)?;
-    // Each row takes a while, so that the sweep is under way.
+    // Each row takes a while, so that the sweep is under way. Each sweep begins with a batch of 256 rows.
     node.exec(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN old; END'",
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.01); RETURN old; END'",
     )?;
-    node.exec(&LOG.replace(
+    node.exec(&LOG.replace("600", "3000").replace(
         "SELECT custodian.define_purpose",
         "CREATE TRIGGER slow BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION slow();
          SELECT custodian.define_purpose",
     ))?;
-    wait_for_answer(
-        &node,
-        "SELECT state, rows_done > 0 AND rows_done < 600 FROM custodian.runs",
-        "running|t",
-    );
+    const UNDER_WAY: &str = "SELECT state, rows_done > 0 AND rows_done < 3000 FROM custodian.runs";
+    wait_for_answer(&node, UNDER_WAY, "running|t");
+    // So do the setting that stops disposal, and the table's tag.
+    let ended = "SELECT state, reason, rows_done < 3000 FROM custodian.runs";
+    node.alter_system("custodian.disposal", "off")?;
+    wait_for_answer(&node, ended, "interrupted|custodian.disposal|t");
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(&node, UNDER_WAY, "running|t");
+    let tag = |mode| {
+        format!(
+            "SELECT custodian.tag_table('log', clock => 'at', on_expiry => 'delete', disposal => '{mode}')"
+        )
+    };
+    node.exec(&tag("off"))?;
+    wait_for_answer(&node, ended, "interrupted|disposal is paused|t");
+    node.exec(&tag("on"))?;
+    wait_for_answer(&node, UNDER_WAY, "running|t");
     node.alter_system("custodian.windows", &later)?;
     wait_for_answer(
         &node,
@@ -110,7 +123,7 @@ fn a_window_that_closes_ends_a_sweep_which_goes_on_in_the_next() -> Result<()> {
     );
     let left = node.text("SELECT count(*) FROM log")?;
     assert_eq!(
-        node.text("SELECT 600 - rows_done FROM custodian.runs")?,
+        node.text("SELECT 3000 - rows_done FROM custodian.runs")?,
         left,
         "what was done is told"
     );
@@ -119,7 +132,7 @@ fn a_window_that_closes_ends_a_sweep_which_goes_on_in_the_next() -> Result<()> {
     wait_for_answer(
         &node,
         "SELECT state, rows_done FROM custodian.runs WHERE state <> 'superseded'",
-        "done|600",
+        "done|3000",
     );
     assert_eq!(node.text("SELECT count(*) FROM log")?, "0");
     Ok(())
