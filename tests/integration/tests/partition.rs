@@ -267,6 +267,38 @@ fn what_was_paused_meanwhile_is_put_back_whatever_the_crash_left() -> Result<()>
     Ok(())
 }
 
+#[test]
+fn a_partition_that_a_cancel_leaves_half_way_is_dropped_afterwards() -> Result<()> {
+    let node = cluster("cancelled")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&visits("halfway"))?;
+    let user = looking(&node, "halfway")?;
+    node.exec(&ready("halfway"))?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM pg_inherits WHERE inhdetachpending",
+        "1",
+    );
+    // A cancel that comes between two attempts is none of a command.
+    const CANCEL: &str = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+        WHERE backend_type LIKE 'pg_custodian %' AND wait_event_type = 'Lock'";
+    let cancelled = poll(120, || {
+        let _others_may_be_hit = node.text(CANCEL);
+        let sqlstate = node.text("SELECT sqlstate FROM custodian.partition_drop");
+        (sqlstate.ok()? == "57014").then_some(())
+    });
+    assert!(cancelled.is_some());
+    // Out of sight, as one that is detached: that is what is said, and it is not forgotten when its time is over.
+    const SAID: &str = "SELECT code, object, problem ~ '57014' FROM custodian.check() WHERE code LIKE 'partition-%'";
+    assert_eq!(node.text(SAID)?, "partition-detached|public.halfway_old|t");
+    node.exec("UPDATE custodian.partition_drop SET retry_at = now() - interval '1 minute', began_at = now() - interval '1 hour'")?;
+    drop(user);
+    wait_for_answer(&node, "SELECT to_regclass('halfway_old')", "");
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.partition_drop", "0");
+    assert_eq!(node.text("SELECT count(*) FROM halfway")?, "20");
+    Ok(())
+}
+
 /// Detaching waits for whoever may still look at the table as it was: as long as this transaction is open, the
 /// partition is out of sight and not gone.
 fn looking(node: &Cluster, name: &str) -> Result<postgres::Client> {
