@@ -1,6 +1,6 @@
 //! Code of one table that waits, or takes for ever, does not keep the scheduler from the others.
 
-use integration::{Cluster, Result, Sql, wait_until};
+use integration::{Cluster, Result, Sql, wait_for_answer, wait_until};
 
 #[test]
 fn constraints_that_wait_hold_up_no_other_table() -> Result<()> {
@@ -55,5 +55,41 @@ fn constraints_that_wait_hold_up_no_other_table() -> Result<()> {
     let told = client
         .text("SELECT object FROM custodian.check() WHERE code = 'check-constraint' ORDER BY 1")?;
     assert_eq!(told, "public.a_domain.body\npublic.b_rows.body");
+    Ok(())
+}
+
+#[test]
+fn a_table_that_somebody_has_locked_holds_up_no_other() -> Result<()> {
+    let node = Cluster::builder("locked")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = off")
+        .conf("custodian.count_timeout = 0")
+        .conf("custodian.max_disposal_fraction = 1")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE a_locked (id int, body text, at timestamptz);
+         CREATE TABLE b_item (id int, body text, at timestamptz);
+         INSERT INTO a_locked VALUES (1, 'x', '2000-01-01');
+         INSERT INTO b_item VALUES (1, 'x', '2000-01-01');
+         SELECT custodian.define_purpose('test.item', 'contract', '50 days');
+         SELECT custodian.tag_table(t, clock => 'at'), custodian.tag_column(t, 'body', 'user.behavior', '{test.item}', on_expiry => 'set_null')
+         FROM unnest('{a_locked,b_item}'::regclass[]) t",
+    )?;
+    let mut user = node.client()?;
+    user.batch_execute("BEGIN; LOCK TABLE a_locked")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(&node, "SELECT body IS NULL FROM b_item", "t");
+    // What goes on is said.
+    wait_for_answer(
+        &node,
+        "SELECT object, problem ~ '55P03' FROM custodian.check() WHERE code = 'run-failed'",
+        "public.a_locked|t",
+    );
+    user.batch_execute("COMMIT")?;
+    // The pause after some failures could be long.
+    node.alter_system("custodian.max_overdue", "6d")?;
+    wait_for_answer(&node, "SELECT body IS NULL FROM a_locked", "t");
     Ok(())
 }
