@@ -74,18 +74,27 @@ fn stored(relation: pg_sys::Oid) -> Result<Option<(String, Instant)>> {
 /// must not keep rows from going.
 const SHARE: u32 = 8;
 
-/// For how long the search goes on that finds the age, where counting took `took`.
-fn patience(took: Duration) -> Duration {
-    took * 2 + Duration::from_secs(1)
+/// For how long the search goes on that finds the age, where counting took `took` and may take up to `limit` with all
+/// that belongs to it. Pure.
+fn patience(took: Duration, limit: Option<Duration>) -> Duration {
+    let wanted = took * 2 + Duration::from_secs(1);
+    limit.map_or(wanted, |limit| wanted.min(limit / 4))
 }
 
 /// Since when the oldest row has been due: as exactly as [`since`] says, or at least since the moment that it gives when
 /// the search took too long.
 fn search(work: &Work, now: Instant, took: Duration) -> Result<Instant> {
     let start = Moment::now();
-    since(now, |at| {
-        Ok(start.elapsed() < patience(took) && due_at(work, at)?)
-    })
+    let patience = patience(took, pace::count_timeout());
+    since(
+        now,
+        |at| Ok(start.elapsed() < patience && due_at(work, at)?),
+    )
+}
+
+/// Whether what is on record as the moment since when rows have been due may still be right, after the last `pass`. Pure.
+fn may_hold(since: Instant, pass: Option<Instant>, now: Instant) -> bool {
+    since <= now && pass.is_none_or(|pass| pass <= since)
 }
 
 /// Notes since when the oldest row of a table has been due, after it was counted, which took `took`; or that nothing is
@@ -108,14 +117,15 @@ pub fn measure(
     }
     let now = survey.cutoff;
     let quick = pace::count_timeout().is_none_or(|limit| took < limit / SHARE);
+    // Everything that was due at a pass is gone: where counting is slow, too, what keeps coming is no older.
+    let pass = last_pass(work, marks, now).filter(|_| quarantine.is_empty());
     if let Some((plan, since)) = &stored
         && plan == digest
-        && *since <= now
+        && may_hold(*since, pass, now)
         && (!quick || due_at(work, *since)?)
     {
         return Ok(());
     }
-    let pass = last_pass(work, marks, now).filter(|_| quarantine.is_empty());
     let since = match pass {
         Some(pass) => pass,
         None if quick => search(work, now, took)?,
@@ -287,4 +297,27 @@ pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_for_the_age_leaves_most_of_the_time_to_the_plan() {
+        let second = Duration::from_secs(1);
+        assert_eq!(patience(second / 10, Some(second)), second / 4);
+        assert_eq!(patience(second, Some(3600 * second)), 3 * second);
+        assert_eq!(patience(second, None), 3 * second);
+    }
+
+    #[test]
+    fn what_a_pass_took_away_is_not_overdue_any_more() {
+        let at = Instant::from_micros;
+        assert!(may_hold(at(5), None, at(9)));
+        assert!(may_hold(at(5), Some(at(5)), at(9)));
+        assert!(!may_hold(at(5), Some(at(6)), at(9)));
+        // It was set under another clock.
+        assert!(!may_hold(at(10), None, at(9)));
+    }
 }
