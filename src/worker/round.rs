@@ -85,12 +85,13 @@ impl Rounds {
         self.reap(database)?;
         let evidence = evidence(shmem::leads(database));
         // One on demand may be about to store its run: then it is looked again in the next round.
-        if let Some(executed) = self.sweeps.runs(database) {
-            transaction(|| decide::interrupt(run::open()?, &executed))?;
+        let executed = self.sweeps.runs(database);
+        if let Some(executed) = &executed {
+            transaction(|| decide::interrupt(run::open()?, executed))?;
         }
         circumstances()?;
-        if self.sweeps.tables(database).is_empty() {
-            partition::going::resume()?;
+        if executed.is_some() {
+            partition::going::resume(&self.sweeps.tables(database))?;
         }
         if let Err(caught) = transaction(row::maintain) {
             report::log(

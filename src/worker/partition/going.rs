@@ -1,6 +1,7 @@
 //! Detaching a partition, looking at it again, and dropping it or putting it back. Each step is a transaction of
 //! its own, and what is left of an interrupted one is taken up by the next round.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pgrx::PgLogLevel;
@@ -378,12 +379,14 @@ fn allowed(entry: &Entry) -> Result<bool> {
     Ok(guc::drop_partitions() && round::mode(mode) == Disposal::On)
 }
 
-/// Finishes what an interrupted sweep has left. For the scheduler, while no sweep is there.
-pub fn resume() -> std::result::Result<(), Caught> {
-    let entries = transaction(|| {
+/// Finishes what an interrupted sweep has left, but of tables that are being swept: that is their sweeps' own. For the
+/// scheduler, while no sweep is about to begin.
+pub fn resume(busy: &BTreeSet<u32>) -> std::result::Result<(), Caught> {
+    let mut entries = transaction(|| {
         store::tidy()?;
         store::under_way()
     })?;
+    entries.retain(|entry| !entry.is_of(busy));
     if entries.is_empty() {
         return Ok(());
     }

@@ -32,6 +32,12 @@ impl Entry {
         pg_sys::Oid::from(self.leaf)
     }
 
+    /// Whether it is, or was a partition of, one of the tables, at whatever level.
+    pub fn is_of(&self, tables: &BTreeSet<u32>) -> bool {
+        let mut own = self.above.iter().chain([&self.leaf, &self.parent]);
+        own.any(|relation| tables.contains(relation))
+    }
+
     /// The topmost table that it was a partition of.
     pub fn root(&self) -> pg_sys::Oid {
         pg_sys::Oid::from(self.above.last().copied().unwrap_or(self.parent))
