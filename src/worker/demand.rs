@@ -1,6 +1,7 @@
 //! `custodian.sweep()`: a sweep on demand. A background worker executes it as the scheduler's sweeps are executed, in
 //! batches, one transaction each; the session waits, without a snapshot, and tells what came of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pgrx::prelude::*;
@@ -9,9 +10,10 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::guc;
 use crate::pg::{bgworker, latch, lock, procedure, relation, report, xact};
+use crate::policy::load;
 use crate::worker::decide::{self, Next};
 use crate::worker::run::{self, Run, State};
-use crate::worker::shmem::{self, Answer, Demand};
+use crate::worker::shmem::{self, Answer, Demand, Seat};
 use crate::worker::{now, pause, sweep};
 
 /// How often a worker is started that finds another sweep in its place.
@@ -67,7 +69,10 @@ fn call(only: Option<pg_sys::Oid>) -> Result<()> {
         )
         .hint("Import them with custodian.import_keys()."));
     }
-    let tables = xact::with_snapshot(|| now::tables(only))?;
+    let (tables, referring) = xact::with_snapshot(|| {
+        let referring = load::referring(&load::schema(None)?);
+        Ok((now::tables(only)?, referring))
+    })?;
     procedure::commit()?;
     lock::demand()?;
     let mut runs: u32 = 0;
@@ -77,7 +82,8 @@ fn call(only: Option<pg_sys::Oid>) -> Result<()> {
             told(only, pause::refused(&name, &reason))?;
             continue;
         }
-        match execute(table, &name)? {
+        let before = referring_to(&referring, table.to_u32());
+        match execute(table, &name, &before)? {
             Some(run) if run.state == State::Waiting => {
                 let reason = run.reason.unwrap_or_default();
                 told(only, sweep::waiting_message(run.id, &name, &reason))?;
@@ -92,6 +98,24 @@ fn call(only: Option<pg_sys::Oid>) -> Result<()> {
     }
     notice!("{rows} rows were disposed of by {runs} runs");
     Ok(())
+}
+
+/// The tables whose rows refer to those of the table, also over others.
+fn referring_to(referring: &BTreeMap<u32, BTreeSet<u32>>, table: u32) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![table];
+    while let Some(table) = left.pop() {
+        let others = referring.get(&table).into_iter().flatten();
+        left.extend(others.filter(|other| found.insert(**other)));
+    }
+    found
+}
+
+/// Whether a sweep of the table is to wait for those in the `seats`: there is no room, one of them sweeps the same
+/// table, or one that has rows which go `before`. Pure.
+fn must_wait(seats: &[Seat], table: u32, before: &BTreeSet<u32>) -> bool {
+    let in_the_way = |seat: &Seat| seat.table == table || before.contains(&seat.table);
+    seats.len() >= shmem::SEATS || seats.iter().any(in_the_way)
 }
 
 /// What stops a sweep of one table is its error; a sweep of all tables goes on with the others.
@@ -125,8 +149,9 @@ fn outcome(run: &Run) {
     );
 }
 
-/// Has a worker plan and sweep a table, and waits for it; the run as it is then, `None` when nothing is due.
-fn execute(table: pg_sys::Oid, name: &str) -> Result<Option<Run>> {
+/// Has a worker plan and sweep a table, and waits for it; the run as it is then, `None` when nothing is due. `before` are
+/// the tables whose rows go first.
+fn execute(table: pg_sys::Oid, name: &str, before: &BTreeSet<u32>) -> Result<Option<Run>> {
     let database = xact::database();
     let requester = latch::my_pid();
     let mut extra = [0; 8];
@@ -143,7 +168,7 @@ fn execute(table: pg_sys::Oid, name: &str) -> Result<Option<Run>> {
     xact::forget_catalog_snapshot();
     let mut attempts = 0;
     let demand = loop {
-        while !shmem::seats(database).is_empty() {
+        while must_wait(&shmem::seats(database), table.to_u32(), before) {
             latch::sleep(Duration::from_millis(100));
         }
         shmem::forget_demand(database);
@@ -230,4 +255,34 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
         }
     }
     bgworker::report_idle();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seats(tables: &[u32]) -> Vec<Seat> {
+        let seat = |table: &u32| Seat {
+            pid: 1,
+            table: *table,
+            run: 1,
+            batch_since: 0,
+        };
+        tables.iter().map(seat).collect()
+    }
+
+    #[test]
+    fn a_sweep_on_demand_waits_for_its_table_and_for_what_refers_to_it_only() {
+        // 2 refers to 1, 3 to 2, and 1 to 3.
+        let referring: BTreeMap<u32, BTreeSet<u32>> = [(1, 2), (2, 3), (3, 1)]
+            .map(|(table, other)| (table, BTreeSet::from([other])))
+            .into();
+        let before = referring_to(&referring, 1);
+        assert!(must_wait(&seats(&[1]), 1, &before));
+        assert!(must_wait(&seats(&[9, 3]), 1, &before));
+        assert!(!must_wait(&seats(&[9]), 1, &before));
+        assert!(!must_wait(&seats(&[1]), 9, &referring_to(&referring, 9)));
+        let full: Vec<u32> = (10..).take(shmem::SEATS).collect();
+        assert!(must_wait(&seats(&full), 1, &before));
+    }
 }

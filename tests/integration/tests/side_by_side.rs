@@ -1,6 +1,6 @@
 //! Sweeps of several tables at the same time: one that takes long holds up those that refer to it, and no others.
 
-use integration::{Cluster, Result, wait_for_answer};
+use integration::{Cluster, Result, Sql, wait_for_answer};
 
 fn table(name: &str, more: &str) -> String {
     format!(
@@ -54,6 +54,13 @@ fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<
     // New rows go as well, round after round, while the other sweep is where it was.
     node.exec("INSERT INTO quick SELECT n, n || '@example.com', now() - interval '100 days' FROM generate_series(101, 120) n")?;
     wait_for_answer(&node, "SELECT count(*) FROM quick", "0");
+    // Nor does who asks for a sweep wait for it, but for one of a table that it holds up.
+    let mut caller = node.client()?;
+    caller.batch_execute("SET statement_timeout = '100s'")?;
+    caller.batch_execute("CALL custodian.sweep('quick')")?;
+    caller.batch_execute("SET statement_timeout = '2s'")?;
+    let refused = caller.refused("CALL custodian.sweep('parent')");
+    assert_eq!(refused.sqlstate(), "57014");
     assert_eq!(node.text("SELECT count(*) FROM slow")?, "50");
     assert_eq!(node.text("SELECT count(*) FROM parent")?, "50");
     // A parent is not even planned while rows that refer to it are on their way.
