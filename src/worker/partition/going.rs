@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use serde_json::json;
 
 use super::store::{self, Entry};
-use super::{Candidate, Judgement, due, judge, oid, total};
+use super::{Candidate, Judgement, due, is_empty, judge, oid, total};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::ledger;
 use crate::guc::{self, Disposal, pace};
@@ -51,7 +51,15 @@ pub struct Job<'a> {
 
 /// Drops the partition. To be called outside of any transaction, in a session with a `lock_timeout`.
 pub fn drop_leaf(job: &Job) -> std::result::Result<Outcome, Caught> {
-    let (entry, candidate) = match xact::transaction(|| prepare(job))? {
+    // What reads every row comes before the locks: holds and changes of the policy would wait for it. Whether all of it
+    // may go is decided once it is detached.
+    let look = || transaction(|| likely(job));
+    let look = match limited(look)? {
+        Ok(look) => look,
+        Err(outcome) => return Ok(outcome),
+    };
+    let prepared = limited(|| xact::transaction(|| prepare(job, &look)))?;
+    let (entry, candidate) = match prepared {
         Ok(prepared) => prepared,
         Err(outcome) => return Ok(outcome),
     };
@@ -69,8 +77,58 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
     xact::transaction(|| xact::with_snapshot(work))
 }
 
+/// Runs what may take as long as a count, up to `custodian.count_timeout`.
+fn limited<T>(
+    work: impl FnOnce() -> std::result::Result<T, Caught>,
+) -> std::result::Result<T, Caught> {
+    match pace::count_timeout() {
+        Some(limit) => timeout::within(limit, work),
+        None => work(),
+    }
+}
+
+/// What a look at the partition found before it is locked.
+struct Look {
+    rows: i64,
+    /// Whether each of them is due.
+    all_due: bool,
+}
+
+/// Counts the rows of the partition where its bounds do not tell that they are due.
+fn likely(job: &Job) -> Result<std::result::Result<Look, Outcome>> {
+    let Job { work, leaf, .. } = job;
+    if !batch::fits(work, leaf)? {
+        return Ok(Err(Outcome::Stale));
+    }
+    let (plan, policy) = (&work.plan, &work.policy);
+    let Judgement::Candidate(candidate) = judge(plan, policy, leaf, job.cutoff, false)? else {
+        return Ok(Err(Outcome::Stays));
+    };
+    if candidate.by_bound.is_some() {
+        let rows = planned(job)?;
+        return Ok(Ok(Look {
+            rows,
+            all_due: false,
+        }));
+    }
+    let rows = total(plan, leaf)?;
+    let all_due = due(plan, policy, leaf, job.cutoff)? == rows;
+    Ok(if all_due {
+        Ok(Look { rows, all_due })
+    } else {
+        Err(Outcome::Stays)
+    })
+}
+
+/// The rows of the partition as the run counted them.
+fn planned(job: &Job) -> Result<i64> {
+    let items = run::items(job.run)?;
+    let item = items.iter().find(|(number, ..)| *number == job.item);
+    Ok(item.map_or(0, |(_, item, _)| item.planned))
+}
+
 /// Under the locks of a batch: is everything as it was planned? Notes what is about to happen.
-fn prepare(job: &Job) -> Result<std::result::Result<(Entry, Candidate), Outcome>> {
+fn prepare(job: &Job, look: &Look) -> Result<std::result::Result<(Entry, Candidate), Outcome>> {
     let Job { work, leaf, .. } = job;
     if !batch::lock(work.plan.table, leaf)? {
         return Ok(Err(Outcome::Stale));
@@ -83,14 +141,14 @@ fn prepare(job: &Job) -> Result<std::result::Result<(Entry, Candidate), Outcome>
         let Judgement::Candidate(candidate) = judge(plan, policy, leaf, job.cutoff, false)? else {
             return Ok(Err(Outcome::Stays));
         };
-        let rows = total(plan, leaf)?;
         let gone = match candidate.by_bound {
-            Some(_) => !candidate.published || rows == 0,
-            None => !candidate.published && due(plan, policy, leaf, job.cutoff)? == rows,
+            Some(_) => !candidate.published || is_empty(plan, leaf)?,
+            None => !candidate.published && look.all_due,
         };
         if !gone {
             return Ok(Err(Outcome::Stays));
         }
+        let rows = look.rows;
         if done(job.run)?.saturating_add(rows) > job.limit {
             return Ok(Err(Outcome::Tripped));
         }
@@ -249,10 +307,7 @@ fn conclude(
     allowed: bool,
 ) -> std::result::Result<Option<Outcome>, Caught> {
     let look = || xact::transaction(|| look_and_drop(entry, limit, allowed));
-    let found = match pace::count_timeout() {
-        Some(limit) => timeout::within(limit, look),
-        None => look(),
-    };
+    let found = limited(look);
     let (outcome, why, sqlstate) = match found {
         Ok(Found::Dropped(rows)) => return Ok(Some(Outcome::Dropped(rows))),
         Ok(Found::Keep(why)) => (Outcome::Stays, why.to_owned(), None),

@@ -56,6 +56,20 @@ fn total(plan: &Plan, leaf: &Leaf) -> Result<i64> {
     })
 }
 
+/// Whether the leaf has no rows at all.
+fn is_empty(plan: &Plan, leaf: &Leaf) -> Result<bool> {
+    let rows = as_leaf_owner(plan, leaf, || {
+        spi::count(&Statement {
+            sql: format!(
+                "SELECT count(*) FROM (SELECT FROM ONLY {} LIMIT 1) first",
+                leaf.ident.quoted
+            ),
+            params: Vec::new(),
+        })
+    })?;
+    Ok(rows == 0)
+}
+
 /// The rows of the leaf that are due for deletion, wherever a watermark is.
 fn due(plan: &Plan, policy: &Policy, leaf: &Leaf, cutoff: Instant) -> Result<i64> {
     let statement = render::count(plan, &Step::Rows, leaf, policy, cutoff, None);
@@ -70,10 +84,10 @@ pub fn by_bound(plan: &Plan, leaf: &Leaf, candidate: &Candidate) -> Result<Optio
     if candidate.by_bound.is_none() {
         return Ok(None);
     }
-    let rows = total(plan, leaf)?;
-    if candidate.published && rows > 0 {
+    if candidate.published && !is_empty(plan, leaf)? {
         return Ok(None);
     }
+    let rows = total(plan, leaf)?;
     let why = why(candidate.by_bound.as_deref());
     Ok(Some(item(plan, leaf, &why, rows)))
 }
