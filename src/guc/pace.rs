@@ -120,7 +120,7 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"custodian.max_wal_rate",
         c"WAL that a sweep may write per second.",
-        c"A sweep pauses after each batch for as long as it takes to stay below. 0 is no limit.",
+        c"A sweep pauses after each batch for as long as it takes to stay below. Workers that share a table share it; each sweep has it for itself. 0 is no limit.",
         &MAX_WAL_RATE,
         0,
         i32::MAX,
@@ -160,7 +160,7 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"custodian.max_rows_per_day",
         c"Rows that sweeps may dispose of in a database on one day.",
-        c"A day is one of UTC. Each worker may exceed it by one batch. What is left goes on the next day. 0 is no limit.",
+        c"A day is one of UTC. Each worker may exceed it by one batch, or by a partition, which is dropped as a whole. What is left goes on the next day. 0 is no limit.",
         &MAX_ROWS_PER_DAY,
         0,
         i32::MAX,

@@ -271,6 +271,16 @@ pub fn helpers(number: usize) -> Vec<i32> {
     .unwrap_or_default()
 }
 
+/// How many workers go over a leaf together under this leader; 1 where it leads nobody.
+pub fn members(leader: i32) -> usize {
+    read(|teams| {
+        let team = teams.iter().find(|team| team.leader == leader);
+        let helpers = team.iter().flat_map(|team| &team.helpers);
+        1 + helpers.filter(|helper| helper.pid != 0).count()
+    })
+    .unwrap_or(1)
+}
+
 /// What helpers left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Left {

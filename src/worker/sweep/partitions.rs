@@ -34,7 +34,6 @@ impl Sweep {
             match outcome? {
                 Outcome::Dropped(rows) => {
                     self.disposed = self.disposed.saturating_add(rows);
-                    self.throttle.spend(rows);
                 }
                 Outcome::Stays => {}
                 Outcome::Stale => {

@@ -243,7 +243,6 @@ impl Sweep {
                 self.committed = xact::last_commit();
                 if let Batched::Rows(rows) | Batched::Swallowed(rows) = batched {
                     self.disposed = self.disposed.saturating_add(rows);
-                    self.throttle.spend(rows);
                 }
                 Ok(batched)
             }

@@ -11,7 +11,7 @@ use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, latch, sandbox, spi};
 use crate::worker::allowance::{self, Allowance};
 use crate::worker::sweep::meter::{Meter, Wait};
-use crate::worker::{counter, pause as pauses, run};
+use crate::worker::{counter, pause as pauses, run, team};
 
 /// How often it is looked whether to wait.
 const LOOK: Duration = Duration::from_secs(1);
@@ -21,6 +21,15 @@ const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// The longest a run waits for VACUUM of the table it is at: one that takes days must not keep data from going.
 const VACUUM_PATIENCE: Duration = Duration::from_secs(600);
+
+/// The share of one of `workers` that go over a leaf together in a limit of kilobytes per second: no less than one, since
+/// 0 is no limit. Pure.
+fn share(rate: i32, workers: usize) -> i32 {
+    if rate == 0 {
+        return 0;
+    }
+    (rate / i32::try_from(workers.max(1)).unwrap_or(i32::MAX)).max(1)
+}
 
 /// How long to pause after a batch that wrote `bytes` of WAL in `took`, to stay below `rate` kilobytes per second;
 /// at most a minute, so that a change of the setting is seen.
@@ -46,8 +55,8 @@ pub struct Throttle {
     waited: Duration,
     /// Whether a person asked for the sweep: it waits for no window.
     asked: bool,
-    /// Rows of the day that are left, where there is a limit.
-    rows: Option<i64>,
+    /// Whether the rows of a day are limited.
+    rows_limited: bool,
     meter: Meter,
     /// When the measures were last handed over.
     handed_over: Option<Moment>,
@@ -66,18 +75,12 @@ impl Throttle {
         self.asked
     }
 
-    /// Takes what a batch disposed of off the rows of the day.
-    pub fn spend(&mut self, rows: i64) {
-        if let Some(left) = &mut self.rows {
-            *left = left.saturating_sub(rows);
-        }
-    }
-
-    /// Whether it is to be looked at again whether to wait.
+    /// Whether it is to be looked at again whether to wait. Before every batch where rows of the day are limited: other
+    /// workers use them up as well.
     fn must_look(&self) -> bool {
         self.looked_at
             .is_none_or(|looked_at| looked_at.elapsed() >= LOOK)
-            || self.rows.is_some_and(|left| left <= 0)
+            || self.rows_limited
     }
 }
 
@@ -140,7 +143,7 @@ impl Sweep {
                     return Ok(Some(End::Deferred(reason)));
                 }
                 if let Allowance::Open { rows } = allowance {
-                    self.throttle.rows = rows;
+                    self.throttle.rows_limited = rows.is_some();
                 }
             }
             let heed_vacuum = self.throttle.for_vacuum < VACUUM_PATIENCE;
@@ -186,12 +189,21 @@ impl Sweep {
     /// Measures a batch that wrote `bytes` of WAL in `took`, and pauses after it.
     pub(super) fn stay_below_wal_rate(&mut self, bytes: u64, took: Duration) {
         self.throttle.meter.batch(took, bytes);
-        let pause = wal_pause(bytes, took, pace::max_wal_rate());
+        let rate = match pace::max_wal_rate() {
+            0 => 0,
+            rate => share(rate, team::members(self.leader_pid())),
+        };
+        let pause = wal_pause(bytes, took, rate);
         if !pause.is_zero() {
             latch::sleep(pause);
             self.throttle.waited += pause;
             self.throttle.meter.wait(Wait::WalRate, pause);
         }
+    }
+
+    /// The worker that executes the run: this process, or the one that it helps.
+    fn leader_pid(&self) -> i32 {
+        self.leader.map_or_else(latch::my_pid, |(_, leader)| leader)
     }
 
     /// How long it has waited since that was last stored.
@@ -212,6 +224,14 @@ mod tests {
             Duration::from_millis(900)
         );
         assert_eq!(wal_pause(1024, took, 1024), Duration::ZERO);
+    }
+
+    #[test]
+    fn workers_that_share_a_table_share_its_rate() {
+        assert_eq!(share(1000, 1), 1000);
+        assert_eq!(share(1000, 4), 250);
+        assert_eq!(share(2, 8), 1);
+        assert_eq!(share(0, 8), 0);
     }
 
     #[test]
