@@ -193,7 +193,10 @@ impl Sweep {
             sweep.obstacles,
             sweep.first_sqlstate.as_deref(),
         );
-        transaction(|| run::account(id, wal, waited))?;
+        transaction(|| {
+            xact::commit_asynchronously();
+            run::account(id, wal, waited)
+        })?;
         outcome
     }
 }

@@ -179,8 +179,8 @@ impl Sweep {
         }
     }
 
-    /// One batch, with what it did counted in the same transaction. Its commit does not wait for the disk, but for
-    /// that of the batch before: a crash takes back at most one.
+    /// One batch, with what it did counted in the same transaction. It begins when the batch before is on disk, and its
+    /// commit does not wait for that: a crash takes back at most one.
     pub(super) fn batch(
         &mut self,
         part: &Part,
@@ -202,6 +202,8 @@ impl Sweep {
         let (outcome, names) = error_names::noting(|| {
             timeout::within(BATCH_TIMEOUT, || {
                 xact::transaction(|| {
+                    // Before anything is locked: the run's row is shared by all who sweep the table.
+                    xact::flush_wal(committed);
                     let Outcome::Done { rows, left } =
                         batch::dispose_ranges(&target, ranges, &locked)?
                     else {
@@ -214,7 +216,6 @@ impl Sweep {
                             return Err(Error::new(Kind::ProgramLimitExceeded, TRIPPED));
                         }
                     }
-                    xact::flush_wal(committed);
                     xact::commit_asynchronously();
                     Ok(if left > 0 {
                         Batched::Swallowed(rows)

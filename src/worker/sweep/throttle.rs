@@ -8,7 +8,7 @@ use super::{End, Part, Sweep, transaction};
 use crate::error::Result;
 use crate::guc::pace;
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, latch, sandbox, spi};
+use crate::pg::{bgworker, latch, sandbox, spi, xact};
 use crate::worker::allowance::{self, Allowance};
 use crate::worker::sweep::meter::{Meter, Wait};
 use crate::worker::{counter, pause as pauses, run, team};
@@ -150,7 +150,10 @@ impl Sweep {
             let reason = transaction(|| reason(leaf, heed_vacuum))?;
             if reason != self.throttle.waits_for {
                 let waited = std::mem::take(&mut self.throttle.waited);
-                transaction(|| run::waits(id, reason.as_deref(), waited))?;
+                transaction(|| {
+                    xact::commit_asynchronously();
+                    run::waits(id, reason.as_deref(), waited)
+                })?;
                 self.throttle.waits_for.clone_from(&reason);
             }
             let Some(reason) = reason else {
@@ -158,7 +161,10 @@ impl Sweep {
             };
             let relation = self.run.relation;
             if transaction(|| pauses::of(relation))?.is_some() {
-                transaction(|| run::waits(id, None, Duration::ZERO))?;
+                transaction(|| {
+                    xact::commit_asynchronously();
+                    run::waits(id, None, Duration::ZERO)
+                })?;
                 return Ok(Some(End::Paused));
             }
             latch::sleep(LOOK);
