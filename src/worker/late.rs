@@ -332,12 +332,13 @@ const EVERY_DAY: (Instant, Instant) = (
 /// How many days of a clock a transaction queues one by one.
 const MOST_DAYS: usize = 64;
 
-/// What a transaction has queued so far, so that it queues nothing twice: days of clocks, by the innermost
-/// transaction that is writing, since that may be undone by itself, relation and column.
+/// What the innermost transaction that is writing has queued so far, so that it queues nothing twice: days of clocks, by
+/// relation and column. Another one, also one that was left for it, begins anew: it may be undone by itself, and there may
+/// be any number of them.
 #[derive(Default)]
 struct Queued {
-    transaction: u64,
-    days: HashMap<(u32, u32, String), BTreeSet<i64>>,
+    writer: (u64, u32),
+    days: HashMap<(u32, String), BTreeSet<i64>>,
 }
 
 /// Of a day on which a clock lies: the first one that was queued already, and so on.
@@ -349,16 +350,12 @@ enum Day {
 }
 
 impl Queued {
-    fn look(&mut self, relation: u32, column: &str, day: i64) -> Day {
-        let (transaction, subtransaction) = late_trigger::transaction();
-        if self.transaction != transaction {
-            self.transaction = transaction;
+    fn look(&mut self, writer: (u64, u32), relation: u32, column: &str, day: i64) -> Day {
+        if self.writer != writer {
+            self.writer = writer;
             self.days.clear();
         }
-        let days = self
-            .days
-            .entry((subtransaction, relation, column.to_owned()))
-            .or_default();
+        let days = self.days.entry((relation, column.to_owned())).or_default();
         if days.len() > MOST_DAYS || days.contains(&day) {
             Day::Known
         } else if days.len() == MOST_DAYS {
@@ -368,12 +365,9 @@ impl Queued {
         }
     }
 
-    fn note(&mut self, relation: u32, column: &str, day: i64) {
-        let (transaction, subtransaction) = late_trigger::transaction();
-        if self.transaction == transaction
-            && let Some(days) = self
-                .days
-                .get_mut(&(subtransaction, relation, column.to_owned()))
+    fn note(&mut self, writer: (u64, u32), relation: u32, column: &str, day: i64) {
+        if self.writer == writer
+            && let Some(days) = self.days.get_mut(&(relation, column.to_owned()))
         {
             days.insert(day);
         }
@@ -455,10 +449,11 @@ fn late(written: &Written) -> Result<()> {
 /// Has rows looked at again whose clock lies on the day of `clock`; without a column all rows.
 fn queue(relation: pg_sys::Oid, column: &str, clock: Option<i64>) -> Result<()> {
     let number = relation.to_u32();
+    let writer = late_trigger::transaction();
     let day = clock.map(day_of);
     // No clock has the value that stands for none.
     let key = day.map_or(i64::MIN, |(from, _)| from);
-    let values = match QUEUED.with_borrow_mut(|queued| queued.look(number, column, key)) {
+    let values = match QUEUED.with_borrow_mut(|queued| queued.look(writer, number, column, key)) {
         Day::Known => return Ok(()),
         Day::New => {
             day.map(|(from, until)| (time::instant_from_raw(from), time::instant_from_raw(until)))
@@ -467,7 +462,7 @@ fn queue(relation: pg_sys::Oid, column: &str, clock: Option<i64>) -> Result<()> 
     };
     let clock = (!column.is_empty()).then_some((column, values));
     reopen::relation(relation, clock, "late-row")?;
-    QUEUED.with_borrow_mut(|queued| queued.note(number, column, key));
+    QUEUED.with_borrow_mut(|queued| queued.note(writer, number, column, key));
     Ok(())
 }
 
@@ -493,4 +488,24 @@ pub unsafe extern "C-unwind" fn custodian_late_row(
 pub extern "C" fn pg_finfo_custodian_late_row() -> &'static pg_sys::Pg_finfo_record {
     const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
     &RECORD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_of_many_subtransactions_keeps_what_the_last_one_queued() {
+        let mut queued = Queued::default();
+        for subtransaction in 1..1000 {
+            let writer = (7, subtransaction);
+            assert!(matches!(queued.look(writer, 1, "at", 5), Day::New));
+            queued.note(writer, 1, "at", 5);
+            assert!(matches!(queued.look(writer, 1, "at", 5), Day::Known));
+        }
+        assert_eq!(queued.days.len(), 1);
+        // What was noted for another one is not known: that may have been undone.
+        queued.note((7, 1), 1, "at", 6);
+        assert!(matches!(queued.look((7, 999), 1, "at", 6), Day::New));
+    }
 }

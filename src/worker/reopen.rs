@@ -75,7 +75,9 @@ pub fn apply(schema: &Schema) -> Result<()> {
     }
     sandbox::as_extension_owner(|| {
         let queued = spi::write(
-            "DELETE FROM custodian.reopening RETURNING relation, clock, low, high",
+            // Many transactions, and subtransactions, may have queued the same.
+            "WITH gone AS (DELETE FROM custodian.reopening RETURNING relation, clock, low, high)
+             SELECT DISTINCT relation, clock, low, high FROM gone",
             &[],
             |row| {
                 let low = row.get::<TimestampWithTimeZone>(3)?.map(time::instant);
