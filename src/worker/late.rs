@@ -97,12 +97,13 @@ fn is_looked_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
     Ok(coverage(&installed(relation, function)?, &wanted) == Covers::Everything)
 }
 
-/// Whether triggers on the leaf, and on the tables that its clocks lead through, notice every row that is written behind
-/// a watermark.
+/// Whether triggers on the leaf notice every row that is written to it behind a watermark.
 pub fn is_watched(leaf: &Leaf, watch: &Watch) -> Result<bool> {
-    if !is_looked_at(pg_sys::Oid::from(leaf.id), &watch.own)? {
-        return Ok(false);
-    }
+    is_looked_at(pg_sys::Oid::from(leaf.id), &watch.own)
+}
+
+/// Whether triggers on the tables that clocks lead through notice what becomes due by them.
+pub fn is_watched_beyond(watch: &Watch) -> Result<bool> {
     for (relation, rows) in &watch.others {
         for relation in with_rows(*relation) {
             if !is_looked_at(relation, rows)? {

@@ -79,9 +79,11 @@ pub fn load(
         horizon,
     };
     let now = clock::wall();
+    // The same for all leaves, and there may be many.
+    let beyond = watch.map_or(Ok(true), late::is_watched_beyond)?;
     for leaf in leaves {
         let watched = match watch {
-            Some(watch) => late::is_watched(leaf, watch)?,
+            Some(watch) => beyond && late::is_watched(leaf, watch)?,
             // No watermark narrows anything here: it only says when the last pass was.
             None => true,
         };
