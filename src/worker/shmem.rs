@@ -444,6 +444,12 @@ pub fn claim_sweep(database: pg_sys::Oid, pid: i32, table: u32, run: i64) -> boo
     .unwrap_or(false)
 }
 
+/// Whether our workers are to keep out of the database for now.
+pub fn is_barred(database: pg_sys::Oid) -> bool {
+    let now = xact::server_now();
+    slot(database).is_some_and(|slot| slot.barred_until > now)
+}
+
 fn change_seat(pid: i32, change: impl FnOnce(&mut Seat)) {
     write(|directory| {
         let mut seats = directory.slots.iter_mut().flat_map(|slot| &mut slot.sweeps);

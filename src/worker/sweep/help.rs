@@ -13,7 +13,7 @@ use crate::policy::reach::Reach;
 use crate::policy::render::{self, SEGMENT};
 use crate::worker::pacing::BatchSize;
 use crate::worker::team::{self, More, Task};
-use crate::worker::{run, survey};
+use crate::worker::{run, shmem, survey};
 
 /// A leaf is gone over by several workers when that is at least this many blocks, 32 MB.
 const WORTH_IT: u64 = 4 * SEGMENT as u64;
@@ -234,6 +234,11 @@ pub extern "C-unwind" fn custodian_helper_main(arg: pg_sys::Datum) {
     let Some(task) = team::join(number, leader, latch::my_pid()) else {
         return;
     };
+    // Whoever asks the workers to leave either sees this one, or is seen here.
+    if shmem::is_barred(database) {
+        latch::wake(team::leave(latch::my_pid()));
+        return;
+    }
     bgworker::before_exit(on_exit);
     bgworker::connect(Some(database));
     timeout::set_lock_timeout(LOCK_TIMEOUT);
