@@ -56,20 +56,21 @@ fn build(worker: &Worker) -> pg_sys::BackgroundWorker {
 // Version 18 keeps the list in another way.
 #[cfg(not(feature = "pg18"))]
 unsafe extern "C" {
-    static BackgroundWorkerList: *const std::ffi::c_void;
+    static mut BackgroundWorkerList: *const std::ffi::c_void;
 }
 
 /// Registers a worker that the postmaster starts when the server is out of recovery. Only while
 /// shared_preload_libraries are loaded. `false` when every slot of `max_worker_processes` is taken already.
 pub fn register_static(worker: &Worker) -> bool {
     let mut built = build(worker);
-    // SAFETY: called from _PG_init in the postmaster, which has one thread; the server copies the struct.
+    // SAFETY: called from _PG_init in the postmaster, which has one thread; the server copies the struct, and changes the
+    // variable meanwhile, which is why it is read as volatile.
     unsafe {
         #[cfg(not(feature = "pg18"))]
-        let before = BackgroundWorkerList;
+        let before = (&raw const BackgroundWorkerList).read_volatile();
         pg_sys::RegisterBackgroundWorker(&mut built);
         #[cfg(not(feature = "pg18"))]
-        return BackgroundWorkerList != before;
+        return (&raw const BackgroundWorkerList).read_volatile() != before;
         #[cfg(feature = "pg18")]
         true
     }
