@@ -84,42 +84,40 @@ impl Throttle {
     }
 }
 
-/// Why a sweep of the leaf should wait now; names objects and settings only.
-fn reason(leaf: pg_sys::Oid, heed_vacuum: bool) -> Result<Option<String>> {
+/// Why a sweep of the leaf should wait now: for what, and in words, which name objects and settings only.
+fn reason(leaf: pg_sys::Oid, heed_vacuum: bool) -> Result<Option<(Wait, String)>> {
     sandbox::as_extension_owner(|| {
-        spi::select_one(
-            "SELECT coalesce(
-                 (SELECT format('%s is behind by more than custodian.max_replay_lag', application_name)
-                  FROM pg_stat_replication
-                  WHERE $1 > 0 AND replay_lag > make_interval(secs => $1) ORDER BY replay_lag DESC LIMIT 1),
-                 (SELECT format('replication slot %s holds back more than custodian.max_slot_wal', slot_name)
-                  FROM pg_replication_slots
-                  WHERE $2 > 0 AND pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn) > $2 * 1048576.0
-                  ORDER BY restart_lsn LIMIT 1),
-                 (SELECT 'VACUUM of the table' FROM pg_stat_progress_vacuum
-                  WHERE $4 AND relid = $3
-                    AND datid = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1))",
+        let found = spi::select_one(
+            "(SELECT 1, format('%s is behind by more than custodian.max_replay_lag', application_name)
+              FROM pg_stat_replication
+              WHERE $1 > 0 AND replay_lag > make_interval(secs => $1) ORDER BY replay_lag DESC LIMIT 1)
+             UNION ALL
+             (SELECT 2, format('replication slot %s holds back more than custodian.max_slot_wal', slot_name)
+              FROM pg_replication_slots
+              WHERE $2 > 0 AND pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn) > $2 * 1048576.0
+              ORDER BY restart_lsn LIMIT 1)
+             UNION ALL
+             (SELECT 3, 'VACUUM of the table' FROM pg_stat_progress_vacuum
+              WHERE $4 AND relid = $3
+                AND datid = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1)
+             ORDER BY 1 LIMIT 1",
             &[
                 f64::from(pace::max_replay_lag()).into(),
                 f64::from(pace::max_slot_wal()).into(),
                 leaf.into(),
                 heed_vacuum.into(),
             ],
-            |row| row.get::<String>(1),
-        )
-        .map(Option::flatten)
+            |row| Ok((row.must::<i32>(1)?, row.must::<String>(2)?)),
+        )?;
+        Ok(found.map(|(kind, words)| {
+            let wait = match kind {
+                1 => Wait::ReplayLag,
+                2 => Wait::Slot,
+                _ => Wait::Vacuum,
+            };
+            (wait, words)
+        }))
     })
-}
-
-/// For what a sweep waits, by the words in which [`reason`] says it.
-fn kind(reason: &str) -> Wait {
-    if reason.starts_with("VACUUM") {
-        Wait::Vacuum
-    } else if reason.starts_with("replication slot") {
-        Wait::Slot
-    } else {
-        Wait::ReplayLag
-    }
 }
 
 impl Sweep {
@@ -147,7 +145,7 @@ impl Sweep {
                 }
             }
             let heed_vacuum = self.throttle.for_vacuum < VACUUM_PATIENCE;
-            let reason = transaction(|| reason(leaf, heed_vacuum))?;
+            let (wait, reason) = transaction(|| reason(leaf, heed_vacuum))?.unzip();
             if reason != self.throttle.waits_for {
                 let waited = std::mem::take(&mut self.throttle.waited);
                 transaction(|| {
@@ -156,7 +154,7 @@ impl Sweep {
                 })?;
                 self.throttle.waits_for.clone_from(&reason);
             }
-            let Some(reason) = reason else {
+            let Some(wait) = wait else {
                 return Ok(None);
             };
             let relation = self.run.relation;
@@ -171,7 +169,6 @@ impl Sweep {
             pgrx::check_for_interrupts!();
             bgworker::reload_settings();
             self.throttle.waited += LOOK;
-            let wait = kind(&reason);
             self.throttle.meter.wait(wait, LOOK);
             if wait == Wait::Vacuum {
                 self.throttle.for_vacuum += LOOK;
