@@ -9,6 +9,7 @@ use crate::worker::backlog;
 use crate::worker::partition;
 use crate::worker::pause;
 use crate::worker::shmem::{self, State};
+use crate::worker::silence;
 
 /// How many naps without a successful round are a finding, and how long at least.
 const LATE_NAPS: i64 = 10;
@@ -41,8 +42,7 @@ fn process(findings: &mut Vec<Finding>) {
             object: "max_worker_processes".to_owned(),
             problem: "A background worker could not be started, since every slot is taken."
                 .to_owned(),
-            remedy: "Raise max_worker_processes and restart: the launcher needs one, and each database with the extension two."
-                .to_owned(),
+            remedy: silence::NEEDED.to_owned(),
         });
     }
     let Some(slot) = shmem::slot(xact::database()).filter(|slot| slot.state == State::Active)

@@ -74,7 +74,18 @@ struct Launcher {
     starts: HashMap<u32, Start>,
     /// Databases for which no scheduler could be had.
     starved: BTreeSet<u32>,
+    /// Databases for which there is no room in shared memory.
+    unplaced: BTreeSet<u32>,
     silence: Silence,
+}
+
+/// What came of starting a scheduler.
+enum Started {
+    Yes,
+    /// Every slot of max_worker_processes is taken.
+    NoWorker,
+    /// As many databases have one as can.
+    NoRoom,
 }
 
 #[derive(Clone, Copy)]
@@ -123,18 +134,28 @@ impl Launcher {
                         // The end of a looking scheduler wakes the launcher; the pause is for one that
                         // never came up.
                         pause = pause.min(Duration::from_secs(1));
-                    } else if self.start(database, now) {
-                        pause = pause.min(Duration::from_secs(5));
                     } else {
-                        starved = true;
-                        let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
-                        pause = pause.min(Duration::from_secs(5)).min(nap);
+                        match self.start(database, now) {
+                            Started::Yes => pause = pause.min(Duration::from_secs(5)),
+                            // The others may have theirs.
+                            Started::NoRoom => {
+                                self.unplaced.insert(oid);
+                            }
+                            Started::NoWorker => {
+                                starved = true;
+                                let nap =
+                                    Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
+                                pause = pause.min(Duration::from_secs(5)).min(nap);
+                            }
+                        }
                     }
                 }
             }
         }
         self.starved.retain(|database| alive.contains(database));
         self.silence.of_schedulers(&self.starved);
+        self.unplaced.retain(|database| alive.contains(database));
+        self.silence.of_room(&self.unplaced);
         shmem::forget(|database| {
             alive.contains(&database.to_u32()) && !self.absent.contains(&database.to_u32())
         });
@@ -151,14 +172,15 @@ impl Launcher {
         }
     }
 
-    fn start(&mut self, database: pg_sys::Oid, now: i64) -> bool {
+    fn start(&mut self, database: pg_sys::Oid, now: i64) -> Started {
         if !shmem::mark_starting(database) {
-            return false;
+            return Started::NoRoom;
         }
+        self.unplaced.remove(&database.to_u32());
         if !scheduler::start(database) {
             shmem::mark_not_started(database);
             self.starved.insert(database.to_u32());
-            return false;
+            return Started::NoWorker;
         }
         if self.starved.remove(&database.to_u32()) {
             shmem::clear_starved(database);
@@ -174,6 +196,6 @@ impl Launcher {
             0
         };
         start.at = now;
-        true
+        Started::Yes
     }
 }

@@ -16,21 +16,30 @@ const HOUR: i64 = 3_600_000_000;
 /// How long the postmaster may take to start the launcher, in microseconds.
 const LAUNCH: i64 = 10_000_000;
 
+/// What is to be done where a worker is wanting.
+pub const NEEDED: &str = "Raise max_worker_processes and restart: the launcher needs one, and each database with the extension \
+     one, another for VACUUM, and up to custodian.max_sweep_workers times custodian.max_sweep_workers_per_table.";
+
 /// What a process has said.
 pub struct Silence {
     said: Alarm<u32>,
+    /// Of databases for which there is no room.
+    unplaced: Alarm<u32>,
 }
 
 impl Default for Silence {
     fn default() -> Self {
-        Silence { said: Alarm::new() }
+        Silence {
+            said: Alarm::new(),
+            unplaced: Alarm::new(),
+        }
     }
 }
 
 fn stands_still(what: String) -> Error {
     Error::new(Kind::InsufficientResources, what)
         .detail("Every slot of max_worker_processes is taken.")
-        .hint("Raise max_worker_processes and restart: the launcher needs one, and each database with the extension two.")
+        .hint(NEEDED)
 }
 
 impl Silence {
@@ -68,6 +77,32 @@ impl Silence {
                     )),
                 );
             }
+        }
+    }
+
+    /// Warns of databases beyond those that can have a scheduler.
+    pub fn of_room(&mut self, unplaced: &BTreeSet<u32>) {
+        let now = xact::server_now();
+        self.unplaced.keep(|database| unplaced.contains(database));
+        for database in unplaced {
+            if !self.unplaced.says(*database, now) {
+                continue;
+            }
+            let oid = pg_sys::Oid::from(*database);
+            let name = xact::transaction(|| Ok(relation::database_name(oid)));
+            let name = name.ok().flatten().unwrap_or_else(|| database.to_string());
+            report::log(
+                PgLogLevel::WARNING,
+                Error::new(
+                    Kind::ProgramLimitExceeded,
+                    format!("no scheduler could be started in database {name}"),
+                )
+                .detail(format!(
+                    "{} databases of the cluster have pg_custodian, or are being looked at, which is the most that can; whether this one has it is not known.",
+                    shmem::SLOTS
+                ))
+                .hint("Drop the extension where it is not needed, or move databases to another cluster."),
+            );
         }
     }
 
