@@ -55,6 +55,17 @@ fn computes(command: &pg_sys::AlterTableCmd) -> bool {
     }
 }
 
+/// The table whose rows ATTACH PARTITION evaluates the partition's constraint on, with the expressions of the key. Of
+/// an index nothing is evaluated.
+fn attached(command: &pg_sys::AlterTableCmd) -> Option<*const pg_sys::RangeVar> {
+    if command.subtype != pg_sys::AlterTableType::AT_AttachPartition {
+        return None;
+    }
+    // SAFETY: the definition of ATTACH PARTITION is a PartitionCmd of the parse tree.
+    let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() }?;
+    (!partition.bound.is_null()).then_some(partition.name.cast_const())
+}
+
 /// Checks a statement before it is executed.
 pub fn before(statement: &Utility) -> Result<()> {
     use pg_sys::NodeTag;
@@ -82,10 +93,13 @@ pub fn before(statement: &Utility) -> Result<()> {
             return rows_of(index.relation, &session);
         }
         if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>(NodeTag::T_AlterTableStmt) {
-            if list::items::<pg_sys::AlterTableCmd>(alter.cmds)
-                .into_iter()
-                .any(computes)
-            {
+            let commands = list::items::<pg_sys::AlterTableCmd>(alter.cmds);
+            for command in &commands {
+                if let Some(table) = attached(command) {
+                    rows_of(table, &session)?;
+                }
+            }
+            if commands.into_iter().any(computes) {
                 return rows_of(alter.relation, &session);
             }
             return Ok(());

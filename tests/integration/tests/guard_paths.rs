@@ -260,7 +260,18 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
             "{statement}: {refused}"
         );
     }
+    // The table that is attached has the rows, and one that is new has the expression.
+    away.batch_execute(
+        "CREATE FUNCTION tell(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+           $$ BEGIN RAISE NOTICE '%', x; RETURN x; END $$;
+         BEGIN; CREATE TABLE told (id int NOT NULL, email text, plan text) PARTITION BY LIST ((tell(email)))",
+    )?;
+    let attach = away.refused("ALTER TABLE told ATTACH PARTITION customer FOR VALUES IN ('x')");
+    assert_eq!(attach.sqlstate(), "42501", "{attach}");
+    away.batch_execute("ROLLBACK")?;
     for statement in [
+        "BEGIN; CREATE TABLE own (id int) PARTITION BY LIST (id); CREATE TABLE own1 (id int); \
+         ALTER TABLE own ATTACH PARTITION own1 FOR VALUES IN (1); COMMIT",
         "CREATE TABLE mine (id int PRIMARY KEY, note text UNIQUE CHECK (note <> ''))",
         "BEGIN; CREATE TABLE other (id int); CREATE INDEX ON other (id); ALTER TABLE other ADD UNIQUE (id); COMMIT",
         "CREATE INDEX ON clear (id)",
