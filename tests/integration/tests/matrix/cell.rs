@@ -90,6 +90,103 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    /// Makes the attempt, and looks at the outcome.
+    fn look(&self, expected: Expected) -> Result<Vec<String>> {
+        let (stage, channel, peer) = (self.stage, self.channel, self.peer);
+        // DDL and settings are recorded for the role that executes them.
+        let events = |outcome: &str| match expected {
+            Expected::Warned(gate) | Expected::Refused(gate) => {
+                stage.events(channel.of_standby, gate.name(), outcome, peer.role)
+            }
+            _ => Ok(0),
+        };
+        let outcome = match expected {
+            Expected::Refused(_) => "refused",
+            _ => "warned",
+        };
+        let before = events(outcome)?;
+        let silent = matches!(expected, Expected::Passes | Expected::NotAuthenticated);
+        let objections = || stage.objections(channel.of_standby, peer.role);
+        let unobjected = if silent {
+            Some(settled(objections)?)
+        } else {
+            None
+        };
+        let log = size(&self.target().log_file());
+        let output = self.run()?;
+        let mut wrong = Vec::new();
+        let said = || log_since(self.target(), log);
+        match expected {
+            Expected::NoSuchCell => wrong.push("there is no such cell".to_owned()),
+            Expected::Passes | Expected::Warned(_) => {
+                if !output.success() && !channel.ragged {
+                    wrong.push(format!("it failed: {}", brief(&output)));
+                }
+            }
+            Expected::Refused(_) => {
+                if output.success() {
+                    wrong.push("it was not refused".to_owned());
+                }
+                let refusal = |log: &str| {
+                    [" allowed", " would carry "]
+                        .iter()
+                        .any(|text| has_error(log, "42501", text))
+                };
+                if poll(10, || refusal(&said().ok()?).then_some(())).is_none() {
+                    wrong.push(format!(
+                        "no refusal by the guard with SQLSTATE 42501 is in the log: {output}\n{}",
+                        said()?
+                    ));
+                }
+            }
+            Expected::NotAuthenticated => {
+                if output.success() {
+                    wrong.push("somebody got in with a wrong password".to_owned());
+                }
+                if poll(10, || {
+                    has_error(&said().ok()?, "28P01", "password authentication failed")
+                        .then_some(())
+                })
+                .is_none()
+                {
+                    wrong.push(format!(
+                        "the server did not refuse the password: {output}\n{}",
+                        said()?
+                    ));
+                }
+            }
+        }
+        if matches!(expected, Expected::Warned(_) | Expected::Refused(_))
+            && poll(10, || (events(outcome).ok()? > before).then_some(())).is_none()
+        {
+            wrong.push(format!("no event \"{outcome}\" of that gate was recorded"));
+        }
+        // While events are on their way to the ledger they may be counted twice for a moment.
+        if let Some(before) = unobjected
+            && poll(10, || (objections().ok()? == before).then_some(())).is_none()
+        {
+            wrong.push("the guard recorded something".to_owned());
+        }
+        let (canary, carried) = (self.has(CANARY)?, self.has(CARRIED)?);
+        match arrives(channel, expected) {
+            Brings::Card if !canary => wrong.push(format!(
+                "the canary did not arrive: this shows nothing: {output}"
+            )),
+            Brings::Published if !carried => {
+                wrong.push(format!("what the lane carries did not arrive: {output}"))
+            }
+            Brings::Card | Brings::Nothing | Brings::Published => {}
+        }
+        let nothing = matches!(expected, Expected::Refused(_) | Expected::NotAuthenticated);
+        if canary && (nothing || channel.brings == Brings::Published) {
+            wrong.push(format!("THE CANARY ARRIVED: {}", brief(&output)));
+        }
+        if carried && nothing {
+            wrong.push(format!("tagged values arrived: {}", brief(&output)));
+        }
+        Ok(wrong)
+    }
+
     /// A program that connects as the peer does; or as somebody on the node, when it is the node that connects.
     fn program(&self, name: &str) -> Result<Program> {
         let node = self.target();
@@ -177,6 +274,16 @@ impl Attempt<'_> {
     }
 }
 
+/// A count that is the same twice.
+fn settled(count: impl Fn() -> Result<u64>) -> Result<u64> {
+    let mut last = count()?;
+    poll(10, || {
+        let now = count().ok()?;
+        (std::mem::replace(&mut last, now) == now).then_some(now)
+    })
+    .ok_or_else(|| Error::new("the count of events does not settle"))
+}
+
 /// What the log of a node says from this position on.
 fn log_since(node: &Cluster, position: u64) -> Result<String> {
     let mut file = fs::File::open(node.log_file())?;
@@ -216,86 +323,13 @@ pub fn attempt(
         number,
         lsn: String::new(),
     };
-    attempt.prepare()?;
-    // DDL and settings are recorded for the role that executes them.
-    let events = |outcome: &str| match expected {
-        Expected::Warned(gate) | Expected::Refused(gate) => {
-            stage.events(channel.of_standby, gate.name(), outcome, peer.role)
-        }
-        _ => Ok(0),
-    };
-    let outcome = match expected {
-        Expected::Refused(_) => "refused",
-        _ => "warned",
-    };
-    let before = events(outcome)?;
-    let log = size(&attempt.target().log_file());
-    let output = attempt.run()?;
-    let mut wrong = Vec::new();
-    let said = || log_since(attempt.target(), log);
-    match expected {
-        Expected::NoSuchCell => wrong.push("there is no such cell".to_owned()),
-        Expected::Passes | Expected::Warned(_) => {
-            if !output.success() && !channel.ragged {
-                wrong.push(format!("it failed: {}", brief(&output)));
-            }
-        }
-        Expected::Refused(_) => {
-            if output.success() {
-                wrong.push("it was not refused".to_owned());
-            }
-            let refusal = |log: &str| {
-                [" allowed", " would carry "]
-                    .iter()
-                    .any(|text| has_error(log, "42501", text))
-            };
-            if poll(10, || refusal(&said().ok()?).then_some(())).is_none() {
-                wrong.push(format!(
-                    "no refusal by the guard with SQLSTATE 42501 is in the log: {output}\n{}",
-                    said()?
-                ));
-            }
-        }
-        Expected::NotAuthenticated => {
-            if output.success() {
-                wrong.push("somebody got in with a wrong password".to_owned());
-            }
-            if poll(10, || {
-                has_error(&said().ok()?, "28P01", "password authentication failed").then_some(())
-            })
-            .is_none()
-            {
-                wrong.push(format!(
-                    "the server did not refuse the password: {output}\n{}",
-                    said()?
-                ));
-            }
-        }
+    let found = attempt.prepare().and_then(|()| attempt.look(expected));
+    // Whatever came of it, the next cell finds what this one found.
+    match (found, attempt.clean_up()) {
+        (Ok(_), Err(error)) => Err(error),
+        (Err(error), Err(other)) => Err(Error::new(format!("{error}; nor cleaned up: {other}"))),
+        (found, Ok(())) => found,
     }
-    if matches!(expected, Expected::Warned(_) | Expected::Refused(_))
-        && poll(10, || (events(outcome).ok()? > before).then_some(())).is_none()
-    {
-        wrong.push(format!("no event \"{outcome}\" of that gate was recorded"));
-    }
-    let (canary, carried) = (attempt.has(CANARY)?, attempt.has(CARRIED)?);
-    match arrives(channel, expected) {
-        Brings::Card if !canary => wrong.push(format!(
-            "the canary did not arrive: this shows nothing: {output}"
-        )),
-        Brings::Published if !carried => {
-            wrong.push(format!("what the lane carries did not arrive: {output}"))
-        }
-        Brings::Card | Brings::Nothing | Brings::Published => {}
-    }
-    let nothing = matches!(expected, Expected::Refused(_) | Expected::NotAuthenticated);
-    if canary && (nothing || channel.brings == Brings::Published) {
-        wrong.push(format!("THE CANARY ARRIVED: {}", brief(&output)));
-    }
-    if carried && nothing {
-        wrong.push(format!("tagged values arrived: {}", brief(&output)));
-    }
-    attempt.clean_up()?;
-    Ok(wrong)
 }
 
 fn brief(output: &Output) -> String {

@@ -76,16 +76,14 @@ fn selected(mode: Mode) -> (Vec<Selected>, usize) {
         return (cells, 0);
     }
     // Without namespaces the peers that are known by a certificate, or by nothing, stand for their kinds.
-    let missing = cells.iter().filter(|(_, peer)| peer.needs_net()).count();
+    // A node that no address of its own places has no organisation to tell others from.
+    let cannot = |peer: &Peer| peer.needs_net() || peer.kind == Kind::OtherOrganisation;
+    let missing = cells.iter().filter(|(_, peer)| cannot(peer)).count();
     let mut left = match wanted.as_str() {
         "" => pairwise(mode, false),
-        _ => cells
-            .into_iter()
-            .filter(|(_, peer)| !peer.needs_net())
-            .collect(),
+        _ => cells,
     };
-    // A node that no address of its own places has no organisation to tell others from.
-    left.retain(|(_, peer)| peer.kind != Kind::OtherOrganisation);
+    left.retain(|(_, peer)| !cannot(peer));
     (left, missing)
 }
 
@@ -99,7 +97,7 @@ fn run(mode: Mode) -> Result<()> {
     let (mut cells, missing) = selected(mode);
     if missing > 0 {
         integration::not_run(&format!(
-            "{missing} cells whose peers are known by their network"
+            "{missing} cells whose peers, or whose node, are known by their network"
         ));
     }
     let stage = Stage::new(mode)?;

@@ -16,8 +16,8 @@ const HEAD: &str = "\
 Each line of these tables is tried on real nodes: every channel by every peer, with all gates `on` and in `warn`. The page is
 written from the tables of that test (`tests/integration/tests/matrix/`); the last table names the tests it rests on.
 
-- **passes**: it works, and the guard records nothing. The test looks for a canary, a value of a tagged column, in what arrived,
-  and finds it: otherwise the next line would prove nothing.
+- **passes**: it works, and the guard records nothing. Where the channel carries values, the test looks for a canary, a value of
+  a tagged column, in what arrived, and finds it: otherwise the next line would prove nothing.
 - **refused**: one error with SQLSTATE 42501, and an event of the gate in `custodian.guard_events`. In all that the peer got
   (output, files, dumps, WAL) there is not a byte of a canary, as text or in hexadecimal digits.
 - In `warn` everything passes, and the gate that would refuse it records that.

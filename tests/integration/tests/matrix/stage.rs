@@ -275,15 +275,34 @@ impl Stage {
         self.client.borrow_mut().text(sql)
     }
 
+    /// How often any gate has objected to this role; DDL and settings to anybody. A copy into untagged columns is recorded
+    /// whoever makes it.
+    pub fn objections(&self, of_standby: bool, role: &str) -> Result<u64> {
+        self.sum(
+            of_standby,
+            &format!(
+                "gate <> 'copy' AND (role = {} OR gate IN ('ddl', 'settings'))",
+                quote_literal(role)
+            ),
+        )
+    }
+
     /// How often this gate has had this outcome for this role; for DDL and settings, for anybody.
     pub fn events(&self, of_standby: bool, gate: &str, outcome: &str, role: &str) -> Result<u64> {
-        let sql = format!(
-            "SELECT coalesce(sum(count), 0) FROM custodian.guard_events
-             WHERE gate = {} AND outcome = {} AND (role = {} OR gate IN ('ddl', 'settings'))",
-            quote_literal(gate),
-            quote_literal(outcome),
-            quote_literal(role)
-        );
+        self.sum(
+            of_standby,
+            &format!(
+                "gate = {} AND outcome = {} AND (role = {} OR gate IN ('ddl', 'settings'))",
+                quote_literal(gate),
+                quote_literal(outcome),
+                quote_literal(role)
+            ),
+        )
+    }
+
+    fn sum(&self, of_standby: bool, condition: &str) -> Result<u64> {
+        let sql =
+            format!("SELECT coalesce(sum(count), 0) FROM custodian.guard_events WHERE {condition}");
         let count = if of_standby {
             self.standby.text(&sql)?
         } else {
