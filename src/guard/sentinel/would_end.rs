@@ -74,7 +74,7 @@ fn endings(active: &Rc<Active>) -> Result<Vec<Ending>> {
 
 /// The replication that runs now and would be ended by the guard's sentinel, with why: under the text of a rules file in
 /// `rules`, or under the file as it is now, and with tags, transfers and lanes as the transaction sees them. So a change can
-/// be made, looked at and rolled back. The sentinel acts while the login gate is `on`; in `warn` this is what it would do.
+/// be made, looked at and rolled back. Replication is ended while the login gate is `on`; in `warn` this is what would be.
 /// Replication on lanes of other databases is not looked at. For stewards and members of pg_monitor.
 ///
 /// Errors: 42501 for others, 22023 for a text with an error (see `custodian.check_rules()`), 55000 when the library is not
