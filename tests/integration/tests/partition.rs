@@ -292,10 +292,53 @@ fn a_partition_that_a_cancel_leaves_half_way_is_dropped_afterwards() -> Result<(
     const SAID: &str = "SELECT code, object, problem ~ '57014' FROM custodian.check() WHERE code LIKE 'partition-%'";
     assert_eq!(node.text(SAID)?, "partition-detached|public.halfway_old|t");
     node.exec("UPDATE custodian.partition_drop SET retry_at = now() - interval '1 minute', began_at = now() - interval '1 hour'")?;
+    // A sweep of another table, which pauses for a minute after each of three batches, is in nobody's way.
+    node.alter_system("custodian.max_wal_rate", "1kB")?;
+    node.exec(
+        "CREATE TABLE busy (id int, body text, at timestamptz);
+         INSERT INTO busy SELECT n, repeat('x', 100), '2000-01-01' FROM generate_series(1, 20000) n;
+         SELECT custodian.tag_table('busy', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('busy', 'body', 'user.behavior', '{shop.halfway}')",
+    )?;
+    const BUSY: &str = "SELECT state, rows_done BETWEEN 1 AND 19999 FROM custodian.runs WHERE relation = 'busy'::regclass";
+    wait_for_answer(&node, BUSY, "running|t");
     drop(user);
     wait_for_answer(&node, "SELECT to_regclass('halfway_old')", "");
+    assert_eq!(node.text(BUSY)?, "running|t");
     wait_for_answer(&node, "SELECT count(*) FROM custodian.partition_drop", "0");
     assert_eq!(node.text("SELECT count(*) FROM halfway")?, "20");
+    Ok(())
+}
+
+#[test]
+fn a_drop_that_code_holds_up_is_given_up_also_where_a_constraint_is_slow() -> Result<()> {
+    let node = cluster("held_up")?;
+    node.alter_system("custodian.count_timeout", "4s")?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE FUNCTION wait() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_catalog.pg_sleep(3600); END $$",
+    )?;
+    node.exec(&visits("slow"))?;
+    // Reading the policy asks the constraint, which is given up after a second: the rest of the four seconds goes on.
+    let sum = vec!["factorial(32177)"; 60].join(" + ");
+    node.exec(&format!(
+        "ALTER TABLE slow ADD body text; {}
+         SELECT custodian.tag_column('slow', 'body', 'user.behavior', '{{shop.slow}}', on_expiry => '{{\"constant\":\"gone\"}}');
+         ALTER TABLE slow ADD CHECK (body <> 'gone' OR {sum} > 0) NOT VALID;
+         CREATE EVENT TRIGGER wait ON sql_drop WHEN tag IN ('DROP TABLE') EXECUTE FUNCTION wait()",
+        ready("slow").replace("SELECT custodian.resume('now', 'slow');", "")
+    ))?;
+    node.exec("SELECT custodian.resume('now', 'slow')")?;
+    wait_for_answer(
+        &node,
+        "SELECT string_agg(concat_ws(' ', leaf_name, sqlstate), '') FROM custodian.partition_drop",
+        "public.slow_old 57014",
+    );
+    wait_for_answer(&node, "SELECT count(*) FROM slow", "20");
+    assert_eq!(
+        node.text("SELECT kind, object FROM custodian.ledger WHERE kind LIKE 'partition.%'")?,
+        "partition.put_back|public.slow_old"
+    );
     Ok(())
 }
 
