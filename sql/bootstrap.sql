@@ -41,7 +41,8 @@ CREATE TABLE custodian.minimum (
     defence      boolean NOT NULL DEFAULT false,
     suspended_at timestamptz, -- not used: the history of suspensions is in custodian.suspension
     created_at   timestamptz NOT NULL DEFAULT now(),
-    created_by   text NOT NULL DEFAULT session_user
+    created_by   text NOT NULL DEFAULT session_user,
+    enforcement  text NOT NULL DEFAULT 'refuse' CHECK (enforcement IN ('refuse', 'warn'))
 );
 COMMENT ON TABLE custodian.minimum IS 'laws that forbid destruction before a date, and claim defences that justify keeping';
 

@@ -51,6 +51,7 @@ GRANT EXECUTE ON FUNCTION custodian.declare_dependents(regclass, text[]) TO PUBL
 GRANT EXECUTE ON FUNCTION custodian.declare_defence(text, regclass, text[], interval, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.enforce_minimum(text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) TO PUBLIC;
 GRANT SELECT ON custodian.maximums, custodian.suspensions TO PUBLIC;
 GRANT SELECT ON custodian.minimums, custodian.publication_permits, custodian.purposes, custodian.tags TO PUBLIC;
@@ -132,6 +133,7 @@ COMMENT ON ROUTINE custodian.define_lawful_basis IS 'Adds a lawful basis, or a n
 COMMENT ON ROUTINE custodian.define_purpose IS 'Defines a purpose, or changes the period of one that exists. Only a data steward may.';
 COMMENT ON ROUTINE custodian.end_break_glass IS 'Ends break-glass before its time. The gates refuse again from this moment. Only a superuser may who is connected over the unix socket.';
 COMMENT ON ROUTINE custodian.end_purpose IS 'Ends a purpose: from at on it covers nothing. Only a data steward may. NULL means now, by the extension''s clock; a purpose that has ended stays so, an end that is still to come can be moved.';
+COMMENT ON ROUTINE custodian.enforce_minimum IS 'Says what a user''s own statement meets that would destroy what a statutory minimum keeps: refuse, as for every new minimum, or warn: it passes with a WARNING, which is recorded as refusals are. Only a data steward may.';
 COMMENT ON ROUTINE custodian.erase_subject IS 'Erases a subject, in the caller''s transaction: optional purposes, and those by consent, count as ended for it in every table whose tag names its kind. Required purposes, minimums, claim defences and legal holds keep what they keep. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.estimate_preview IS 'A preview that does not read all of a big table: of a leaf of more than 32 MB it looks at that much, in blocks taken at random, and multiplies. estimated says where it did; smaller leaves are counted. What few rows are due for may not be met by the sample, and then is not listed. Arguments and rights are those of preview.';
 COMMENT ON ROUTINE custodian.explain_row IS 'Why each tagged cell of one row is kept or due at as_of (now, by default): its state (active, blocked, due, disposed, held, unresolved), what decides it, until when (for a due cell: since when), the law cited, and an explanation. key names the row by columns and values, such as {"id": 42}, and must fit exactly one. Values of cells are never shown. For the table''s owner and stewards.';

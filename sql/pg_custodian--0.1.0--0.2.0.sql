@@ -451,12 +451,14 @@ SELECT m.name, m.period, m.citation, m.created_at, m.created_by
 FROM custodian.maximum m;
 COMMENT ON VIEW custodian.maximums IS 'laws that limit for how long purposes cover a cell';
 
+ALTER TABLE custodian.minimum ADD COLUMN enforcement text NOT NULL DEFAULT 'refuse' CHECK (enforcement IN ('refuse', 'warn'));
+
 CREATE OR REPLACE VIEW custodian.minimums AS
 SELECT m.name, m.period, m.citation, m.defence,
        (SELECT s.suspended_at FROM custodian.suspension s
         WHERE s.minimum OPERATOR(pg_catalog.=) m.name AND s.resumed_at IS NULL
         ORDER BY s.suspended_at LIMIT 1) AS suspended_at,
-       m.created_at, m.created_by
+       m.created_at, m.created_by, m.enforcement
 FROM custodian.minimum m;
 COMMENT ON VIEW custodian.minimums IS 'laws that forbid destruction before a date, and claim defences';
 
@@ -548,6 +550,13 @@ CREATE FUNCTION custodian."resume_defence"(
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'resume_defence_wrapper';
 
+CREATE FUNCTION custodian."enforce_minimum"(
+	"name" TEXT,
+	"enforcement" TEXT
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'enforce_minimum_wrapper';
+
 CREATE FUNCTION custodian."require_maximum"(
 	"name" TEXT,
 	"rel" regclass,
@@ -573,6 +582,8 @@ REVOKE EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) FROM PUB
 GRANT EXECUTE ON FUNCTION custodian.suspend_defence(text, timestamptz) TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.resume_defence(text, timestamptz) TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.enforce_minimum(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.enforce_minimum(text, text) TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.require_maximum(text, regclass, text[], interval, text, text) TO PUBLIC;
 GRANT SELECT ON custodian.consents, custodian.suspensions, custodian.maximums TO PUBLIC;
@@ -1446,6 +1457,7 @@ COMMENT ON ROUTINE custodian.define_lawful_basis IS 'Adds a lawful basis, or a n
 COMMENT ON ROUTINE custodian.define_purpose IS 'Defines a purpose, or changes the period of one that exists. Only a data steward may.';
 COMMENT ON ROUTINE custodian.end_break_glass IS 'Ends break-glass before its time. The gates refuse again from this moment. Only a superuser may who is connected over the unix socket.';
 COMMENT ON ROUTINE custodian.end_purpose IS 'Ends a purpose: from at on it covers nothing. Only a data steward may. NULL means now, by the extension''s clock; a purpose that has ended stays so, an end that is still to come can be moved.';
+COMMENT ON ROUTINE custodian.enforce_minimum IS 'Says what a user''s own statement meets that would destroy what a statutory minimum keeps: refuse, as for every new minimum, or warn: it passes with a WARNING, which is recorded as refusals are. Only a data steward may.';
 COMMENT ON ROUTINE custodian.erase_subject IS 'Erases a subject, in the caller''s transaction: optional purposes, and those by consent, count as ended for it in every table whose tag names its kind. Required purposes, minimums, claim defences and legal holds keep what they keep. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.estimate_preview IS 'A preview that does not read all of a big table: of a leaf of more than 32 MB it looks at that much, in blocks taken at random, and multiplies. estimated says where it did; smaller leaves are counted. What few rows are due for may not be met by the sample, and then is not listed. Arguments and rights are those of preview.';
 COMMENT ON ROUTINE custodian.explain_row IS 'Why each tagged cell of one row is kept or due at as_of (now, by default): its state (active, blocked, due, disposed, held, unresolved), what decides it, until when (for a due cell: since when), the law cited, and an explanation. key names the row by columns and values, such as {"id": 42}, and must fit exactly one. Values of cells are never shown. For the table''s owner and stewards.';

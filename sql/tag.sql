@@ -22,7 +22,7 @@ SELECT m.name, m.period, m.citation, m.defence,
        (SELECT s.suspended_at FROM custodian.suspension s
         WHERE s.minimum OPERATOR(pg_catalog.=) m.name AND s.resumed_at IS NULL
         ORDER BY s.suspended_at LIMIT 1) AS suspended_at,
-       m.created_at, m.created_by
+       m.created_at, m.created_by, m.enforcement
 FROM custodian.minimum m;
 COMMENT ON VIEW custodian.minimums IS 'laws that forbid destruction before a date, and claim defences';
 

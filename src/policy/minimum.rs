@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::args::{elements, required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation, sandbox, spi, time};
+use crate::policy::enforcement::Enforcement;
 use crate::policy::period::{Period, never_shorter};
 use crate::policy::{affected, epoch, purpose};
 use crate::tag::grammar::{ColumnLabel, ColumnTag, MinimumRef};
@@ -84,6 +85,43 @@ fn declare_defence(
     relation::require_steward("declare a claim defence")?;
     let law = Law::new(What::Defence, name, rel, columns, period, citation, clock)?;
     Ok(require(&law)?)
+}
+
+/// Says what a user's own statement meets that would destroy what a statutory minimum keeps: `refuse`, as for every
+/// new minimum, or `warn`: it passes with a WARNING, which is recorded as refusals are. Only a data steward may.
+///
+/// Sweeps dispose of nothing that a minimum keeps, either way, and legal holds always refuse. It is in force when
+/// the call returns.
+///
+/// Errors: 42501 for anyone but a steward, 42704 for an unknown minimum, 42809 for a claim defence, which forbids
+/// nothing to users' statements, 22023 for another word.
+#[pg_extern(schema = "custodian")]
+fn enforce_minimum(name: Option<String>, enforcement: Option<String>) -> SqlResult<()> {
+    relation::require_steward("choose what a minimum does to users' statements")?;
+    let name = words("name", name)?;
+    let wanted = words("enforcement", enforcement)?;
+    let enforcement = Enforcement::parse(&wanted).ok_or_else(|| {
+        Error::new(
+            Kind::InvalidParameter,
+            "argument \"enforcement\" is neither \"refuse\" nor \"warn\"",
+        )
+        .hint("With \"warn\", users' statements pass with a warning.")
+    })?;
+    Ok(enforce(&name, enforcement)?)
+}
+
+fn enforce(name: &str, enforcement: Enforcement) -> Result<()> {
+    lock::own_table(c"minimum")?;
+    affected::lock_roots(
+        |tag| tag.minimums.iter().any(|minimum| minimum.name == name),
+        None,
+    )?;
+    if write_enforcement(name, enforcement)? {
+        purpose::changed();
+    } else {
+        notice!("minimum \"{name}\" is already enforced like this; nothing changes");
+    }
+    Ok(())
 }
 
 /// What a law does to the columns that it names.
@@ -343,6 +381,47 @@ pub fn write_law(sort: What, name: &str, interval: Interval, citation: &str) -> 
                 citation.into(),
                 defence.into(),
             ],
+        )
+    })?;
+    Ok(true)
+}
+
+/// Writes what users' statements meet under a minimum; whether that changed. The caller has checked for a steward and
+/// taken the locks.
+pub fn write_enforcement(name: &str, enforcement: Enforcement) -> Result<bool> {
+    let rows = sandbox::as_extension_owner(|| {
+        spi::write(
+            "SELECT defence, enforcement FROM custodian.minimum WHERE name = $1",
+            &[name.into()],
+            |row| Ok((row.must::<bool>(1)?, row.must::<String>(2)?)),
+        )
+    })?;
+    let old = match rows.into_iter().next() {
+        None => return Err(undefined(name)),
+        Some((true, _)) => {
+            return Err(Error::new(
+                Kind::WrongObjectType,
+                format!(
+                    "\"{name}\" is a claim defence, which forbids nothing to users' statements"
+                ),
+            )
+            .hint("Only statutory minimums, made by custodian.require_minimum(), do."));
+        }
+        Some((false, old)) => old,
+    };
+    let new = enforcement.as_str();
+    if old == new {
+        return Ok(false);
+    }
+    epoch::advance(
+        "policy.minimum_enforcement",
+        name,
+        json!({ "old": old, "new": new }),
+    )?;
+    sandbox::as_extension_owner(|| {
+        spi::execute(
+            "UPDATE custodian.minimum SET enforcement = $2 WHERE name = $1",
+            &[name.into(), new.into()],
         )
     })?;
     Ok(true)

@@ -6,6 +6,7 @@ pub mod basis_store;
 pub mod compile;
 pub mod declare;
 mod defence;
+pub mod enforcement;
 pub mod epoch;
 pub mod evaluate;
 pub mod explain;

@@ -316,6 +316,7 @@ mod tests {
                 name: "x".repeat(length),
                 citation: String::new(),
                 open: false,
+                warns: false,
             };
             let read = "x".repeat(length.min(ROOM - 6));
             assert_eq!(handed(Some(minimum)), Some((TABLE, Reason::Minimum(read))));

@@ -121,10 +121,16 @@ pub fn record(object: &str, outcome: Outcome, error: &Error) {
     });
 }
 
-/// Refuses, or warns where a minimum keeps the rows and `custodian.minimum_guard` says so.
+/// Whether a statement that the keeper is about passes with a warning: no hold, and a steward chose so for this
+/// minimum, or `custodian.minimum_guard` says so for all.
+fn warns_only(keeper: &Keeper) -> bool {
+    !keeper.is_hold() && (keeper.warns() || guc::minimum_guard() == MinimumGuard::Warn)
+}
+
+/// Refuses, or warns where the keeper does no more.
 pub fn object(object: &str, act: Act, keeper: &Keeper) -> Result<()> {
     let error = verdict::refusal(object, act, keeper);
-    if !keeper.is_hold() && guc::minimum_guard() == MinimumGuard::Warn {
+    if warns_only(keeper) {
         record(object, Outcome::Warned, &error);
         report::log(PgLogLevel::WARNING, error);
         return Ok(());
@@ -136,7 +142,7 @@ pub fn object(object: &str, act: Act, keeper: &Keeper) -> Result<()> {
 
 /// The same for the minimum of a row, with one warning in a transaction.
 fn object_to_minimum(keeping: &Keeping, act: Act, kept: &Kept) -> Result<()> {
-    if guc::minimum_guard() == MinimumGuard::Warn && kept.warned.replace(true) {
+    if warns_only(&kept.keeper) && kept.warned.replace(true) {
         return Ok(());
     }
     object(&keeping.name, act, &kept.keeper)

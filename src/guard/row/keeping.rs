@@ -15,6 +15,7 @@ use crate::pg::fresh::{self, Seen};
 use crate::pg::lock::{self, Mode};
 use crate::pg::textform::TextForm;
 use crate::pg::{inherit, relation, sandbox};
+use crate::policy::enforcement::Enforcement;
 use crate::policy::model::HoldScope;
 use crate::policy::period::Period;
 use crate::policy::{foreign_code, hold_read};
@@ -110,6 +111,7 @@ pub struct Keeping {
     pub paths: BTreeMap<String, Paths>,
     pub held: Vec<Held>,
     pub subjects: Option<Subjects>,
+    /// Those that refuse before those that warn only: the first one that keeps a row decides about a whole table.
     pub minimums: Vec<Kept>,
     pub references: Vec<Reference>,
     /// What belongs to others of the tables that questions to this one read: its partitions, and those that subjects and
@@ -321,6 +323,9 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
     if !minimums.is_empty() {
         let defined = definitions(minimums.keys().map(|(name, _)| name.clone()).collect())?;
         for ((name, clock), cells) in minimums {
+            let warns = defined
+                .get(&name)
+                .is_some_and(|minimum| minimum.enforcement == Enforcement::Warn);
             let (citation, rule) = match (defined.get(&name), clock) {
                 // A claim defence justifies keeping; it does not forbid the owner to delete.
                 (Some(minimum), _) if minimum.defence => continue,
@@ -340,6 +345,7 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
                     open: rule.is_none(),
                     name,
                     citation,
+                    warns,
                 },
                 columns: cells.keys().cloned().collect(),
                 paths: cells
@@ -351,6 +357,7 @@ pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
                 warned: Cell::new(false),
             });
         }
+        keeping.minimums.sort_by_key(|kept| kept.keeper.warns());
     }
     let read = keeping
         .sources()
@@ -370,9 +377,11 @@ struct Definition {
     period: Period,
     citation: String,
     defence: bool,
+    enforcement: Enforcement,
 }
 
 fn definitions(names: Vec<String>) -> Result<BTreeMap<String, Definition>> {
+    // A database that is still to be updated from 0.1.0 has no column "enforcement": there every minimum refuses.
     let rows = sandbox::as_extension_owner(|| {
         fresh::rows(
             "SELECT name, citation, defence::int, \
@@ -380,8 +389,9 @@ fn definitions(names: Vec<String>) -> Result<BTreeMap<String, Definition>> {
              pg_catalog.date_part('day', period)::int, \
              (pg_catalog.date_part('hour', period)::int8 * 3600000000 \
               + pg_catalog.date_part('minute', period)::int8 * 60000000 \
-              + pg_catalog.date_part('microseconds', period)::int8) \
-             FROM custodian.minimum WHERE name = ANY ($1)",
+              + pg_catalog.date_part('microseconds', period)::int8), \
+             pg_catalog.to_jsonb(m) OPERATOR(pg_catalog.->>) 'enforcement' \
+             FROM custodian.minimum m WHERE name = ANY ($1)",
             &[names.into()],
             Seen::Everything,
             0,
@@ -399,6 +409,11 @@ fn definitions(names: Vec<String>) -> Result<BTreeMap<String, Definition>> {
                         days: fresh::number(row, 4)?,
                         micros: fresh::number(row, 5)?,
                     },
+                    enforcement: row
+                        .get(6)
+                        .and_then(Option::as_deref)
+                        .and_then(Enforcement::parse)
+                        .unwrap_or_default(),
                 },
             ))
         })

@@ -17,6 +17,8 @@ pub enum Keeper {
         citation: String,
         /// Policy and tags do not say until when: the row is kept until they do.
         open: bool,
+        /// A steward chose that users' statements are warned only.
+        warns: bool,
     },
 }
 
@@ -51,6 +53,11 @@ impl Keeper {
 
     pub fn is_hold(&self) -> bool {
         matches!(self, Keeper::Hold { .. })
+    }
+
+    /// A minimum of which a steward chose that users' statements are warned only.
+    pub fn warns(&self) -> bool {
+        matches!(self, Keeper::Minimum { warns: true, .. })
     }
 }
 
@@ -188,6 +195,7 @@ mod tests {
             name: "cn.tax".to_owned(),
             citation: "Art. 1".to_owned(),
             open: false,
+            warns: false,
         };
         assert_eq!(
             refusal("a.b", Act::Table("drop table \"a.b\""), &minimum).message,

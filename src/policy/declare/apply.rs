@@ -232,7 +232,10 @@ fn write_history(name: &str, history: &[(Instant, Period)]) -> Result<()> {
 fn write_law(plan: &Plan, kind: LawKind, name: &str, law: &Law) -> Result<()> {
     let period = interval(law.period)?;
     match kind {
-        LawKind::Minimum => minimum::write_law(What::Minimum, name, period, &law.citation)?,
+        LawKind::Minimum => {
+            let written = minimum::write_law(What::Minimum, name, period, &law.citation)?;
+            minimum::write_enforcement(name, law.enforcement.unwrap_or_default())? || written
+        }
         LawKind::Defence => minimum::write_law(What::Defence, name, period, &law.citation)?,
         LawKind::Maximum => maximum::write_law(name, period, &law.citation)?,
     };

@@ -9,6 +9,7 @@ use super::state::{
     Law, LawKind, Permit, Purpose, State, TableName, column_json, instant, table_json,
 };
 use crate::error::{Error, Kind, Result};
+use crate::policy::enforcement::Enforcement;
 use crate::policy::period::{Instant, Period, never_shorter};
 use crate::tag::grammar::{ColumnLabel, TableTag};
 use crate::tag::rules::{self, Class};
@@ -303,6 +304,10 @@ impl Differ<'_> {
                 .suspensions
                 .clone()
                 .unwrap_or_else(|| old.map(|old| old.suspensions.clone()).unwrap_or_default()),
+            enforcement: (kind == LawKind::Minimum).then(|| {
+                let old = old.and_then(|old| old.enforcement);
+                wanted.enforcement.or(old).unwrap_or_default()
+            }),
         };
         if old == Some(&law) {
             return Ok(());
@@ -316,7 +321,8 @@ impl Differ<'_> {
                 )
                 .hint("Leave \"suspensions\" out; custodian.suspend_defence() and custodian.resume_defence() record them."));
             }
-            loosens = !never_shorter(law.period, old.period);
+            let warns = |law: &Law| law.enforcement == Some(Enforcement::Warn);
+            loosens = !never_shorter(law.period, old.period) || (warns(&law) && !warns(old));
             may_change(kind, name, old.period, law.period)?;
         } else if let Some(index) = law
             .suspensions

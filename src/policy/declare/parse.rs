@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::duration;
 use super::state::{LawKind, Permit, TableName};
 use crate::error::{Error, Kind, Result};
+use crate::policy::enforcement::Enforcement;
 use crate::policy::period::{Instant, Period};
 use crate::tag::grammar::{self, ColumnLabel, TableTag};
 use crate::tag::names::{self, Wrong};
@@ -32,6 +33,7 @@ pub struct WantedLaw {
     pub period: Option<Period>,
     pub citation: Option<String>,
     pub suspensions: Option<Vec<(Instant, Option<Instant>)>>,
+    pub enforcement: Option<Enforcement>,
 }
 
 /// What it says of a table. A label that is `None` is to go.
@@ -105,6 +107,7 @@ struct RawLaw {
     period: Option<String>,
     citation: Option<String>,
     suspensions: Option<Vec<RawSuspension>>,
+    enforcement: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -300,6 +303,24 @@ fn law(kind: LawKind, path: &str, raw: RawLaw) -> Result<WantedLaw> {
         )
         .hint("Only claim defences can."));
     }
+    if raw.enforcement.is_some() && kind != LawKind::Minimum {
+        return Err(at(
+            &format!("{path}.enforcement"),
+            "is about a law that forbids nothing to users' statements",
+        )
+        .hint("Only statutory minimums do."));
+    }
+    let enforcement = match raw.enforcement.as_deref().map(Enforcement::parse) {
+        None => None,
+        Some(Some(enforcement)) => Some(enforcement),
+        Some(None) => {
+            return Err(at(
+                &format!("{path}.enforcement"),
+                "is neither \"refuse\" nor \"warn\"",
+            )
+            .hint("With \"warn\", users' statements pass with a warning."));
+        }
+    };
     Ok(WantedLaw {
         suspensions: raw
             .suspensions
@@ -313,6 +334,7 @@ fn law(kind: LawKind, path: &str, raw: RawLaw) -> Result<WantedLaw> {
             .citation
             .map(|text| some_words(&format!("{path}.citation"), text))
             .transpose()?,
+        enforcement,
     })
 }
 

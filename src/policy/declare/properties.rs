@@ -8,6 +8,7 @@ use super::diff::{apply, diff};
 use super::parse::{self, Wanted};
 use super::state::{Law, LawKind, Permit, Purpose, State, TableLabels, TableName};
 use crate::error::Result;
+use crate::policy::enforcement::Enforcement;
 use crate::policy::fixture::at;
 use crate::policy::period::{Instant, Period};
 use crate::tag::grammar::{ColumnLabel, parse_column, parse_table};
@@ -147,8 +148,9 @@ fn state() -> impl Strategy<Value = State> {
         Just(LawKind::Defence),
         Just(LawKind::Maximum)
     ];
-    let law = (kind, period(), "[a-z]{1,5}", suspensions()).prop_map(
-        |(kind, period, citation, suspensions)| {
+    let enforcement = prop_oneof![Just(Enforcement::Refuse), Just(Enforcement::Warn)];
+    let law = (kind, period(), "[a-z]{1,5}", suspensions(), enforcement).prop_map(
+        |(kind, period, citation, suspensions, enforcement)| {
             let suspensions = match kind {
                 LawKind::Defence => suspensions,
                 _ => Vec::new(),
@@ -157,6 +159,7 @@ fn state() -> impl Strategy<Value = State> {
                 period,
                 citation,
                 suspensions,
+                enforcement: (kind == LawKind::Minimum).then_some(enforcement),
             };
             (kind, law)
         },

@@ -7,6 +7,7 @@ use super::state::{Law, LawKind, Permit, Purpose, State, TableLabels, TableName}
 use crate::error::Result;
 use crate::pg::fresh::{self, Row, Seen};
 use crate::pg::sandbox;
+use crate::policy::enforcement::Enforcement;
 use crate::policy::load;
 use crate::tag::grammar;
 
@@ -57,10 +58,11 @@ fn purposes() -> Result<BTreeMap<String, Purpose>> {
 fn laws() -> Result<BTreeMap<(LawKind, String), Law>> {
     let mut laws = BTreeMap::new();
     for row in &rows(
-        "SELECT name, CASE WHEN defence THEN 'defence' ELSE 'minimum' END, encode(interval_send(period), 'hex'), citation
+        "SELECT name, CASE WHEN defence THEN 'defence' ELSE 'minimum' END, encode(interval_send(period), 'hex'), citation,
+                enforcement
          FROM custodian.minimum
          UNION ALL
-         SELECT name, 'maximum', encode(interval_send(period), 'hex'), citation FROM custodian.maximum",
+         SELECT name, 'maximum', encode(interval_send(period), 'hex'), citation, NULL FROM custodian.maximum",
     )? {
         let kind = match fresh::must(row, 1)? {
             "defence" => LawKind::Defence,
@@ -71,6 +73,8 @@ fn laws() -> Result<BTreeMap<(LawKind, String), Law>> {
             period: load::period(row, 2)?,
             citation: text(row, 3)?,
             suspensions: Vec::new(),
+            enforcement: (kind == LawKind::Minimum)
+                .then(|| row.get(4).and_then(Option::as_deref).and_then(Enforcement::parse).unwrap_or_default()),
         };
         laws.insert((kind, text(row, 0)?), law);
     }

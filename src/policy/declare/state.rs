@@ -10,6 +10,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::policy::enforcement::Enforcement;
 use crate::policy::period::{Instant, Period};
 use crate::tag::grammar::{ColumnLabel, TableTag};
 
@@ -141,6 +142,8 @@ pub struct Law {
     pub citation: String,
     /// When the running of a defence's period was suspended and resumed, in order of time.
     pub suspensions: Vec<(Instant, Option<Instant>)>,
+    /// What users' own statements meet under a minimum; no other law has it.
+    pub enforcement: Option<Enforcement>,
 }
 
 /// The labels of a table and its columns.
@@ -217,6 +220,9 @@ impl Purpose {
 impl Law {
     pub fn json(&self) -> Value {
         let mut json = json!({ "period": self.period.iso(), "citation": self.citation });
+        if let Some(enforcement) = self.enforcement {
+            json["enforcement"] = enforcement.as_str().into();
+        }
         if !self.suspensions.is_empty() {
             json["suspensions"] = self
                 .suspensions

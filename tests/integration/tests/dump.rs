@@ -52,6 +52,7 @@ const SCHEMA: &str = r#"
     SELECT custodian.require_minimum('cn.tax.invoice', 'shop.profile', '{doc.note}', '5 years', 'Law A, article 1');
     SELECT custodian.declare_defence('cn.claim', 'shop.profile', '{doc.note}', '3 years', 'Civil Code art. 188');
     SELECT custodian.suspend_defence('cn.claim', '2024-01-01 00:00+00'); SELECT custodian.resume_defence('cn.claim', '2024-02-01 00:00+00');
+    SELECT custodian.enforce_minimum('cn.tax.invoice', 'warn');
     SELECT custodian.require_maximum('cn.limit', 'shop.profile', '{doc.note}', '9 years', 'Law D');
     SELECT custodian.record_consent('profile', '{1}', 'shop.letters', '2024-01-01 00:00+00', 'form 7');
     SELECT custodian.record_consent('profile', '{2}', 'shop.letters', '2024-01-01 00:00+00');
