@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keyfile::{self, Exported};
 use crate::evidence::ledger;
 use crate::pg::report::SqlResult;
-use crate::pg::{relation, sandbox, spi};
+use crate::pg::{random, relation, sandbox, spi};
 
 /// Bytes of a key.
 const LENGTH: usize = 32;
@@ -139,9 +139,7 @@ pub fn digest_with(key: &Key, kind: &str, parts: &[&str]) -> Result<String> {
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
     let mut bytes = Zeroizing::new([0u8; N]);
-    // SAFETY: the buffer is writable for N bytes.
-    let strong = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), N) };
-    if strong {
+    if random::fill(bytes.as_mut_slice()) {
         Ok(bytes)
     } else {
         Err(Error::internal("the server has no random numbers to give"))
@@ -149,8 +147,7 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
 }
 
 fn require_superuser(action: &str) -> Result<()> {
-    // SAFETY: reads the identity of the current user.
-    if unsafe { pg_sys::superuser() } {
+    if relation::is_superuser() {
         return Ok(());
     }
     Err(Error::new(

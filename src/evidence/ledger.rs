@@ -39,9 +39,7 @@ fn who(role: pg_sys::Oid) -> String {
 /// `hold.placed`; neither `object` nor `detail` may hold a personal value. Whoever the current user is, the
 /// entry is written with the rights of the extension's owner and names the session's role as actor.
 pub fn append(kind: &str, object: &str, detail: serde_json::Value) -> Result<i64> {
-    // SAFETY: both read backend-local state.
-    let (session, login) =
-        unsafe { (pg_sys::GetSessionUserId(), pg_sys::GetAuthenticatedUserId()) };
+    let (session, login) = (relation::session_user(), relation::login_user());
     let login = (login != session && login != pg_sys::Oid::INVALID).then(|| who(login));
     write(who(session), login, kind, object, detail)
 }

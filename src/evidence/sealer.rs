@@ -27,9 +27,7 @@ fn exclusively(wait: bool) -> Result<bool> {
         )
         .hint("Seal it on the primary."));
     }
-    // SAFETY: reads backend-local state.
-    let snapshot_is_fixed = unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 };
-    if snapshot_is_fixed {
+    if xact::keeps_snapshot() {
         return Err(Error::new(
             Kind::NotInPrerequisiteState,
             "the ledger cannot be sealed in a transaction that keeps its snapshot",
@@ -58,8 +56,7 @@ pub fn wait_for_turn() -> Result<()> {
 /// They leave shared memory when this transaction commits. In a subtransaction, whose end would not be
 /// noticed, nothing is moved, nor while another session is at it.
 pub fn drain_events(also_unbound: bool, repeats: bool) -> Result<usize> {
-    // SAFETY: reads backend-local state.
-    if unsafe { pg_sys::GetCurrentTransactionNestLevel() } > 1 {
+    if xact::is_nested() {
         return Ok(0);
     }
     let database = xact::database();

@@ -24,7 +24,7 @@ use crate::guard::session::{self, Session};
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{relation, report, sandbox, xact};
+use crate::pg::{namespace, relation, report, sandbox, xact};
 
 /// Columns named in one error.
 const MAX_NAMED: usize = 8;
@@ -153,21 +153,14 @@ fn attributes(access: &Access) -> Option<Vec<i16>> {
     (!attributes.is_empty()).then_some(attributes)
 }
 
-fn namespace(relation: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a cached catalog lookup by OID.
-    unsafe { pg_sys::get_rel_namespace(relation) }
-}
-
 /// Whether a relation is the server's own and holds no values of users' columns.
 fn is_catalog(relation: pg_sys::Oid) -> bool {
     if relation.to_u32() >= pg_sys::FirstNormalObjectId || VALUES.contains(&relation) {
         return false;
     }
-    // SAFETY: a cached catalog lookup by a constant name.
-    let information = unsafe { pg_sys::get_namespace_oid(c"information_schema".as_ptr(), true) };
-    let schema = namespace(relation);
+    let schema = namespace::of(relation);
     schema == pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE)
-        || (schema != pg_sys::Oid::INVALID && schema == information)
+        || namespace::by_name(c"information_schema") == Some(schema)
 }
 
 /// Whether a relation is one of the extension's tables that anybody may see.
@@ -380,8 +373,7 @@ fn examine(
     doing: &str,
     session: &Session,
 ) -> Result<()> {
-    // SAFETY: a cached catalog lookup by OID.
-    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    let kind = relation::kind(relation);
     // The tables below a view are in the list themselves; a sequence holds a number of its own.
     if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE) || is_open_table(relation) {
         return Ok(());
@@ -397,7 +389,7 @@ fn examine(
     }
     let closed = if VALUES.contains(&relation) {
         Some("It holds values of other tables' columns.")
-    } else if relation::schema_oid() == Some(namespace(relation)) {
+    } else if relation::schema_oid() == Some(namespace::of(relation)) {
         Some("It is a table of the extension that may hold keys of subjects.")
     } else {
         None

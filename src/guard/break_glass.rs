@@ -123,14 +123,7 @@ fn begin(reason: &str, second: &str, duration: Interval) -> Result<()> {
         )
         .hint("Name the role of a colleague who knows of it."));
     }
-    let Ok(name) = std::ffi::CString::new(second) else {
-        return Err(Error::new(
-            Kind::InvalidParameter,
-            "a name may not contain a null byte",
-        ));
-    };
-    // SAFETY: a catalog lookup inside a transaction with a NUL-terminated name.
-    if unsafe { pg_sys::get_role_oid(name.as_ptr(), true) } == pg_sys::Oid::INVALID {
+    if relation::role_named(second).is_none() {
         return Err(Error::new(
             Kind::UndefinedObject,
             format!("role \"{second}\" does not exist"),

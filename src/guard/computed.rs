@@ -15,31 +15,17 @@ use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, list, relation};
+use crate::pg::{inherit, relation, statement, xact};
 
 /// Whether a definition of a column has more than a default: a check, a key, or an expression that generates it.
 fn is_computed(command: &pg_sys::AlterTableCmd) -> bool {
     use pg_sys::ConstrType as Kind;
-    // SAFETY: the definition of ADD COLUMN is a ColumnDef with a list of Constraints, all of the parse tree.
-    unsafe {
-        command
-            .def
-            .cast::<pg_sys::ColumnDef>()
-            .as_ref()
-            .is_some_and(|column| {
-                list::items::<pg_sys::Constraint>(column.constraints)
-                    .iter()
-                    .any(|constraint| {
-                        !matches!(
-                            constraint.contype,
-                            Kind::CONSTR_NULL
-                                | Kind::CONSTR_NOTNULL
-                                | Kind::CONSTR_DEFAULT
-                                | Kind::CONSTR_IDENTITY
-                        )
-                    })
-            })
-    }
+    statement::constraints(command).iter().any(|constraint| {
+        !matches!(
+            constraint.contype,
+            Kind::CONSTR_NULL | Kind::CONSTR_NOTNULL | Kind::CONSTR_DEFAULT | Kind::CONSTR_IDENTITY
+        )
+    })
 }
 
 /// Whether a part of ALTER TABLE evaluates something on the rows that are there.
@@ -83,42 +69,37 @@ pub fn before(statement: &Utility) -> Result<()> {
     }
     let session = session::current();
     let inside = session.judgement.verdict == Verdict::Inside;
-    // SAFETY: reads backend-local state. What scripts of extensions make is the extensions' own.
-    if (inside && !session.plaintext) || unsafe { pg_sys::creating_extension } {
+    // What scripts of extensions make is the extensions' own.
+    if (inside && !session.plaintext) || xact::in_extension_script() {
         return Ok(());
     }
-    // SAFETY: each tag is the one of its type; RangeVars and lists are of the parse tree.
-    unsafe {
-        if let Some(index) = statement.cast::<pg_sys::IndexStmt>(NodeTag::T_IndexStmt) {
-            return rows_of(index.relation, &session);
-        }
-        if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>(NodeTag::T_AlterTableStmt) {
-            let commands = list::items::<pg_sys::AlterTableCmd>(alter.cmds);
-            for command in &commands {
-                if let Some(table) = attached(command) {
-                    rows_of(table, &session)?;
-                }
-            }
-            if commands.into_iter().any(computes) {
-                return rows_of(alter.relation, &session);
-            }
-            return Ok(());
-        }
-        // What it defines is evaluated by ANALYZE, whoever runs that.
-        if let Some(statistics) =
-            statement.cast::<pg_sys::CreateStatsStmt>(NodeTag::T_CreateStatsStmt)
-        {
-            for table in list::items::<pg_sys::RangeVar>(statistics.relations) {
+    if let Some(index) = statement.cast::<pg_sys::IndexStmt>() {
+        return rows_of(index.relation, &session);
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
+        let commands = statement::commands(alter);
+        for command in &commands {
+            if let Some(table) = attached(command) {
                 rows_of(table, &session)?;
             }
-            return Ok(());
         }
-        if let Some(alter) = statement.cast::<pg_sys::AlterDomainStmt>(NodeTag::T_AlterDomainStmt)
-            && matches!(alter.subtype as u8, b'C' | b'V')
-            && !inside
-        {
-            return domain(&session);
+        if commands.into_iter().any(computes) {
+            return rows_of(alter.relation, &session);
         }
+        return Ok(());
+    }
+    // What it defines is evaluated by ANALYZE, whoever runs that.
+    if let Some(statistics) = statement.cast::<pg_sys::CreateStatsStmt>() {
+        for table in statement::statistics_of(statistics) {
+            rows_of(table, &session)?;
+        }
+        return Ok(());
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterDomainStmt>()
+        && matches!(alter.subtype as u8, b'C' | b'V')
+        && !inside
+    {
+        return domain(&session);
     }
     Ok(())
 }

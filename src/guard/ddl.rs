@@ -16,7 +16,7 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::{active, session};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::utility::{self, Utility};
-use crate::pg::{inherit, list, relation, report, sandbox, spi};
+use crate::pg::{inherit, list, namespace, relation, report, sandbox, spi};
 
 /// Columns named in one error.
 pub const MAX_NAMED: usize = 8;
@@ -32,32 +32,22 @@ pub fn before(statement: &Utility) -> Result<()> {
     if !guc::preloaded() || guc::enforce(Gate::Ddl) == Enforce::Off {
         return Ok(());
     }
-    // SAFETY: each tag is the one of its type.
-    unsafe {
-        if let Some(create) = statement
-            .cast::<pg_sys::CreatePublicationStmt>(pg_sys::NodeTag::T_CreatePublicationStmt)
-        {
-            return publication(create.pubname, create.pubobjects, create.for_all_tables);
+    if let Some(create) = statement.cast::<pg_sys::CreatePublicationStmt>() {
+        return publication(create.pubname, create.pubobjects, create.for_all_tables);
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterPublicationStmt>() {
+        if alter.action == pg_sys::AlterPublicationAction::AP_DropObjects {
+            return Ok(());
         }
-        if let Some(alter) =
-            statement.cast::<pg_sys::AlterPublicationStmt>(pg_sys::NodeTag::T_AlterPublicationStmt)
-        {
-            if alter.action == pg_sys::AlterPublicationAction::AP_DropObjects {
-                return Ok(());
-            }
-            return publication(alter.pubname, alter.pubobjects, alter.for_all_tables);
-        }
-        if let Some(create) = statement
-            .cast::<pg_sys::CreateSubscriptionStmt>(pg_sys::NodeTag::T_CreateSubscriptionStmt)
-        {
-            return subscription(create.subname, create.conninfo);
-        }
-        if let Some(alter) = statement
-            .cast::<pg_sys::AlterSubscriptionStmt>(pg_sys::NodeTag::T_AlterSubscriptionStmt)
-            && alter.kind == pg_sys::AlterSubscriptionType::ALTER_SUBSCRIPTION_CONNECTION
-        {
-            return subscription(alter.subname, alter.conninfo);
-        }
+        return publication(alter.pubname, alter.pubobjects, alter.for_all_tables);
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateSubscriptionStmt>() {
+        return subscription(create.subname, create.conninfo);
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterSubscriptionStmt>()
+        && alter.kind == pg_sys::AlterSubscriptionType::ALTER_SUBSCRIPTION_CONNECTION
+    {
+        return subscription(alter.subname, alter.conninfo);
     }
     Ok(())
 }
@@ -135,10 +125,8 @@ fn published(objects: *mut pg_sys::List) -> Result<Vec<Published>> {
                 }
             }
             Kind::PUBLICATIONOBJ_TABLES_IN_CUR_SCHEMA => {
-                // SAFETY: a list of OIDs of the server.
-                let path = unsafe { list::oids(pg_sys::fetch_search_path(false)) };
-                if let Some(schema) = path.first() {
-                    found.extend(tables_of(Some(*schema))?);
+                if let Some(schema) = namespace::for_new() {
+                    found.extend(tables_of(Some(schema))?);
                 }
             }
             _ => {

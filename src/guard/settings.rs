@@ -147,9 +147,7 @@ pub fn before(statement: &Utility) -> Result<()> {
     }
     // SAFETY: the tag is the one of its type; the statement inside it is set, and its name is NULL or a string.
     let (name, value) = unsafe {
-        let Some(alter) =
-            statement.cast::<pg_sys::AlterSystemStmt>(pg_sys::NodeTag::T_AlterSystemStmt)
-        else {
+        let Some(alter) = statement.cast::<pg_sys::AlterSystemStmt>() else {
             return Ok(());
         };
         let set = alter.setstmt;

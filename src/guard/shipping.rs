@@ -49,62 +49,42 @@ pub fn before(statement: &Utility) -> Result<()> {
     if !guc::preloaded() {
         return Ok(());
     }
-    // SAFETY: each tag is the one of its type.
-    unsafe {
-        if let Some(copy) = statement.cast::<pg_sys::CopyStmt>(pg_sys::NodeTag::T_CopyStmt) {
-            return copy_of_server(copy);
-        }
+    if let Some(copy) = statement.cast::<pg_sys::CopyStmt>() {
+        return copy_of_server(copy);
     }
     if guc::enforce(Gate::Ddl) == Enforce::Off {
         return Ok(());
     }
-    // SAFETY: as above.
-    unsafe {
-        if let Some(create) = statement
-            .cast::<pg_sys::CreateForeignServerStmt>(pg_sys::NodeTag::T_CreateForeignServerStmt)
-        {
-            let options = changed(BTreeMap::new(), create.options);
-            return server(&string(create.servername), create.fdwname, &options);
+    if let Some(create) = statement.cast::<pg_sys::CreateForeignServerStmt>() {
+        let options = changed(BTreeMap::new(), create.options);
+        return server(&string(create.servername), create.fdwname, &options);
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterForeignServerStmt>() {
+        return existing(alter.servername, alter.options);
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterFdwStmt>() {
+        return handler(alter.fdwname, alter.func_options);
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateForeignTableStmt>() {
+        if changed(BTreeMap::new(), create.options).contains_key("program") {
+            return refuse_ddl(
+                "a foreign table that runs a program".to_owned(),
+                "a foreign table that runs a program is not allowed in a guarded region".to_owned(),
+                "What a program does with its data cannot be seen.".to_owned(),
+                "Read a file (filename) instead.".to_owned(),
+                None,
+            );
         }
-        if let Some(alter) = statement
-            .cast::<pg_sys::AlterForeignServerStmt>(pg_sys::NodeTag::T_AlterForeignServerStmt)
-        {
-            return existing(alter.servername, alter.options);
-        }
-        if let Some(alter) = statement.cast::<pg_sys::AlterFdwStmt>(pg_sys::NodeTag::T_AlterFdwStmt)
-        {
-            return handler(alter.fdwname, alter.func_options);
-        }
-        if let Some(create) = statement
-            .cast::<pg_sys::CreateForeignTableStmt>(pg_sys::NodeTag::T_CreateForeignTableStmt)
-        {
-            if changed(BTreeMap::new(), create.options).contains_key("program") {
-                return refuse_ddl(
-                    "a foreign table that runs a program".to_owned(),
-                    "a foreign table that runs a program is not allowed in a guarded region"
-                        .to_owned(),
-                    "What a program does with its data cannot be seen.".to_owned(),
-                    "Read a file (filename) instead.".to_owned(),
-                    None,
-                );
-            }
-            return existing(create.servername, std::ptr::null_mut());
-        }
-        if let Some(import) = statement
-            .cast::<pg_sys::ImportForeignSchemaStmt>(pg_sys::NodeTag::T_ImportForeignSchemaStmt)
-        {
-            return existing(import.server_name, std::ptr::null_mut());
-        }
-        if let Some(create) =
-            statement.cast::<pg_sys::CreateTableSpaceStmt>(pg_sys::NodeTag::T_CreateTableSpaceStmt)
-        {
-            return tablespace(&string(create.tablespacename), &string(create.location));
-        }
-        if let Some(create) =
-            statement.cast::<pg_sys::CreateExtensionStmt>(pg_sys::NodeTag::T_CreateExtensionStmt)
-        {
-            return extension(&string(create.extname));
-        }
+        return existing(create.servername, std::ptr::null_mut());
+    }
+    if let Some(import) = statement.cast::<pg_sys::ImportForeignSchemaStmt>() {
+        return existing(import.server_name, std::ptr::null_mut());
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateTableSpaceStmt>() {
+        return tablespace(&string(create.tablespacename), &string(create.location));
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateExtensionStmt>() {
+        return extension(&string(create.extname));
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::guard::lane::{qualify, store};
 use crate::guard::{ddl, rules::Rules};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::utility::{self, Utility};
-use crate::pg::{inherit, list, relation, sandbox, spi};
+use crate::pg::{inherit, namespace, relation, sandbox, spi, statement};
 use crate::tag::grammar::ColumnLabel;
 
 /// A publication that carries a table, or would.
@@ -109,19 +109,13 @@ fn publications(schemas: &[pg_sys::Oid], tables: &[pg_sys::Oid]) -> Result<Vec<P
 fn of_table(table: pg_sys::Oid) -> Result<Vec<Published>> {
     let mut tables = inherit::ancestors(table);
     tables.push(table);
-    let schemas: Vec<pg_sys::Oid> = tables.iter().map(|table| schema_of(*table)).collect();
+    let schemas: Vec<pg_sys::Oid> = tables.iter().map(|table| namespace::of(*table)).collect();
     publications(&schemas, &tables)
-}
-
-fn schema_of(table: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a cached catalog lookup by OID.
-    unsafe { pg_sys::get_rel_namespace(table) }
 }
 
 /// Whether a table's changes can be published: neither temporary nor unlogged.
 fn is_permanent(table: pg_sys::Oid) -> bool {
-    // SAFETY: a cached catalog lookup by OID.
-    unsafe { pg_sys::get_rel_persistence(table) as u8 == pg_sys::RELPERSISTENCE_PERMANENT }
+    relation::persistence(table) == pg_sys::RELPERSISTENCE_PERMANENT
 }
 
 fn string(pointer: *const c_char) -> String {
@@ -146,31 +140,30 @@ pub fn before(statement: &Utility) -> Result<()> {
     }
     // SAFETY: each tag is the one of its type; RangeVars are of the parse tree.
     unsafe {
-        if let Some(create) = statement.cast::<pg_sys::CreateStmt>(NodeTag::T_CreateStmt) {
+        if let Some(create) = statement.cast::<pg_sys::CreateStmt>() {
             // A partition is governed by its parent, and a column that is added there is looked at there.
             if create.partbound.is_null() {
                 return new_table(create.relation);
             }
             return Ok(());
         }
-        if let Some(create) =
-            statement.cast::<pg_sys::CreateTableAsStmt>(NodeTag::T_CreateTableAsStmt)
-        {
+        if let Some(create) = statement.cast::<pg_sys::CreateTableAsStmt>() {
             if create.objtype == pg_sys::ObjectType::OBJECT_TABLE && !create.into.is_null() {
                 return new_table((*create.into).rel);
             }
             return Ok(());
         }
-        if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>(NodeTag::T_AlterTableStmt) {
+        if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
             return alter_table(alter);
         }
-        if let Some(alter) =
-            statement.cast::<pg_sys::AlterObjectSchemaStmt>(NodeTag::T_AlterObjectSchemaStmt)
+        if let Some(alter) = statement.cast::<pg_sys::AlterObjectSchemaStmt>()
             && alter.objectType == pg_sys::ObjectType::OBJECT_TABLE
             && let Some(table) = relation::named(alter.relation)
         {
-            let schema = pg_sys::get_namespace_oid(alter.newschema, true);
-            if schema != pg_sys::Oid::INVALID && schema != schema_of(table) && is_permanent(table) {
+            let schema = namespace::named(alter.newschema);
+            if let Some(schema) = schema.filter(|schema| *schema != namespace::of(table))
+                && is_permanent(table)
+            {
                 return joins(&publications(&[schema], &[])?, table);
             }
         }
@@ -190,18 +183,15 @@ fn new_table(name: *mut pg_sys::RangeVar) -> Result<()> {
             return Ok(());
         }
         let schema = if var.schemaname.is_null() {
-            list::oids(pg_sys::fetch_search_path(false))
-                .first()
-                .copied()
-                .unwrap_or(pg_sys::Oid::INVALID)
+            namespace::for_new()
         } else {
-            pg_sys::get_namespace_oid(var.schemaname, true)
+            namespace::named(var.schemaname)
         };
         (schema, string(var.relname))
     };
-    if schema == pg_sys::Oid::INVALID {
+    let Some(schema) = schema else {
         return Ok(());
-    }
+    };
     unreviewed(
         &publications(&[schema], &[])?,
         &table,
@@ -288,18 +278,9 @@ fn attach(parent: pg_sys::Oid, partition: pg_sys::Oid) -> Result<()> {
 
 /// Whether a column that is added would be published: not when it is generated, before version 18.
 fn is_published(command: &pg_sys::AlterTableCmd) -> bool {
-    // SAFETY: the definition of ADD COLUMN is a ColumnDef with a list of Constraints, all of the parse tree.
-    let generated = unsafe {
-        command
-            .def
-            .cast::<pg_sys::ColumnDef>()
-            .as_ref()
-            .is_some_and(|column| {
-                list::items::<pg_sys::Constraint>(column.constraints)
-                    .iter()
-                    .any(|constraint| constraint.contype == pg_sys::ConstrType::CONSTR_GENERATED)
-            })
-    };
+    let generated = statement::constraints(command)
+        .iter()
+        .any(|constraint| constraint.contype == pg_sys::ConstrType::CONSTR_GENERATED);
     !generated || cfg!(feature = "pg18")
 }
 
@@ -308,8 +289,7 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     let Some(table) = relation::named(alter.relation) else {
         return Ok(());
     };
-    // SAFETY: the commands of the parse tree.
-    for command in unsafe { list::items::<pg_sys::AlterTableCmd>(alter.cmds) } {
+    for command in statement::commands(alter) {
         match command.subtype {
             Kind::AT_AddColumn if is_published(command) => {
                 let open: Vec<Published> = if is_permanent(table) {
@@ -327,16 +307,11 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
                 )?;
             }
             Kind::AT_SetLogged if !is_permanent(table) => {
-                joins(&publications(&[schema_of(table)], &[])?, table)?;
+                joins(&publications(&[namespace::of(table)], &[])?, table)?;
             }
             Kind::AT_AttachPartition => {
-                // SAFETY: the definition of ATTACH PARTITION is a PartitionCmd, of the parse tree.
-                let partition = unsafe {
-                    let Some(attached) = command.def.cast::<pg_sys::PartitionCmd>().as_ref() else {
-                        continue;
-                    };
-                    relation::named(attached.name)
-                };
+                let partition = statement::partition(command)
+                    .and_then(|attached| relation::named(attached.name));
                 if let Some(partition) = partition {
                     attach(table, partition)?;
                 }

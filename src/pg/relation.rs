@@ -166,6 +166,12 @@ pub fn kind(relation: pg_sys::Oid) -> u8 {
     unsafe { pg_sys::get_rel_relkind(relation) as u8 }
 }
 
+/// How long a relation's data stays, as `pg_class.relpersistence` has it; 0 when it does not exist.
+pub fn persistence(relation: pg_sys::Oid) -> u8 {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe { pg_sys::get_rel_persistence(relation) as u8 }
+}
+
 /// Whether a relation was made in this very transaction, so that nobody else has put rows into it.
 pub fn is_new(relation: pg_sys::Oid) -> bool {
     // SAFETY: NULL or an entry of the relation cache, which is given back at once.
@@ -216,8 +222,7 @@ pub fn column_number(relation: pg_sys::Oid, name: &str) -> Option<i16> {
 
 /// Whether a relation is a materialized view.
 pub fn is_materialized_view(relation: pg_sys::Oid) -> bool {
-    // SAFETY: a cached catalog lookup by OID, 0 when there is no such relation.
-    unsafe { pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_MATVIEW }
+    kind(relation) == pg_sys::RELKIND_MATVIEW
 }
 
 /// The columns of a relation's exclusion constraints; 0 for an expression.
@@ -317,6 +322,26 @@ pub fn session_user() -> pg_sys::Oid {
     unsafe { pg_sys::GetSessionUserId() }
 }
 
+/// The OID of the user that logged in, whatever the session was switched to since.
+pub fn login_user() -> pg_sys::Oid {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::GetAuthenticatedUserId() }
+}
+
+/// The role of this name, if there is one.
+pub fn role_named(name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a catalog lookup inside a transaction with a NUL-terminated name that may find nothing.
+    let role = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (role != pg_sys::Oid::INVALID).then_some(role)
+}
+
+/// Whether the current user is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: a catalog lookup inside a transaction.
+    unsafe { pg_sys::superuser() }
+}
+
 /// Whether the current user owns the relation (membership counts, superusers always).
 pub fn is_owner(relation: pg_sys::Oid) -> bool {
     // SAFETY: a cached catalog lookup by OID.
@@ -326,18 +351,11 @@ pub fn is_owner(relation: pg_sys::Oid) -> bool {
 /// Whether the current user is a steward: a superuser, or one with the privileges of `custodian.steward_role`. A
 /// member that does not inherit them must SET ROLE first.
 pub fn is_steward() -> bool {
-    let user = current_user();
-    // SAFETY: catalog lookups inside a transaction; the role name is NUL-terminated.
-    unsafe {
-        if pg_sys::superuser_arg(user) {
-            return true;
-        }
-        let Some(role) = guc::steward_role().and_then(|role| CString::new(role).ok()) else {
-            return false;
-        };
-        let role = pg_sys::get_role_oid(role.as_ptr(), true);
-        role != pg_sys::Oid::INVALID && pg_sys::has_privs_of_role(user, role)
-    }
+    is_superuser()
+        || guc::steward_role()
+            .and_then(|role| role_named(&role))
+            // SAFETY: a catalog lookup inside a transaction.
+            .is_some_and(|role| unsafe { pg_sys::has_privs_of_role(current_user(), role) })
 }
 
 /// Whether the current user may see what monitoring sees: a member of pg_monitor.

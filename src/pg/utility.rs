@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::report;
+use crate::pg::statement::Statement;
 use crate::policy::declare::history;
 use crate::tag::{derive, detach, provider, rename};
 use crate::worker;
@@ -22,13 +23,10 @@ pub struct Utility<'a> {
 }
 
 impl<'a> Utility<'a> {
-    /// The parse tree as `T`, when its tag is `tag`.
-    ///
-    /// # Safety
-    /// `tag` must be the node tag of `T`.
-    pub unsafe fn cast<T>(&self, tag: pg_sys::NodeTag) -> Option<&'a T> {
-        if self.node.type_ == tag {
-            // SAFETY: the tag says which struct the node begins, and the caller says that it is `T`.
+    /// The parse tree as `T`, when it is one.
+    pub fn cast<T: Statement>(&self) -> Option<&'a T> {
+        if self.node.type_ == T::TAG {
+            // SAFETY: the tag says which struct the node begins, and the trait that it is `T`.
             Some(unsafe { &*std::ptr::from_ref(self.node).cast::<T>() })
         } else {
             None

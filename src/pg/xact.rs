@@ -75,6 +75,30 @@ pub fn keeps_snapshot() -> bool {
     unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
+/// Whether the current statement runs in a subtransaction, as after SAVEPOINT or in a block with EXCEPTION.
+pub fn is_nested() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetCurrentTransactionNestLevel() > 1 }
+}
+
+/// Makes what this command wrote visible to what comes next in the same transaction.
+pub fn command_done() {
+    // SAFETY: called inside a transaction, between commands that write.
+    unsafe { pg_sys::CommandCounterIncrement() };
+}
+
+/// Whether the server runs for `pg_upgrade`, which puts everything where it was by itself.
+pub fn is_upgrade() -> bool {
+    // SAFETY: reads a variable that never changes.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Whether the script of an extension is being run.
+pub fn in_extension_script() -> bool {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::creating_extension }
+}
+
 /// When this server started, in the server's microseconds.
 pub fn postmaster_start() -> i64 {
     // SAFETY: reads a variable that never changes.

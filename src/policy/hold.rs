@@ -13,7 +13,7 @@ use crate::guard::row::{fire, keeping, sync};
 use crate::guc;
 use crate::pg::lock::{self, Mode};
 use crate::pg::report::SqlResult;
-use crate::pg::{clock, inherit, relation, sandbox, spi};
+use crate::pg::{clock, inherit, namespace, relation, sandbox, spi};
 use crate::policy::model::HoldScope;
 use crate::policy::{epoch, hold_read, hold_value, hold_wait, relation_ref};
 use crate::tag::read;
@@ -25,23 +25,14 @@ fn invalid(message: impl Into<String>) -> Error {
 
 /// Requester and approver are two people.
 fn check_approver(approver: &str) -> Result<()> {
-    let name = std::ffi::CString::new(approver).map_err(|_| invalid("approver is not a name"))?;
-    // SAFETY: a catalog lookup with a NUL-terminated name that may find nothing; then backend-local state.
-    let (approver_oid, session, current) = unsafe {
-        (
-            pg_sys::get_role_oid(name.as_ptr(), true),
-            pg_sys::GetSessionUserId(),
-            pg_sys::GetUserId(),
-        )
-    };
-    if approver_oid == pg_sys::Oid::INVALID {
+    let Some(approver) = relation::role_named(approver) else {
         return Err(Error::new(
             Kind::UndefinedObject,
             format!("role \"{approver}\" does not exist"),
         )
         .hint("The approver is a role of this server."));
-    }
-    if approver_oid == session || approver_oid == current {
+    };
+    if [relation::session_user(), relation::current_user()].contains(&approver) {
         return Err(Error::new(
             Kind::InsufficientPrivilege,
             "the approver of a legal hold must be another person than its requester",
@@ -82,16 +73,8 @@ fn held_table(relation: pg_sys::Oid) -> Result<()> {
         )
         .hint("Name the table, as in rel => 'sales.invoice'."));
     }
-    // SAFETY: cached catalog lookups by OID.
-    let (kind, persistence) = unsafe {
-        (
-            pg_sys::get_rel_relkind(relation) as u8,
-            pg_sys::get_rel_persistence(relation) as u8,
-        )
-    };
-    let own = relation::schema_oid()
-        // SAFETY: a cached catalog lookup by OID.
-        .is_some_and(|schema| schema == unsafe { pg_sys::get_rel_namespace(relation) });
+    let (kind, persistence) = (relation::kind(relation), relation::persistence(relation));
+    let own = relation::schema_oid() == Some(namespace::of(relation));
     let name = relation::describe(relation);
     if own || name.starts_with("pg_catalog.") {
         return Err(Error::new(

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::pg::fresh::{self, Row, Seen};
-use crate::pg::{relation, sandbox};
+use crate::pg::{namespace, relation, sandbox};
 use crate::policy::model::{Hold, HoldScope};
 
 /// A hold in force whose table is not there any more.
@@ -35,17 +35,7 @@ fn resolve(cached: Option<pg_sys::Oid>, schema: &str, name: &str) -> Result<Opti
         return Ok(Some(cached));
     }
     let schema = CString::new(schema).map_err(Error::internal)?;
-    let name = CString::new(name).map_err(Error::internal)?;
-    // SAFETY: cached catalog lookups with NUL-terminated names.
-    let oid = unsafe {
-        let schema = pg_sys::get_namespace_oid(schema.as_ptr(), true);
-        if schema == pg_sys::Oid::INVALID {
-            pg_sys::Oid::INVALID
-        } else {
-            pg_sys::get_relname_relid(name.as_ptr(), schema)
-        }
-    };
-    Ok((oid != pg_sys::Oid::INVALID).then_some(oid))
+    Ok(namespace::by_name(&schema).and_then(|schema| namespace::relation(schema, name)))
 }
 
 fn relation_of(row: &Row) -> Result<std::result::Result<pg_sys::Oid, String>> {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
-use crate::pg::{relation, sandbox, subxact};
+use crate::pg::{relation, sandbox, sql_type, subxact};
 
 /// Reads `{"column": ["value", …], …}`. One value may stand for a list of one; numbers and booleans for
 /// their text.
@@ -87,9 +87,8 @@ fn not_by(table: &str, column: &str, detail: &str) -> Error {
 /// Fails where a column by which rows are found to be of a subject has a type whose owner can change how values
 /// are written (ALTER TYPE … RENAME VALUE, CREATE CAST): held rows would not be found any more.
 pub fn check_stays(table: pg_sys::Oid, column: &str) -> Result<()> {
-    let base = relation::column_number(table, column)
-        // SAFETY: catalog lookups by OID and number; no such type gives the invalid one back.
-        .map(|attnum| unsafe { pg_sys::getBaseType(pg_sys::get_atttype(table, attnum)) });
+    let base =
+        relation::column_number(table, column).map(|attnum| sql_type::of_column(table, attnum));
     match base {
         Some(base) if users_own(base) => Err(not_by(
             &relation::describe(table),
@@ -120,8 +119,7 @@ pub fn normalize(table: pg_sys::Oid, column: &str, values: Vec<String>) -> Resul
             format!("column \"{column}\" of table \"{name}\" does not exist"),
         )
     })?;
-    // SAFETY: a catalog lookup by OID.
-    let base = unsafe { pg_sys::getBaseType(fresh::oid(row, 0)?) };
+    let base = sql_type::base(fresh::oid(row, 0)?);
     let scaled = base == pg_sys::NUMERICOID && fresh::number::<i32>(row, 1)? >= 0;
     if !EXACT.contains(&base) && !scaled {
         let detail = if users_own(base) {

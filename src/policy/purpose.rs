@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::guard::sentinel;
 use crate::pg::args::{required, words};
 use crate::pg::report::SqlResult;
-use crate::pg::{clock, lock, relation, sandbox, spi, time};
+use crate::pg::{clock, lock, relation, sandbox, spi, time, xact};
 use crate::policy::period::{Instant, Period};
 use crate::policy::{affected, basis_store, epoch};
 use crate::tag::names;
@@ -80,8 +80,7 @@ pub fn stamp(instant: Instant) -> Result<TimestampWithTimeZone> {
 
 /// Tells the worker that the policy of this database changed.
 pub fn changed() {
-    // SAFETY: reads a backend-local variable that was set when the session connected.
-    worker::wake(Some(unsafe { pgrx::pg_sys::MyDatabaseId }));
+    worker::wake(Some(xact::database()));
 }
 
 /// Defines a purpose, or changes the period of one that exists. Only a data steward may.

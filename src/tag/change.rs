@@ -92,9 +92,10 @@ fn authorize_subject(target: &Target, old: Option<&Label>, new: Option<&Label>) 
 
 /// Whether this database keeps a policy to which a change of a label belongs.
 fn keeps_policy() -> bool {
-    // SAFETY: both read backend-local state.
-    let recording = unsafe { !pg_sys::IsBinaryUpgrade && !pg_sys::RecoveryInProgress() };
-    recording && relation::extension_oid().is_some() && relation::own_relation(c"epoch").is_some()
+    !xact::is_upgrade()
+        && !xact::in_recovery()
+        && relation::extension_oid().is_some()
+        && relation::own_relation(c"epoch").is_some()
 }
 
 /// Begins the epoch of a change, before the label is written: from here on no batch of the worker runs on the
@@ -195,8 +196,7 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
     if !keeps_policy() {
         return Ok(());
     }
-    // SAFETY: reads a backend-local variable that was set when the session connected.
-    worker::wake(Some(unsafe { pg_sys::MyDatabaseId }));
+    worker::wake(Some(xact::database()));
     tls::after_label()?;
     sentinel::announce();
     row::sync(relation)

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, label, list, lock, relation};
+use crate::pg::{inherit, label, lock, relation, statement};
 use crate::tag::change;
 use crate::tag::read;
 use crate::tag::target::{Label, Target};
@@ -15,25 +15,20 @@ use crate::tag::target::{Label, Target};
 /// Before a utility statement: for DETACH PARTITION, also CONCURRENTLY, and NO INHERIT.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    // SAFETY: the tag belongs to the struct.
-    let Some(statement) =
-        (unsafe { utility.cast::<pg_sys::AlterTableStmt>(pg_sys::NodeTag::T_AlterTableStmt) })
-    else {
+    let Some(alter) = utility.cast::<pg_sys::AlterTableStmt>() else {
         return Ok(());
     };
-    // SAFETY: ALTER TABLE carries a list of AlterTableCmd nodes, which lives as long as the statement.
-    let commands = unsafe { list::items::<pg_sys::AlterTableCmd>(statement.cmds) };
+    let commands = statement::commands(alter);
     // The server refuses everyone else in a moment.
     let Some(relation) =
-        relation::named(statement.relation).filter(|relation| relation::is_owner(*relation))
+        relation::named(alter.relation).filter(|relation| relation::is_owner(*relation))
     else {
         return Ok(());
     };
     for command in commands {
         match command.subtype {
             At::AT_DetachPartition => {
-                // SAFETY: DETACH PARTITION carries a PartitionCmd.
-                let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() };
+                let partition = statement::partition(command);
                 // And a table that is no partition of this one.
                 if let Some(child) = partition
                     .and_then(|partition| relation::named(partition.name))

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::guard::tls;
 use crate::pg::utility::{self, Utility};
-use crate::pg::{label, relation, report};
+use crate::pg::{label, relation, report, xact};
 use crate::tag::change;
 use crate::tag::rules::Class;
 use crate::tag::target::Target;
@@ -97,8 +97,8 @@ pub fn after(utility: Utility) -> Result<()> {
     match RELABELLED.swap(0, Ordering::Relaxed) {
         0 => Ok(()),
         relation => {
-            // SAFETY: makes the label that the statement wrote visible to what comes next.
-            unsafe { pg_sys::CommandCounterIncrement() };
+            // The label that the statement wrote.
+            xact::command_done();
             change::finish(pg_sys::Oid::from(relation))
         }
     }

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::utility::{Utility, text};
-use crate::pg::{inherit, label, relation};
+use crate::pg::{inherit, label, relation, xact};
 use crate::policy::compile::path;
 use crate::policy::load;
 use crate::policy::model::Schema;
@@ -146,8 +146,7 @@ impl Rewrite<'_> {
 
 /// After a utility statement: follows RENAME of a column, an attribute of a type, a constraint or a table.
 pub fn after(utility: Utility) -> Result<()> {
-    // SAFETY: the tag belongs to the struct.
-    let statement = unsafe { utility.cast::<pg_sys::RenameStmt>(pg_sys::NodeTag::T_RenameStmt) };
+    let statement = utility.cast::<pg_sys::RenameStmt>();
     let Some(mut renamed) = statement.and_then(renamed) else {
         return Ok(());
     };
@@ -161,8 +160,7 @@ pub fn after(utility: Utility) -> Result<()> {
     if labels.is_empty() || relation::extension_oid().is_none() {
         return Ok(());
     }
-    // SAFETY: makes the new name visible to what comes next.
-    unsafe { pg_sys::CommandCounterIncrement() };
+    xact::command_done();
     for member in std::mem::take(&mut renamed.family) {
         renamed.family.extend(typed_tables(member)?);
         renamed.family.push(member);

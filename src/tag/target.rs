@@ -52,9 +52,7 @@ impl Label {
 
 /// Fails unless the relation is of a kind that can be tagged.
 pub fn check_kind(relation: pg_sys::Oid) -> Result<()> {
-    // SAFETY: a cached catalog lookup by OID, 0 when there is no such relation.
-    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
-    let kind = match kind {
+    let kind = match relation::kind(relation) {
         b'r' | b'p' | b'f' => return Ok(()),
         0 => {
             return Err(Error::new(

@@ -69,26 +69,21 @@ fn list(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> 
 
 /// The database that a command needs for itself, if the current user may run it.
 fn wanted(utility: &Utility) -> Option<pg_sys::Oid> {
-    // SAFETY: each tag is that of the struct it is cast to.
-    unsafe {
-        if let Some(drop) = utility.cast::<pg_sys::DropdbStmt>(NodeTag::T_DropdbStmt) {
-            owned(text(drop.dbname)?)
-        } else if let Some(rename) = utility.cast::<pg_sys::RenameStmt>(NodeTag::T_RenameStmt) {
-            if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
-                return None;
-            }
-            owned(text(rename.subname)?)
-        } else if let Some(alter) =
-            utility.cast::<pg_sys::AlterDatabaseStmt>(NodeTag::T_AlterDatabaseStmt)
-        {
-            option(alter.options, c"tablespace")?;
-            owned(text(alter.dbname)?)
-        } else if let Some(create) = utility.cast::<pg_sys::CreatedbStmt>(NodeTag::T_CreatedbStmt) {
-            let template = option(create.options, c"template").unwrap_or(c"template1");
-            database::by_name(template).filter(|_| database::may_create())
-        } else {
-            None
+    if let Some(drop) = utility.cast::<pg_sys::DropdbStmt>() {
+        owned(text(drop.dbname)?)
+    } else if let Some(rename) = utility.cast::<pg_sys::RenameStmt>() {
+        if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
+            return None;
         }
+        owned(text(rename.subname)?)
+    } else if let Some(alter) = utility.cast::<pg_sys::AlterDatabaseStmt>() {
+        option(alter.options, c"tablespace")?;
+        owned(text(alter.dbname)?)
+    } else if let Some(create) = utility.cast::<pg_sys::CreatedbStmt>() {
+        let template = option(create.options, c"template").unwrap_or(c"template1");
+        database::by_name(template).filter(|_| database::may_create())
+    } else {
+        None
     }
 }
 
@@ -100,7 +95,7 @@ fn owned(name: &CStr) -> Option<pg_sys::Oid> {
 fn changes_extension(utility: &Utility) -> bool {
     // SAFETY: each tag is that of the struct it is cast to; objects of DROP EXTENSION are String nodes.
     unsafe {
-        if let Some(drop) = utility.cast::<pg_sys::DropStmt>(NodeTag::T_DropStmt) {
+        if let Some(drop) = utility.cast::<pg_sys::DropStmt>() {
             drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION
                 && list(drop.objects).any(|object| {
                     let node = object.cast::<pg_sys::Node>();
@@ -108,9 +103,7 @@ fn changes_extension(utility: &Utility) -> bool {
                         && (*node).type_ == NodeTag::T_String
                         && names_extension((*object.cast::<pg_sys::String>()).sval)
                 })
-        } else if let Some(alter) =
-            utility.cast::<pg_sys::AlterExtensionStmt>(NodeTag::T_AlterExtensionStmt)
-        {
+        } else if let Some(alter) = utility.cast::<pg_sys::AlterExtensionStmt>() {
             names_extension(alter.extname)
         } else {
             false
@@ -119,8 +112,8 @@ fn changes_extension(utility: &Utility) -> bool {
 }
 
 fn creates_extension(utility: &Utility) -> bool {
-    // SAFETY: the tag is that of the struct.
-    unsafe { utility.cast::<pg_sys::CreateExtensionStmt>(NodeTag::T_CreateExtensionStmt) }
+    utility
+        .cast::<pg_sys::CreateExtensionStmt>()
         .is_some_and(|create| names_extension(create.extname))
 }
 

@@ -13,9 +13,8 @@ use crate::error::Result;
 use crate::guard::row::lookup;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::late_trigger::{self, On, Written};
-use crate::pg::list;
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, lock, relation, report, sandbox, time, trigger, xact};
+use crate::pg::{inherit, lock, relation, report, sandbox, statement, time, trigger, xact};
 use crate::policy::compile::path;
 use crate::policy::model::{Leaf, RelId, Schema};
 use crate::policy::period::Instant;
@@ -259,14 +258,10 @@ pub fn remove_all() -> Result<()> {
 /// server would refuse. They come back with the next round, which looks at everything.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    // SAFETY: the tag belongs to the struct.
-    let Some(statement) =
-        (unsafe { utility.cast::<pg_sys::AlterTableStmt>(pg_sys::NodeTag::T_AlterTableStmt) })
-    else {
+    let Some(alter) = utility.cast::<pg_sys::AlterTableStmt>() else {
         return Ok(());
     };
-    // SAFETY: ALTER TABLE carries a list of AlterTableCmd nodes, which lives as long as the statement.
-    let commands = unsafe { list::items::<pg_sys::AlterTableCmd>(statement.cmds) };
+    let commands = statement::commands(alter);
     if !commands
         .iter()
         .any(|command| matches!(command.subtype, At::AT_DropColumn | At::AT_AlterColumnType))
@@ -275,7 +270,7 @@ pub fn before(utility: Utility) -> Result<()> {
     }
     // The server refuses everyone else in a moment.
     let Some(relation) =
-        relation::named(statement.relation).filter(|relation| relation::is_owner(*relation))
+        relation::named(alter.relation).filter(|relation| relation::is_owner(*relation))
     else {
         return Ok(());
     };

@@ -12,6 +12,7 @@ use crate::guard::lane::{qualify, store};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::relation;
 use crate::pg::utility::{self, Utility};
+use crate::pg::xact;
 
 thread_local! {
     /// The lanes that can be used before the statement that is being executed.
@@ -20,10 +21,7 @@ thread_local! {
 
 /// The publication that a statement changes, unless it only takes tables out of it.
 fn changed<'a>(statement: &Utility<'a>) -> Option<&'a pg_sys::AlterPublicationStmt> {
-    // SAFETY: the tag is the one of its type.
-    let alter = unsafe {
-        statement.cast::<pg_sys::AlterPublicationStmt>(pg_sys::NodeTag::T_AlterPublicationStmt)
-    }?;
+    let alter = statement.cast::<pg_sys::AlterPublicationStmt>()?;
     (alter.action != pg_sys::AlterPublicationAction::AP_DropObjects || !alter.options.is_null())
         .then_some(alter)
 }
@@ -64,8 +62,7 @@ pub fn after(statement: &Utility) -> Result<()> {
     if lanes.is_empty() {
         return Ok(());
     }
-    // SAFETY: makes the changed publication visible to what comes next.
-    unsafe { pg_sys::CommandCounterIncrement() };
+    xact::command_done();
     for lane in lanes {
         let Err(reason) = qualify::publications(&lane.publications, &lane.transfer)? else {
             continue;

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::guard::row::lookup::{Key, Source};
 use crate::pg::fresh::{self, Row, Seen};
 use crate::pg::relation;
+use crate::pg::sql_type;
 use crate::policy::foreign_code;
 
 /// The value of a column that a key starts from.
@@ -141,8 +142,7 @@ fn step(hop: &Key, alias: &str, places: &[String], expressions: &str) -> Result<
 fn base_type(relation: pg_sys::Oid, column: &str) -> Result<pg_sys::Oid> {
     let attnum = relation::column_number(relation, column)
         .ok_or_else(|| Error::internal("a column of a foreign key is not there"))?;
-    // SAFETY: cached catalog lookups by OID and number.
-    Ok(unsafe { pg_sys::getBaseType(pg_sys::get_atttype(relation, attnum)) })
+    Ok(sql_type::of_column(relation, attnum))
 }
 
 /// Runs a query as the owner of the table that it begins with.

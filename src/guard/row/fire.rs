@@ -26,7 +26,7 @@ use crate::guard::row::verdict::{self, Act, Keeper};
 use crate::guc::{self, MinimumGuard};
 use crate::pg::fresh;
 use crate::pg::trigger::{Event, Fired};
-use crate::pg::{clock, relation, report, sandbox, time};
+use crate::pg::{clock, relation, report, sandbox, sql_type, time};
 use crate::policy::period::Instant;
 
 /// What was read is valid while the epoch locks are held that were taken for it: within the
@@ -107,8 +107,7 @@ pub fn keeping(relation: pg_sys::Oid) -> Result<Rc<Keeping>> {
 
 /// Records what was refused, or would have been.
 pub fn record(object: &str, outcome: Outcome, error: &Error) {
-    // SAFETY: reads a backend-local variable.
-    let role = relation::role_name(unsafe { pg_sys::GetSessionUserId() });
+    let role = relation::role_name(relation::session_user());
     events::record(Recorded {
         gate: Gate::Row,
         outcome,
@@ -302,9 +301,7 @@ impl Old<'_> {
 
 /// The moment that a clock's value stands for.
 fn instant(value: pg_sys::Datum, column: &Column) -> Result<Instant> {
-    // SAFETY: a catalog lookup by OID.
-    let base = unsafe { pg_sys::getBaseType(column.type_oid) };
-    match base {
+    match sql_type::base(column.type_oid) {
         pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID => {
             let raw = value.value() as i64;
             Ok(if raw == i64::MIN {

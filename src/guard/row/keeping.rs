@@ -14,7 +14,7 @@ use crate::guard::row::verdict::{self, Keeper};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::lock::{self, Mode};
 use crate::pg::textform::TextForm;
-use crate::pg::{inherit, relation, sandbox};
+use crate::pg::{inherit, relation, sandbox, sql_type};
 use crate::policy::enforcement::Enforcement;
 use crate::policy::model::HoldScope;
 use crate::policy::period::Period;
@@ -572,8 +572,7 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
                 attnum: fresh::number(row, 2)?,
                 quoted: relation::quote_identifier(name)?,
                 type_oid,
-                // SAFETY: a cached catalog lookup by OID.
-                base: unsafe { pg_sys::getBaseType(type_oid) },
+                base: sql_type::base(type_oid),
                 by_value: fresh::number::<i32>(row, 5)? != 0,
                 length: fresh::number(row, 6)?,
                 form: TextForm::of(type_oid),

@@ -10,7 +10,7 @@ use crate::guard::row::veto::{guard_stays, names, string};
 use crate::guard::row::{fire, sync};
 use crate::pg::relation::named;
 use crate::pg::utility::{Utility, text};
-use crate::pg::{relation, trigger};
+use crate::pg::{namespace, relation, trigger, xact};
 use crate::policy::hold_read;
 
 /// The tables without which nobody could tell what is held.
@@ -33,8 +33,8 @@ pub fn concerns(tag: NodeTag) -> bool {
 
 /// Before a utility statement, where the extension is installed.
 pub fn before(utility: Utility) -> Result<()> {
-    // SAFETY: reads a backend-local variable. The extension's own scripts may change what is theirs.
-    if unsafe { pg_sys::creating_extension } {
+    // The extension's own scripts may change what is theirs.
+    if xact::in_extension_script() {
         return Ok(());
     }
     match what(utility)? {
@@ -62,10 +62,9 @@ enum Touched {
 }
 
 fn what(utility: Utility) -> Result<Option<Touched>> {
-    use NodeTag as Tag;
     // SAFETY: each tag belongs to its struct, and each object type to the node that the grammar puts there.
     unsafe {
-        if let Some(rename) = utility.cast::<pg_sys::RenameStmt>(Tag::T_RenameStmt) {
+        if let Some(rename) = utility.cast::<pg_sys::RenameStmt>() {
             return match rename.renameType {
                 ObjectType::OBJECT_TRIGGER => on_trigger(rename.relation, &string(rename.subname)),
                 ObjectType::OBJECT_SCHEMA => Ok(schema(&string(rename.subname), "rename")),
@@ -73,7 +72,7 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
                 kind => function(kind, rename.object, "rename"),
             };
         }
-        if let Some(owner) = utility.cast::<pg_sys::AlterOwnerStmt>(Tag::T_AlterOwnerStmt) {
+        if let Some(owner) = utility.cast::<pg_sys::AlterOwnerStmt>() {
             return match owner.objectType {
                 ObjectType::OBJECT_SCHEMA => {
                     let name = owner.object.cast::<pg_sys::String>().as_ref();
@@ -83,17 +82,13 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
                 kind => function(kind, owner.object, "change the owner of"),
             };
         }
-        if let Some(moved) =
-            utility.cast::<pg_sys::AlterObjectSchemaStmt>(Tag::T_AlterObjectSchemaStmt)
-        {
+        if let Some(moved) = utility.cast::<pg_sys::AlterObjectSchemaStmt>() {
             return match moved.objectType {
                 ObjectType::OBJECT_TABLE => Ok(table(moved.relation, "move")),
                 kind => function(kind, moved.object, "move"),
             };
         }
-        if let Some(depends) =
-            utility.cast::<pg_sys::AlterObjectDependsStmt>(Tag::T_AlterObjectDependsStmt)
-        {
+        if let Some(depends) = utility.cast::<pg_sys::AlterObjectDependsStmt>() {
             let doing = "change what drops";
             return match depends.objectType {
                 ObjectType::OBJECT_TRIGGER => {
@@ -103,15 +98,13 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
                 kind => function(kind, depends.object, doing),
             };
         }
-        if let Some(alter) = utility.cast::<pg_sys::AlterFunctionStmt>(Tag::T_AlterFunctionStmt) {
+        if let Some(alter) = utility.cast::<pg_sys::AlterFunctionStmt>() {
             return function(alter.objtype, alter.func.cast(), "alter");
         }
-        if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>(Tag::T_CreateFunctionStmt)
-        {
+        if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>() {
             return Ok(created(create));
         }
-        if let Some(contents) =
-            utility.cast::<pg_sys::AlterExtensionContentsStmt>(Tag::T_AlterExtensionContentsStmt)
+        if let Some(contents) = utility.cast::<pg_sys::AlterExtensionContentsStmt>()
             && contents.action < 0
             && text(contents.extname) == Some(c"pg_custodian")
         {
@@ -138,8 +131,7 @@ fn on_trigger(range: *mut pg_sys::RangeVar, name: &str) -> Result<Option<Touched
 
 fn schema(name: &str, doing: &str) -> Option<Touched> {
     let name = std::ffi::CString::new(name).ok()?;
-    // SAFETY: a cached catalog lookup with a NUL-terminated name that may find nothing.
-    let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
+    let oid = namespace::by_name(&name)?;
     (relation::schema_oid() == Some(oid))
         .then(|| Touched::Guard(format!("{doing} the schema of extension \"pg_custodian\"")))
 }
@@ -197,16 +189,10 @@ fn created(create: &pg_sys::CreateFunctionStmt) -> Option<Touched> {
     let schema = match name.as_slice() {
         [schema, _] | [_, schema, _] => {
             let schema = std::ffi::CString::new(schema.as_str()).ok()?;
-            // SAFETY: a cached catalog lookup with a NUL-terminated name that may find nothing.
-            unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) }
+            namespace::by_name(&schema)?
         }
         // Without a schema it goes to the first of the search path.
-        _ => {
-            // SAFETY: a lookup of the search path; the list lives in the session's memory.
-            let path = unsafe { pg_sys::fetch_search_path(false) };
-            // SAFETY: a list of OIDs that was just made.
-            unsafe { pgrx::PgList::<pg_sys::Oid>::from_pg(path).get_oid(0)? }
-        }
+        _ => namespace::for_new()?,
     };
     (create.replace && last == FUNCTION && relation::schema_oid() == Some(schema))
         .then(|| Touched::Guard(format!("replace function \"custodian.{FUNCTION}\"")))

@@ -14,7 +14,7 @@ use crate::guard::row::{dropping, fire, own, restore, sync, types};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::relation::named;
 use crate::pg::utility::{Utility, text};
-use crate::pg::{inherit, relation, trigger};
+use crate::pg::{inherit, relation, sql_type, statement, trigger, xact};
 use crate::policy::relation_ref;
 
 /// Whether the extension is there to ask.
@@ -33,13 +33,7 @@ pub(super) fn tree(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 /// typed tables made of it, with everything below them.
 fn with_columns_of(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     let mut all = tree(relation);
-    // SAFETY: cached catalog lookups by OID.
-    let (kind, row_type) = unsafe {
-        (
-            pg_sys::get_rel_relkind(relation) as u8,
-            pg_sys::get_rel_type_id(relation),
-        )
-    };
+    let (kind, row_type) = (relation::kind(relation), sql_type::of_rows(relation));
     if kind == pg_sys::RELKIND_COMPOSITE_TYPE {
         let typed = fresh::rows(
             "SELECT c.oid FROM pg_catalog.pg_class c WHERE c.reloftype OPERATOR(pg_catalog.=) $1",
@@ -115,17 +109,6 @@ pub(super) fn string(name: *const std::ffi::c_char) -> String {
         .unwrap_or_default()
 }
 
-/// The commands of an ALTER TABLE.
-fn commands(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
-    // SAFETY: a list of AlterTableCmd nodes of the parse tree, which lives as long as the statement.
-    unsafe {
-        PgList::<pg_sys::AlterTableCmd>::from_pg(statement.cmds)
-            .iter_ptr()
-            .filter_map(|command| command.as_ref())
-            .collect()
-    }
-}
-
 /// Before a utility statement.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_CopyStmt, T_DropStmt};
@@ -137,42 +120,38 @@ pub fn before(utility: Utility) -> Result<()> {
     if !(concerns || own::concerns(tag)) || !installed() {
         return Ok(());
     }
-    // SAFETY: each tag belongs to its struct.
-    unsafe {
-        if let Some(statement) = utility.cast::<pg_sys::AlterTableStmt>(T_AlterTableStmt) {
-            return before_alter(statement);
-        }
-        if let Some(statement) = utility.cast::<pg_sys::DropStmt>(T_DropStmt) {
-            return dropping::before_statement(statement);
-        }
-        if let Some(statement) = utility.cast::<pg_sys::AlterEnumStmt>(T_AlterEnumStmt) {
-            return types::before_enum(statement);
-        }
-        if let Some(statement) = utility.cast::<pg_sys::CopyStmt>(T_CopyStmt) {
-            return restore::before(statement);
-        }
+    if let Some(statement) = utility.cast::<pg_sys::AlterTableStmt>() {
+        return before_alter(statement);
+    }
+    if let Some(statement) = utility.cast::<pg_sys::DropStmt>() {
+        return dropping::before_statement(statement);
+    }
+    if let Some(statement) = utility.cast::<pg_sys::AlterEnumStmt>() {
+        return types::before_enum(statement);
+    }
+    if let Some(statement) = utility.cast::<pg_sys::CopyStmt>() {
+        return restore::before(statement);
     }
     own::before(utility)
 }
 
-fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
+fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    let Some(relation) = named(statement.relation) else {
+    let Some(relation) = named(alter.relation) else {
         return Ok(());
     };
     // The server refuses everyone else in its own words, and they learn nothing of what is kept.
     if !relation::is_owner(relation) {
         return Ok(());
     }
-    for command in commands(statement) {
+    for command in statement::commands(alter) {
         match command.subtype {
             At::AT_DisableTrigAll => refuse_disabling(relation, None)?,
             At::AT_DisableTrig | At::AT_EnableTrig | At::AT_EnableReplicaTrig => {
                 refuse_disabling(relation, text(command.name))?;
             }
             At::AT_DetachPartition => {
-                // SAFETY: DETACH PARTITION carries a PartitionCmd.
-                let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() };
+                let partition = statement::partition(command);
                 // Of a partition its parent's owner may ask, of another table nobody.
                 if let Some(partition) = partition.and_then(|partition| named(partition.name))
                     && inherit::parents(partition).contains(&relation)
@@ -200,8 +179,7 @@ fn before_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
                         &format!("drop column \"{column}\" of table \"{name}\""),
                     )?;
                 }
-                // SAFETY: a cached catalog lookup by OID.
-                let row_type = unsafe { pg_sys::get_rel_type_id(relation) };
+                let row_type = sql_type::of_rows(relation);
                 let name = relation::describe(relation);
                 types::refuse_if_used(
                     row_type,
@@ -329,40 +307,37 @@ pub fn after(utility: Utility) -> Result<()> {
     {
         return Ok(());
     }
-    // SAFETY: each tag belongs to its struct. What the statement wrote becomes visible to what follows.
-    unsafe {
-        pg_sys::CommandCounterIncrement();
-        if let Some(statement) = utility.cast::<pg_sys::AlterTableStmt>(Tag::T_AlterTableStmt) {
-            return after_alter(statement);
+    xact::command_done();
+    if let Some(statement) = utility.cast::<pg_sys::AlterTableStmt>() {
+        return after_alter(statement);
+    }
+    if let Some(statement) = utility.cast::<pg_sys::RenameStmt>() {
+        return after_rename(statement);
+    }
+    if utility.node.type_ == Tag::T_AlterObjectSchemaStmt {
+        return relation_ref::refresh_names();
+    }
+    if let Some(statement) = utility.cast::<pg_sys::CreateStmt>() {
+        let inherits = !statement.partbound.is_null() || !statement.inhRelations.is_null();
+        // A new table of its own has no tags yet, and so needs nothing.
+        if let Some(relation) = named(statement.relation)
+            && inherits
+        {
+            return sync::after_ddl(relation);
         }
-        if let Some(statement) = utility.cast::<pg_sys::RenameStmt>(Tag::T_RenameStmt) {
-            return after_rename(statement);
-        }
-        if utility.node.type_ == Tag::T_AlterObjectSchemaStmt {
-            return relation_ref::refresh_names();
-        }
-        if let Some(statement) = utility.cast::<pg_sys::CreateStmt>(Tag::T_CreateStmt) {
-            let inherits = !statement.partbound.is_null() || !statement.inhRelations.is_null();
-            // A new table of its own has no tags yet, and so needs nothing.
-            if let Some(relation) = named(statement.relation)
-                && inherits
-            {
-                return sync::after_ddl(relation);
-            }
-        }
-        if let Some(statement) = utility.cast::<pg_sys::CopyStmt>(Tag::T_CopyStmt) {
-            return restore::after(statement);
-        }
+    }
+    if let Some(statement) = utility.cast::<pg_sys::CopyStmt>() {
+        return restore::after(statement);
     }
     Ok(())
 }
 
-fn after_alter(statement: &pg_sys::AlterTableStmt) -> Result<()> {
+fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    let Some(relation) = named(statement.relation) else {
+    let Some(relation) = named(alter.relation) else {
         return Ok(());
     };
-    let concerns = commands(statement).iter().any(|command| {
+    let concerns = statement::commands(alter).iter().any(|command| {
         matches!(
             command.subtype,
             At::AT_AttachPartition

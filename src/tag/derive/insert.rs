@@ -14,7 +14,7 @@ use crate::guard::exposure::Exposure;
 use crate::guard::session;
 use crate::guc;
 use crate::pg::provenance::{self, Source};
-use crate::pg::{list, relation, sandbox, xact};
+use crate::pg::{list, namespace, relation, sandbox, xact};
 use crate::tag::target::Target;
 
 /// Pairs remembered at most; then it begins anew.
@@ -54,10 +54,9 @@ unsafe fn target(query: *mut pg_sys::Query) -> Option<pg_sys::Oid> {
         let entries = list::items::<pg_sys::RangeTblEntry>((*query).rtable);
         let at = usize::try_from((*query).resultRelation).ok()?;
         let table = entries.get(at.checked_sub(1)?)?.relid;
-        let stays = pg_sys::get_rel_persistence(table) as u8 != pg_sys::RELPERSISTENCE_TEMP;
-        let own = relation::schema_oid() == Some(pg_sys::get_rel_namespace(table));
-        (stays && !own && pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_VIEW)
-            .then_some(table)
+        let stays = relation::persistence(table) != pg_sys::RELPERSISTENCE_TEMP;
+        let own = relation::schema_oid() == Some(namespace::of(table));
+        (stays && !own && relation::kind(table) != pg_sys::RELKIND_VIEW).then_some(table)
     }
 }
 

@@ -11,7 +11,6 @@ pub mod insert;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
@@ -19,7 +18,7 @@ use crate::error::Result;
 use crate::guard::exposure;
 use crate::pg::provenance::{self, Provenance, Source};
 use crate::pg::utility::{Utility, text};
-use crate::pg::{label, list, relation};
+use crate::pg::{label, list, namespace, relation, xact};
 use crate::tag::change;
 use crate::tag::grammar::{ColumnLabel, DerivedTag};
 use crate::tag::target::{Label, Target};
@@ -138,27 +137,25 @@ unsafe fn place(name: *mut pg_sys::RangeVar) -> Option<(pg_sys::Oid, String)> {
             return None;
         }
         let schema = if var.schemaname.is_null() {
-            list::oids(pg_sys::fetch_search_path(false))
-                .first()
-                .copied()?
+            namespace::for_new()?
         } else {
-            pg_sys::get_namespace_oid(var.schemaname, true)
+            namespace::named(var.schemaname)?
         };
-        if schema == pg_sys::Oid::INVALID || pg_sys::isAnyTempNamespace(schema) {
+        if pg_sys::isAnyTempNamespace(schema) {
             return None;
         }
         // What is there already is not made.
-        if pg_sys::get_relname_relid(var.relname, schema) != pg_sys::Oid::INVALID {
-            return None;
+        let name = text(var.relname)?.to_string_lossy().into_owned();
+        match namespace::relation(schema, &name) {
+            Some(_) => None,
+            None => Some((schema, name)),
         }
-        Some((schema, text(var.relname)?.to_string_lossy().into_owned()))
     }
 }
 
 /// Whether this database derives tags at all.
 fn is_on() -> bool {
-    // SAFETY: reads backend-local state.
-    !unsafe { pg_sys::IsBinaryUpgrade } && relation::extension_oid().is_some()
+    !xact::is_upgrade() && relation::extension_oid().is_some()
 }
 
 /// # Safety
@@ -225,7 +222,7 @@ pub fn before(utility: &Utility) -> Result<()> {
     }
     // SAFETY: each tag is the one of its type. What EXPLAIN explains is an analyzed query.
     let found = unsafe {
-        if let Some(create) = utility.cast::<pg_sys::CreateStmt>(NodeTag::T_CreateStmt) {
+        if let Some(create) = utility.cast::<pg_sys::CreateStmt>() {
             let elements = list::items::<pg_sys::Node>(create.tableElts);
             let like = elements
                 .iter()
@@ -234,14 +231,12 @@ pub fn before(utility: &Utility) -> Result<()> {
                 return Ok(());
             }
             table_like(statement, create)
-        } else if let Some(create) =
-            utility.cast::<pg_sys::CreateTableAsStmt>(NodeTag::T_CreateTableAsStmt)
-        {
+        } else if let Some(create) = utility.cast::<pg_sys::CreateTableAsStmt>() {
             if !is_on() {
                 return Ok(());
             }
             table_of_query(statement, create)
-        } else if let Some(explain) = utility.cast::<pg_sys::ExplainStmt>(NodeTag::T_ExplainStmt) {
+        } else if let Some(explain) = utility.cast::<pg_sys::ExplainStmt>() {
             // EXPLAIN ANALYZE makes the table, too.
             let Some(create) = explained(explain) else {
                 return Ok(());
@@ -284,10 +279,7 @@ unsafe fn explained(explain: &pg_sys::ExplainStmt) -> Option<&pg_sys::CreateTabl
 
 /// After a utility statement: tags the columns of the table that was made, or of a view that was filled anew.
 pub fn after(utility: &Utility) -> Result<()> {
-    // SAFETY: the tag is the one of its type.
-    if let Some(refresh) =
-        unsafe { utility.cast::<pg_sys::RefreshMatViewStmt>(pg_sys::NodeTag::T_RefreshMatViewStmt) }
-    {
+    if let Some(refresh) = utility.cast::<pg_sys::RefreshMatViewStmt>() {
         return match relation::named(refresh.relation) {
             Some(view) if is_on() => again(view),
             _ => Ok(()),
@@ -301,16 +293,13 @@ pub fn after(utility: &Utility) -> Result<()> {
         Some(pending.remove(at))
     });
     let Some(found) = found else { return Ok(()) };
-    // SAFETY: makes the table visible to what comes next; a cached catalog lookup by a NUL-terminated name.
-    let made = unsafe {
-        pg_sys::CommandCounterIncrement();
-        let name = std::ffi::CString::new(found.name).map_err(crate::error::Error::internal)?;
-        pg_sys::get_relname_relid(CStr::as_ptr(&name), found.schema)
-    };
+    xact::command_done();
     // One that is not of this transaction is not what the statement made: IF NOT EXISTS found that of another session.
-    if made == pg_sys::Oid::INVALID || !relation::is_new(made) {
+    let Some(made) =
+        namespace::relation(found.schema, &found.name).filter(|made| relation::is_new(*made))
+    else {
         return Ok(());
-    }
+    };
     match found.columns {
         Columns::Numbered(columns) => write(made, &columns),
         Columns::Named(columns) => {
