@@ -36,6 +36,8 @@ pub fn find_setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
 /// A relation that a query is about to use: which rights it asks for, and which columns it reads.
 #[derive(Clone, Copy)]
 pub struct Access {
+    /// Its number in the range table, from 1; 0 when it is not there.
+    pub entry: u32,
     pub relation: pg_sys::Oid,
     pub required: u32,
     /// Offset by `FirstLowInvalidHeapAttributeNumber`.
@@ -44,18 +46,25 @@ pub struct Access {
     pub updates: bool,
 }
 
-/// What `ExecutorCheckPerms_hook` is called with: the range table up to 15, permission records from 16 on.
+/// What `ExecutorCheckPerms_hook` is called with: the range table, and from 16 on permission records.
 ///
 /// # Safety
-/// `list` must be the list that the hook was called with, and the result must not outlive the call.
-pub unsafe fn accesses(list: *mut pg_sys::List) -> Vec<Access> {
+/// Both must be what the hook was called with, and the result must not outlive the call. Up to 15 `permissions` is not
+/// looked at.
+pub unsafe fn accesses(
+    range_table: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+) -> Vec<Access> {
+    // SAFETY: by the caller's promise, a list of range table entries.
+    let entries = unsafe { crate::pg::list::items::<pg_sys::RangeTblEntry>(range_table) };
     #[cfg(feature = "pg15")]
     {
-        // SAFETY: by the caller's promise, a list of range table entries.
-        unsafe { crate::pg::list::items::<pg_sys::RangeTblEntry>(list) }
-            .into_iter()
-            .filter(|entry| entry.rtekind == pg_sys::RTEKind::RTE_RELATION)
-            .map(|entry| Access {
+        let _ = permissions;
+        (1..)
+            .zip(entries)
+            .filter(|(_, entry)| entry.rtekind == pg_sys::RTEKind::RTE_RELATION)
+            .map(|(number, entry)| Access {
+                entry: number,
                 relation: entry.relid,
                 required: entry.requiredPerms,
                 read: entry.selectedCols,
@@ -66,9 +75,15 @@ pub unsafe fn accesses(list: *mut pg_sys::List) -> Vec<Access> {
     #[cfg(not(feature = "pg15"))]
     {
         // SAFETY: by the caller's promise, a list of permission records.
-        unsafe { crate::pg::list::items::<pg_sys::RTEPermissionInfo>(list) }
-            .into_iter()
-            .map(|entry| Access {
+        let permissions =
+            unsafe { crate::pg::list::items::<pg_sys::RTEPermissionInfo>(permissions) };
+        (1..)
+            .zip(permissions)
+            .map(|(index, entry)| Access {
+                entry: (1..)
+                    .zip(&entries)
+                    .find(|(_, known)| known.perminfoindex == index)
+                    .map_or(0, |(number, _)| number),
                 relation: entry.relid,
                 required: entry.requiredPerms as u32,
                 read: entry.selectedCols,

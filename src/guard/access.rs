@@ -19,15 +19,19 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::exposure::{self, Column, Columns, Exposure};
 use crate::guard::lane::session as lane;
+use crate::guard::own_residency;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session::{self, Session};
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
+use crate::pg::executor::Starting;
 use crate::pg::{namespace, relation, report, sandbox, xact};
 
 /// Columns named in one error.
 const MAX_NAMED: usize = 8;
+/// What a query does, in messages.
+const READING: &str = "reading";
 /// Catalogs that hold values of users' columns: pg_statistic, pg_statistic_ext_data and pg_largeobject.
 const VALUES: [pg_sys::Oid; 3] = [
     pg_sys::StatisticRelationId,
@@ -169,18 +173,21 @@ fn is_open_table(relation: pg_sys::Oid) -> bool {
         .any(|name| relation::own_relation(name) == Some(relation))
 }
 
-/// The columns of a relation that this session may not read.
+/// The columns of a relation that this session may not read of every row.
 fn offending(
     session: &Session,
     relation: pg_sys::Oid,
     wanted: Option<&[i16]>,
 ) -> Vec<(pg_sys::Oid, Column)> {
-    columns(relation)
+    let columns = columns(relation);
+    columns
         .columns
         .iter()
         .filter(|column| wanted.is_none_or(|wanted| wanted.contains(&column.attnum)))
         .filter(|column| match (&column.exposure, &session.active.rules) {
             (Exposure::Cleared, _) => false,
+            // Each row says where it may be, in place of the tag.
+            (Exposure::Tagged { .. }, _) if columns.by_row.is_some() => true,
             (
                 Exposure::Tagged {
                     residency: Some(residency),
@@ -196,6 +203,33 @@ fn offending(
         })
         .map(|column| (relation, column.clone()))
         .collect()
+}
+
+/// The numbers of the columns of a relation that this session may not read of every row; all, where it may not read the
+/// relation itself.
+pub fn hidden(session: &Session, relation: pg_sys::Oid) -> Vec<i16> {
+    let columns: Vec<Column> = if closed(relation).is_some() {
+        columns(relation).columns.clone()
+    } else {
+        let hidden = if is_at_standby(session) {
+            misplaced(session, relation, None)
+        } else {
+            offending(session, relation, None)
+        };
+        hidden.into_iter().map(|(_, column)| column).collect()
+    };
+    columns.iter().map(|column| column.attnum).collect()
+}
+
+/// Why a relation may not be read from outside at all.
+fn closed(relation: pg_sys::Oid) -> Option<&'static str> {
+    if VALUES.contains(&relation) {
+        Some("It holds values of other tables' columns.")
+    } else if relation::schema_oid() == Some(namespace::of(relation)) && !is_open_table(relation) {
+        Some("It is a table of the extension that may hold keys of subjects.")
+    } else {
+        None
+    }
 }
 
 /// Whether a session from inside is on a standby: it may read what the standby itself may hold.
@@ -324,11 +358,32 @@ fn changes_rows(access: &Access) -> bool {
 }
 
 /// Whether a session passes all but what wants an encrypted connection.
-fn passes_encrypted(session: &Session) -> bool {
+pub fn passes_encrypted(session: &Session) -> bool {
     session.judgement.verdict == Verdict::Inside && !xact::in_recovery()
 }
 
-fn check(access: &Access, session: &Session) -> Result<()> {
+/// What of a relation is asked for.
+#[derive(Clone, Copy)]
+struct Request<'a> {
+    relation: pg_sys::Oid,
+    /// The columns by number; `None` for whole rows.
+    wanted: Option<&'a [i16]>,
+    /// For messages.
+    doing: &'a str,
+    /// For a query: the relation's number in the range table, and the statement, if there is a plan.
+    query: Option<(u32, Option<Starting>)>,
+}
+
+/// What came of looking at a request that was not refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    /// The same holds for all statements.
+    Always,
+    /// It passes by the conditions of this statement.
+    ByRows,
+}
+
+fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Result<()> {
     let changes = changes_rows(access);
     if passes_encrypted(session) && !VALUES.contains(&access.relation) {
         // Sessions inside pay no more than this look into the cache.
@@ -344,7 +399,7 @@ fn check(access: &Access, session: &Session) -> Result<()> {
     let (wanted, doing) = if changes {
         (None, "changing or deleting rows of")
     } else if access.required & pg_sys::ACL_SELECT != 0 {
-        (attributes(access), "reading")
+        (attributes(access), READING)
     } else if access.required & pg_sys::ACL_INSERT != 0 {
         let shown = columns(access.relation).shown.clone();
         if shown.is_empty() {
@@ -355,56 +410,69 @@ fn check(access: &Access, session: &Session) -> Result<()> {
     } else {
         return Ok(());
     };
+    let request = Request {
+        relation: access.relation,
+        wanted: wanted.as_deref(),
+        doing,
+        query: (doing == READING).then_some((access.entry, starting)),
+    };
     if guc::enforce(Gate::Access) != Enforce::Warn {
-        return examine(access.relation, wanted.as_deref(), doing, session);
+        return examine(request, session).map(|_| ());
     }
     let (generation, key) = (session.active.generation, access.relation.to_u32());
     if SEEN.with_borrow_mut(|seen| seen.knows(generation, key, &wanted)) {
         return Ok(());
     }
-    examine(access.relation, wanted.as_deref(), doing, session)?;
-    SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
+    if examine(request, session)? == Passed::Always {
+        SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
+    }
     Ok(())
 }
 
-fn examine(
-    relation: pg_sys::Oid,
-    wanted: Option<&[i16]>,
-    doing: &str,
-    session: &Session,
-) -> Result<()> {
+fn examine(request: Request, session: &Session) -> Result<Passed> {
+    let (relation, wanted, doing) = (request.relation, request.wanted, request.doing);
     let kind = relation::kind(relation);
     // The tables below a view are in the list themselves; a sequence holds a number of its own.
     if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE) || is_open_table(relation) {
-        return Ok(());
+        return Ok(Passed::Always);
     }
     if session.plaintext {
         examine_plaintext(relation, wanted, doing, session)?;
     }
     if passes_encrypted(session) {
-        return Ok(());
+        return Ok(Passed::Always);
     }
     if is_at_standby(session) {
-        return examine_at_standby(relation, wanted, session);
+        return examine_at_standby(relation, wanted, session).map(|()| Passed::Always);
     }
-    let closed = if VALUES.contains(&relation) {
-        Some("It holds values of other tables' columns.")
-    } else if relation::schema_oid() == Some(namespace::of(relation)) {
-        Some("It is a table of the extension that may hold keys of subjects.")
-    } else {
-        None
-    };
-    let what = match closed {
+    let mut hint = None;
+    let what = match closed(relation) {
         Some(what) => what.to_owned(),
         None => {
             let offending = offending(session, relation, wanted);
             if offending.is_empty() {
-                return Ok(());
+                return Ok(Passed::Always);
             }
-            format!(
+            let mut what = format!(
                 "Refused columns: {}.",
                 exposure::describe(&offending, MAX_NAMED)
-            )
+            );
+            if let Some((entry, starting)) = request.query
+                && offending
+                    .iter()
+                    .all(|(_, column)| own_residency::concerns(column))
+                && let Some(condition) = own_residency::condition(relation, session)?
+            {
+                match own_residency::passes(relation, entry, starting, session)? {
+                    Ok(()) => return Ok(Passed::ByRows),
+                    Err(reason) => {
+                        what.push(' ');
+                        what.push_str(reason.reason());
+                        hint = Some(reason.hint(&condition));
+                    }
+                }
+            }
+            what
         }
     };
     let name = relation::describe(relation);
@@ -417,7 +485,9 @@ fn examine(
         ),
     )
     .detail(format!("{what} {}", session.judgement.reason))
-    .hint(if session.judgement.verdict == Verdict::Outside {
+    .hint(if let Some(hint) = hint {
+        hint
+    } else if session.judgement.verdict == Verdict::Outside {
         "Connect from inside. A column that holds no personal data can be cleared with custodian.clear_column()."
             .to_owned()
     } else {
@@ -435,6 +505,7 @@ fn examine(
         },
         |_| {},
     )
+    .map(|()| Passed::Always)
 }
 
 /// Refuses a session from outside that would have the server compute over whole rows of a relation, which may not be read there.
@@ -442,11 +513,19 @@ pub fn whole_row(relation: pg_sys::Oid, session: &Session) -> Result<()> {
     if is_catalog(relation) {
         return Ok(());
     }
-    examine(relation, None, "computing over rows of", session)
+    let request = Request {
+        relation,
+        wanted: None,
+        doing: "computing over rows of",
+        query: None,
+    };
+    examine(request, session).map(|_| ())
 }
 
 #[pg_guard]
-extern "C-unwind" fn gate(list: *mut pg_sys::List) {
+extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
+    // Taken in any case: it is of this check alone.
+    let starting = Starting::of(range_table);
     if guc::enforce(Gate::Access) == Enforce::Off {
         return;
     }
@@ -456,9 +535,9 @@ extern "C-unwind" fn gate(list: *mut pg_sys::List) {
     if passes || sandbox::is_extension_owner() {
         return;
     }
-    // SAFETY: the list the hook was called with, used within the call.
-    for access in unsafe { compat::accesses(list) } {
-        if let Err(error) = check(&access, &session) {
+    // SAFETY: what the hook was called with, used within the call.
+    for access in unsafe { compat::accesses(range_table, permissions) } {
+        if let Err(error) = check(&access, starting, &session) {
             report::raise(error);
         }
     }
@@ -471,7 +550,7 @@ static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
 #[cfg(feature = "pg15")]
 unsafe extern "C-unwind" fn hook(range_table: *mut pg_sys::List, abort: bool) -> bool {
     if !session::is_known_inside() {
-        gate(range_table);
+        gate(range_table, std::ptr::null_mut());
     }
     // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
     unsafe {
@@ -490,7 +569,7 @@ unsafe extern "C-unwind" fn hook(
     abort: bool,
 ) -> bool {
     if !session::is_known_inside() {
-        gate(permissions);
+        gate(range_table, permissions);
     }
     // SAFETY: as above.
     unsafe {

@@ -97,8 +97,40 @@ pub struct Columns {
     /// Columns of rows that are there that the error of an INSERT may show: those of exclusion constraints, with number 0
     /// for an expression over any of them.
     pub shown: Vec<i16>,
+    /// What says of each row where it may be, if the table's tag names such a column.
+    pub by_row: Option<ByRow>,
     /// Every relation whose labels or place in a hierarchy went into this.
     pub depends_on: Vec<pg_sys::Oid>,
+}
+
+/// The column that says of each row where it may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByRow {
+    pub name: String,
+    /// `None` when there is no such column, or none that conditions can be proved of: of type text or varchar, under
+    /// whose collation equal values are the same.
+    pub attnum: Option<i16>,
+}
+
+impl ByRow {
+    fn of(relation: pg_sys::Oid, name: String) -> ByRow {
+        // SAFETY: cached catalog lookups of a column that was just found.
+        let attnum = relation::column_number(relation, &name).filter(|attnum| unsafe {
+            let mut kind = pg_sys::Oid::INVALID;
+            let mut modifier = 0;
+            let mut collation = pg_sys::Oid::INVALID;
+            pg_sys::get_atttypetypmodcoll(
+                relation,
+                *attnum,
+                &mut kind,
+                &mut modifier,
+                &mut collation,
+            );
+            matches!(kind, pg_sys::TEXTOID | pg_sys::VARCHAROID)
+                && pg_sys::get_collation_isdeterministic(collation)
+        });
+        ByRow { name, attnum }
+    }
 }
 
 impl Columns {
@@ -157,6 +189,10 @@ pub fn columns(relation: pg_sys::Oid) -> Columns {
             })
             .collect(),
         shown: shown(relation),
+        by_row: read::labels(relation)
+            .table
+            .and_then(|tag| tag.residency_column)
+            .map(|name| ByRow::of(relation, name)),
         depends_on,
     }
 }

@@ -17,6 +17,7 @@ mod files;
 pub mod function;
 pub mod lane;
 mod login;
+pub mod own_residency;
 mod refuse;
 mod replication;
 pub mod row;
@@ -34,7 +35,7 @@ pub mod widening;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::pg::report;
+use crate::pg::{executor, planner, report};
 
 extension_sql_file!(
     "../../sql/guard.sql",
@@ -53,6 +54,8 @@ pub fn init() {
     login::init();
     lane::session::init();
     access::init();
+    executor::init();
+    planner::init();
     if let Err(error) = replication::init().and_then(|()| settings::init()) {
         report::raise(error);
     }

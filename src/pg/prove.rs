@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::pg::plan::Condition;
 use crate::pg::{list, sandbox};
 
 /// Brings a boolean expression into the form that the prover compares.
@@ -75,6 +76,34 @@ pub fn implies(relation: pg_sys::Oid, filter: &str, condition: &str) -> Result<b
             !given.is_null() && pg_sys::predicate_implied_by(clauses(wanted), clauses(given), false)
         })
     })
+}
+
+/// A condition that was brought into the form that the prover compares.
+#[derive(Clone, Copy)]
+pub struct Wanted(*mut pg_sys::List);
+
+impl Wanted {
+    /// `condition` is SQL text over the columns of `relation`, with names and literals quoted.
+    pub fn new(relation: pg_sys::Oid, condition: &str) -> Result<Wanted> {
+        sandbox::with_pinned_settings(|| {
+            let node = analyse(relation, condition)?;
+            // SAFETY: the analysed form of a boolean expression.
+            Ok(Wanted(unsafe { clauses(node) }))
+        })
+    }
+
+    /// Whether it is true of every row of which all of `given` are.
+    pub fn follows(self, given: &[Condition]) -> bool {
+        // SAFETY: conditions of a plan, which the planner has brought into that form, over the relation as number 1 of the
+        // range table, as the wanted one; the trees are only read.
+        unsafe {
+            let mut clauses = std::ptr::null_mut();
+            for condition in given {
+                clauses = pg_sys::lappend(clauses, condition.node.cast());
+            }
+            pg_sys::predicate_implied_by(self.0, clauses, false)
+        }
+    }
 }
 
 /// A string literal of SQL.

@@ -78,6 +78,17 @@ impl Rules {
         false
     }
 
+    /// `region` and the regions that it lies in, from the inside out.
+    pub fn around(&self, region: &str) -> Vec<String> {
+        let mut around = Vec::new();
+        let mut current = self.parents.contains_key(region).then_some(region);
+        while let Some(name) = current {
+            around.push(name.to_owned());
+            current = self.parents.get(name).and_then(Option::as_deref);
+        }
+        around
+    }
+
     /// Whether `region` is, or lies in, one of `regions`.
     pub fn within_any<S: AsRef<str>>(&self, region: &str, regions: &[S]) -> bool {
         regions

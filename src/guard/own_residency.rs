@@ -1,0 +1,294 @@
+//! Access gate, continued: rows that a session from outside may read because of their own residency.
+//!
+//! Where a table says in a column of its rows where each may be (`residency_column`), that counts in place of what
+//! its columns' tags say. A query passes when each of its scans of the table lets through only rows whose
+//! residency the session's region is, or lies in: the planner's prover must find that out from the conditions that the
+//! scan evaluates. What is evaluated before these sees other rows, so nothing there may be able to tell what it sees: neither
+//! by a function, nor by an error, nor by the server's counts of what an index gave. What is not understood is refused.
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::guard::access;
+use crate::guard::exposure::{Column, Exposure};
+use crate::guard::rules::Rules;
+use crate::guard::session::{self, Session};
+use crate::guard::verdict::Judgement;
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::executor::Starting;
+use crate::pg::plan::{self, Condition, Scan, Search, Way};
+use crate::pg::prove::{self, Wanted};
+use crate::pg::{relation, sandbox};
+
+/// Why rows do not pass by their own residency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproved {
+    /// Nothing implies that only rows come that may.
+    NoCondition,
+    /// Something is evaluated before the condition that could tell values of other rows.
+    Before,
+    /// An index is searched by columns that may not be read of every row.
+    Index,
+    /// The table is read in a way that is not looked into.
+    Way,
+    /// The statement does more than read, or shows how it is executed.
+    Statement,
+}
+
+impl Unproved {
+    /// A sentence.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Unproved::NoCondition => {
+                "The query's conditions do not imply, in constants, that it reads only rows that may be there."
+            }
+            Unproved::Before => {
+                "Before it is known where a row may be, the query evaluates something on it that could tell its values."
+            }
+            Unproved::Index => {
+                "The query searches an index by columns that may not be read of every row."
+            }
+            Unproved::Way => {
+                "The query reads the table by a sample, by row identifiers or by distance, which passes for no row."
+            }
+            Unproved::Statement => {
+                "EXPLAIN, row locks, statements that write, and foreign and custom scans pass for no row."
+            }
+        }
+    }
+
+    /// What would make the query lawful, given the condition on the rows.
+    pub fn hint(self, condition: &str) -> String {
+        match self {
+            Unproved::NoCondition => format!(
+                "Add to each use of the table the condition {condition}, in constants and not in parameters."
+            ),
+            Unproved::Before | Unproved::Index => format!(
+                "Read the table in a subquery that has only the condition {condition} and OFFSET 0, and put all other conditions around it."
+            ),
+            Unproved::Way | Unproved::Statement => {
+                format!("Use a plain SELECT with the condition {condition}.")
+            }
+        }
+    }
+}
+
+/// The regions that rows may name for a peer in `region` to have them: that one, and those that it lies in. Pure.
+pub fn lawful(rules: &Rules, judgement: &Judgement) -> Vec<String> {
+    match &judgement.region {
+        Some(region) if judgement.ours => rules.around(region),
+        _ => Vec::new(),
+    }
+}
+
+/// Looks for the shortest beginning of a filter that, with what is true of each row that comes to it, implies the condition.
+/// `leaks` says of each part of the filter whether it could tell values, `implies` whether so many parts suffice. Pure.
+fn proved_within(
+    leaks: &[bool],
+    implies: impl Fn(usize) -> bool,
+) -> std::result::Result<(), Unproved> {
+    let safe = leaks.iter().take_while(|leaks| !**leaks).count();
+    if (0..=safe).any(&implies) {
+        Ok(())
+    } else if implies(leaks.len()) {
+        Err(Unproved::Before)
+    } else {
+        Err(Unproved::NoCondition)
+    }
+}
+
+/// Whether each row that comes out of a scan, and nothing of others, is one that satisfies `wanted`.
+fn proved(scan: &Scan, wanted: Wanted, hidden: &[i16]) -> std::result::Result<(), Unproved> {
+    let Way::Conditions {
+        searches,
+        searched,
+        filter,
+    } = &scan.way
+    else {
+        return Err(Unproved::Way);
+    };
+    // What a user's code is in has another meaning than its form says: the prover is not asked about it.
+    let sound = |conditions: &[Condition]| -> Vec<Condition> {
+        conditions
+            .iter()
+            .filter(|condition| !condition.leaks)
+            .copied()
+            .collect()
+    };
+    let is_open = |condition: &Condition| {
+        plan::columns(condition)
+            .iter()
+            .all(|column| *column < 0 || (*column != 0 && !hidden.contains(column)))
+    };
+    let mut given = sound(searched);
+    for Search { predicate, .. } in searches.iter().filter(|_| searches.len() == 1) {
+        given.extend(sound(predicate));
+    }
+    let implies = |parts: usize| {
+        let mut given = given.clone();
+        given.extend(sound(&filter[..parts]));
+        wanted.follows(&given)
+    };
+    let leaks: Vec<bool> = filter.iter().map(|condition| condition.leaks).collect();
+    proved_within(&leaks, implies)?;
+    if searched.iter().any(|condition| condition.leaks) {
+        return Err(Unproved::Before);
+    }
+    for search in searches {
+        if search.conditions.iter().any(|condition| condition.leaks) {
+            return Err(Unproved::Before);
+        }
+        let mut of_index = search.conditions.clone();
+        of_index.extend(sound(&search.predicate));
+        let told =
+            search.conditions.iter().all(is_open) || (search.exact && wanted.follows(&of_index));
+        if !told {
+            return Err(Unproved::Index);
+        }
+    }
+    Ok(())
+}
+
+/// The condition that a row of a table must satisfy, as SQL, to be where the session is; `None` when no condition can
+/// say so.
+pub fn condition(table: pg_sys::Oid, session: &Session) -> Result<Option<String>> {
+    let columns = access::columns(table);
+    let Some(by_row) = columns
+        .by_row
+        .as_ref()
+        .filter(|by_row| by_row.attnum.is_some())
+    else {
+        return Ok(None);
+    };
+    let regions = match &session.active.rules {
+        Some(rules) => lawful(rules, &session.judgement),
+        None => Vec::new(),
+    };
+    if regions.is_empty() {
+        return Ok(None);
+    }
+    let regions = regions
+        .iter()
+        .map(|region| prove::literal(region))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Some(format!(
+        "{} IN ({})",
+        relation::quote_identifier(&by_row.name)?,
+        regions.join(", ")
+    )))
+}
+
+/// Whether the rows' own residency can let this column through: nobody has reviewed others, and those whose tags were
+/// derived from other tables are not about this row.
+pub fn concerns(column: &Column) -> bool {
+    matches!(&column.exposure, Exposure::Tagged { cells, .. } if !cells.is_empty())
+}
+
+/// Whether all that a statement reads of `table`, which is entry `entry` of its range table, are rows that may be
+/// where the session is.
+pub fn passes(
+    table: pg_sys::Oid,
+    entry: u32,
+    starting: Option<Starting>,
+    session: &Session,
+) -> Result<std::result::Result<(), Unproved>> {
+    // What reads a table without a plan, as COPY does, reads all of it.
+    let Some(starting) = starting else {
+        return Ok(Err(Unproved::NoCondition));
+    };
+    if starting.is_explained() {
+        return Ok(Err(Unproved::Statement));
+    }
+    let name = access::columns(table)
+        .by_row
+        .as_ref()
+        .map(|by_row| by_row.name.clone());
+    // SAFETY: the plan of the statement that is starting.
+    let (scans, family) = unsafe {
+        let Some(scans) = plan::scans(starting.plan()) else {
+            return Ok(Err(Unproved::Statement));
+        };
+        (scans, plan::family(starting.plan(), entry))
+    };
+    for scan in scans.iter().filter(|scan| family.contains(&scan.entry)) {
+        let own = access::columns(scan.relation);
+        let same = own.by_row.as_ref().map(|by_row| &by_row.name) == name.as_ref();
+        let Some(condition) = condition(scan.relation, session)?.filter(|_| same) else {
+            return Ok(Err(Unproved::NoCondition));
+        };
+        let wanted = Wanted::new(scan.relation, &condition)?;
+        if let Err(reason) = proved(scan, wanted, &access::hidden(session, scan.relation)) {
+            return Ok(Err(reason));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// The session, if its reads are refused of rows or columns that may not be where it is, or of which the standby it is on
+/// may not hold.
+fn outside() -> Option<std::rc::Rc<Session>> {
+    if guc::enforce(Gate::Access) != Enforce::On || sandbox::is_extension_owner() {
+        return None;
+    }
+    let session = session::current();
+    (!access::passes_encrypted(&session)).then_some(session)
+}
+
+/// For the planner: the column with the residency of each row, if the session is from outside.
+pub fn column(table: pg_sys::Oid) -> Option<i16> {
+    outside()?;
+    access::columns(table).by_row.as_ref()?.attnum
+}
+
+/// For the planner: the columns that the session may not read of every row of a table.
+pub fn hidden(table: pg_sys::Oid) -> Vec<i16> {
+    if table.to_u32() < pg_sys::FirstNormalObjectId {
+        return Vec::new();
+    }
+    outside().map_or_else(Vec::new, |session| access::hidden(&session, table))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::rules::parse;
+    use crate::guard::verdict::Verdict;
+
+    fn at(region: Option<&str>, ours: bool) -> Vec<String> {
+        let rules = parse("region eu\nregion de in eu\nregion cn\nregion be in de")
+            .rules()
+            .unwrap();
+        let judgement = Judgement {
+            verdict: Verdict::Outside,
+            region: region.map(str::to_owned),
+            ours,
+            ..Judgement::no_rules()
+        };
+        lawful(&rules, &judgement)
+    }
+
+    #[test]
+    fn rows_may_name_the_region_of_the_peer_and_those_around_it() {
+        assert_eq!(at(Some("de"), true), ["de", "eu"]);
+        assert_eq!(at(Some("be"), true), ["be", "de", "eu"]);
+        assert_eq!(at(Some("eu"), true), ["eu"]);
+        // Somebody else's, or somewhere unknown: no row may go there.
+        assert!(at(Some("de"), false).is_empty());
+        assert!(at(None, true).is_empty());
+    }
+
+    #[test]
+    fn a_proof_uses_nothing_that_comes_after_what_could_tell_values() {
+        // The condition is part number 1, counted from 0.
+        let with = |leaks: &[bool]| proved_within(leaks, |parts| parts > 1);
+        assert_eq!(with(&[false, false]), Ok(()));
+        assert_eq!(with(&[false, false, true]), Ok(()));
+        assert_eq!(with(&[true, false]), Err(Unproved::Before));
+        // The condition could tell values itself.
+        assert_eq!(with(&[false, true]), Err(Unproved::Before));
+        assert_eq!(with(&[false]), Err(Unproved::NoCondition));
+        assert_eq!(with(&[]), Err(Unproved::NoCondition));
+        // What an index gave says it already.
+        assert_eq!(proved_within(&[true], |_| true), Ok(()));
+    }
+}

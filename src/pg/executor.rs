@@ -1,0 +1,97 @@
+//! The statement whose permissions the executor is about to check.
+//!
+//! `ExecutorCheckPerms_hook` is handed the range table and no more. What else there is to know of the statement comes from
+//! here: it is kept from the executor's start until the check, and only for sessions that are not known to be inside.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+
+use pgrx::pg_sys;
+
+use crate::guard::session;
+use crate::guc;
+
+/// A statement at its start.
+#[derive(Clone, Copy)]
+pub struct Starting {
+    query: *mut pg_sys::QueryDesc,
+    flags: c_int,
+}
+
+thread_local! {
+    static STARTING: Cell<Option<Starting>> = const { Cell::new(None) };
+}
+
+impl Starting {
+    /// The statement to which this range table belongs, if it is the one that is starting.
+    pub fn of(range_table: *mut pg_sys::List) -> Option<Starting> {
+        let starting = STARTING.take()?;
+        // SAFETY: it is kept while the executor's start runs, and no longer, and so is what it points to.
+        let known = unsafe { (*(*starting.query).plannedstmt).rtable };
+        (!known.is_null() && known == range_table).then_some(starting)
+    }
+
+    pub fn plan(self) -> *mut pg_sys::PlannedStmt {
+        // SAFETY: as above.
+        unsafe { (*self.query).plannedstmt }
+    }
+
+    /// Whether the statement is explained, or counted row by row for another reason.
+    pub fn is_explained(self) -> bool {
+        // SAFETY: as above. By now other hooks have asked for the counts that they want.
+        let counts = unsafe { (*self.query).instrument_options };
+        counts != 0 || self.flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int != 0
+    }
+}
+
+static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
+
+// The raw declaration: calling through pg_sys would strip context and cursor position from every error that passes.
+unsafe extern "C-unwind" {
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+}
+
+/// Unguarded on purpose, and without a local that needs dropping, as the permission check's.
+unsafe extern "C-unwind" fn hook(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    let outside = !session::is_known_inside();
+    if outside {
+        STARTING.set(Some(Starting { query, flags }));
+    }
+    // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(query, flags),
+            None => standard_ExecutorStart(query, flags),
+        }
+    }
+    if outside {
+        STARTING.set(None);
+    }
+}
+
+unsafe extern "C-unwind" fn at_end(_event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    STARTING.set(None);
+}
+
+unsafe extern "C-unwind" fn at_end_of_subtransaction(
+    _event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    STARTING.set(None);
+}
+
+/// Installs the hook in front of whatever is there. Only while preloading.
+pub fn init() {
+    if !guc::preloaded() {
+        return;
+    }
+    // SAFETY: called once from _PG_init, in the postmaster. After an error nothing of the statement is left.
+    unsafe {
+        PREVIOUS = pg_sys::ExecutorStart_hook;
+        pg_sys::ExecutorStart_hook = Some(hook);
+        pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,157 @@
+//! What the planner of a session from outside may go by.
+//!
+//! The planner has operators evaluated on values that ANALYZE took from rows, before anybody checks whether the session may read
+//! these: an operator of a user can tell what it is called with. So columns that the session may not read have no statistics
+//! for it, and no index. And where rows pass by their own residency, the condition that says so is evaluated first, as the
+//! server does it with those of row security.
+
+use std::ffi::{c_char, c_int};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::guard::{own_residency, session};
+use crate::guc;
+use crate::pg::{list, plan};
+
+static mut PLANNER: pg_sys::planner_hook_type = None;
+static mut RELATION: pg_sys::get_relation_info_hook_type = None;
+static mut STATISTICS: pg_sys::get_relation_stats_hook_type = None;
+
+// The raw declaration: calling through pg_sys would strip context and cursor position from every error that passes.
+unsafe extern "C-unwind" {
+    fn standard_planner(
+        query: *mut pg_sys::Query,
+        text: *const c_char,
+        options: c_int,
+        parameters: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
+/// Puts conditions on the rows' own residency first.
+#[pg_guard]
+extern "C-unwind" fn order(planned: *mut pg_sys::PlannedStmt) {
+    // SAFETY: the plan that the planner has just made.
+    for scan in unsafe { plan::scans(planned) }.unwrap_or_default() {
+        if let Some(column) = own_residency::column(scan.relation) {
+            scan.move_to_front(|condition| {
+                !condition.leaks && plan::columns(condition) == [column]
+            });
+        }
+    }
+}
+
+/// Whether an index may be used by the session: it is over columns that it may read, or begins with the rows' residency.
+fn may_use(index: &pg_sys::IndexOptInfo, hidden: &[i16], residency: Option<i16>) -> bool {
+    let count = usize::try_from(index.ncolumns).unwrap_or(0);
+    // SAFETY: an index has a number for each of its columns, 0 for an expression.
+    let keys: Vec<i16> = (0..count)
+        .map(|at| i16::try_from(unsafe { *index.indexkeys.add(at) }).unwrap_or(0))
+        .collect();
+    !keys.contains(&0)
+        && (keys.iter().all(|key| !hidden.contains(key))
+            || (residency.is_some() && keys.first().copied() == residency))
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn hide(relation: pg_sys::Oid, info: *mut pg_sys::RelOptInfo) {
+    let hidden = own_residency::hidden(relation);
+    if hidden.is_empty() {
+        return;
+    }
+    let residency = own_residency::column(relation);
+    // SAFETY: the planner's own record of the relation, which it hands over to be changed.
+    unsafe {
+        let mut kept = std::ptr::null_mut();
+        for index in list::items::<pg_sys::IndexOptInfo>((*info).indexlist) {
+            if may_use(index, &hidden, residency) {
+                kept = pg_sys::lappend(kept, std::ptr::from_ref(index).cast_mut().cast());
+            }
+        }
+        (*info).indexlist = kept;
+        (*info).statlist = std::ptr::null_mut();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn is_hidden(
+    entry: *mut pg_sys::RangeTblEntry,
+    column: pg_sys::AttrNumber,
+) -> bool {
+    // SAFETY: an entry of the range table, from the planner.
+    unsafe { entry.as_ref() }.is_some_and(|entry| {
+        entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+            && own_residency::hidden(entry.relid).contains(&column)
+    })
+}
+
+/// Unguarded on purpose, as the other two, and without a local that needs dropping: errors pass through unchanged.
+unsafe extern "C-unwind" fn planner(
+    query: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: PLANNER is written once, in the postmaster; the arguments are passed on as they came.
+    let planned = unsafe {
+        match PLANNER {
+            Some(previous) => previous(query, text, options, parameters),
+            None => standard_planner(query, text, options, parameters),
+        }
+    };
+    if !session::is_known_in_region() {
+        order(planned);
+    }
+    planned
+}
+
+unsafe extern "C-unwind" fn relation_info(
+    root: *mut pg_sys::PlannerInfo,
+    relation: pg_sys::Oid,
+    is_parent: bool,
+    info: *mut pg_sys::RelOptInfo,
+) {
+    // SAFETY: as above.
+    unsafe {
+        if let Some(previous) = RELATION {
+            previous(root, relation, is_parent, info);
+        }
+        if !session::is_known_in_region() {
+            hide(relation, info);
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn relation_statistics(
+    root: *mut pg_sys::PlannerInfo,
+    entry: *mut pg_sys::RangeTblEntry,
+    column: pg_sys::AttrNumber,
+    found: *mut pg_sys::VariableStatData,
+) -> bool {
+    // SAFETY: as above. True without a tuple says that there are no statistics.
+    unsafe {
+        if !session::is_known_in_region() && is_hidden(entry, column) {
+            return true;
+        }
+        match STATISTICS {
+            Some(previous) => previous(root, entry, column, found),
+            None => false,
+        }
+    }
+}
+
+/// Installs the hooks. Only while preloading.
+pub fn init() {
+    if !guc::preloaded() {
+        return;
+    }
+    // SAFETY: called once from _PG_init, in the postmaster.
+    unsafe {
+        PLANNER = pg_sys::planner_hook;
+        pg_sys::planner_hook = Some(planner);
+        RELATION = pg_sys::get_relation_info_hook;
+        pg_sys::get_relation_info_hook = Some(relation_info);
+        STATISTICS = pg_sys::get_relation_stats_hook;
+        pg_sys::get_relation_stats_hook = Some(relation_statistics);
+    }
+}
