@@ -109,11 +109,12 @@ GRANT SELECT ON custodian.advice, custodian.coverage, custodian.enforcement_upti
 -- Transfers and lanes: for stewards, which the functions and the views check for themselves.
 GRANT EXECUTE ON FUNCTION custodian.approve_transfer(text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.close_lane(bigint, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.open_archive_lane(text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.open_lane(text, text, text, text[], inet, text, text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.publication_filter(regclass, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.register_transfer(text, text, text, text, text, text[], text[], text, text, text, text, text, text, timestamptz, text, text[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.revoke_transfer(text, text, text) TO PUBLIC;
-GRANT SELECT ON custodian.lanes, custodian.transfers TO PUBLIC;
+GRANT SELECT ON custodian.archive_lanes, custodian.lanes, custodian.transfers TO PUBLIC;
 
 -- Comments of functions, written from their docstrings by tests/integration/tests/comments.rs.
 COMMENT ON ROUTINE custodian.apply_policy IS 'Makes the declared policy what a document says, and returns the difference, one row for each change: the object, what happens to it, how it was and will be, and whether data may stay longer or go further than before. All changes are made, or none. With dry_run (the default) none is; the document is checked all the same.';

@@ -52,12 +52,31 @@ CREATE TABLE custodian.lane (
 );
 COMMENT ON TABLE custodian.lane IS 'technical openings for transfers; sent_until is what the receiver had confirmed when the lane was closed';
 
+CREATE TABLE custodian.archive_lane (
+    lane           bigint PRIMARY KEY DEFAULT pg_catalog.nextval('custodian.lane_lane_seq'),
+    transfer       text NOT NULL,
+    command        text NOT NULL CHECK (command <> ''),
+    region         text NOT NULL,
+    organisation   text NOT NULL,
+    database       text NOT NULL,
+    opened_by      text NOT NULL DEFAULT session_user,
+    opened_at      timestamptz NOT NULL DEFAULT now(),
+    closed_by      text,
+    closed_at      timestamptz,
+    close_reason   text,
+    archived_until text,
+    recall_notice  text
+);
+COMMENT ON TABLE custodian.archive_lane IS 'openings for archive_command to ship WAL outside; archived_until is the last file that was archived when the lane was closed';
+
 SELECT pg_catalog.pg_extension_config_dump('custodian.transfer', '');
 SELECT pg_catalog.pg_extension_config_dump('custodian.lane', '');
+SELECT pg_catalog.pg_extension_config_dump('custodian.archive_lane', '');
 SELECT pg_catalog.pg_extension_config_dump('custodian.lane_lane_seq', '');
 
 ALTER TABLE custodian.transfer ENABLE ROW LEVEL SECURITY;
 ALTER TABLE custodian.lane ENABLE ROW LEVEL SECURITY;
+ALTER TABLE custodian.archive_lane ENABLE ROW LEVEL SECURITY;
 
 CREATE VIEW custodian.transfers WITH (security_barrier) AS
 SELECT t.transfer,
@@ -83,3 +102,15 @@ SELECT l.lane, l.transfer,
 FROM custodian.lane l LEFT JOIN custodian.transfer t ON t.transfer = l.transfer
 WHERE custodian.require_steward('read lanes');
 COMMENT ON VIEW custodian.lanes IS 'openings for transfers; suspended: the transfer has expired; foreign: made for a database of another name. For stewards';
+
+CREATE VIEW custodian.archive_lanes WITH (security_barrier) AS
+SELECT a.lane, a.transfer,
+       CASE WHEN a.closed_at IS NOT NULL THEN 'closed'
+            WHEN a.database <> pg_catalog.current_database() THEN 'foreign'
+            WHEN t.approved_at IS NOT NULL AND t.revoked_at IS NULL AND t.valid_until > pg_catalog.now() THEN 'open'
+            ELSE 'suspended' END AS state,
+       a.command, a.region, a.organisation, a.database, a.opened_by, a.opened_at, a.closed_by, a.closed_at, a.close_reason,
+       a.archived_until, a.recall_notice
+FROM custodian.archive_lane a LEFT JOIN custodian.transfer t ON t.transfer = a.transfer
+WHERE custodian.require_steward('read archive lanes');
+COMMENT ON VIEW custodian.archive_lanes IS 'openings for archive_command to ship WAL outside, which count while each database of the cluster has one; states as in custodian.lanes. For stewards';

@@ -1436,6 +1436,49 @@ COMMENT ON TABLE custodian.partition_drop IS 'partitions that are being detached
 ALTER TABLE custodian.partition_drop ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON custodian.partition_drop FROM PUBLIC;
 
+-- Archive lanes
+CREATE TABLE custodian.archive_lane (
+    lane           bigint PRIMARY KEY DEFAULT pg_catalog.nextval('custodian.lane_lane_seq'),
+    transfer       text NOT NULL,
+    command        text NOT NULL CHECK (command <> ''),
+    region         text NOT NULL,
+    organisation   text NOT NULL,
+    database       text NOT NULL,
+    opened_by      text NOT NULL DEFAULT session_user,
+    opened_at      timestamptz NOT NULL DEFAULT now(),
+    closed_by      text,
+    closed_at      timestamptz,
+    close_reason   text,
+    archived_until text,
+    recall_notice  text
+);
+COMMENT ON TABLE custodian.archive_lane IS 'openings for archive_command to ship WAL outside; archived_until is the last file that was archived when the lane was closed';
+ALTER TABLE custodian.archive_lane ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.archive_lane', '');
+
+CREATE VIEW custodian.archive_lanes WITH (security_barrier) AS
+SELECT a.lane, a.transfer,
+       CASE WHEN a.closed_at IS NOT NULL THEN 'closed'
+            WHEN a.database <> pg_catalog.current_database() THEN 'foreign'
+            WHEN t.approved_at IS NOT NULL AND t.revoked_at IS NULL AND t.valid_until > pg_catalog.now() THEN 'open'
+            ELSE 'suspended' END AS state,
+       a.command, a.region, a.organisation, a.database, a.opened_by, a.opened_at, a.closed_by, a.closed_at, a.close_reason,
+       a.archived_until, a.recall_notice
+FROM custodian.archive_lane a LEFT JOIN custodian.transfer t ON t.transfer = a.transfer
+WHERE custodian.require_steward('read archive lanes');
+COMMENT ON VIEW custodian.archive_lanes IS 'openings for archive_command to ship WAL outside, which count while each database of the cluster has one; states as in custodian.lanes. For stewards';
+
+CREATE FUNCTION custodian."open_archive_lane"(
+	"transfer" TEXT,
+	"command" TEXT
+) RETURNS bigint
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'open_archive_lane_wrapper';
+REVOKE ALL ON custodian.archive_lane, custodian.archive_lanes FROM PUBLIC;
+GRANT SELECT ON custodian.archive_lanes TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.open_archive_lane(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.open_archive_lane(text, text) TO PUBLIC;
+
 -- The policy as it is becomes the first record of its history. It reads everything above.
 SELECT custodian.record_policy();
 

@@ -18,6 +18,7 @@ use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::exposure::{self, Column, Columns, Exposure};
+use crate::guard::foreign;
 use crate::guard::lane::session as lane;
 use crate::guard::own_residency;
 use crate::guard::refuse::{self, Flow};
@@ -549,6 +550,8 @@ static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
 /// would not refuse where the caller asked for no error.
 #[cfg(feature = "pg15")]
 unsafe extern "C-unwind" fn hook(range_table: *mut pg_sys::List, abort: bool) -> bool {
+    // SAFETY: what the hook was called with.
+    unsafe { foreign::gate(range_table, range_table) };
     if !session::is_known_inside() {
         gate(range_table, std::ptr::null_mut());
     }
@@ -568,6 +571,8 @@ unsafe extern "C-unwind" fn hook(
     permissions: *mut pg_sys::List,
     abort: bool,
 ) -> bool {
+    // SAFETY: what the hook was called with.
+    unsafe { foreign::gate(range_table, permissions) };
     if !session::is_known_inside() {
         gate(range_table, permissions);
     }

@@ -8,9 +8,7 @@
 //! copy when it sees a new one.
 
 use std::cell::{OnceCell, RefCell};
-use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
@@ -161,8 +159,13 @@ pub fn file_path() -> Option<PathBuf> {
     Some(data_directory()?.join(guc::region_rules_file()?))
 }
 
+/// The directory of the guard's own files, in the data directory.
+pub fn own_directory() -> Option<PathBuf> {
+    Some(data_directory()?.join(DIRECTORY))
+}
+
 fn copy_path() -> Option<PathBuf> {
-    Some(data_directory()?.join(DIRECTORY).join(COPY))
+    Some(own_directory()?.join(COPY))
 }
 
 /// What the rules file holds now. `Ok(None)` when there is none; an error when it cannot be read at all.
@@ -187,27 +190,10 @@ fn parse_copy() -> Option<Rules> {
 
 /// Writes the copy, so that it is either the old one or the new one, whatever happens.
 fn write_copy(text: &str) -> std::io::Result<()> {
-    let Some(path) = copy_path() else {
-        return Err(std::io::Error::other("the data directory is unknown"));
-    };
-    let Some(directory) = path.parent() else {
-        return Err(std::io::Error::other("the data directory is unknown"));
-    };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    let new = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, &path)?;
-    std::fs::File::open(directory)?.sync_all()
+    match copy_path() {
+        Some(path) => files::replace(&path, text),
+        None => Err(std::io::Error::other("the data directory is unknown")),
+    }
 }
 
 fn remove_copy() {

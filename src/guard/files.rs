@@ -1,6 +1,7 @@
-//! Reads rules files, and what they include.
+//! Reads rules files, and what they include; writes the guard's own files.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::guard::rules::{Files, Found, Include, MAX_BYTES};
@@ -41,6 +42,28 @@ fn read(path: &Path, most: usize) -> Result<Option<String>, String> {
     String::from_utf8(bytes)
         .map(Some)
         .map_err(|_| "is not UTF-8".to_owned())
+}
+
+/// Writes a file of the guard's own, so that it is either the old one or the new one, whatever happens.
+pub fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let Some(directory) = path.parent() else {
+        return Err(std::io::Error::other("the file has no directory"));
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let new = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    std::fs::File::open(directory)?.sync_all()
 }
 
 /// Files on disk; relative paths are relative to the file that includes them.

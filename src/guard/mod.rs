@@ -14,6 +14,7 @@ pub mod ddl;
 mod destination;
 pub mod exposure;
 mod files;
+mod foreign;
 pub mod function;
 pub mod lane;
 mod login;

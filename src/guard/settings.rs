@@ -3,7 +3,8 @@
 //! The values allowed are exact strings in the rules file (`setting` lines), each with the region and organisation that it
 //! ships to. `ALTER SYSTEM` is checked as a statement, an edited file when the server reloads, through check hooks: there a
 //! refused value leaves the old one in force. What was set before the library was loaded is looked at when the server starts:
-//! commands that ship WAL are emptied then, for the rest a finding tells.
+//! commands that ship WAL are emptied then, for the rest a finding tells. Open archive lanes let `archive_command` ship outside
+//! ([`crate::guard::lane::archive`]); when they end, it is emptied at the reload that the launcher asks for.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::active::{self, Active};
 use crate::guard::conninfo::{self, Host};
+use crate::guard::lane::archive;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
 use crate::guard::verdict::{self, Address, Peer, Verdict};
@@ -50,6 +52,9 @@ const GUARDED: [(&CStr, Power); 9] = [
     (c"log_destination", Power::Logs),
     (c"shared_preload_libraries", Power::Loads),
 ];
+
+/// The setting that lanes can allow.
+const ARCHIVE_COMMAND: &str = "archive_command";
 
 static mut PREVIOUS: [pg_sys::GucStringCheckHook; GUARDED.len()] = [None; GUARDED.len()];
 
@@ -111,12 +116,26 @@ fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<Strin
         .and_then(|rules| Some((rules, rules.setting(name, value)?)));
     if let Some((rules, evidence)) = known {
         let judgement = verdict::weigh(rules, active.own(), &evidence);
-        return (judgement.verdict != Verdict::Inside).then_some(judgement.reason);
+        if judgement.verdict == Verdict::Inside {
+            return None;
+        }
+        if name != ARCHIVE_COMMAND {
+            return Some(judgement.reason);
+        }
+        return archive::fault(value, evidence.place)
+            .map(|reason| format!("{} {reason}", judgement.reason));
     }
     if power == Power::Follows {
         return leads_outside(active, value);
     }
     Some("No \"setting\" line of the region rules has exactly this value.".to_owned())
+}
+
+/// Whether an `archive_command` that lanes allowed is not allowed any more, and is to be emptied.
+pub fn is_to_end(active: &Active, command: &str) -> bool {
+    !command.is_empty()
+        && archive::has_ended(command)
+        && fault(active, ARCHIVE_COMMAND, Power::Ships, command).is_some()
 }
 
 fn hint(power: Power) -> &'static str {
@@ -188,7 +207,8 @@ pub fn before(statement: &Utility) -> Result<()> {
     )
 }
 
-/// Why a new value may not come into force. A value that is in force already stays: findings tell of it.
+/// Why a new value may not come into force. A value that is in force already stays, and findings tell of it; but for an
+/// `archive_command` whose lanes have ended: that is emptied here.
 fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
     let (name, power) = GUARDED[at];
     if guc::enforce(Gate::Settings) != Enforce::On {
@@ -203,10 +223,35 @@ fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
     };
     // To empty a setting needs no rules, which cannot be read yet while the server starts.
     let harmless = value.is_empty() && power != Power::Loads;
-    if harmless || guc_hook::value(name).is_some_and(|known| known == value) {
+    if harmless {
+        return None;
+    }
+    if guc_hook::value(name).is_some_and(|known| known == value) {
+        if name.to_bytes() == ARCHIVE_COMMAND.as_bytes() && is_to_end(&active::upcoming(), &value) {
+            // SAFETY: not NULL, as it was read above; a string of the server's that this hook may change.
+            unsafe { **new = 0 };
+            tell_ended(name);
+        }
         return None;
     }
     fault(&active::upcoming(), &name.to_string_lossy(), power, &value)
+}
+
+/// Says in the log, once for all processes, that a command is not used any more.
+fn tell_ended(name: &CStr) {
+    // SAFETY: reads a variable that each process has.
+    if unsafe { pg_sys::IsUnderPostmaster } {
+        return;
+    }
+    report::log(
+        PgLogLevel::WARNING,
+        Error::new(
+            Kind::RegionRefused,
+            format!("{} is not used any more, since its archive lanes have ended", name.to_string_lossy()),
+        )
+        .detail("WAL is kept until it is archived.")
+        .hint("Set a command that the region rules allow, or open the lanes again."),
+    );
 }
 
 /// One check hook, for the setting at `at`. Unguarded on purpose: the hook before it may raise errors of its own.

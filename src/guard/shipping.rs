@@ -80,6 +80,13 @@ pub fn before(statement: &Utility) -> Result<()> {
     if let Some(import) = statement.cast::<pg_sys::ImportForeignSchemaStmt>() {
         return existing(import.server_name, std::ptr::null_mut());
     }
+    // What a mapping holds (a role, a password, a key) goes to the server, so it is the server that is judged.
+    if let Some(create) = statement.cast::<pg_sys::CreateUserMappingStmt>() {
+        return existing(create.servername, std::ptr::null_mut());
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterUserMappingStmt>() {
+        return existing(alter.servername, std::ptr::null_mut());
+    }
     if let Some(create) = statement.cast::<pg_sys::CreateTableSpaceStmt>() {
         return tablespace(&string(create.tablespacename), &string(create.location));
     }
@@ -228,6 +235,18 @@ pub fn fault_of_existing(name: &CStr) -> Option<Unlawful> {
             &changed(BTreeMap::new(), found.options),
             found.owner,
         )
+    }
+}
+
+/// The server of a foreign table and why it is not allowed; `None` when it is.
+pub fn fault_of_table(table: pg_sys::Oid) -> Option<(String, Unlawful)> {
+    // SAFETY: catalog lookups of a foreign table that a statement has locked, and of its server; the records live in the
+    // current memory context.
+    unsafe {
+        let found = &*pg_sys::GetForeignServer((*pg_sys::GetForeignTable(table)).serverid);
+        let options = changed(BTreeMap::new(), found.options);
+        let unlawful = fault(found.fdwid, &options, found.owner)?;
+        Some((string(found.servername), unlawful))
     }
 }
 

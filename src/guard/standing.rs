@@ -1,7 +1,7 @@
 //! Findings about what was made before: lanes that cannot be used any more, and what the sentinel finds unlawful.
 
 use crate::error::Result;
-use crate::guard::lane::{qualify, store};
+use crate::guard::lane::{archive, qualify, store};
 use crate::guard::{active, sentinel};
 use crate::guc::{self, Enforce, Gate};
 use crate::policy::model::{Finding, Severity};
@@ -30,6 +30,7 @@ pub fn findings() -> Result<Vec<Finding>> {
         return Ok(Vec::new());
     }
     let mut findings = lanes()?;
+    findings.extend(archive::findings()?);
     if guc::enforce(Gate::Ddl) != Enforce::Off && active::current().rules.is_some() {
         findings.extend(sentinel::findings()?);
     }

@@ -199,6 +199,12 @@ pub fn reload_settings() -> bool {
     }
 }
 
+/// Has the whole server read its configuration again, as `pg_reload_conf()` does.
+pub fn reload_server() {
+    // SAFETY: the postmaster's process id, set before any other process starts.
+    unsafe { libc::kill(pg_sys::PostmasterPid, libc::SIGHUP) };
+}
+
 /// The bytes that came with this worker.
 pub fn extra() -> [u8; 128] {
     let mut bytes = [0; 128];

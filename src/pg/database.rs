@@ -4,6 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::pg::{catalog, relation};
+
 /// The databases that accept connections. Reads pg_database through the table interface, since without a
 /// database there is no SPI. Inside a transaction.
 pub fn connectable() -> Vec<pg_sys::Oid> {
@@ -35,6 +37,15 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
         pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
     }
     databases
+}
+
+/// All databases with their names, also those that accept no connections. Inside a transaction.
+pub fn all() -> Vec<(pg_sys::Oid, String)> {
+    const BY_OID: pg_sys::Oid = pg_sys::Oid::from_u32(2672);
+    catalog::scan(pg_sys::DatabaseRelationId, BY_OID, &[], |row| row.oid(1))
+        .into_iter()
+        .filter_map(|oid| Some((oid, relation::database_name(oid)?)))
+        .collect()
 }
 
 /// OID of a database by name.

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::{ledger, refusal};
+use crate::guard::lane::{archive, keep};
 use crate::guard::{row, sentinel, tls, widening};
 use crate::pg::{inherit, label, lock, relation, xact};
 use crate::policy::epoch;
@@ -108,6 +109,8 @@ pub fn begin(target: &Target, old: Option<&Label>, new: Option<&Label>) -> Resul
     authorize_subject(target, old, new)?;
     lock::epoch(inherit::root(target.relation), lock::Mode::Exclusive)?;
     row::relabel::before_change(target.relation, target.attnum, old, new)?;
+    keep::before_label()?;
+    archive::before_label(target, old, new)?;
     if target.attnum > 0 {
         widening::before_label(
             target.relation,
@@ -198,6 +201,7 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
     }
     worker::wake(Some(xact::database()));
     tls::after_label()?;
+    keep::after_label()?;
     sentinel::announce();
     row::sync(relation)
 }

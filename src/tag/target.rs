@@ -44,6 +44,14 @@ impl Label {
         }
     }
 
+    /// The label of a table; `None` for that of a column.
+    pub fn table(&self) -> Option<&TableTag> {
+        match self {
+            Label::Table(tag) => Some(tag),
+            Label::Column(_) => None,
+        }
+    }
+
     /// The same for the records of policy changes.
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.text()?).map_err(Error::internal)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgrx::prelude::*;
 
 use crate::guard;
+use crate::guard::lane::archive;
 use crate::guc;
 use crate::pg::{bgworker, database, latch, report, xact};
 use crate::worker::shmem::{self, Wish};
@@ -60,6 +61,8 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
         guard::sentinel::settings(&rules);
         guard::sentinel::by_rules(&rules);
         let pause = guard::sentinel::pause(launcher.round());
+        archive::judge(|database| launcher.absent.contains(&database.to_u32()));
+        let pause = archive::pause(pause);
         bgworker::report_idle();
         latch::wait(pause);
     }

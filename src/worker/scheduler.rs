@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
+use crate::guard::lane::archive;
 use crate::guard::{sentinel, tls};
 use crate::guc;
 use crate::pg::{bgworker, latch, relation, report, xact};
@@ -81,14 +82,19 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
         shmem::take_wake(database);
         match installed() {
             Ok(Installed::No) => {
+                archive::close(database);
                 shmem::set_state(database, State::Absent);
                 return;
             }
-            Ok(Installed::Other) => shmem::set_state(database, State::Mismatch),
+            Ok(Installed::Other) => {
+                archive::close(database);
+                shmem::set_state(database, State::Mismatch);
+            }
             Ok(Installed::Yes) => {
                 shmem::set_state(database, State::Active);
                 tls::reconcile();
                 sentinel::by_lanes(database);
+                archive::report(database);
                 lasting.look();
                 records.look();
                 prune.look();

@@ -2,8 +2,9 @@
 //!
 //! [`model`] decides and knows no server. A peer from outside that wants logical replication is let in when a
 //! lane is for it ([`session`]), and its commands pass when they are what the lane says. Physical replication
-//! has no lanes: it ships everything.
+//! has no lanes: it ships everything. So does an archive of WAL, whose lanes are of another kind ([`archive`]).
 
+pub mod archive;
 pub mod keep;
 pub mod model;
 pub mod open;

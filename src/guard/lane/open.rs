@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::lane::model::PLUGIN;
-use crate::guard::lane::{qualify, store, transfer};
+use crate::guard::lane::{archive, qualify, store, transfer};
 use crate::guard::sentinel;
 use crate::pg::args::{elements, required, words};
 use crate::pg::report::SqlResult;
@@ -191,7 +191,7 @@ fn open(opening: Opening) -> Result<i64> {
 
 /// Closes a lane; what runs on it is ended within seconds. Only a data steward may. The last position that the receiver
 /// confirmed stays on record, and in `recall_notice` what it was told about the data that it has. The slot stays: drop it, or it keeps
-/// WAL.
+/// WAL. Of an archive lane the last file that was archived stays on record; the server stops archiving within seconds.
 ///
 /// Errors: 42501 for anyone but a steward, 42704 for a lane that does not exist or is closed already.
 #[pg_extern(schema = "custodian")]
@@ -210,13 +210,14 @@ fn close_lane(
 fn close(lane: i64, reason: &str, recall_notice: Option<String>) -> Result<()> {
     relation::require_steward("close a lane")?;
     lock::own_table(c"lane")?;
-    let closed = write_closed("l.lane = $1", lane.into(), reason, recall_notice)?;
-    if closed.is_empty() {
+    let closed = write_closed("l.lane = $1", lane.into(), reason, recall_notice.clone())?;
+    let archive_closed = closed.is_empty() && archive::close_one(lane, reason, recall_notice)?;
+    if closed.is_empty() && !archive_closed {
         return Err(Error::new(
             Kind::UndefinedObject,
             format!("lane {lane} does not exist, or is closed"),
         )
-        .hint("See the view custodian.lanes."));
+        .hint("See the views custodian.lanes and custodian.archive_lanes."));
     }
     record(&closed, reason)?;
     purpose::changed();
@@ -224,11 +225,17 @@ fn close(lane: i64, reason: &str, recall_notice: Option<String>) -> Result<()> {
     Ok(())
 }
 
-/// Closes every lane of a transfer.
+/// Closes every lane of a transfer, archive lanes too.
 pub fn close_all_of(transfer: &str, reason: &str, recall_notice: Option<String>) -> Result<()> {
     lock::own_table(c"lane")?;
-    let closed = write_closed("l.transfer = $1", transfer.into(), reason, recall_notice)?;
-    record(&closed, reason)
+    let closed = write_closed(
+        "l.transfer = $1",
+        transfer.into(),
+        reason,
+        recall_notice.clone(),
+    )?;
+    record(&closed, reason)?;
+    archive::close_all_of(transfer, reason, recall_notice)
 }
 
 fn write_closed(

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 
+use crate::guard::lane::archive;
 use crate::guard::{active, sentinel};
 use crate::pg::{bgworker, latch, xact};
 
@@ -32,6 +33,7 @@ pub extern "C-unwind" fn custodian_sentinel_main(_arg: pg_sys::Datum) {
         return;
     }
     bgworker::connect(None);
+    archive::forget();
     while xact::in_recovery() {
         bgworker::reload_settings();
         active::reload();

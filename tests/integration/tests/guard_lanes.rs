@@ -514,7 +514,22 @@ fn what_runs_on_a_lane_is_ended_when_the_lane_does_not_fit_any_more() -> Result<
             .text("SELECT count(*) FROM customer WHERE id = 300")
             .is_ok_and(|n| n == "1")
     });
-    // A tag that the transfer does not cover ends it.
+    // A tag under which the lane could not be used is refused, by which way it is ever set.
+    for change in [
+        "SELECT custodian.tag_table('customer', residency_column => 'country')",
+        "SECURITY LABEL FOR custodian ON TABLE customer IS '{\"residency_column\":\"country\"}'",
+        "SELECT custodian.tag_column('customer', 'email', 'user.financial', '{shop.orders}', residency => '{cn}')",
+    ] {
+        let error = node.client()?.refused(change);
+        assert_eq!(error.sqlstate(), "42501", "{change}: {error}");
+        assert!(error.to_string().contains("HINT"), "{change}: {error}");
+    }
+    assert_eq!(node.text(walsenders)?, "1");
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.tags WHERE residency_column IS NOT NULL")?,
+        "0"
+    );
+    // In warn it passes, and a tag that the transfer does not cover ends the lane.
     node.alter_system("custodian.enforce_ddl", "warn")?;
     node.exec("SELECT custodian.tag_column('customer', 'plan', 'user.financial', '{shop.orders}', residency => '{cn}')")?;
     gone();

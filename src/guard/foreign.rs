@@ -1,0 +1,167 @@
+//! Access gate, for foreign tables: a statement that uses one whose server the rules do not allow is refused, to sessions
+//! inside as well. Servers are judged when they are made ([`crate::guard::shipping`]); here they are judged as rules and
+//! options are now, whichever way the server came to be.
+//!
+//! Reading a foreign table ships the values that the query compares with, so it counts as writing into it. A row that is
+//! inserted into a partitioned table, or moved within it, may be routed to any of its foreign partitions.
+
+use std::cell::Cell;
+
+use pgrx::prelude::*;
+
+use crate::compat;
+use crate::error::{Error, Kind, Result};
+use crate::evidence::events::Database;
+use crate::guard::refuse::{self, Flow};
+use crate::guard::{access, session, shipping};
+use crate::guc::{self, Enforce, Gate};
+use crate::pg::{catalog, list, relation, report, sandbox};
+
+const SERVERS: pg_sys::Oid = pg_sys::Oid::from_u32(1417);
+const SERVERS_BY_OID: pg_sys::Oid = pg_sys::Oid::from_u32(113);
+
+thread_local! {
+    /// Whether there are foreign servers in this database; `None` when that is not known.
+    static ANY: Cell<Option<bool>> = const { Cell::new(None) };
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    ANY.set(None);
+}
+
+/// Whether this database has foreign servers: without any, nobody pays for looking at partitions.
+fn any_server() -> bool {
+    if !REGISTERED.replace(true) {
+        // SAFETY: a callback for the rest of this backend's life.
+        unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32,
+                Some(invalidate),
+                pg_sys::Datum::from(0usize),
+            );
+        }
+    }
+    if let Some(known) = ANY.get() {
+        return known;
+    }
+    let found = !catalog::scan(SERVERS, SERVERS_BY_OID, &[], |_| Some(())).is_empty();
+    ANY.set(Some(found));
+    found
+}
+
+/// Refuses to use a foreign table whose server is not allowed now.
+fn check(table: pg_sys::Oid) -> Result<()> {
+    let (server, unlawful) = match shipping::fault_of_table(table) {
+        None => return Ok(()),
+        Some(found) => found,
+    };
+    let name = relation::describe(table);
+    let session = session::current();
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("using foreign table \"{name}\" is not allowed"),
+    )
+    .detail(format!(
+        "The region rules do not allow its server \"{server}\". {}",
+        unlawful.reason
+    ))
+    .hint(format!(
+        "Drop or alter the server. {}",
+        unlawful.remedy
+    ));
+    refuse::unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: relation::role_name(relation::current_user()).unwrap_or_default(),
+            peer: session.peer.clone(),
+            region: unlawful.region,
+            object: name,
+            error,
+        },
+        |_| {},
+    )
+}
+
+/// The foreign tables to which a statement can ship: those that it names or its plan reaches, and partitions to which rows
+/// may be routed.
+fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    // SAFETY: the lists that the hook was called with, used within the call.
+    let (entries, accesses) = unsafe {
+        (
+            list::items::<pg_sys::RangeTblEntry>(range_table),
+            compat::accesses(permissions),
+        )
+    };
+    let mut tables: Vec<pg_sys::Oid> = entries
+        .into_iter()
+        .filter(|entry| {
+            entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+                && entry.relkind as u8 == pg_sys::RELKIND_FOREIGN_TABLE
+        })
+        .map(|entry| entry.relid)
+        .collect();
+    for access in accesses {
+        let routes = access.required & (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE) != 0
+            && relation::kind(access.relation) == pg_sys::RELKIND_PARTITIONED_TABLE;
+        if routes && any_server() {
+            let below = access::columns(access.relation).depends_on.clone();
+            tables.extend(
+                below
+                    .into_iter()
+                    .filter(|table| relation::kind(*table) == pg_sys::RELKIND_FOREIGN_TABLE),
+            );
+        }
+    }
+    tables.sort_unstable_by_key(|table| table.to_u32());
+    tables.dedup();
+    tables
+}
+
+#[pg_guard]
+extern "C-unwind" fn examine(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
+    if guc::enforce(Gate::Access) == Enforce::Off || sandbox::is_extension_owner() {
+        return;
+    }
+    for table in reached(range_table, permissions) {
+        if let Err(error) = check(table) {
+            report::raise(error);
+        }
+    }
+}
+
+/// Whether a statement may reach foreign tables: a look at its list of relations, for all statements.
+///
+/// # Safety
+/// `range_table` must be the range table that the hook was called with.
+#[inline]
+unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
+    // SAFETY: by the caller's promise, NULL or a list of range table entries.
+    unsafe {
+        let Some(list) = range_table.as_ref() else {
+            return false;
+        };
+        (0..usize::try_from(list.length).unwrap_or(0)).any(|at| {
+            let entry = (*list.elements.add(at)).ptr_value.cast::<pg_sys::RangeTblEntry>();
+            (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
+                && matches!(
+                    (*entry).relkind as u8,
+                    pg_sys::RELKIND_FOREIGN_TABLE | pg_sys::RELKIND_PARTITIONED_TABLE
+                )
+        })
+    }
+}
+
+/// For the hook on permissions: refuses what ships to where the rules do not allow.
+///
+/// # Safety
+/// Both must be what the hook was called with: up to 15 they are the same list.
+#[inline]
+pub unsafe fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
+    // SAFETY: by the caller's promise.
+    if unsafe { may_reach(range_table) } {
+        examine(range_table, permissions);
+    }
+}

@@ -1,0 +1,100 @@
+//! What the processes of the cluster tell each other about archive lanes: files in the data directory, since the
+//! postmaster decides on settings and can read no table. Each file has one writer: the scheduler of a database its report,
+//! the launcher where all stand. What is missing or cannot be read opens nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use pgrx::pg_sys;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::model::{Open, Standing};
+use crate::error::{Error, Kind};
+use crate::guard::{active, files};
+use crate::pg::report;
+
+const DIRECTORY: &str = "archive_lanes";
+const STANDING: &str = "standing";
+
+fn directory() -> Option<PathBuf> {
+    Some(active::own_directory()?.join(DIRECTORY))
+}
+
+fn read<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+    serde_json::from_str(&files::read_copy(path).ok()??).ok()
+}
+
+/// Writes a file; whether it is there now.
+fn write<T: Serialize>(name: &str, content: &T) -> bool {
+    let Some(path) = directory().map(|directory| directory.join(name)) else {
+        return false;
+    };
+    let written = serde_json::to_string(content)
+        .map_err(std::io::Error::other)
+        .and_then(|text| files::replace(&path, &text));
+    if let Err(error) = written {
+        // What an old file says must not stay in force.
+        let _ = std::fs::remove_file(&path);
+        report::log(
+            pgrx::PgLogLevel::WARNING,
+            Error::new(
+                Kind::ConfigFile,
+                format!("could not write down where archive lanes stand ({error})"),
+            )
+            .hint("Until that is possible, no archive lane is open."),
+        );
+        return false;
+    }
+    true
+}
+
+/// The report of a database.
+pub fn report_of(database: pg_sys::Oid) -> Option<Vec<Open>> {
+    read(&directory()?.join(database.to_u32().to_string()))
+}
+
+/// Writes the report of a database, unless it says that already; whether it is another one.
+pub fn put_report(database: pg_sys::Oid, open: &Vec<Open>) -> bool {
+    let known = report_of(database);
+    if known.as_ref() == Some(open) || (known.is_none() && open.is_empty()) {
+        return false;
+    }
+    write(&database.to_u32().to_string(), open)
+}
+
+/// All reports, by database.
+pub fn reports() -> BTreeMap<u32, Vec<Open>> {
+    let Some(Ok(entries)) = directory().map(std::fs::read_dir) else {
+        return BTreeMap::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let database = entry.file_name().to_str()?.parse().ok()?;
+            Some((database, read(&entry.path())?))
+        })
+        .collect()
+}
+
+/// Where all stand.
+pub fn standings() -> Vec<Standing> {
+    directory()
+        .and_then(|directory| read(&directory.join(STANDING)))
+        .unwrap_or_default()
+}
+
+/// Writes where all stand.
+pub fn put_standings(standings: &[Standing]) {
+    write(STANDING, &standings);
+}
+
+/// Takes everything away: on a standby, which got the files with a copy of its primary. Whether anything was open.
+pub fn forget() -> bool {
+    let open = standings().iter().any(|standing| standing.open);
+    if let Some(directory) = directory() {
+        // Where there is nothing it need not be taken away.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+    open
+}
