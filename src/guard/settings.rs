@@ -8,6 +8,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Component, Path};
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -37,11 +38,13 @@ enum Power {
     Follows,
     /// It may hand the log to a system service.
     Logs,
+    /// It says where the log's files are.
+    Keeps,
     /// It loads the library.
     Loads,
 }
 
-const GUARDED: [(&CStr, Power); 9] = [
+const GUARDED: [(&CStr, Power); 11] = [
     (c"archive_command", Power::Ships),
     (c"archive_library", Power::Ships),
     (c"archive_cleanup_command", Power::Ships),
@@ -50,6 +53,8 @@ const GUARDED: [(&CStr, Power); 9] = [
     (c"ssl_passphrase_command", Power::Runs),
     (c"primary_conninfo", Power::Follows),
     (c"log_destination", Power::Logs),
+    (c"log_directory", Power::Keeps),
+    (c"log_filename", Power::Keeps),
     (c"shared_preload_libraries", Power::Loads),
 ];
 
@@ -73,6 +78,18 @@ fn leaves_the_files(list: &str) -> bool {
         let destination = destination.trim().to_ascii_lowercase();
         !matches!(destination.as_str(), "" | "stderr" | "csvlog" | "jsonlog")
     })
+}
+
+/// Whether a path of the log, relative to the data directory, may lead out of it: what is elsewhere may be on another machine.
+fn leaves_the_data(path: &str) -> bool {
+    let path = Path::new(path);
+    let is_up = path.components().any(|part| part == Component::ParentDir);
+    let is_below = || {
+        active::own_directory()
+            .and_then(|own| Some(path.starts_with(own.parent()?)))
+            .unwrap_or(false)
+    };
+    is_up || (path.is_absolute() && !is_below())
 }
 
 /// Why a connection string does not lead to a peer inside; `None` when it does.
@@ -107,7 +124,12 @@ fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<Strin
             "The value does not load pg_custodian, without which nothing is guarded.".to_owned()
         });
     }
-    if value.is_empty() || (power == Power::Logs && !leaves_the_files(value)) {
+    let harmless = match power {
+        Power::Logs => !leaves_the_files(value),
+        Power::Keeps => !leaves_the_data(value),
+        _ => value.is_empty(),
+    };
+    if harmless {
         return None;
     }
     let known = active
@@ -355,6 +377,8 @@ pub fn init() -> Result<()> {
         Some(hook::<6>),
         Some(hook::<7>),
         Some(hook::<8>),
+        Some(hook::<9>),
+        Some(hook::<10>),
     ];
     for (at, (name, _)) in GUARDED.iter().enumerate() {
         // SAFETY: called once from _PG_init, in the postmaster.
@@ -379,6 +403,16 @@ mod tests {
         }
         for list in ["", "pg_custodian2", "not_pg_custodian", "a,b"] {
             assert!(!loads_this_library(list), "{list}");
+        }
+    }
+
+    #[test]
+    fn files_of_the_log_are_below_the_data_directory_without_a_line() {
+        for path in ["log", "", "log/today", "./log", "postgresql-%a.log", "a..b"] {
+            assert!(!leaves_the_data(path), "{path}");
+        }
+        for path in ["/var/log/postgresql", "../log", "log/../../log", "/"] {
+            assert!(leaves_the_data(path), "{path}");
         }
     }
 

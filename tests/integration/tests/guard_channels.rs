@@ -12,6 +12,7 @@ local postgres
 setting archive_command "true" cn shop
 setting archive_command "cp %p /eu/%f" eu shop
 setting log_destination "stderr,syslog" cn shop
+setting log_directory "/eu-free/log" cn shop
 extension plperlu
 "#;
 
@@ -61,6 +62,9 @@ fn channel_settings_by_alter_system() -> Result<()> {
         "primary_conninfo = 'host=db.example.com'",
         "primary_conninfo = 'service=elsewhere'",
         "log_destination = 'syslog'",
+        "log_directory = '/mnt/elsewhere'",
+        "log_directory = '../elsewhere'",
+        "log_filename = '../../elsewhere/%a.log'",
         "shared_preload_libraries = ''",
         "shared_preload_libraries = 'other'",
     ] {
@@ -76,6 +80,9 @@ fn channel_settings_by_alter_system() -> Result<()> {
         "primary_conninfo = 'host=192.0.2.7'",
         "log_destination = 'stderr,syslog'",
         "log_destination = 'csvlog'",
+        "log_directory = 'logs/today'",
+        "log_directory = '/eu-free/log'",
+        "log_filename = 'postgresql-%a.log'",
         "shared_preload_libraries = 'other, pg_custodian'",
         "work_mem = '8MB'",
     ] {

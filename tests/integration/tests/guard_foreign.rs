@@ -100,7 +100,7 @@ fn a_foreign_table_is_used_only_while_the_rules_allow_its_server() -> Result<()>
             "SELECT string_agg(DISTINCT object, ',' ORDER BY object) FROM custodian.guard_events
              WHERE gate = 'access' AND outcome = 'refused'"
         )?,
-        "far,sink"
+        "public.far,public.sink"
     );
 
     // In warn it passes, and is recorded.
@@ -111,7 +111,7 @@ fn a_foreign_table_is_used_only_while_the_rules_allow_its_server() -> Result<()>
         node.text(
             "SELECT DISTINCT object FROM custodian.guard_events WHERE gate = 'access' AND outcome = 'warned'"
         )?,
-        "sink"
+        "public.sink"
     );
     Ok(())
 }
@@ -119,18 +119,22 @@ fn a_foreign_table_is_used_only_while_the_rules_allow_its_server() -> Result<()>
 #[test]
 fn user_mappings_are_judged_by_their_server() -> Result<()> {
     let node = node()?;
-    node.exec("CREATE ROLE app; CREATE USER MAPPING FOR app SERVER there OPTIONS (user 'app')")?;
-    set_rules(&node, "residency eu\n")?;
+    set_rules(&node, "network 192.0.2.0/24 cn\n")?;
+    node.exec(
+        "CREATE ROLE app; CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '192.0.2.7');
+         CREATE USER MAPPING FOR app SERVER elsewhere OPTIONS (user 'app')",
+    )?;
+    set_rules(&node, "network 192.0.2.0/24 eu\n")?;
     let mut client = node.client()?;
     for statement in [
-        "CREATE USER MAPPING FOR PUBLIC SERVER there OPTIONS (user 'app')",
-        "ALTER USER MAPPING FOR app SERVER there OPTIONS (ADD password 'secret')",
+        "CREATE USER MAPPING FOR PUBLIC SERVER elsewhere OPTIONS (user 'app')",
+        "ALTER USER MAPPING FOR app SERVER elsewhere OPTIONS (ADD password 'secret')",
     ] {
         let text = client.refused(statement).to_string();
-        assert!(text.contains("foreign server \"there\""), "{text}");
+        assert!(text.contains("foreign server \"elsewhere\""), "{text}");
         assert!(!text.contains("secret"), "{text}");
     }
     // To take one away ships nothing.
-    client.batch_execute("DROP USER MAPPING FOR app SERVER there")?;
+    client.batch_execute("DROP USER MAPPING FOR app SERVER elsewhere")?;
     Ok(())
 }

@@ -77,6 +77,14 @@ pub fn reports() -> BTreeMap<u32, Vec<Open>> {
         .collect()
 }
 
+/// Removes the report of a database that is gone.
+pub fn remove_report(database: u32) {
+    if let Some(directory) = directory() {
+        // Where it cannot be removed it says nothing either: nobody asks for that database.
+        let _ = std::fs::remove_file(directory.join(database.to_string()));
+    }
+}
+
 /// Where all stand.
 pub fn standings() -> Vec<Standing> {
     directory()

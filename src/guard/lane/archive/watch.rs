@@ -93,6 +93,7 @@ fn databases(is_absent: impl Fn(pg_sys::Oid) -> bool) -> Option<Vec<Database>> {
             open: reports.remove(&oid.to_u32()).unwrap_or_default(),
         });
     }
+    reports.into_keys().for_each(disk::remove_report);
     Some(needed)
 }
 

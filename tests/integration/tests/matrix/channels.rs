@@ -337,6 +337,14 @@ pub const NEVER: &[Channel] = &[
     .after("ALTER SYSTEM RESET log_destination"),
     channel(
         SHIPS,
+        "files of the log outside the data directory",
+        Never(Settings),
+        Nothing,
+        Sql("ALTER SYSTEM SET log_directory = '/mnt/log'"),
+    )
+    .after("ALTER SYSTEM RESET log_directory"),
+    channel(
+        SHIPS,
         "starting without the library",
         Never(Settings),
         Nothing,

@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 19] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 26] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -86,6 +86,55 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 19] = [
         "emptied, or a finding",
         "guard_channels",
         "channel_settings_at_server_start",
+    ),
+    (
+        "WAL that `archive_command` ships outside",
+        "settings, sentinel",
+        "only while each database has a lane for it",
+        "guard_archive",
+        "wal_is_archived_outside_only_while_each_database_has_an_open_lane",
+    ),
+    (
+        "archiving on lanes when a transfer ends, or when there is something that nobody has reviewed",
+        "settings, sentinel",
+        "stopped",
+        "guard_archive",
+        "archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed",
+    ),
+    (
+        "reads and writes of foreign tables whose server is not allowed any more, views, partitions, prepared statements and functions included",
+        "access",
+        "refused, inside too",
+        "guard_foreign",
+        "a_foreign_table_is_used_only_while_the_rules_allow_its_server",
+    ),
+    (
+        "user mappings",
+        "ddl",
+        "refused",
+        "guard_foreign",
+        "user_mappings_are_judged_by_their_server",
+    ),
+    (
+        "details of errors, caught ones too",
+        "access",
+        "show outside what the session sent itself",
+        "guard_told",
+        "details_of_errors_show_a_session_outside_only_what_it_sent",
+    ),
+    (
+        "a standby outside that keeps coming back",
+        "login",
+        "recorded once, with a count",
+        "guard_told",
+        "a_standby_that_keeps_coming_back_is_recorded_once_with_a_count",
+    ),
+    (
+        "files of the log outside the data directory",
+        "settings",
+        "refused without a line",
+        "guard_channels",
+        "channel_settings_by_alter_system",
     ),
     (
         "foreign servers by name, service or several hosts, wrappers with a handler of one's own, IMPORT FOREIGN SCHEMA",
