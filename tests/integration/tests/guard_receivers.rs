@@ -323,6 +323,23 @@ fn what_a_change_would_end_is_shown_before_it_is_made() -> Result<()> {
         "Lane 1 is for another organisation."
     );
     assert_eq!(client.text(&under(RULES))?, "");
+    // From another database the lane cannot be read, but that the peer would be in another place is known.
+    let mut other = node.create_database("other")?;
+    other.batch_execute("CREATE EXTENSION pg_custodian")?;
+    assert_eq!(
+        other.text(&under(&moved))?,
+        "The rules would put its peer into another place, for which its lane may not be: look in database \"postgres\"."
+    );
+    assert_eq!(other.text(&under(RULES))?, "");
+    drop(other);
+    // Sessions that would be outside.
+    let strange = RULES.replace("local postgres", "local somebody");
+    assert_eq!(
+        client.text(&format!(
+            "SELECT flow, role, peer FROM custodian.would_end($rules${strange}$rules$) WHERE pid = pg_backend_pid()"
+        ))?,
+        "session|postgres|unix socket"
+    );
     let wrong = client.refused(&under("region cn\nnetwork 10.0.0.0/8 eu\n"));
     assert_eq!(wrong.sqlstate(), "22023");
     assert!(format!("{wrong:?}").contains("Line 2"), "{wrong:?}");
