@@ -67,10 +67,7 @@ fn check(table: pg_sys::Oid) -> Result<()> {
         "The region rules do not allow its server \"{server}\". {}",
         unlawful.reason
     ))
-    .hint(format!(
-        "Drop or alter the server. {}",
-        unlawful.remedy
-    ));
+    .hint(format!("Drop or alter the server. {}", unlawful.remedy));
     refuse::unless_only_warned(
         Flow {
             gate: Gate::Access,
@@ -92,7 +89,7 @@ fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Ve
     let (entries, accesses) = unsafe {
         (
             list::items::<pg_sys::RangeTblEntry>(range_table),
-            compat::accesses(permissions),
+            compat::accesses(range_table, permissions),
         )
     };
     let mut tables: Vec<pg_sys::Oid> = entries
@@ -144,7 +141,9 @@ unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
             return false;
         };
         (0..usize::try_from(list.length).unwrap_or(0)).any(|at| {
-            let entry = (*list.elements.add(at)).ptr_value.cast::<pg_sys::RangeTblEntry>();
+            let entry = (*list.elements.add(at))
+                .ptr_value
+                .cast::<pg_sys::RangeTblEntry>();
             (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
                 && matches!(
                     (*entry).relkind as u8,

@@ -269,7 +269,10 @@ fn tell_ended(name: &CStr) {
         PgLogLevel::WARNING,
         Error::new(
             Kind::RegionRefused,
-            format!("{} is not used any more, since its archive lanes have ended", name.to_string_lossy()),
+            format!(
+                "{} is not used any more, since its archive lanes have ended",
+                name.to_string_lossy()
+            ),
         )
         .detail("WAL is kept until it is archived.")
         .hint("Set a command that the region rules allow, or open the lanes again."),

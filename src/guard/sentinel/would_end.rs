@@ -128,9 +128,7 @@ fn sessions(active: &Active) -> Result<Vec<Ending>> {
             &[],
             |row| {
                 let address = match (row.get::<String>(3)?, row.get::<i32>(4)?) {
-                    (Some(text), _) => text
-                        .parse()
-                        .map_or(Address::Unknown, Address::Ip),
+                    (Some(text), _) => text.parse().map_or(Address::Unknown, Address::Ip),
                     (None, Some(-1)) => Address::Socket,
                     (None, _) => Address::Unknown,
                 };

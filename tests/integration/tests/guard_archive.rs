@@ -22,7 +22,10 @@ impl Archive<'_> {
     fn has(&self, text: &str) -> Result<bool> {
         for file in std::fs::read_dir(self.node.dir().join("archive"))? {
             let bytes = std::fs::read(file?.path())?;
-            if bytes.windows(text.len()).any(|part| part == text.as_bytes()) {
+            if bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+            {
                 return Ok(true);
             }
         }
@@ -98,7 +101,8 @@ fn node() -> Result<Cluster> {
 
 fn command_becomes(node: &Cluster, wanted: &str) {
     wait_until(&format!("archive_command is '{wanted}'"), 120, || {
-        node.text("SHOW archive_command").is_ok_and(|now| now == wanted)
+        node.text("SHOW archive_command")
+            .is_ok_and(|now| now == wanted)
     });
 }
 
@@ -151,7 +155,9 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
     assert!(text.contains("No archive lane is open for it."), "{text}");
 
     // WAL has everything: what the transfer does not cover is named, whatever table it is in.
-    node.exec("CREATE TABLE other (id int, note text); SELECT custodian.clear_column('other', 'id')")?;
+    node.exec(
+        "CREATE TABLE other (id int, note text); SELECT custodian.clear_column('other', 'id')",
+    )?;
     let (code, text) = refusal(&open_sql(&archive, "shop.backup"))?;
     assert_eq!(code, "55000", "{text}");
     assert!(text.contains("note (unreviewed)"), "{text}");
@@ -174,7 +180,12 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
         node.text("SELECT code FROM custodian.check() WHERE code LIKE 'archive-lane%'")?,
         "archive-lane-incomplete"
     );
-    let lane = at(&node, "shop", "postgres", &open_sql(&archive, "shop.backup"))?;
+    let lane = at(
+        &node,
+        "shop",
+        "postgres",
+        &open_sql(&archive, "shop.backup"),
+    )?;
     wait_until("the command is allowed", 60, || node.exec(&set).is_ok());
     node.reload()?;
     command_becomes(&node, &command);
@@ -192,10 +203,7 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
     let mut shop = node.client_as("postgres", "shop")?;
     shop.batch_execute("BEGIN; SELECT custodian.revoke_transfer('shop.backup', 'to see')")?;
     let shown = shop.text("SELECT flow || '|' || peer FROM custodian.would_end()")?;
-    assert_eq!(
-        shown,
-        "archiving|region \"de\" of organisation \"acme\""
-    );
+    assert_eq!(shown, "archiving|region \"de\" of organisation \"acme\"");
     shop.batch_execute("ROLLBACK")?;
     assert_eq!(
         node.text("SELECT count(*) FROM custodian.would_end(E'region cn\\nlocal all')")?,
@@ -207,7 +215,10 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
     ] {
         let error = shop.refused(change);
         assert_eq!(error.sqlstate(), "42501", "{error}");
-        assert!(error.to_string().contains(&format!("lane {lane}")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("lane {lane}")),
+            "{error}"
+        );
     }
 
     // It goes on after a restart, and ends when one of the lanes is closed.
@@ -257,7 +268,12 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
     assert!(!archive.has("canary-second")?);
 
     // With a new lane archiving goes on by itself, with all that was kept meanwhile.
-    at(&node, "shop", "postgres", &open_sql(&archive, "shop.backup"))?;
+    at(
+        &node,
+        "shop",
+        "postgres",
+        &open_sql(&archive, "shop.backup"),
+    )?;
     command_becomes(&node, &command);
     arrives(&archive, "canary-second");
     Ok(())
@@ -289,7 +305,12 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
         "{error}"
     );
     for database in ["postgres", "shop"] {
-        at(&node, database, "postgres", &open_sql(&archive, "shop.backup"))?;
+        at(
+            &node,
+            database,
+            "postgres",
+            &open_sql(&archive, "shop.backup"),
+        )?;
     }
     let set = format!("ALTER SYSTEM SET archive_command = '{command}'");
     wait_until("the command is allowed", 60, || node.exec(&set).is_ok());
@@ -307,7 +328,9 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
         shop.text("SELECT problem FROM custodian.check() WHERE code = 'lane-unusable'")?
             .contains("unreviewed.id (unreviewed)")
     );
-    shop.batch_execute("SELECT custodian.clear_column('unreviewed', c) FROM unnest('{id,note}'::text[]) c")?;
+    shop.batch_execute(
+        "SELECT custodian.clear_column('unreviewed', c) FROM unnest('{id,note}'::text[]) c",
+    )?;
     command_becomes(&node, &command);
 
     // So does a database without the extension, where nobody reviews anything.
@@ -328,7 +351,10 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
         "lawyer",
         "SELECT custodian.revoke_transfer('shop.backup', 'contract ended')",
     )?;
-    node.wait_for_log("custodian.enforce = on would end archiving to region eu", 120);
+    node.wait_for_log(
+        "custodian.enforce = on would end archiving to region eu",
+        120,
+    );
     assert_eq!(node.text("SHOW archive_command")?, command);
     // Once the gate is on, it ends; and a transfer that ends by itself ends it as well.
     node.alter_system("custodian.enforce_settings", "on")?;

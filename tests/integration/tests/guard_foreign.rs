@@ -90,7 +90,10 @@ fn a_foreign_table_is_used_only_while_the_rules_allow_its_server() -> Result<()>
     }
     // What reaches no foreign table works, on the same partitioned table as well.
     client.batch_execute("INSERT INTO near VALUES (2, 'near'); DELETE FROM near WHERE id = 2")?;
-    assert_eq!(client.text("SELECT count(*) FROM spread WHERE id < 50")?, "1");
+    assert_eq!(
+        client.text("SELECT count(*) FROM spread WHERE id < 50")?,
+        "1"
+    );
     assert_eq!(
         remote.text("SELECT (SELECT count(*) FROM sink) + (SELECT count(*) FROM seen)")?,
         "0"

@@ -52,7 +52,10 @@ fn details_of_errors_show_a_session_outside_only_what_it_sent() -> Result<()> {
     let text = said("away", insert)?;
     assert!(text.contains("reading") && !text.contains(CANARY), "{text}");
     let text = said("away", &caught)?;
-    assert!(text.contains("caught: ") && !text.contains(CANARY), "{text}");
+    assert!(
+        text.contains("caught: ") && !text.contains(CANARY),
+        "{text}"
+    );
     // Its own values come back to it.
     node.exec("INSERT INTO entry VALUES (2)")?;
     let text = said("away", "INSERT INTO entry VALUES (2)")?;
@@ -101,14 +104,18 @@ fn a_standby_that_keeps_coming_back_is_recorded_once_with_a_count() -> Result<()
 #[test]
 fn a_node_that_does_not_know_its_region_is_a_finding() -> Result<()> {
     let node = node("custodian.enforce = 'on'")?;
-    let finding = "SELECT severity || ': ' || problem FROM custodian.check() WHERE code = 'region-unknown'";
+    let finding =
+        "SELECT severity || ': ' || problem FROM custodian.check() WHERE code = 'region-unknown'";
     assert_eq!(
         node.text(finding)?,
         "error: The region of this node is unknown: no \"node\" line names an address of this node."
     );
     node.alter_system("custodian.region", "fr")?;
     node.restart()?;
-    assert!(node.text(finding)?.contains("which the rules do not define"));
+    assert!(
+        node.text(finding)?
+            .contains("which the rules do not define")
+    );
     node.alter_system("custodian.region", "eu")?;
     node.restart()?;
     assert_eq!(node.text(finding)?, "");

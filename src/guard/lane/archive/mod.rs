@@ -14,5 +14,5 @@ mod store;
 mod watch;
 
 pub use open::{close_all_of, close_one};
-pub use standing::{endings, fault, findings, forget, has_ended, before_label};
+pub use standing::{before_label, endings, fault, findings, forget, has_ended};
 pub use watch::{close, judge, pause, report};

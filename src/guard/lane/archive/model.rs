@@ -210,8 +210,16 @@ mod tests {
         assert_eq!(why(&both, "ship", "eu", 10), None);
         assert_eq!(why(&both, "ship", "eu", 79), None);
         assert!(why(&both, "ship", "eu", 80).unwrap().contains("ended"));
-        assert!(why(&both, "ship ", "eu", 10).unwrap().contains("No archive lane"));
-        assert!(why(&both, "ship", "us", 10).unwrap().contains("No archive lane"));
+        assert!(
+            why(&both, "ship ", "eu", 10)
+                .unwrap()
+                .contains("No archive lane")
+        );
+        assert!(
+            why(&both, "ship", "us", 10)
+                .unwrap()
+                .contains("No archive lane")
+        );
         assert!(fault(&both, "ship", "eu", Some("other"), 10).is_some());
         assert!(fault(&both, "ship", "eu", None, 10).is_some());
 
@@ -248,7 +256,11 @@ mod tests {
         assert_eq!(fourth, third);
         assert!(changed(&third, &fourth).is_empty());
         // A lane that never was open in all databases is not remembered.
-        let partly = combine(&[], &[database("a", &[("x", "eu", 9)]), database("b", &[])], 1);
+        let partly = combine(
+            &[],
+            &[database("a", &[("x", "eu", 9)]), database("b", &[])],
+            1,
+        );
         assert!(!was_open(&partly, "x"));
         assert!(combine(&partly, &[database("a", &[]), database("b", &[])], 2).is_empty());
     }

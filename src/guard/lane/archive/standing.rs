@@ -155,8 +155,7 @@ pub fn findings() -> Result<Vec<Finding>> {
                     describe(&lane.destination),
                     standing.missing.join(", ")
                 ),
-                remedy: "Open one in each with custodian.open_archive_lane()."
-                    .to_owned(),
+                remedy: "Open one in each with custodian.open_archive_lane().".to_owned(),
             });
         }
     }
@@ -165,10 +164,7 @@ pub fn findings() -> Result<Vec<Finding>> {
         && is(c"archive_command", "")
         && is(c"archive_library", "")
         && !standings.iter().any(|standing| standing.open);
-    if let Some(standing) = standings
-        .iter()
-        .find(|standing| stopped && standing.used)
-    {
+    if let Some(standing) = standings.iter().find(|standing| stopped && standing.used) {
         findings.push(Finding {
             severity: Severity::Error,
             code: "archiving-stopped",
