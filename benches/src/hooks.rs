@@ -28,12 +28,32 @@ const TAGS: [&str; 2] = [
      SELECT custodian.require_minimum('law.a', 'customer', '{email}', '300 days', 'Law A, article 1')",
 ];
 
-/// The server that is measured: without the library, with it, or with it and tags on other tables.
+/// Rules that take the session for the node's own.
+const RULES: &str = "region cn\nregion eu\nnetwork 10.8.0.0/16 cn\nlocal all\n";
+
+/// The server that is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// Without the library.
     Without,
     Preloaded,
+    /// With tags on other tables.
     Tagged,
+    /// With tags on other tables, and all gates on; the session is inside.
+    Guarded,
+}
+
+impl Kind {
+    fn is_tagged(self) -> bool {
+        matches!(self, Kind::Tagged | Kind::Guarded)
+    }
+}
+
+/// Switches all gates on.
+fn guard(node: &Cluster) -> Result<()> {
+    node.write_file("custodian_regions.conf", RULES)?;
+    node.alter_system("custodian.region", "cn")?;
+    node.alter_system("custodian.enforce", "on")
 }
 
 /// Instructions per statement that a backend under callgrind executes: the difference between many and few statements,
@@ -105,13 +125,14 @@ impl Work {
     }
 }
 
-/// `hook_instructions`: per prepared point SELECT, UPDATE, INSERT and per row of COPY.
+/// `hook_instructions`: per prepared point SELECT, UPDATE, INSERT and per row of COPY; with the library, with tags on other
+/// tables, and with all gates on as well.
 ///
 /// # Errors
 /// If a server does not start under callgrind, or a statement fails.
 pub fn instructions_per_statement() -> Result<Vec<Figure>> {
     let mut counts = Vec::new();
-    for kind in [Kind::Without, Kind::Preloaded, Kind::Tagged] {
+    for kind in [Kind::Without, Kind::Preloaded, Kind::Tagged, Kind::Guarded] {
         let mut builder = Cluster::builder("callgrind")
             .conf("autovacuum = off")
             .conf("max_worker_processes = 8");
@@ -124,10 +145,13 @@ pub fn instructions_per_statement() -> Result<Vec<Figure>> {
         let node = builder.start()?;
         node.exec(SCHEMA)?;
         node.exec("VACUUM ANALYZE account")?;
-        if kind == Kind::Tagged {
+        if kind.is_tagged() {
             for statements in TAGS {
                 node.exec(statements)?;
             }
+        }
+        if kind == Kind::Guarded {
+            guard(&node)?;
         }
         node.stop(integration::Stop::Fast)?;
         let dir = node.dir().to_owned();
@@ -145,7 +169,7 @@ pub fn instructions_per_statement() -> Result<Vec<Figure>> {
         counts.push(of_kind);
     }
     let mut figures = Vec::new();
-    for (suffix, kind) in [("preloaded", 1), ("tagged", 2)] {
+    for (suffix, kind) in [("preloaded", 1), ("tagged", 2), ("guarded", 3)] {
         for (at, (name, _)) in Work::ALL.iter().enumerate() {
             figures.push(Figure {
                 name: format!("hook_instructions_{name}_{suffix}"),
@@ -240,14 +264,14 @@ fn interval(values: &[f64]) -> f64 {
     (medians[1949] - medians[50]) / 2.0
 }
 
-/// `hook_cpu`: processor time of the backend per transaction, with the library against without, both servers up, in
-/// alternating slices; two servers without it are the control. The target is the control's interval and 2% more.
+/// `hook_cpu`: processor time of the backend per transaction, with the library, tags and all gates on against without, both
+/// servers up, in alternating slices; two servers without it are the control. The target is the control's interval and 2% more.
 ///
 /// # Errors
 /// If a statement fails.
 pub fn cpu_per_transaction(pairs: usize) -> Result<Vec<Figure>> {
     let mut nodes = Vec::new();
-    for kind in [Kind::Without, Kind::Without, Kind::Tagged] {
+    for kind in [Kind::Without, Kind::Without, Kind::Guarded] {
         let node = if kind == Kind::Without {
             arena::bare("cpu-bare", &["fsync = off"])?
         } else {
@@ -255,10 +279,11 @@ pub fn cpu_per_transaction(pairs: usize) -> Result<Vec<Figure>> {
         };
         node.exec(SCHEMA)?;
         node.exec("VACUUM ANALYZE account")?;
-        if kind == Kind::Tagged {
+        if kind == Kind::Guarded {
             for statements in TAGS {
                 node.exec(statements)?;
             }
+            guard(&node)?;
         }
         nodes.push(node);
     }

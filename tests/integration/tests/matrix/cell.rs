@@ -55,6 +55,7 @@ impl Attempt<'_> {
         };
         text.replace("{dir}", &self.dir.path().display().to_string())
             .replace("{card}", &format!("{CANARY}{:04}", self.number))
+            .replace("{email}", &format!("{CARRIED}{:04}", self.number))
             .replace("{host}", &self.host(node))
             .replace("{near}", &self.stage.near())
             .replace("{word}", self.peer.kind.word())

@@ -1,6 +1,6 @@
 //! Ways for data to leave: how each is tried, what it would bring, and which gate answers for it.
 //!
-//! Texts may hold: `{dir}`, a directory of this attempt alone; `{card}`, the canary; `{host}`, the peer's address;
+//! Texts may hold: `{dir}`, a directory of this attempt alone; `{card}`, the canary; `{email}`, what a lane may carry; `{host}`, the peer's address;
 //! `{word}`, the peer's kind in one word; `{slot}`, the slot of the peer's lane; `{lsn}`, a position behind the canary;
 //! `{socket}`, `{port}` and `{near}`, an address inside, of the node; `{root}`, a directory that all attempts share.
 
@@ -42,6 +42,8 @@ pub enum Asks {
     TheLane,
     /// An ordinary session.
     Session(Gate),
+    /// The same, for rows that say that they may be in region `eu`, by a query that is proved to read no others.
+    RowsOfEu(Gate),
     /// That the node itself connects to the peer.
     Destination(Gate),
     /// That the node itself writes to a place, which a line of the rules may name.
@@ -135,6 +137,9 @@ const READS: &str = "Reads by a session";
 const WRITES: &str = "Reads by statements that write or define";
 const TELLS: &str = "Values in errors, notices, statistics and texts of statements";
 const FILES: &str = "Files, pages, large objects and slots by functions";
+/// One row may be in the region and nowhere else, the other in `eu`.
+const ABROAD: &str =
+    "UPDATE abroad SET card = CASE place WHEN 'eu' THEN '{email}' ELSE '{card}' END";
 pub const OPENS: &str = "Connections that the node opens";
 pub const SHIPS: &str = "Settings and places that ship data";
 pub const GROWS: &str = "Publications and programs";
@@ -212,6 +217,19 @@ pub const CHANNELS: &[Channel] = &[
     channel(READS, "`ts_stat()`", Session(Access), Card, Sql("SELECT word FROM ts_stat('SELECT array_to_tsvector(ARRAY[card]) FROM customer')")),
     channel(READS, "EXPLAIN ANALYZE", Session(Access), Nothing, Sql("EXPLAIN ANALYZE SELECT card FROM customer")),
     channel(READS, "foreign table", Session(Access), Card, Sql("SELECT card FROM a_foreign")),
+    channel(READS, "foreign partition", Session(Access), Card, Sql("SELECT card FROM split"))
+        .before("UPDATE split_there SET card = '{card}'"),
+    channel(READS, "rows of region eu, of a table whose rows say where they may be", RowsOfEu(Access), Published,
+        Sql("SELECT card FROM abroad WHERE place = 'eu'")).before(ABROAD),
+    channel(READS, "these rows on a standby", RowsOfEu(Access), Published, Sql("SELECT card FROM abroad WHERE place = 'eu'"))
+        .before(ABROAD).of_standby(),
+    channel(READS, "these rows, with a function that tells what it sees", RowsOfEu(Access), Published,
+        Sql("SELECT 1 FROM abroad WHERE tell(card) AND place = 'eu'")).before(ABROAD),
+    channel(READS, "these rows, COPY of a query TO STDOUT", RowsOfEu(Access), Published,
+        Sql("COPY (SELECT card FROM abroad WHERE place IN ('eu')) TO STDOUT")).before(ABROAD),
+    channel(READS, "rows that say where they may be, without a condition", Session(Access), Card, Sql("SELECT card FROM abroad")).before(ABROAD),
+    channel(READS, "EXPLAIN ANALYZE, with the condition", Session(Access), Nothing,
+        Sql("EXPLAIN ANALYZE SELECT card FROM abroad WHERE place = 'eu'")),
     channel(READS, "COPY of a table TO STDOUT", Session(Access), Card, Sql("COPY customer (card) TO STDOUT")),
     channel(READS, "COPY of a query TO STDOUT", Session(Access), Card, Sql("COPY (SELECT card FROM customer) TO STDOUT")),
     channel(READS, "`\\copy`", Session(Access), Card, Sql("\\copy customer (card) to '{dir}/copied'")),
@@ -219,7 +237,7 @@ pub const CHANNELS: &[Channel] = &[
     channel(READS, "COPY to a program", Session(Access), Card, Sql("COPY customer TO PROGRAM 'cat > {dir}/written'")),
     channel(READS, "`pg_dump`", Session(Access), Card, Program("pg_dump", &["-t", "customer"])),
     channel(READS, "`pg_dump -Fc`", Session(Access), Card, Program("pg_dump", &["-Fc", "-Z0", "-t", "customer", "-f", "{dir}/dump"])),
-    channel(READS, "`pg_dumpall`", Session(Access), Card, Program("pg_dumpall", &["-f", "{dir}/dump"])),
+    channel(READS, "`pg_dumpall`", Session(Access), Card, Program("pg_dumpall", &["--exclude-database=other", "-f", "{dir}/dump"])),
 
     channel(WRITES, "UPDATE … RETURNING", Session(Access), Card, Sql("BEGIN; UPDATE customer SET plan = 'x' RETURNING card; ROLLBACK")),
     channel(WRITES, "UPDATE", Session(Access), Nothing, Sql("BEGIN; UPDATE customer SET plan = 'x' WHERE id = 1; ROLLBACK")),
@@ -234,6 +252,10 @@ pub const CHANNELS: &[Channel] = &[
     channel(WRITES, "SELECT INTO", Session(Access), Card, Sql("BEGIN; SELECT card INTO t FROM customer; TABLE t; ROLLBACK")),
     channel(WRITES, "CREATE MATERIALIZED VIEW", Session(Access), Card,
         Sql("BEGIN; CREATE MATERIALIZED VIEW m AS SELECT card FROM customer; TABLE m; ROLLBACK")),
+    channel(WRITES, "writing to a foreign partition", Session(Access), Nothing,
+        Sql("INSERT INTO split SELECT 1, card FROM customer")),
+    channel(WRITES, "UPDATE … RETURNING of rows that say where they may be", Session(Access), Card,
+        Sql("BEGIN; UPDATE abroad SET place = place RETURNING card; ROLLBACK")).before(ABROAD),
     channel(WRITES, "writing to a foreign table", Session(Access), Nothing, Sql("INSERT INTO sink SELECT card FROM customer")),
 
     channel(TELLS, "error of a cast", Session(Access), Card, Sql(

@@ -77,13 +77,17 @@ fn selected(mode: Mode) -> (Vec<Selected>, usize) {
     }
     // Without namespaces the peers that are known by a certificate, or by nothing, stand for their kinds.
     // A node that no address of its own places has no organisation to tell others from.
-    let cannot = |peer: &Peer| peer.needs_net() || peer.kind == Kind::OtherOrganisation;
-    let missing = cells.iter().filter(|(_, peer)| cannot(peer)).count();
+    let cannot = |(channel, peer): &Selected| {
+        let by_organisation = matches!(channel.asks, channels::Asks::RowsOfEu(_))
+            && matches!(peer.kind, Kind::LaneFits | Kind::LaneDiffers);
+        peer.needs_net() || peer.kind == Kind::OtherOrganisation || by_organisation
+    };
+    let missing = cells.iter().filter(|cell| cannot(cell)).count();
     let mut left = match wanted.as_str() {
         "" => pairwise(mode, false),
         _ => cells,
     };
-    left.retain(|(_, peer)| !cannot(peer));
+    left.retain(|cell| !cannot(cell));
     (left, missing)
 }
 

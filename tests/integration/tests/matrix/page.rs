@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 26] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 28] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -172,6 +172,20 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 26] = [
         "functions_that_read_past_tables_are_refused_from_outside",
     ),
     (
+        "rows by their own residency: which queries are proved, and which are not",
+        "access",
+        "refused outside where they are not",
+        "guard_rows",
+        "rows_pass_by_their_own_residency_and_nothing_of_others_is_told",
+    ),
+    (
+        "operators that the planner calls on values of statistics",
+        "access",
+        "not called from outside",
+        "guard_rows",
+        "the_planner_shows_no_statistics_to_operators_of_a_session_outside",
+    ),
+    (
         "errors, row security and triggers of an UPDATE or DELETE",
         "access",
         "refused outside",
@@ -237,6 +251,9 @@ fn outcome(channel: &Channel, kinds: impl Fn(Kind) -> bool) -> String {
     match words.as_slice() {
         [] => "–".to_owned(),
         [word] => (*word).to_owned(),
+        _ if matches!(channel.asks, Asks::RowsOfEu(_)) => {
+            "passes to peers in eu of the same organisation; else refused".to_owned()
+        }
         _ => panic!("{}: {words:?}", channel.name),
     }
 }
@@ -246,9 +263,11 @@ fn gate(channel: &Channel) -> String {
         Asks::Physical => "login".to_owned(),
         Asks::TheLane => "login".to_owned(),
         Asks::Logical(gate) => format!("login; by a lane {}", gate.name()),
-        Asks::Session(gate) | Asks::Destination(gate) | Asks::Named(gate) | Asks::Never(gate) => {
-            gate.name().to_owned()
-        }
+        Asks::Session(gate)
+        | Asks::RowsOfEu(gate)
+        | Asks::Destination(gate)
+        | Asks::Named(gate)
+        | Asks::Never(gate) => gate.name().to_owned(),
     }
 }
 

@@ -152,11 +152,12 @@ pub const PLACES: [(&str, Option<&str>); 9] = [
 ];
 
 /// The lanes: role, and the arguments that say from where.
-pub const LANES: [(&str, &str); 6] = [
+pub const LANES: [(&str, &str); 7] = [
     ("lane_net", "network => '10.33.0.1/32'"),
     ("lane_org", "network => '10.33.0.0/16'"),
     ("lane_region", "network => '10.0.0.0/8'"),
     ("lane_closed", "network => '10.33.0.0/16'"),
+    (IN_OTHER_DATABASE, "network => '10.33.0.0/16'"),
     ("lane_cert", "issuer => '/O=eu/CN=eu authority'"),
     (
         "lane_both",
@@ -164,10 +165,13 @@ pub const LANES: [(&str, &str); 6] = [
     ),
 ];
 
+/// The lane that is opened in another database than the one where its role, slot and publication are used.
+pub const IN_OTHER_DATABASE: &str = "lane_database";
+
 /// The lane that is closed before anybody uses it.
 pub const CLOSED: &str = "lane_closed";
 
-pub const PEERS: [Peer; 29] = [
+pub const PEERS: [Peer; 30] = [
     peer(
         "from a network of the region",
         InRegion,
@@ -227,6 +231,13 @@ pub const PEERS: [Peer; 29] = [
         At("us-a"),
         None,
         "lane_region",
+    ),
+    peer(
+        "another database",
+        LaneDiffers,
+        At("eu-a"),
+        None,
+        IN_OTHER_DATABASE,
     ),
     peer(
         "the lane is closed",

@@ -3,6 +3,7 @@
 //! - whom the server does not believe gets the server's own answer;
 //! - inside, everything passes that is not unlawful whoever asks for it;
 //! - by a lane passes exactly what the lane says;
+//! - rows that may be where the peer is pass to it, if it belongs to the node's organisation;
 //! - everything else is refused by the gate that sees it first: walsenders at login, unless a lane let them in; with
 //!   `warn` it passes, and is recorded by the gate that would have refused it.
 
@@ -40,7 +41,12 @@ fn objection(channel: &Channel, peer: &Peer) -> Option<Gate> {
         Asks::TheLane if has_lane => None,
         Asks::Logical(gate) if has_lane => Some(gate),
         Asks::TheLane | Asks::Logical(_) => Some(Gate::Login),
-        Asks::Session(gate) | Asks::Destination(gate) | Asks::Named(gate) => Some(gate),
+        // Those in eu that are of the node's own organisation.
+        Asks::RowsOfEu(_) if peer.kind == Kind::Outside => None,
+        Asks::Session(gate)
+        | Asks::RowsOfEu(gate)
+        | Asks::Destination(gate)
+        | Asks::Named(gate) => Some(gate),
     }
 }
 

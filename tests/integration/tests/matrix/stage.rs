@@ -6,7 +6,7 @@ use std::fmt::Write;
 use integration::{Certs, Cluster, Net, Result, Sql, quote_literal};
 use postgres::Client;
 
-use crate::peers::{self, AUTHORITIES, CLOSED, INTRUDER, LANES, PLACES};
+use crate::peers::{self, AUTHORITIES, CLOSED, IN_OTHER_DATABASE, INTRUDER, LANES, PLACES};
 use crate::rule::Mode;
 
 /// Where primary and standby are.
@@ -74,6 +74,11 @@ CREATE SCHEMA open;
 CREATE TABLE parts (id int, card text) PARTITION BY LIST (id);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
 INSERT INTO parts VALUES (1, 'none');
+CREATE TABLE abroad (place text NOT NULL, card text);
+INSERT INTO abroad VALUES ('cn', 'none'), ('eu', 'none');
+CREATE TABLE split_there (id int, card text);
+INSERT INTO split_there VALUES (1, 'none');
+CREATE TABLE split (id int, card text) PARTITION BY LIST (id);
 CREATE VIEW a_view AS SELECT card FROM customer;
 CREATE MATERIALIZED VIEW a_matview AS SELECT card FROM customer;
 CREATE FUNCTION read_sql() RETURNS SETOF text LANGUAGE sql AS 'SELECT card FROM customer';
@@ -94,7 +99,10 @@ SELECT custodian.tag_column('customer', 'card', 'user.financial', '{shop.orders}
 SELECT custodian.tag_column('loose', 'card', 'user.financial', '{shop.orders}', residency => '{cn}');
 SELECT custodian.tag_column('of_domain', 'card', 'user.financial', '{shop.orders}', residency => '{cn}');
 SELECT custodian.tag_column('parts', 'card', 'user.financial', '{shop.orders}', residency => '{cn}');
-SELECT custodian.clear_column(t, c) FROM (VALUES ('customer', 'id'), ('customer', 'plan'), ('cleared', 'id'), ('cleared', 'note'),
+SELECT custodian.tag_column('split', 'card', 'user.financial', '{shop.orders}', residency => '{cn}');
+SELECT custodian.tag_column('abroad', 'card', 'user.financial', '{shop.orders}', residency => '{cn}');
+SELECT custodian.tag_table('abroad', residency_column => 'place');
+SELECT custodian.clear_column(t, c) FROM (VALUES ('abroad', 'place'), ('split', 'id'), ('customer', 'id'), ('customer', 'plan'), ('cleared', 'id'), ('cleared', 'note'),
                                                  ('parts', 'id')) AS v (t, c);
 CREATE PUBLICATION everything FOR TABLE customer;
 CREATE PUBLICATION harmless FOR TABLE cleared;
@@ -105,6 +113,23 @@ const REGISTER: &str = "SELECT custodian.register_transfer('shop.support', recei
     organisation => 'acme', region => 'eu', purposes => '{shop.orders}', categories => '{user.contact}', method => 'support',
     safeguards => 'standard contract no. 7', risks => 'assessed 2026-01, low', rights_channel => 'https://acme.example/rights',
     basis => 'contract', notice => 'privacy policy of 2026-01-01, section 4', valid_until => now() + interval '1 day')";
+
+/// A database of the same transfer, with another publication of the same name. Who may open lanes there comes back.
+fn other_database(node: &Cluster) -> Result<Client> {
+    node.create_database("other")?.batch_execute(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE cleared (id int PRIMARY KEY);
+         SELECT custodian.clear_column('cleared', 'id');
+         SELECT custodian.define_purpose('shop.orders', 'contract', '1 year')",
+    )?;
+    node.client_as("lawyer", "other")?.batch_execute(REGISTER)?;
+    let mut officer = node.client_as("officer", "other")?;
+    officer.batch_execute(
+        "SELECT custodian.approve_transfer('shop.support', 'board of 2026-02');
+         CREATE PUBLICATION contacts FOR TABLE cleared",
+    )?;
+    Ok(officer)
+}
 
 fn policy(node: &Cluster, near: &str) -> Result<()> {
     for extension in [
@@ -129,6 +154,7 @@ fn policy(node: &Cluster, near: &str) -> Result<()> {
         "CREATE SERVER loop FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{socket}', port '{port}', dbname 'postgres');
          CREATE USER MAPPING FOR PUBLIC SERVER loop OPTIONS (user 'postgres', password_required 'false');
          CREATE FOREIGN TABLE a_foreign (card text) SERVER loop OPTIONS (table_name 'customer');
+         CREATE FOREIGN TABLE split_1 PARTITION OF split FOR VALUES IN (1) SERVER loop OPTIONS (table_name 'split_there');
          CREATE FOREIGN TABLE sink (card text) SERVER loop OPTIONS (table_name 'sink_here');
          CREATE SERVER near FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{near}');
          CREATE SERVER files FOREIGN DATA WRAPPER file_fdw"
@@ -140,8 +166,13 @@ fn policy(node: &Cluster, near: &str) -> Result<()> {
         "SELECT custodian.approve_transfer('shop.support', 'board of 2026-02');
          CREATE PUBLICATION contacts FOR TABLE customer (id, email, plan)",
     )?;
+    let mut elsewhere = other_database(node)?;
     for (role, from) in LANES {
-        let lane = officer.text(&format!(
+        let opener = match role {
+            IN_OTHER_DATABASE => &mut elsewhere,
+            _ => &mut officer,
+        };
+        let lane = opener.text(&format!(
             "SELECT custodian.open_lane('shop.support', '{role}', 'slot_{role}', '{{contacts}}', {from})"
         ))?;
         if role == CLOSED {
