@@ -36,10 +36,11 @@ unsafe fn copies(query: *mut pg_sys::Query) -> bool {
         query.as_ref().is_some_and(|query| {
             query.commandType == pg_sys::CmdType::CMD_INSERT
                 && (query.hasSubLinks
-                    || query
-                        .rtable
-                        .as_ref()
-                        .is_some_and(|entries| entries.length > 1))
+                    || list::items::<pg_sys::RangeTblEntry>(query.rtable)
+                        .iter()
+                        .filter(|entry| entry.rtekind != pg_sys::RTEKind::RTE_VALUES)
+                        .nth(1)
+                        .is_some())
         })
     }
 }
@@ -82,19 +83,24 @@ unsafe extern "C-unwind" fn look(query: *mut pg_sys::Query) {
             return;
         }
         let Some(table) = target(query) else { return };
+        let copied: Vec<(i16, Source)> = provenance::of_insert(query)
+            .into_iter()
+            .flat_map(|(number, sources)| sources.into_iter().map(move |source| (number, source)))
+            .filter(|(_, source)| source.0 != table.to_u32() && is_tagged(source))
+            .collect();
+        if copied.is_empty() {
+            return;
+        }
+        // This opens the partitions of the table, which an INSERT does by itself only where it puts rows: it could wait
+        // for somebody's lock on another.
         let filled = access::columns(table);
-        for (number, sources) in provenance::of_insert(query) {
+        for (number, source) in copied {
             let unreviewed = filled
                 .columns
                 .iter()
                 .any(|column| column.attnum == number && column.exposure == Exposure::Unreviewed);
-            if !unreviewed {
-                continue;
-            }
-            for source in sources {
-                if source.0 != table.to_u32() && is_tagged(&source) {
-                    record((table.to_u32(), number), source);
-                }
+            if unreviewed {
+                record((table.to_u32(), number), source);
             }
         }
     }
