@@ -168,7 +168,9 @@ impl Compiler<'_> {
             dependents,
             ..Plan::default()
         };
-        plan.digest = digest(&plan);
+        if self.digests {
+            plan.digest = digest(&plan);
+        }
         plan.mark = plan.digest.clone();
         Some(plan)
     }

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use retention_model::world::{self, Kind, Row, Value, World};
 
-use crate::policy::compile::compile;
+use crate::policy::compile::compile_undigested;
 use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
 use crate::policy::fixture;
 use crate::policy::model::{
@@ -17,11 +18,44 @@ use crate::policy::render::facts::{clocks, consents, match_columns};
 use crate::policy::render::rewritten;
 use crate::tag::grammar;
 
+/// What is compiled for the worlds of a story: the tables, which nothing changes, and the plans under its last policy.
+pub struct Compiled {
+    schema: Schema,
+    under: RefCell<Rc<Planned>>,
+}
+
+/// The plans of tables under one policy, each made when it is asked for.
+#[derive(Default)]
+struct Planned {
+    policy: Policy,
+    plans: RefCell<BTreeMap<usize, Rc<Plan>>>,
+}
+
+impl Compiled {
+    pub fn new(world: &World) -> Self {
+        Compiled {
+            schema: schema(world),
+            under: RefCell::default(),
+        }
+    }
+
+    /// The plans under the world's policy: those that are there, where it is still the same.
+    fn under(&self, world: &World) -> Rc<Planned> {
+        let policy = policy(world);
+        if self.under.borrow().policy != policy {
+            self.under.replace(Rc::new(Planned {
+                policy,
+                plans: RefCell::default(),
+            }));
+        }
+        self.under.borrow().clone()
+    }
+}
+
 pub struct Adapter<'a> {
     world: &'a World,
-    schema: Schema,
-    policy: Policy,
-    plans: RefCell<BTreeMap<usize, std::rc::Rc<Plan>>>,
+    schema: &'a Schema,
+    under: Rc<Planned>,
 }
 
 fn rel(table: usize) -> RelId {
@@ -245,12 +279,11 @@ fn text(value: &Value) -> Option<String> {
 }
 
 impl<'a> Adapter<'a> {
-    pub fn new(world: &'a World) -> Self {
+    pub fn new(world: &'a World, compiled: &'a Compiled) -> Self {
         Adapter {
             world,
-            schema: schema(world),
-            policy: policy(world),
-            plans: RefCell::default(),
+            schema: &compiled.schema,
+            under: compiled.under(world),
         }
     }
 
@@ -283,12 +316,19 @@ impl<'a> Adapter<'a> {
         self.world.tables[table].above.unwrap_or(table)
     }
 
-    fn plan(&self, table: usize) -> std::rc::Rc<Plan> {
+    fn plan(&self, table: usize) -> Rc<Plan> {
         let root = self.root(table);
-        self.plans
+        self.under
+            .plans
             .borrow_mut()
             .entry(root)
-            .or_insert_with(|| std::rc::Rc::new(compile(&self.schema, &self.policy, rel(root))))
+            .or_insert_with(|| {
+                Rc::new(compile_undigested(
+                    self.schema,
+                    &self.under.policy,
+                    rel(root),
+                ))
+            })
             .clone()
     }
 
@@ -329,6 +369,15 @@ impl<'a> Adapter<'a> {
     }
 
     fn facts(&self, plan: &Plan, row: &'a Row) -> Facts {
+        let mut facts = self.facts_alone(plan, row);
+        if !plan.circle.is_empty() {
+            facts.blocked.push(self.is_kept_in_circle(plan, row));
+        }
+        facts
+    }
+
+    /// The facts but for the rows of a circle that refer to this one.
+    fn facts_alone(&self, plan: &Plan, row: &'a Row) -> Facts {
         let tags = &self.world.root(row.table).cells;
         // Every method leaves NULL as it is.
         let disposed = |name: &str| {
@@ -361,10 +410,6 @@ impl<'a> Adapter<'a> {
                 })
             })
             .collect();
-        let mut blocked: Vec<bool> = blocked;
-        if !plan.circle.is_empty() {
-            blocked.push(self.is_kept_in_circle(plan, row));
-        }
         let consents = consents(plan)
             .into_iter()
             .map(|purpose| self.consents(plan, &subject, purpose))
@@ -383,7 +428,7 @@ impl<'a> Adapter<'a> {
                 .map(|column| disposed(&column.cell()))
                 .collect(),
             subject,
-            matching: match_columns(plan, &self.policy)
+            matching: match_columns(plan, &self.under.policy)
                 .into_iter()
                 .map(|name| text(row.value(name)))
                 .collect(),
@@ -397,10 +442,6 @@ impl<'a> Adapter<'a> {
 
     /// Whether a row that refers to this one, over any number of steps, is kept for another reason than such rows.
     fn is_kept_in_circle(&self, plan: &Plan, row: &'a Row) -> bool {
-        let alone = Plan {
-            circle: Vec::new(),
-            ..plan.clone()
-        };
         let mut reached: Vec<&Row> = vec![row];
         let mut next = 0;
         while next < reached.len() {
@@ -416,7 +457,9 @@ impl<'a> Adapter<'a> {
             }
             next += 1;
         }
-        reached[1..].iter().any(|child| !self.is_due(&alone, child))
+        reached[1..]
+            .iter()
+            .any(|child| !self.is_due_alone(plan, child))
     }
 
     fn consents(&self, plan: &Plan, subject: &[Option<String>], purpose: &str) -> Vec<Span> {
@@ -451,15 +494,26 @@ impl<'a> Adapter<'a> {
 
     fn evaluate(&self, plan: &Plan, row: &'a Row) -> Vec<Verdict> {
         let now = Instant::from_micros(self.world.now);
-        evaluate(plan, &self.policy, &self.facts(plan, row), now)
+        evaluate(plan, &self.under.policy, &self.facts(plan, row), now)
     }
 
     fn is_due(&self, plan: &Plan, row: &'a Row) -> bool {
+        self.is_due_with(plan, row, &self.facts(plan, row))
+    }
+
+    /// Whether a row of a circle is due but for the rows of the circle that refer to it.
+    fn is_due_alone(&self, plan: &Plan, row: &'a Row) -> bool {
+        let mut facts = self.facts_alone(plan, row);
+        facts.blocked.push(false);
+        self.is_due_with(plan, row, &facts)
+    }
+
+    fn is_due_with(&self, plan: &Plan, row: &'a Row, facts: &Facts) -> bool {
         if plan.declared {
-            let blocked = self.facts(plan, row).blocked;
-            return !self.world.is_held(row) && !blocked.contains(&true);
+            return !self.world.is_held(row) && !facts.blocked.contains(&true);
         }
-        let verdicts = self.evaluate(plan, row);
+        let now = Instant::from_micros(self.world.now);
+        let verdicts = evaluate(plan, &self.under.policy, facts, now);
         self.world.is_concerned(row)
             && !verdicts.is_empty()
             && verdicts

@@ -19,7 +19,7 @@ use retention_model::{State as Expected, World};
 
 use crate::policy::evaluate::Action;
 use crate::policy::model::State;
-use adapter::Adapter;
+use adapter::{Adapter, Compiled};
 
 /// Worlds per test by default; there are four tests.
 const CASES: u32 = 25_000;
@@ -45,8 +45,8 @@ fn same(expected: Expected, found: State) -> bool {
 }
 
 /// Compares every cell and row of the world; says the first difference.
-fn compare(world: &World) -> Result<(), String> {
-    let adapter = Adapter::new(world);
+fn compare(world: &World, compiled: &Compiled) -> Result<(), String> {
+    let adapter = Adapter::new(world, compiled);
     let decision = world.decide();
     let circular = adapter.has_circles();
     for (at, cells) in decision.states.iter().enumerate() {
@@ -97,7 +97,8 @@ fn check(tape: &[u8], changes: usize) -> Result<(), String> {
     let mut tape = Tape::new(tape);
     let mut world = generate::world(&mut tape, FEATURES);
     let mut happened = Vec::new();
-    compare(&world).map_err(|why| format!("{why}\n{world:#?}"))?;
+    let compiled = Compiled::new(&world);
+    compare(&world, &compiled).map_err(|why| format!("{why}\n{world:#?}"))?;
     for _ in 0..changes {
         if tape.chance(70) {
             (world, _) = world.sweep();
@@ -107,13 +108,13 @@ fn check(tape: &[u8], changes: usize) -> Result<(), String> {
             if let Change::Erase(kind, key) = &change {
                 let mut asked = world.clone();
                 asked.request = Some((kind.clone(), key.clone()));
-                compare(&asked)
+                compare(&asked, &compiled)
                     .map_err(|why| format!("{why}\nwhen {change:?} is asked of {asked:#?}"))?;
             }
             world.apply(&change);
             happened.push(format!("{change:?}"));
         }
-        compare(&world)
+        compare(&world, &compiled)
             .map_err(|why| format!("{why}\nafter {}\n{world:#?}", happened.join(", then ")))?;
     }
     Ok(())

@@ -702,7 +702,7 @@ pub fn change(tape: &mut Tape, world: &World, features: Features) -> Option<Chan
     let policy = &world.policy;
     let purposes: Vec<&String> = policy.purposes.keys().collect();
     let minimums: Vec<&String> = policy.minimums.keys().collect();
-    match tape.pick(12) {
+    match tape.pick(13) {
         0 => Some(Change::Later(tape.one(&[1, 24, 24 * 31, 24 * 400]) * HOUR)),
         1 => Some(Change::Period(tape.one(&purposes).clone(), period(tape))),
         2 => Some(Change::End(tape.one(&purposes).clone())),
