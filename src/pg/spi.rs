@@ -138,6 +138,14 @@ pub fn count(statement: &Statement) -> Result<i64> {
         .ok_or_else(|| Error::internal("a count yielded no row"))
 }
 
+/// The same for two counts.
+pub fn count_two(statement: &Statement) -> Result<(i64, i64)> {
+    let params = bind(&statement.params)?;
+    let read = |row: &Row| Ok((row.must::<i64>(1)?, row.must::<i64>(2)?));
+    select_one(&statement.sql, &params, read)?
+        .ok_or_else(|| Error::internal("a count yielded no row"))
+}
+
 /// The same, seeing what this transaction itself has just written.
 pub fn count_fresh(statement: &Statement) -> Result<i64> {
     let params = bind(&statement.params)?;

@@ -18,7 +18,7 @@ use crate::policy::period::Instant;
 use crate::policy::render::erasure::count_by_cause;
 use crate::policy::render::kept::kept;
 use crate::policy::render::sample::sampled;
-use crate::policy::render::{self, Statement};
+use crate::policy::render::{self, Statement, facts};
 
 /// A line of a preview. Lines of a table's leaves are added up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,25 +76,65 @@ impl Counter {
         }
     }
 
+    /// The part of the leaf's blocks that is looked at, in per cent; `None`: all of them.
+    fn percent(&self, leaf: &Leaf) -> Result<Option<f64>> {
+        if !self.estimate {
+            return Ok(None);
+        }
+        let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
+        Ok(
+            (blocks > SAMPLED_BLOCKS)
+                .then(|| f64::from(SAMPLED_BLOCKS) * 100.0 / f64::from(blocks)),
+        )
+    }
+
     /// Counts and adds a line, unless there is nothing to count; false when counting failed.
     fn count(&mut self, plan: &Plan, leaf: &Leaf, line: Line, statement: &Statement) -> bool {
         let counted = as_owner_of(plan, leaf, || {
-            let part = match self.estimate {
-                true => sample_of(leaf, statement)?,
-                false => None,
-            };
-            match part {
-                None => Ok((spi::count(statement)?, false)),
-                Some((sample, percent)) => {
-                    let rows = spi::count(&sample)? as f64 * 100.0 / percent;
-                    Ok((rows.round() as i64, true))
-                }
-            }
+            let percent = self.percent(leaf)?;
+            let sample = percent.and_then(|percent| sampled(statement, leaf, percent));
+            Ok(match sample {
+                None => vec![(line, spi::count(statement)?, None)],
+                Some(sample) => vec![(line, spi::count(&sample)?, percent)],
+            })
         });
+        self.counted(leaf, counted)
+    }
+
+    /// The same for a step for which erasures matter: one line for what is due since its time has come, and one for the
+    /// rest.
+    fn count_by_cause(
+        &mut self,
+        plan: &Plan,
+        leaf: &Leaf,
+        lines: [Line; 2],
+        statement: impl FnOnce(Option<f64>) -> Statement,
+    ) -> bool {
+        let counted = as_owner_of(plan, leaf, || {
+            let percent = self.percent(leaf)?;
+            let (all, timely) = spi::count_two(&statement(percent))?;
+            let counts = [timely, all - timely];
+            let lines = lines.into_iter().zip(counts);
+            Ok(lines.map(|(line, rows)| (line, rows, percent)).collect())
+        });
+        self.counted(leaf, counted)
+    }
+
+    /// Adds lines with the rows that were counted in a part of the leaf's blocks; false when counting failed.
+    fn counted(
+        &mut self,
+        leaf: &Leaf,
+        counted: std::result::Result<Vec<(Line, i64, Option<f64>)>, Caught>,
+    ) -> bool {
         match counted {
-            Ok((0, _)) => true,
-            Ok((rows, estimated)) => {
-                self.add(line, Some(rows), estimated);
+            Ok(lines) => {
+                for (line, rows, percent) in lines.into_iter().filter(|(_, rows, _)| *rows != 0) {
+                    let rows = match percent {
+                        None => rows,
+                        Some(percent) => (rows as f64 * 100.0 / percent).round() as i64,
+                    };
+                    self.add(line, Some(rows), percent.is_some());
+                }
                 true
             }
             Err(caught) => {
@@ -119,20 +159,16 @@ impl Counter {
                 reason,
                 columns: step.columns(plan),
             };
-            let counts = match count_by_cause(plan, &step, leaf, policy, cutoff) {
-                None => {
-                    let count = render::count(plan, &step, leaf, policy, cutoff, None);
-                    vec![(step.past(plan), count)]
-                }
-                Some([in_time, erased]) => vec![
-                    (step.past(plan), in_time),
-                    ("erasure requested".to_owned(), erased),
-                ],
+            let counted = if facts::erased_rows(plan).is_some() {
+                let lines = [line(step.past(plan)), line("erasure requested".to_owned())];
+                let count = |percent| count_by_cause(plan, &step, leaf, policy, cutoff, percent);
+                self.count_by_cause(plan, leaf, lines, count)
+            } else {
+                let count = render::count(plan, &step, leaf, policy, cutoff, None);
+                self.count(plan, leaf, line(step.past(plan)), &count)
             };
-            for (reason, count) in counts {
-                if !self.count(plan, leaf, line(reason), &count) {
-                    return;
-                }
+            if !counted {
+                return;
             }
         }
         for back in kept(plan, leaf, policy, cutoff) {
@@ -164,16 +200,6 @@ impl Counter {
         }
         self.lines
     }
-}
-
-/// The count over a sample of the leaf's blocks, and the sample's size in per cent; `None` for a leaf that is small.
-fn sample_of(leaf: &Leaf, count: &Statement) -> Result<Option<(Statement, f64)>> {
-    let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
-    if blocks <= SAMPLED_BLOCKS {
-        return Ok(None);
-    }
-    let percent = f64::from(SAMPLED_BLOCKS) * 100.0 / f64::from(blocks);
-    Ok(sampled(count, leaf, percent).map(|statement| (statement, percent)))
 }
 
 /// What a plan asks for at `cutoff`, and what it keeps back, counted or estimated as the owners of its leaves.

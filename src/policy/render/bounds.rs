@@ -344,7 +344,8 @@ impl Scope<'_> {
     }
 
     /// `condition` holds for the value of the clock. For one over foreign keys the rows that have such a value are looked
-    /// up first, and then those that refer to them, unless the condition stands `alone`, and the planner can choose.
+    /// up first, and then those that refer to them, unless the condition stands `alone`, and the planner can choose, or the
+    /// statement is for a range of blocks: then each of its rows asks for its own.
     fn where_clock(
         &mut self,
         row: &str,
@@ -360,7 +361,7 @@ impl Scope<'_> {
             .operators
             .iter()
             .all(|operator| operator == "OPERATOR(pg_catalog.=)");
-        if !plain {
+        if !plain || self.ranged {
             return self.along(row, &clock.path, |scope, at| {
                 condition(scope, &format!("{at}.{}", clock.column.quoted))
             });

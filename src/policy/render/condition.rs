@@ -17,6 +17,8 @@ pub struct Scope<'a> {
     /// Any row that refers to one keeps it, also one that is itself due: it has a run of its own, which the
     /// fuse may have stopped, and must not go by a cascade.
     pub alone: bool,
+    /// The statement is for a range of blocks, which is cheaper to go over than what an index finds in the whole leaf.
+    pub ranged: bool,
 }
 
 const DAY: i64 = 86_400_000_000;
@@ -76,6 +78,7 @@ impl<'a> Scope<'a> {
             binder: Binder::default(),
             aliases: 0,
             alone: false,
+            ranged: false,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::policy::model::{Clock, ErasedRows, Group, Leaf, Plan, Policy, SubjectKey, TypeClass};
 use crate::policy::period::Instant;
-use crate::policy::render::condition::{Scope, all, any, not};
-use crate::policy::render::facts::{erased_rows, moment};
+use crate::policy::render::condition::{Scope, all, any};
+use crate::policy::render::facts::moment;
 use crate::policy::render::statement::Param;
 use crate::policy::render::{ROW, Statement, Step, bounds, due, sample};
 
@@ -124,20 +124,20 @@ impl Scope<'_> {
     }
 }
 
-/// [`super::count`] in two: the rows that are due since their time has come, and those that are due because their
-/// subject was erased. `None` where no erasure matters to the step.
+/// [`super::count`] with a second column: all that is due, and of that what is due since its time has come; the rest
+/// is due because its subject was erased. With `percent` it is over that part of the leaf's blocks.
 pub fn count_by_cause(
     plan: &Plan,
     step: &Step,
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
-) -> Option<[Statement; 2]> {
+    percent: Option<f64>,
+) -> Statement {
     let groups: Vec<&Group> = match step {
         Step::Cells { group } => plan.groups.get(*group).into_iter().collect(),
         Step::Rows => plan.groups.iter().collect(),
     };
-    erased_rows(plan)?;
     let timely: Vec<Group> = groups
         .into_iter()
         .map(|group| Group {
@@ -145,21 +145,18 @@ pub fn count_by_cause(
             ..group.clone()
         })
         .collect();
-    let statement = |in_time: bool| {
-        let mut scope = Scope::new(policy, cutoff);
-        let condition = due(&mut scope, plan, *step, leaf, None);
-        let past: Vec<String> = timely
-            .iter()
-            .map(|group| scope.past(ROW, group))
-            .filter(|part| part != "true")
-            .collect();
-        let past = all(past);
-        let past = if in_time { past } else { not(&past) };
-        scope
-            .binder
-            .finish(format!("{}{condition} AND {past}", sample::counting(leaf)))
-    };
-    Some([statement(true), statement(false)])
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, None);
+    let past: Vec<String> = timely
+        .iter()
+        .map(|group| scope.past(ROW, group))
+        .filter(|part| part != "true")
+        .collect();
+    scope.binder.finish(format!(
+        "SELECT count(*), count(*) FILTER (WHERE {}) FROM {} WHERE {condition}",
+        all(past),
+        sample::rows(leaf, percent)
+    ))
 }
 
 /// `SELECT DISTINCT` of the keys of the subjects of rows of the leaf, as `text[]`, within a range of blocks, which

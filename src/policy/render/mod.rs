@@ -227,6 +227,7 @@ pub fn batch(
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
+    scope.ranged = true;
     let condition = due(&mut scope, plan, *step, leaf, after);
     if *step == Step::Rows && !plan.circle.is_empty() {
         // Binds all values that the statement will need, so that the open ones come after them.
@@ -278,6 +279,7 @@ pub fn rest(
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
+    scope.ranged = true;
     let condition = due(&mut scope, plan, *step, leaf, after);
     let first = scope.binder.open(1);
     let end = scope.binder.open(2);
@@ -301,6 +303,7 @@ pub fn places(
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
     scope.alone = *step == Step::Rows;
+    scope.ranged = true;
     let condition = due(&mut scope, plan, *step, leaf, after);
     let first = scope.binder.open(1);
     let end = scope.binder.open(2);
@@ -326,4 +329,49 @@ pub fn segments(
         "SELECT DISTINCT ({ROW}.ctid::text::point)[0]::bigint / {SEGMENT} FROM ONLY {} AS {ROW} WHERE {condition}",
         leaf.ident.quoted
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::compile::compile;
+    use crate::policy::fixture::{at, foreign_key, minimum, policy, schema, table, tag};
+
+    /// Of what has become due by a parent's clock or its own, an index finds the rows in the whole leaf. A batch that
+    /// looked that up would find them all, again for each range of blocks.
+    #[test]
+    fn a_count_looks_up_what_parents_made_due_and_a_batch_asks_the_parents_of_its_own_rows() {
+        let mut policy = policy(&[("p.a", 12)]);
+        minimum(&mut policy, "m.a", 24);
+        let column = tag(
+            &["p.a"],
+            r#""on_expiry":"set_null","clock":"up.at","minimums":[{"name":"m.a","clock":"at"}]"#,
+        );
+        let parent = table(2, "parent", "", &[]);
+        let mut child = table(1, "child", r#"{"clock":"at"}"#, &[("a", &column)]);
+        for column in &mut child.columns {
+            column.indexed = true;
+        }
+        let key = foreign_key("up", &child, "id", &parent);
+        let plan = compile(&schema(vec![child, parent], vec![key]), &policy, 1);
+        assert!(plan.unresolved.is_empty(), "{:?}", plan.unresolved);
+        let (step, cutoff) = (Step::Cells { group: 0 }, at("2024-01-01T00:00:00Z"));
+        let after = Reach::since(at("2023-12-01T00:00:00Z"));
+        let leaf = &plan.leaves[0];
+        let whole =
+            |render: fn(&Plan, &Step, &Leaf, &Policy, Instant, Option<&Reach>) -> Statement| {
+                render(&plan, &step, leaf, &policy, cutoff, Some(&after)).sql
+            };
+        let looked_up = "t.id OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT";
+        for sql in [whole(count), whole(segments)] {
+            assert!(sql.contains(looked_up), "{sql}");
+        }
+        for sql in [whole(batch), whole(rest), whole(places)] {
+            assert!(!sql.contains("ARRAY("), "{sql}");
+            assert!(
+                sql.contains("EXISTS (SELECT FROM ONLY s.parent AS"),
+                "{sql}"
+            );
+        }
+    }
 }

@@ -5,10 +5,15 @@ use crate::policy::render::{ROW, Statement};
 
 /// How every statement begins that counts the rows of a leaf with a condition, which follows.
 pub fn counting(leaf: &Leaf) -> String {
-    format!(
-        "SELECT count(*) FROM ONLY {} AS {ROW} WHERE ",
-        leaf.ident.quoted
-    )
+    format!("SELECT count(*) FROM {} WHERE ", rows(leaf, None))
+}
+
+/// The leaf as a `FROM` item: all of it, or [a part](sampled).
+pub fn rows(leaf: &Leaf, percent: Option<f64>) -> String {
+    let part = percent.map_or_else(String::new, |percent| {
+        format!(" TABLESAMPLE SYSTEM ({percent:.6}) REPEATABLE (0)")
+    });
+    format!("ONLY {} AS {ROW}{part}", leaf.ident.quoted)
 }
 
 /// The same count over about `percent` of the leaf's blocks, always the same ones while the leaf does not change
@@ -17,8 +22,8 @@ pub fn sampled(count: &Statement, leaf: &Leaf, percent: f64) -> Option<Statement
     let condition = count.sql.strip_prefix(&counting(leaf))?;
     Some(Statement {
         sql: format!(
-            "SELECT count(*) FROM ONLY {} AS {ROW} TABLESAMPLE SYSTEM ({percent:.6}) REPEATABLE (0) WHERE {condition}",
-            leaf.ident.quoted
+            "SELECT count(*) FROM {} WHERE {condition}",
+            rows(leaf, Some(percent))
         ),
         params: count.params.clone(),
     })
