@@ -1,8 +1,10 @@
 //! Tags and policy travel in pg_dump, and a restore brings back the same ones, whatever the OIDs.
 
+use std::fs;
 use std::path::PathBuf;
 
-use integration::{Cluster, Result, Sql};
+use integration::{Cluster, Result, Sql, host};
+use postgres::Client;
 
 /// Purposes with a history, a minimum, a permit, tags of every form; a dropped column moves the attribute
 /// numbers of the restored table.
@@ -282,4 +284,120 @@ fn without_preloading_a_restore_works_and_without_the_library_labels_are_lost_an
         source.client_as("postgres", "source")?.text(POLICY[0])?
     );
     Ok(())
+}
+
+/// Constraints that the source did not have: each refuses what the method of its column would write.
+const PEOPLE: &str = "
+    CREATE EXTENSION pg_custodian;
+    CREATE SCHEMA shop;
+    CREATE DOMAIN shop.word AS text;
+    CREATE TABLE shop.person (
+        id int NOT NULL, at timestamptz, email text, phone text, nick shop.word, code text, fine text);
+    INSERT INTO shop.person SELECT n, '2020-01-01', 'e', 'p', 'n', 'c' || n, 'f' FROM generate_series(1, 3) n;
+    SELECT custodian.define_purpose('shop.account', 'contract', '1 year');
+    SELECT custodian.tag_table('shop.person', clock => 'at');
+    SELECT custodian.tag_column('shop.person', c, 'user.name', '{shop.account}', on_expiry => m)
+        FROM (VALUES ('email', 'set_null'), ('phone', 'set_null'), ('nick', 'set_null'), ('fine', 'set_null'),
+                     ('code', '{\"constant\":\"gone\"}')) v(c, m);";
+
+/// What stands where the constraints are: unresolved, kept, and told.
+fn constrained(client: &mut Client, keys: &str) -> Result<()> {
+    // Without its keys a restored database disposes of nothing.
+    client.execute("SELECT custodian.import_keys($1)", &[&keys])?;
+    assert_eq!(
+        client.text(
+            "SELECT string_agg(object, ' ' ORDER BY object) FROM custodian.check() WHERE code = 'tag-unresolved'"
+        )?,
+        "shop.person.code shop.person.email shop.person.nick shop.person.phone"
+    );
+    assert_eq!(
+        client.text(
+            "SELECT column_names, action, rows FROM custodian.preview('shop.person') ORDER BY 1"
+        )?,
+        "{code}|keep|\n{email}|keep|\n{fine}|set null|3\n{nick}|keep|\n{phone}|keep|"
+    );
+    client.batch_execute("BEGIN; SELECT custodian.sweep_now('shop.person')")?;
+    assert_eq!(
+        client.text("SELECT count(code), count(email), count(fine), count(nick), count(phone) FROM shop.person")?,
+        "3|3|0|3|3"
+    );
+    client.batch_execute("ROLLBACK")?;
+    Ok(())
+}
+
+#[test]
+fn a_constraint_that_comes_with_a_restore_leaves_the_tags_unresolved_that_it_refuses() -> Result<()>
+{
+    let node = Cluster::builder("dump-constraint")
+        .preload("pg_custodian")
+        .conf("custodian.max_disposal_fraction = 1")
+        .start()?;
+    let mut source = node.create_database("source")?;
+    source.batch_execute(PEOPLE)?;
+    assert_eq!(
+        source.text("SELECT count(*) FROM custodian.check() WHERE code = 'tag-unresolved'")?,
+        "0"
+    );
+
+    // A dump as SQL that somebody edited: in CREATE TABLE and CREATE DOMAIN before the labels, and at its end.
+    let plain = node.dir().join("plain.sql");
+    node.program("pg_dump")?
+        .database("source")
+        .arg("-f")
+        .arg(&plain)
+        .run()?
+        .ok()?;
+    let mut dump = fs::read_to_string(&plain)?;
+    for (written, edited) in [
+        ("    email text,", "    email text NOT NULL,"),
+        (
+            "CREATE DOMAIN shop.word AS text;",
+            "CREATE DOMAIN shop.word AS text CHECK (VALUE IS NOT NULL);",
+        ),
+    ] {
+        assert_eq!(dump.matches(written).count(), 1, "{written}");
+        dump = dump.replace(written, edited);
+    }
+    dump.push_str(
+        "ALTER TABLE shop.person ADD CONSTRAINT phone CHECK (phone IS NOT NULL), ADD CONSTRAINT code UNIQUE (code);",
+    );
+    let edited = node.dir().join("edited.sql");
+    host::write_private(&edited, &dump)?;
+    node.create_database("edited")?;
+    node.program("psql")?
+        .database("edited")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"])
+        .arg(&edited)
+        .run()?
+        .ok()?;
+    let keys = source.text("SELECT custodian.export_keys()")?;
+    constrained(&mut node.client_as("postgres", "edited")?, &keys)?;
+
+    // A restore by sections, with the constraints between the tables, which bring their labels, and the data.
+    let file = node.dir().join("sections.dump");
+    node.program("pg_dump")?
+        .database("source")
+        .args(["-Fc", "-f"])
+        .arg(&file)
+        .run()?
+        .ok()?;
+    let mut sections = node.create_database("sections")?;
+    let restore = |section: &str| -> Result<()> {
+        node.program("pg_restore")?
+            .database("sections")
+            .args(["--exit-on-error", section, "-d", "sections"])
+            .arg(&file)
+            .run()?
+            .ok()?;
+        Ok(())
+    };
+    restore("--section=pre-data")?;
+    sections.batch_execute(
+        "ALTER TABLE shop.person ALTER email SET NOT NULL, ADD CONSTRAINT phone CHECK (phone IS NOT NULL),
+             ADD CONSTRAINT code UNIQUE (code);
+         ALTER DOMAIN shop.word ADD CHECK (VALUE IS NOT NULL)",
+    )?;
+    restore("--section=data")?;
+    restore("--section=post-data")?;
+    constrained(&mut sections, &keys)
 }
