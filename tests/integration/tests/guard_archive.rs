@@ -317,6 +317,20 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     node.reload()?;
     command_becomes(&node, &command);
 
+    // A standby has no lanes, whatever its copy of the primary says, until it is promoted.
+    let standby = node
+        .standby("standby")
+        .preload("pg_custodian")
+        .conf("custodian.region = 'cn'")
+        .conf("custodian.enforce = 'on'")
+        .conf("archive_mode = always")
+        .copy_locally()
+        .start()?;
+    command_becomes(&standby, "");
+    standby.promote()?;
+    command_becomes(&standby, &command);
+    drop(standby);
+
     // A table that is tagged in the transaction that makes it changes nothing; one that is not stops the archive.
     let mut shop = node.client_as("postgres", "shop")?;
     shop.batch_execute(

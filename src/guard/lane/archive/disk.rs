@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::model::{Open, Standing};
+use super::model::{self, Open, Standing};
 use crate::error::{Error, Kind};
 use crate::guard::{active, files};
 use crate::pg::report;
@@ -97,12 +97,16 @@ pub fn put_standings(standings: &[Standing]) {
     write(STANDING, &standings);
 }
 
-/// Takes everything away: on a standby, which got the files with a copy of its primary. Whether anything was open.
+/// Ends everything: on a standby, which got the files with a copy of its primary. What was open is remembered, so that a
+/// command of it that is in force is ended as well. Whether anything was open.
 pub fn forget() -> bool {
-    let open = standings().iter().any(|standing| standing.open);
-    if let Some(directory) = directory() {
-        // Where there is nothing it need not be taken away.
-        let _ = std::fs::remove_dir_all(directory);
+    for database in reports().into_keys() {
+        remove_report(database);
+    }
+    let before = standings();
+    let open = before.iter().any(|standing| standing.open);
+    if open {
+        put_standings(&model::end_all(before, "this standby"));
     }
     open
 }

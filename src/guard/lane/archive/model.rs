@@ -116,6 +116,19 @@ pub fn combine(before: &[Standing], databases: &[Database], now: i64) -> Vec<Sta
     found
 }
 
+/// All of them ended, since there is no lane at this place.
+pub fn end_all(standings: Vec<Standing>, place: &str) -> Vec<Standing> {
+    standings
+        .into_iter()
+        .map(|standing| Standing {
+            until: 0,
+            missing: vec![place.to_owned()],
+            open: false,
+            ..standing
+        })
+        .collect()
+}
+
 /// The destinations that are open now and were not, or are not any more.
 pub fn changed<'a>(before: &[Standing], after: &'a [Standing]) -> Vec<&'a Standing> {
     after
@@ -263,6 +276,18 @@ mod tests {
         );
         assert!(!was_open(&partly, "x"));
         assert!(combine(&partly, &[database("a", &[]), database("b", &[])], 2).is_empty());
+    }
+
+    #[test]
+    fn what_ends_at_a_place_is_remembered_and_may_open_again() {
+        let open = [database("a", &[("ship", "eu", 100)])];
+        let first = combine(&[], &open, 10);
+        let ended = end_all(first.clone(), "here");
+        assert!(was_open(&ended, "ship"));
+        assert!(why(&ended, "ship", "eu", 10).unwrap().contains("in: here."));
+        let again = combine(&ended, &open, 20);
+        assert_eq!(again, first);
+        assert_eq!(changed(&ended, &again).len(), 1);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn has_ended(command: &str) -> bool {
     model::was_open(&disk::standings(), command)
 }
 
-/// Takes all lanes away, on a standby: its own databases report nothing.
+/// Ends all lanes, on a standby: its own databases report nothing.
 pub fn forget() {
     if guc::preloaded() && disk::forget() && guc::enforce(Gate::Settings) == Enforce::On {
         crate::pg::bgworker::reload_server();
