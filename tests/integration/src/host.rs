@@ -153,15 +153,20 @@ pub fn give(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file that belongs to the server's user and that nobody else can read.
+/// Writes a file that belongs to the server's user and that nobody else can read. Who reads it meanwhile finds the old
+/// one or the new one.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn write_private(path: &Path, content: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::write(path, content)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    give(path)
+    let mut next = path.as_os_str().to_owned();
+    next.push(".next");
+    let next = Path::new(&next);
+    fs::write(next, content)?;
+    fs::set_permissions(next, fs::Permissions::from_mode(0o600))?;
+    give(next)?;
+    Ok(fs::rename(next, path)?)
 }
 
 /// Removes the directories that killed test processes of ours left behind.

@@ -64,9 +64,9 @@ fn open_sql(archive: &Archive, name: &str) -> String {
 }
 
 fn set_rules(node: &Cluster, more: &str) -> Result<()> {
-    std::fs::write(
-        node.data_dir().join("custodian_regions.conf"),
-        format!("region cn\nregion eu\nregion de in eu\nlocal all\n{more}\n"),
+    node.write_file(
+        "custodian_regions.conf",
+        &format!("region cn\nregion eu\nregion de in eu\nlocal all\n{more}\n"),
     )?;
     node.reload()
 }

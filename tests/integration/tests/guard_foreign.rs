@@ -7,9 +7,9 @@ use integration::{Cluster, Result, Sql};
 const CANARY: &str = "canary-4711@example.com";
 
 fn set_rules(node: &Cluster, more: &str) -> Result<()> {
-    std::fs::write(
-        node.data_dir().join("custodian_regions.conf"),
-        format!("region cn\nregion eu\nlocal postgres\nextension postgres_fdw\n{more}"),
+    node.write_file(
+        "custodian_regions.conf",
+        &format!("region cn\nregion eu\nlocal postgres\nextension postgres_fdw\n{more}"),
     )?;
     node.reload()
 }

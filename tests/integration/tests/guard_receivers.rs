@@ -344,13 +344,13 @@ fn what_a_change_would_end_is_shown_before_it_is_made() -> Result<()> {
     assert_eq!(wrong.sqlstate(), "22023");
     assert!(format!("{wrong:?}").contains("Line 2"), "{wrong:?}");
     // The file as it is now, before the server reads it.
-    let file = node.data_dir().join("custodian_regions.conf");
-    std::fs::write(&file, &moved)?;
+    let file = "custodian_regions.conf";
+    node.write_file(file, &moved)?;
     assert_eq!(
         client.text("SELECT count(*) FROM custodian.would_end()")?,
         "1"
     );
-    std::fs::write(&file, RULES)?;
+    node.write_file(file, RULES)?;
 
     // For stewards and monitors.
     node.client_as("watch", "postgres")?.text(shown)?;
@@ -378,10 +378,10 @@ fn what_a_change_would_end_is_shown_before_it_is_made() -> Result<()> {
 fn subscriptions_servers_and_settings_that_other_rules_do_not_allow_are_found() -> Result<()> {
     let world = World::new()?;
     let node = &world.node;
-    let file = node.data_dir().join("custodian_regions.conf");
-    std::fs::write(
-        &file,
-        format!(
+    let file = "custodian_regions.conf";
+    node.write_file(
+        file,
+        &format!(
             "{RULES}local courier\nextension postgres_fdw\nsetting archive_command /bin/true cn shop\n"
         ),
     )?;
@@ -414,7 +414,7 @@ fn subscriptions_servers_and_settings_that_other_rules_do_not_allow_are_found() 
         "network 192.0.2.0/24 cn shop",
         "network 192.0.2.0/24 eu acme\nextension postgres_fdw",
     );
-    std::fs::write(&file, rules)?;
+    node.write_file(file, &rules)?;
     node.reload()?;
     wait_until("the subscription is disabled", 90, || {
         node.text("SELECT subenabled FROM pg_subscription WHERE subname = 's'")

@@ -11,8 +11,8 @@ fn node(conf: &str) -> Result<Cluster> {
         .preload("pg_custodian")
         .conf(conf)
         .start()?;
-    std::fs::write(
-        node.data_dir().join("custodian_regions.conf"),
+    node.write_file(
+        "custodian_regions.conf",
         "region cn\nregion eu\nlocal postgres\n",
     )?;
     node.reload()?;
