@@ -10,6 +10,7 @@ mod steady;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use arena::Sizes;
 use disposal::Place;
@@ -65,7 +66,11 @@ fn main() -> ExitCode {
     println!("{} rows, {} pairs", sizes.rows, sizes.pairs);
     println!("{}", Figure::head());
     let mut broken = 0;
-    for (name, measure) in chosen {
+    let start = Instant::now();
+    let count = chosen.len();
+    for (at, (name, measure)) in chosen.into_iter().enumerate() {
+        let minutes = start.elapsed().as_secs() / 60;
+        eprintln!("{} of {count}: {name}, {minutes} min so far", at + 1);
         match measure(sizes).and_then(|figures| {
             for figure in &figures {
                 println!("{}", figure.row());
@@ -80,7 +85,13 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("raw figures: {}", file.display());
+    let seconds = start.elapsed().as_secs();
+    println!(
+        "raw figures: {}, after {} min {} s",
+        file.display(),
+        seconds / 60,
+        seconds % 60
+    );
     if broken == 0 {
         ExitCode::SUCCESS
     } else {

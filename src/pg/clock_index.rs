@@ -1,10 +1,12 @@
 //! Where the rows of a range of clocks lie, read from an index alone: no heap is visited, and no code of a user runs,
 //! since only the server's own operator classes are used, and no index over expressions or a part of the table.
 
+use std::ffi::{CStr, CString};
+
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::pg::{sandbox, spi};
+use crate::pg::list;
 
 /// An index that begins with a column of type `date`, `timestamp` or `timestamptz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,40 +21,94 @@ pub struct ClockIndex {
 }
 
 /// The index of a relation that leads from values of the column to rows: a B-tree, or else a BRIN; `None` when there
-/// is none that is valid and whole.
+/// is none that is valid and whole. From the server's caches: a query over so many catalogs takes longer to plan than a
+/// small sweep to run.
 pub fn find(relation: pg_sys::Oid, column: &str) -> Result<Option<ClockIndex>> {
-    sandbox::as_extension_owner(|| {
-        spi::select_one(
-            "SELECT c.relname::text, c.oid, a.atttypid,
-                    lep.oprcode::oid, gep.oprcode::oid
-             FROM pg_index i
-             JOIN pg_class c ON c.oid = i.indexrelid
-             JOIN pg_am m ON m.oid = c.relam
-             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-             JOIN pg_opclass o ON o.oid = i.indclass[0]
-             JOIN pg_amop le ON le.amopfamily = o.opcfamily AND le.amoplefttype = a.atttypid
-                            AND le.amoprighttype = a.atttypid AND le.amopstrategy = 2
-             JOIN pg_operator lep ON lep.oid = le.amopopr AND lep.oprname = '<='
-             JOIN pg_amop ge ON ge.amopfamily = o.opcfamily AND ge.amoplefttype = a.atttypid
-                            AND ge.amoprighttype = a.atttypid AND ge.amopstrategy = 4
-             JOIN pg_operator gep ON gep.oid = ge.amopopr AND gep.oprname = '>='
-             WHERE i.indrelid = $1 AND a.attname = $2 AND i.indisvalid AND i.indpred IS NULL
-               AND a.atttypid IN ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
-               AND m.amname IN ('btree', 'brin') AND o.opcnamespace = 'pg_catalog'::regnamespace
-               AND o.opcintype = a.atttypid
-             ORDER BY m.amname DESC, i.indnatts, c.relname LIMIT 1",
-            &[relation.into(), column.into()],
-            |row| {
-                Ok(ClockIndex {
-                    name: row.must(1)?,
-                    oid: row.must(2)?,
-                    class: row.must(3)?,
-                    at_most: row.must(4)?,
-                    at_least: row.must(5)?,
-                })
+    let column = CString::new(column).map_err(Error::internal)?;
+    // SAFETY: the relation is opened under a lock, or NULL, and closed again, and so is each index of its list; the name is
+    // NUL-terminated.
+    let mut found = unsafe {
+        let attribute = pg_sys::get_attnum(relation, column.as_ptr());
+        let opened = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
+        if opened.is_null() {
+            return Ok(None);
+        }
+        let indexes = list::oids(pg_sys::RelationGetIndexList(opened));
+        let class = pg_sys::get_atttype(relation, attribute);
+        let found: Vec<_> = indexes
+            .into_iter()
+            .filter_map(|index| {
+                let opened = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
+                let found = beginning_with(opened, attribute, class);
+                pg_sys::index_close(opened, pg_sys::AccessShareLock as i32);
+                found
+            })
+            .collect();
+        pg_sys::relation_close(opened, pg_sys::AccessShareLock as i32);
+        found
+    };
+    found.sort_by(|(rank, a), (other, b)| (rank, &a.name).cmp(&(other, &b.name)));
+    Ok(found.into_iter().next().map(|(_, index)| index))
+}
+
+/// What is known of an index that begins with the attribute, of a type of clocks, by an operator class of the server's own;
+/// before it the order in which such indexes are preferred.
+///
+/// # Safety
+/// The index must be open.
+unsafe fn beginning_with(
+    index: pg_sys::Relation,
+    attribute: i16,
+    class: pg_sys::Oid,
+) -> Option<((bool, i16), ClockIndex)> {
+    const TYPES: [pg_sys::Oid; 3] = [
+        pg_sys::DATEOID,
+        pg_sys::TIMESTAMPOID,
+        pg_sys::TIMESTAMPTZOID,
+    ];
+    // SAFETY: an open index has its form, its tuple, and as many operator families, types and support functions as columns,
+    // which are at least one; names of operators are NULL or NUL-terminated.
+    unsafe {
+        let form = (*index).rd_index;
+        let method = (*(*index).rd_rel).relam;
+        let is_btree = method == pg_sys::BTREE_AM_OID;
+        let family = *(*index).rd_opfamily;
+        let whole = (*form).indisvalid
+            && pg_sys::heap_attisnull(
+                (*index).rd_indextuple,
+                pg_sys::Anum_pg_index_indpred as i32,
+                std::ptr::null_mut(),
+            );
+        let fits = attribute > 0
+            && *(*form).indkey.values.as_ptr() == attribute
+            && TYPES.contains(&class)
+            && *(*index).rd_opcintype == class
+            && (is_btree || method == pg_sys::BRIN_AM_OID);
+        let builtin = |oid: pg_sys::Oid| oid.to_u32() < pg_sys::FirstUnpinnedObjectId;
+        if !whole || !fits || !builtin(family) || !builtin(*(*index).rd_support) {
+            return None;
+        }
+        let function = |strategy: i16, name: &CStr| {
+            let operator = pg_sys::get_opfamily_member(family, class, class, strategy);
+            let found = pg_sys::get_opname(operator);
+            (!found.is_null() && CStr::from_ptr(found) == name)
+                .then(|| pg_sys::get_opcode(operator))
+                .filter(|function| builtin(*function))
+        };
+        let at_most = function(2, c"<=")?;
+        let at_least = function(4, c">=")?;
+        let name = CStr::from_ptr((*(*index).rd_rel).relname.data.as_ptr());
+        Some((
+            (!is_btree, (*form).indnatts),
+            ClockIndex {
+                name: name.to_string_lossy().into_owned(),
+                oid: (*index).rd_id,
+                at_most,
+                at_least,
+                class,
             },
-        )
-    })
+        ))
+    }
 }
 
 const DAY: i64 = 86_400_000_000;

@@ -61,6 +61,62 @@ pub fn repeated(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Res
     sandbox::with_pinned_settings(|| run(sql, args, seen, limit, Keep::Plan))
 }
 
+/// Runs a statement that writes the extension's own tables again and again, as after each batch of a sweep: it is planned
+/// once, and kept in the session. Gives what it returns. Sees what this transaction has written.
+pub fn repeated_write(sql: &str, args: &[DatumWithOid]) -> Result<Vec<Row>> {
+    sandbox::with_pinned_settings(|| {
+        let sql = CString::new(sql).map_err(Error::internal)?;
+        let Args {
+            mut types,
+            mut values,
+            nulls,
+        } = Args::of(args);
+        // SAFETY: all arrays have one element per argument and outlive the call. A statement that is not read-only takes a
+        // snapshot of its own; an error is cleaned up by the abort of the (sub)transaction, which ends SPI.
+        unsafe {
+            if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
+                return Err(Error::internal("SPI_connect failed"));
+            }
+            let plan = InUse::of(&sql, &mut types);
+            let nulls = nulls.as_ptr().cast();
+            let code = pg_sys::SPI_execute_plan(plan.0, values.as_mut_ptr(), nulls, false, 0);
+            let outcome = if code > 0 {
+                Ok(copy(pg_sys::SPI_tuptable))
+            } else {
+                Err(Error::internal(format!(
+                    "an internal statement returned code {code}"
+                )))
+            };
+            pg_sys::SPI_finish();
+            outcome
+        }
+    })
+}
+
+/// Arguments in the form SPI takes them.
+struct Args {
+    types: Vec<pg_sys::Oid>,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<u8>,
+}
+
+impl Args {
+    fn of(args: &[DatumWithOid]) -> Args {
+        let value = |arg: &DatumWithOid| arg.datum().map(|datum| datum.sans_lifetime());
+        Args {
+            types: args.iter().map(DatumWithOid::oid).collect(),
+            values: args
+                .iter()
+                .map(|arg| value(arg).unwrap_or_else(pg_sys::Datum::null))
+                .collect(),
+            nulls: args
+                .iter()
+                .map(|arg| if value(arg).is_some() { b' ' } else { b'n' })
+                .collect(),
+        }
+    }
+}
+
 /// Whether the plan of a query outlives it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
@@ -122,21 +178,11 @@ impl Drop for InUse {
 
 fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> Result<Vec<Row>> {
     let sql = CString::new(sql).map_err(Error::internal)?;
-    let mut types: Vec<pg_sys::Oid> = args.iter().map(DatumWithOid::oid).collect();
-    let mut values: Vec<pg_sys::Datum> = Vec::with_capacity(args.len());
-    let mut nulls: Vec<u8> = Vec::with_capacity(args.len());
-    for arg in args {
-        match arg.datum() {
-            Some(datum) => {
-                values.push(datum.sans_lifetime());
-                nulls.push(b' ');
-            }
-            None => {
-                values.push(pg_sys::Datum::null());
-                nulls.push(b'n');
-            }
-        }
-    }
+    let Args {
+        mut types,
+        mut values,
+        nulls,
+    } = Args::of(args);
     // SAFETY: the snapshot pushed is a copy of our own, popped below; an error in between is cleaned up by
     // the abort of the (sub)transaction, which pops snapshots and ends SPI. All arrays have one element per
     // argument and outlive the call. With read_only, SPI uses the active snapshot, which is ours.

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::evidence::ledger;
+use crate::pg::fresh::{self, Seen};
 use crate::pg::{lock, sandbox, spi, xact};
 
 /// Begins a new epoch, writes it to the ledger, and returns its number. `change` is a short stable code such as `tag.set`, `object`
@@ -33,6 +34,19 @@ pub fn advance(change: &str, object: &str, detail: serde_json::Value) -> Result<
         xact::before_commit();
     }
     Ok(epoch)
+}
+
+/// The same as it is at this moment, for what asks again and again, as each batch of a sweep does.
+pub fn at_this_moment() -> Result<i64> {
+    sandbox::as_extension_owner(|| {
+        let found = fresh::repeated(
+            "SELECT coalesce(pg_catalog.max(epoch), 0) FROM custodian.epoch",
+            &[],
+            Seen::Everything,
+            1,
+        )?;
+        found.first().map_or(Ok(0), |row| fresh::number(row, 0))
+    })
 }
 
 /// The number of the policy in force, 0 before the first change.

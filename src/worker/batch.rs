@@ -56,7 +56,8 @@ pub fn lock(root: u32, leaf: &Leaf) -> Result<bool> {
 
 /// Whether the plan still is what policy and table say. Under the locks, with a fresh snapshot.
 pub fn fits(work: &Work, leaf: &Leaf) -> Result<bool> {
-    Ok(epoch::current()? == work.epoch && work::shape(leaf)?.as_ref() == work.shapes.get(&leaf.id))
+    Ok(epoch::at_this_moment()? == work.epoch
+        && work::shape(leaf)?.as_ref() == work.shapes.get(&leaf.id))
 }
 
 /// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller

@@ -49,6 +49,9 @@ impl BatchSize {
     /// The largest batch: 128 MB of heap.
     const MOST: u32 = 16_384;
 
+    /// How many times as large as the batch before one is at most.
+    const GROWTH: f64 = 4.0;
+
     /// What a leaf begins with.
     pub const fn first() -> Self {
         BatchSize { blocks: 128 }
@@ -58,14 +61,14 @@ impl BatchSize {
         self.blocks
     }
 
-    /// The size after a batch that took `took` and aimed at `target`: towards the target, at most doubling
-    /// at a time, down to one block.
+    /// The size after a batch that took `took` and aimed at `target`: towards the target, at most four times as
+    /// large, down to one block.
     #[must_use]
     pub fn after(self, took: Duration, target: Duration) -> Self {
         let factor = if took.is_zero() {
-            2.0
+            Self::GROWTH
         } else {
-            (target.as_secs_f64() / took.as_secs_f64()).clamp(0.1, 2.0)
+            (target.as_secs_f64() / took.as_secs_f64()).clamp(0.1, Self::GROWTH)
         };
         BatchSize {
             blocks: ((f64::from(self.blocks) * factor) as u32).clamp(1, Self::MOST),
@@ -115,10 +118,10 @@ mod tests {
     }
 
     #[test]
-    fn batches_grow_slowly_and_shrink_fast_down_to_one_block() {
+    fn batches_grow_no_faster_than_fourfold_and_shrink_to_one_block() {
         let target = Duration::from_millis(75);
         let size = BatchSize::first();
-        assert_eq!(size.after(Duration::from_millis(1), target).blocks(), 256);
+        assert_eq!(size.after(Duration::from_millis(1), target).blocks(), 512);
         assert_eq!(size.after(target, target).blocks(), 128);
         assert_eq!(size.after(Duration::from_secs(60), target).blocks(), 12);
         assert_eq!(

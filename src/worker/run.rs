@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::evidence::ledger;
-use crate::pg::{sandbox, spi, time, xact};
+use crate::pg::{fresh, sandbox, spi, time, xact};
 use crate::policy::period::Instant;
 use crate::worker::counter;
 use crate::worker::survey::{Item, Survey};
@@ -315,11 +315,11 @@ pub fn begin(id: i64) -> Result<()> {
 /// altogether. Batches of several workers count one after the other, each after the commit of the one before.
 pub fn progress(id: i64, item: i32, rows: i64) -> Result<i64> {
     sandbox::as_extension_owner(|| {
-        spi::execute(
+        fresh::repeated_write(
             "UPDATE custodian.run_item SET done = done + $3 WHERE run_id = $1 AND item = $2",
             &[id.into(), item.into(), rows.into()],
         )?;
-        let done = spi::write(
+        let done = fresh::repeated_write(
             "UPDATE custodian.run
              SET rows_done = rows_done + $2, batches = batches + 1, day = today,
                  rows_of_day = CASE WHEN day = today THEN rows_of_day ELSE 0 END + $2
@@ -327,10 +327,10 @@ pub fn progress(id: i64, item: i32, rows: i64) -> Result<i64> {
              WHERE run_id = $1
              RETURNING rows_done",
             &[id.into(), rows.into()],
-            |row| row.must::<i64>(1),
         )?;
         done.first()
-            .copied()
+            .map(|row| fresh::number(row, 0))
+            .transpose()?
             .ok_or_else(|| Error::internal("a run that is being executed is gone"))
     })
 }
@@ -380,7 +380,7 @@ pub fn defer(relation: pg_sys::Oid, reason: Option<&str>) -> Result<()> {
 /// Adds what a run has written to WAL, in bytes, and how long it has waited.
 pub fn account(id: i64, wal: u64, waited: std::time::Duration) -> Result<()> {
     sandbox::as_extension_owner(|| {
-        spi::execute(
+        fresh::repeated_write(
             "UPDATE custodian.run
              SET wal_bytes = wal_bytes + $2, waited = waited + make_interval(secs => $3), waits_for = NULL
              WHERE run_id = $1",
@@ -398,7 +398,7 @@ pub fn account(id: i64, wal: u64, waited: std::time::Duration) -> Result<()> {
 pub fn position(id: i64, leaf: &str, action: &str, passed: u64, total: u64) -> Result<()> {
     let number = |blocks: u64| i64::try_from(blocks).unwrap_or(i64::MAX);
     sandbox::as_extension_owner(|| {
-        spi::execute(
+        fresh::repeated_write(
             "UPDATE custodian.run SET at_leaf = $2, at_action = $3, blocks_done = $4, blocks_total = $5
              WHERE run_id = $1",
             &[

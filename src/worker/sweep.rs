@@ -327,7 +327,10 @@ impl Sweep {
         }
         let (way, heap) = self.way(part)?;
         let (id, number) = (self.run.id, part.number);
-        transaction(|| run::note_way(id, number, &way.text))?;
+        transaction(|| {
+            xact::commit_asynchronously();
+            run::note_way(id, number, &way.text)
+        })?;
         let before = self.disposed;
         let mut ranges = way.ranges;
         for _ in 0..PASSES {
@@ -379,7 +382,11 @@ impl Sweep {
     fn finish(mut self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
         self.hand_over_measures()?;
         let (id, wal, waited) = (self.run.id, self.wal, self.take_waited());
-        transaction(|| run::account(id, wal, waited))?;
+        transaction(|| {
+            // What the run ends with waits for it.
+            xact::commit_asynchronously();
+            run::account(id, wal, waited)
+        })?;
         let sqlstate = self.first_sqlstate.as_deref();
         transaction(|| match end {
             End::Superseded => run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None),

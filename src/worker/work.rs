@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::pg::{clock, sandbox, spi};
+use crate::pg::fresh::{self, Seen};
+use crate::pg::{clock, sandbox};
 use crate::policy::model::{Leaf, Plan, Policy, Schema};
 use crate::policy::{compile, epoch, load};
 use crate::worker::watch::{self, Watch};
@@ -59,7 +60,8 @@ pub fn compiled(epoch: i64, schema: &Schema, policy: Policy, root: pg_sys::Oid) 
 /// Owner, kind and columns of a leaf, in words to compare; `None` when it is gone.
 pub fn shape(leaf: &Leaf) -> Result<Option<String>> {
     sandbox::as_extension_owner(|| {
-        spi::select_one(
+        // Each batch asks: it is planned once.
+        let found = fresh::repeated(
             "SELECT concat_ws(' ', c.relowner, c.relkind, c.relnamespace, c.relname,
                     string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod),
                                ',' ORDER BY a.attnum))
@@ -68,7 +70,12 @@ pub fn shape(leaf: &Leaf) -> Result<Option<String>> {
              WHERE c.oid = $1
              GROUP BY c.oid",
             &[pg_sys::Oid::from(leaf.id).into()],
-            |row| row.must::<String>(1),
-        )
+            Seen::Everything,
+            1,
+        )?;
+        found
+            .first()
+            .map(|row| fresh::must(row, 0).map(str::to_owned))
+            .transpose()
     })
 }

@@ -33,8 +33,10 @@ pub type Relabelled = BTreeMap<(RelId, Option<String>), Option<Label>>;
 
 /// The same as it would be with some labels changed.
 pub fn schema_with(root: Option<pg_sys::Oid>, changed: &Relabelled) -> Result<Schema> {
-    let mut schema =
-        sandbox::as_extension_owner(|| catalog::schema(root.map(|root| root.to_u32()), changed))?;
+    let root = root.map(|root| root.to_u32());
+    let mut schema = sandbox::as_extension_owner(|| {
+        sandbox::joining_as_written(|| catalog::schema(root, changed))
+    })?;
     checks::decide(&mut schema)?;
     published::decide(&mut schema)?;
     Ok(schema)

@@ -179,8 +179,8 @@ impl Sweep {
         }
     }
 
-    /// One batch, with what it did counted in the same transaction. It begins when the batch before is on disk, and its
-    /// commit does not wait for that: a crash takes back at most one.
+    /// One batch, with what it did counted in the same transaction. It commits when the batch before is on disk, and does
+    /// not wait for its own WAL: a crash takes back at most one.
     pub(super) fn batch(
         &mut self,
         part: &Part,
@@ -202,14 +202,15 @@ impl Sweep {
         let (outcome, names) = error_names::noting(|| {
             timeout::within(BATCH_TIMEOUT, || {
                 xact::transaction(|| {
-                    // Before anything is locked: the run's row is shared by all who sweep the table.
-                    xact::flush_wal(committed);
                     let Outcome::Done { rows, left } =
                         batch::dispose_ranges(&target, ranges, &locked)?
                     else {
                         return Ok(Batched::Stale);
                     };
                     if rows > 0 {
+                        // The disk had the time of this batch for the one before. Before the run's row is locked, which is
+                        // shared by all who sweep the table.
+                        xact::flush_wal(committed);
                         let done = xact::with_snapshot(|| run::progress(id, number, rows))?;
                         if done > limit {
                             // What the batch did is undone with its transaction.

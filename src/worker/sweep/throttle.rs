@@ -186,7 +186,10 @@ impl Sweep {
         let counts = counts
             .into_iter()
             .map(|count| (count.name.to_owned(), count.label.to_owned(), count.value));
-        transaction(|| counter::add(&self.run.relation_name, counts))
+        transaction(|| {
+            xact::commit_asynchronously();
+            counter::add(&self.run.relation_name, counts)
+        })
     }
 
     /// Measures a batch that wrote `bytes` of WAL in `took`, and pauses after it.
