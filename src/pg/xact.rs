@@ -216,21 +216,31 @@ static WANTED_BEFORE: AtomicBool = AtomicBool::new(false);
 /// What runs before a commit that asked for it. An error in it aborts the transaction.
 static mut BEFORE: Option<fn() -> Result<()>> = None;
 
+/// Runs what was asked for.
 #[pgrx::pg_guard]
+extern "C-unwind" fn run_before_commit() {
+    // SAFETY: written once, in `init_before_commit`.
+    if let Some(callback) = unsafe { BEFORE }
+        && let Err(error) = callback()
+    {
+        report::raise(error);
+    }
+}
+
+/// Unguarded on purpose, and without a local that needs dropping: most transactions want nothing, and setting up a guard
+/// costs each of them.
 unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{
         XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE,
         XACT_EVENT_PREPARE,
     };
+    if !WANTED_BEFORE.load(Ordering::Relaxed) {
+        return;
+    }
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
-            if WANTED_BEFORE.swap(false, Ordering::Relaxed)
-                // SAFETY: written once, in `init_before_commit`.
-                && let Some(callback) = unsafe { BEFORE }
-                && let Err(error) = callback()
-            {
-                report::raise(error);
-            }
+            WANTED_BEFORE.store(false, Ordering::Relaxed);
+            run_before_commit();
         }
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
             WANTED_BEFORE.store(false, Ordering::Relaxed);

@@ -121,7 +121,8 @@ unsafe extern "C-unwind" fn on_xact_event(
     event: pg_sys::XactEvent::Type,
     _argument: *mut std::ffi::c_void,
 ) {
-    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT {
+    // Looked at here, since setting up a guard costs every transaction.
+    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT && PENDING.get() {
         before_commit();
     }
 }
