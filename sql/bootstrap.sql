@@ -203,6 +203,8 @@ CREATE TABLE custodian.watermark (
     -- What is to be looked at again behind it: values of clocks, and holds that were released; and since when.
     again      jsonb NOT NULL DEFAULT '{}',
     again_at   timestamptz NOT NULL DEFAULT '-infinity',
+    -- Relations whose rows kept rows of the leaf; NULL: not known.
+    referring  oid[],
     PRIMARY KEY (leaf, plan)
 );
 COMMENT ON TABLE custodian.watermark IS 'up to which cutoff a leaf was swept under a plan';

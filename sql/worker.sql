@@ -42,8 +42,9 @@ SELECT w.leaf::pg_catalog.regclass AS leaf,
        nullif(w.audited_at, '-infinity') AS audited_at,
        nullif(w.audited_at, '-infinity')
            + pg_catalog.current_setting('custodian.audit_interval', true)::pg_catalog.interval AS next_audit_at,
-       (SELECT count(*) = 2 FROM pg_catalog.pg_trigger t
-        WHERE t.tgrelid = w.leaf AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') AS watched
+       -- After INSERT and after UPDATE.
+       (SELECT pg_catalog.bit_or(t.tgtype::integer) & 20 = 20 FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = w.leaf AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') IS TRUE AS watched
 FROM custodian.watermark w
 WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.leaf);
 COMMENT ON VIEW custodian.watermarks IS 'up to where each table or partition was swept, when everything in it was last looked at, and whether triggers watch for rows written behind that; leaves that have not been swept are not listed';

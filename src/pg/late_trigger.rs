@@ -1,4 +1,4 @@
-//! Internal row triggers with a WHEN condition, and what one sees when it fires after an INSERT or UPDATE.
+//! Internal triggers with a WHEN condition, and what one sees when it fires after a statement.
 
 use std::ffi::{CStr, CString};
 
@@ -8,25 +8,49 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::list;
 use crate::policy::model::TypeClass;
 
-/// On which statements a trigger fires, for each row, afterwards.
+unsafe extern "C-unwind" {
+    /// Of utils/datum.h: whether two values of a type have the same bytes.
+    fn datumIsEqual(
+        one: pg_sys::Datum,
+        other: pg_sys::Datum,
+        by_value: bool,
+        length: std::ffi::c_int,
+    ) -> bool;
+}
+
+/// On which statements a trigger fires, for each row (of a TRUNCATE once for the table), afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Insert,
     Update,
+    Delete,
+    Truncate,
 }
 
-/// Creates an internal trigger that fires always, with `when` (an expression over NEW and OLD) as its condition
-/// and `args` as its arguments. Names in `when` resolve as the search path says. Takes a ShareRowExclusiveLock
+impl On {
+    /// As the catalog has it in `tgtype`.
+    pub const fn bit(self) -> u32 {
+        match self {
+            On::Insert => pg_sys::TRIGGER_TYPE_INSERT,
+            On::Update => pg_sys::TRIGGER_TYPE_UPDATE,
+            On::Delete => pg_sys::TRIGGER_TYPE_DELETE,
+            On::Truncate => pg_sys::TRIGGER_TYPE_TRUNCATE,
+        }
+    }
+}
+
+/// Creates an internal trigger that fires always, with `when` (an expression over NEW and OLD; none for a TRUNCATE) as
+/// its condition and `args` as its arguments. Names in `when` resolve as the search path says. Takes a ShareRowExclusiveLock
 /// on the relation, and so waits for all who are writing to it. Checks no privilege.
 pub fn install(
     relation: pg_sys::Oid,
     function: pg_sys::Oid,
     name: &CStr,
     on: On,
-    when: &str,
+    when: Option<&str>,
     args: &[String],
 ) -> Result<()> {
-    let query = CString::new(format!("SELECT {when}")).map_err(Error::internal)?;
+    let query = CString::new(format!("SELECT {}", when.unwrap_or("true"))).map_err(Error::internal)?;
     let args: Vec<CString> = args
         .iter()
         .map(|arg| CString::new(arg.as_str()))
@@ -35,12 +59,9 @@ pub fn install(
     let mut statement = pg_sys::CreateTrigStmt {
         type_: pg_sys::NodeTag::T_CreateTrigStmt,
         trigname: name.as_ptr().cast_mut(),
-        row: true,
+        row: on != On::Truncate,
         timing: pg_sys::TRIGGER_TYPE_AFTER as i16,
-        events: match on {
-            On::Insert => pg_sys::TRIGGER_TYPE_INSERT,
-            On::Update => pg_sys::TRIGGER_TYPE_UPDATE,
-        } as i16,
+        events: on.bit() as i16,
         ..Default::default()
     };
     // SAFETY: strings and query are NUL-terminated and outlive the call. raw_parser gives a list of one RawStmt
@@ -59,7 +80,9 @@ pub fn install(
                     .copied()
             })
             .ok_or_else(|| Error::internal("the condition of a trigger is no expression"))?;
-        statement.whenClause = target.val;
+        if when.is_some() {
+            statement.whenClause = target.val;
+        }
         for arg in &args {
             let copy = pg_sys::pstrdup(arg.as_ptr());
             statement.args = pg_sys::lappend(statement.args, pg_sys::makeString(copy).cast());
@@ -83,10 +106,12 @@ pub fn install(
     Ok(())
 }
 
-/// What a trigger sees when it fires after a row was inserted or updated.
+/// What a trigger sees when it fires after a row was inserted, updated or deleted, or a table was truncated.
 pub struct Written<'a> {
     data: &'a pg_sys::TriggerData,
     pub on: On,
+    /// The row as it was is looked at, rather than as it is.
+    before: bool,
 }
 
 const DAY: i64 = 86_400_000_000;
@@ -108,15 +133,29 @@ impl<'a> Written<'a> {
                 return Err(misuse());
             }
             let data = &*context.cast::<pg_sys::TriggerData>();
-            if data.tg_event & pg_sys::TRIGGER_EVENT_ROW == 0 {
-                return Err(misuse());
-            }
             let on = match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
                 pg_sys::TRIGGER_EVENT_INSERT => On::Insert,
                 pg_sys::TRIGGER_EVENT_UPDATE => On::Update,
-                _ => return Err(misuse()),
+                pg_sys::TRIGGER_EVENT_DELETE => On::Delete,
+                _ => On::Truncate,
             };
-            Ok(Written { data, on })
+            if (data.tg_event & pg_sys::TRIGGER_EVENT_ROW == 0) != (on == On::Truncate) {
+                return Err(misuse());
+            }
+            Ok(Written {
+                data,
+                on,
+                before: on == On::Delete,
+            })
+        }
+    }
+
+    /// The row as it was before it was updated or deleted.
+    pub const fn as_before(&self) -> Written<'a> {
+        Written {
+            data: self.data,
+            on: self.on,
+            before: true,
         }
     }
 
@@ -141,11 +180,12 @@ impl<'a> Written<'a> {
         }
     }
 
-    /// The value of a column in the new row; `None` when it is NULL.
+    /// The value of a column in the row; `None` when it is NULL, or there is no row.
     pub fn value(&self, attnum: i16) -> Option<pg_sys::Datum> {
         let tuple = match self.on {
-            On::Insert => self.data.tg_trigtuple,
-            On::Update => self.data.tg_newtuple,
+            On::Truncate => return None,
+            On::Update if !self.before => self.data.tg_newtuple,
+            _ => self.data.tg_trigtuple,
         };
         let mut null = false;
         // SAFETY: the tuple is one of this relation's, whose descriptor is open; the attribute number is checked
@@ -160,7 +200,28 @@ impl<'a> Written<'a> {
         (!null).then_some(datum)
     }
 
-    /// The instant in a column of the new row, in the server's raw microseconds; `None` when it is NULL or
+    /// Whether the statement gave the row another value in a column; of a deleted row it took it away.
+    pub fn is_changed(&self, attnum: i16) -> bool {
+        if self.on != On::Update {
+            return true;
+        }
+        let (old, new) = match (self.as_before().value(attnum), self.value(attnum)) {
+            (Some(old), Some(new)) => (old, new),
+            (None, None) => return false,
+            _ => return true,
+        };
+        // SAFETY: both are values of this column, whose number `value` has checked against the open descriptor.
+        unsafe {
+            let descriptor = (*self.data.tg_relation).rd_att;
+            let column = (*descriptor)
+                .attrs
+                .as_ptr()
+                .add(usize::from(attnum.unsigned_abs()).saturating_sub(1));
+            !datumIsEqual(old, new, (*column).attbyval, i32::from((*column).attlen))
+        }
+    }
+
+    /// The instant in a column of the row, in the server's raw microseconds; `None` when it is NULL or
     /// infinite. `class` is the column's: a date counts from its midnight, a timestamp is read as UTC.
     pub fn instant(&self, attnum: i16, class: TypeClass) -> Option<i64> {
         let datum = self.value(attnum)?;

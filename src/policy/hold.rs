@@ -17,7 +17,7 @@ use crate::pg::{clock, inherit, namespace, relation, sandbox, spi};
 use crate::policy::model::HoldScope;
 use crate::policy::{epoch, hold_read, hold_value, hold_wait, relation_ref};
 use crate::tag::read;
-use crate::worker::reopen;
+use crate::worker::{reopen, waiting};
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::InvalidParameter, message)
@@ -462,6 +462,9 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
                 "table" => reopen::lower(leaf, None)?,
                 _ => reopen::released(leaf, hold)?,
             }
+        }
+        if let Some(relation) = scope.relation {
+            waiting::released(relation)?;
         }
         for root in &scope.roots {
             sync::after_release(*root)?;

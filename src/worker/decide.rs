@@ -190,6 +190,8 @@ fn plan(
     if !count {
         return Ok(Next::Nothing);
     }
+    // What sweeps of this round have freed goes in it.
+    reopen::apply(&overview.schema)?;
     let marks = mark::load(
         &work.plan.leaves,
         &work.plan.mark,

@@ -120,6 +120,42 @@ pub fn read(
     path: &str,
     class: TypeClass,
 ) -> std::result::Result<Option<Found>, Caught> {
+    found(written, path, class, |source, starts, expression| {
+        chain::follow(source, starts, expression, Vec::new())
+    })
+}
+
+/// What a row referred to before it was changed or deleted.
+pub enum Before {
+    /// What it still refers to.
+    Same,
+    /// Nothing, or a row that is gone.
+    Nowhere,
+    Read(Found),
+}
+
+/// The same from the row as it was before it was changed or deleted, over rows that are still there.
+pub fn read_before(
+    written: &Written,
+    path: &str,
+    class: TypeClass,
+) -> std::result::Result<Before, Caught> {
+    let before = written.as_before();
+    let left = |way: &Way| way.starts.iter().any(|(at, _)| written.is_changed(*at));
+    let unchanged = subxact::subtransaction(|| Ok(!left(&*way(written.relation(), path, class)?)))?;
+    if unchanged {
+        return Ok(Before::Same);
+    }
+    let found = found(&before, path, class, chain::follow_present)?;
+    Ok(found.map_or(Before::Nowhere, Before::Read))
+}
+
+fn found(
+    written: &Written,
+    path: &str,
+    class: TypeClass,
+    follow: impl FnOnce(&Source, Vec<Start>, &str) -> Result<Option<fresh::Row>>,
+) -> std::result::Result<Option<Found>, Caught> {
     subxact::subtransaction(|| {
         let way = way(written.relation(), path, class)?;
         let mut starts = Vec::with_capacity(way.starts.len());
@@ -130,7 +166,7 @@ pub fn read(
             // SAFETY: the value is of the column's type without its domains, and lives as long as the trigger's row.
             starts.push(Start::typed(unsafe { DatumWithOid::new(value, *type_oid) }));
         }
-        let row = chain::follow(&way.source, starts, &way.expression, Vec::new())?;
+        let row = follow(&way.source, starts, &way.expression)?;
         let Some(row) = row else {
             return Ok(None);
         };

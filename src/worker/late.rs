@@ -19,26 +19,39 @@ use crate::policy::compile::path;
 use crate::policy::model::{Leaf, RelId, Schema};
 use crate::policy::period::Instant;
 use crate::worker::distant::{self, Found};
-use crate::worker::reopen;
 use crate::worker::watch::{self, Covers, Look, Rows, Watch};
+use crate::worker::{firing, freed, reopen, waiting};
 
-const TRIGGERS: [(On, &std::ffi::CStr); 2] = [
+const TRIGGERS: [(On, &std::ffi::CStr); 4] = [
     (On::Insert, c"Custodian_late_insert"),
     (On::Update, c"Custodian_late_update"),
+    (On::Delete, c"Custodian_freed_delete"),
+    (On::Truncate, c"Custodian_freed_truncate"),
 ];
+
+/// The statements after which something is to be looked at.
+fn events(looks: &[Look]) -> impl Iterator<Item = On> {
+    let freed = looks.iter().any(Look::is_of_freed);
+    let written = looks.iter().any(|look| !look.is_of_freed());
+    TRIGGERS.into_iter().map(|(on, _)| on).filter(move |on| match on {
+        On::Insert => written,
+        On::Update => true,
+        On::Delete | On::Truncate => freed,
+    })
+}
 
 /// The trigger function, where the extension is installed.
 fn function() -> Result<Option<pg_sys::Oid>> {
     trigger::function("late_row")
 }
 
-/// A trigger of ours, and, where it fires always, whether on INSERT and with which arguments.
-type Installed = (pg_sys::Oid, Option<(bool, Vec<Look>)>);
+/// A trigger of ours, and, where it fires always, on which statement (as [`On::bit`]) and with which arguments.
+type Installed = (pg_sys::Oid, Option<(u32, Vec<Look>)>);
 
 /// The triggers of ours on a relation.
 fn installed(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<Vec<Installed>> {
     fresh::rows(
-        "SELECT oid, tgenabled = 'A', (tgtype & 4) <> 0, encode(tgargs, 'hex')
+        "SELECT oid, tgenabled = 'A', tgtype & 60, encode(tgargs, 'hex')
          FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgfoid = $2",
         &[relation.into(), function.into()],
         Seen::Everything,
@@ -47,10 +60,10 @@ fn installed(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<Vec<Install
     .iter()
     .map(|row| {
         let always = fresh::must(row, 1)? == "t";
-        let on_insert = fresh::must(row, 2)? == "t";
+        let bit = fresh::number::<u32>(row, 2)?;
         Ok((
             fresh::oid(row, 0)?,
-            always.then_some((on_insert, looks(fresh::must(row, 3)?))),
+            always.then_some((bit, looks(fresh::must(row, 3)?))),
         ))
     })
     .collect()
@@ -65,27 +78,39 @@ fn looks(stored: &str) -> Vec<Look> {
         .collect()
 }
 
-/// How far the live triggers of ours on a relation go; both must be there.
-fn coverage(installed: &[Installed], wanted: &[Look]) -> Covers {
-    let live = |on_insert: bool| {
+/// How far the live triggers of ours on a relation go; those for each of the statements must be there.
+fn coverage(relation: pg_sys::Oid, installed: &[Installed], wanted: &[Look]) -> Covers {
+    let live = |on: On| {
         installed
             .iter()
             .filter_map(|(_, live)| live.as_ref())
-            .filter(move |(event, _)| *event == on_insert)
+            .filter(move |(event, _)| *event == on.bit())
             .map(|(_, looks)| watch::covers(looks, wanted))
             .max()
             .unwrap_or(Covers::Less)
     };
-    live(true).min(live(false))
+    let covers = events(wanted).map(live).min().unwrap_or(Covers::Everything);
+    // One that looks for a key which is gone has everything looked at again.
+    let astray = |look: &Look| {
+        matches!(look, Look::Freed { path, .. }
+            if !wanted.iter().any(|wanted| wanted.is_about(look)) && lookup::clock(relation, path).is_err())
+    };
+    let looks = installed.iter().filter_map(|(_, live)| live.as_ref());
+    if looks.flat_map(|(_, looks)| looks).any(astray) {
+        return covers.min(Covers::LongerPeriods);
+    }
+    covers
 }
 
-/// The relations with rows at or below a relation.
+/// The relations that have the rows of one which a foreign key leads from or to: those of a plain table are its own.
 fn with_rows(relation: RelId) -> Vec<pg_sys::Oid> {
     let relation = pg_sys::Oid::from(relation);
-    std::iter::once(relation)
-        .chain(inherit::descendants(relation))
-        .filter(|relation| relation::kind(*relation) == b'r')
-        .collect()
+    let mut relations = vec![relation];
+    if relation::kind(relation) == b'p' {
+        relations.extend(inherit::descendants(relation));
+    }
+    relations.retain(|relation| relation::kind(*relation) == b'r');
+    relations
 }
 
 fn is_looked_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
@@ -93,7 +118,8 @@ fn is_looked_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
     let (Some(function), Some(wanted)) = (function()?, wanted) else {
         return Ok(false);
     };
-    Ok(coverage(&installed(relation, function)?, &wanted) == Covers::Everything)
+    let installed = installed(relation, function)?;
+    Ok(coverage(relation, &installed, &wanted) == Covers::Everything)
 }
 
 /// Whether triggers on the leaf notice every row that is written to it behind a watermark.
@@ -134,11 +160,29 @@ pub fn beyond(watch: &Watch) -> Vec<(pg_sys::Oid, &Rows)> {
         .collect()
 }
 
-/// Puts the triggers on a relation that clocks of other tables lead through. Whatever was written before they were
-/// there is looked at again by all who read it.
+/// The relations whose rows keep others of the plan from being deleted.
+pub fn referring(watch: &Watch) -> Vec<pg_sys::Oid> {
+    let others = watch.others.iter();
+    let referring = others.filter(|(_, rows)| !rows.waited_for_by().is_empty());
+    let mut relations: Vec<pg_sys::Oid> = referring
+        .flat_map(|(relation, _)| with_rows(*relation))
+        .collect();
+    relations.sort_unstable_by_key(|relation| relation.to_u32());
+    relations.dedup();
+    relations
+}
+
+/// Puts the triggers on a relation that clocks of other tables lead through, or whose rows keep others. Whatever was
+/// written, or deleted, before they were there is looked at again by all whom it concerns.
 pub fn watch_beyond(relation: pg_sys::Oid, rows: &Rows) -> Result<()> {
     if !look_at(relation, rows)? {
         return Ok(());
+    }
+    for table in rows.waited_for_by() {
+        let table = pg_sys::Oid::from(table);
+        if waiting::was_counted_on(relation, table)? {
+            reopen::relation(table, None, "watched")?;
+        }
     }
     let mut ends: Vec<(pg_sys::Oid, String)> = rows
         .clocks()
@@ -164,7 +208,7 @@ fn look_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
         return Ok(false);
     };
     let old = installed(relation, function)?;
-    let covers = coverage(&old, &wanted);
+    let covers = coverage(relation, &old, &wanted);
     if covers == Covers::Everything {
         return Ok(false);
     }
@@ -183,22 +227,27 @@ fn look_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
         let known = live.iter().flat_map(|(_, looks)| looks);
         for look in known {
             // It may be about a key that is gone.
-            if watch::conditions(std::slice::from_ref(look), quoted, starts).is_some() {
+            if firing::conditions(std::slice::from_ref(look), quoted, starts).is_some() {
                 all = watch::both(all, std::slice::from_ref(look));
             }
         }
     }
-    let Some((inserted, updated)) = watch::conditions(&all, quoted, starts) else {
+    let Some(when) = firing::conditions(&all, quoted, starts) else {
         return Ok(false);
     };
     let args: Vec<String> = all.iter().map(Look::arg).collect();
     sandbox::with_pinned_settings(|| {
-        for (on, name) in TRIGGERS {
-            let when = match on {
-                On::Insert => &inserted,
-                On::Update => &updated,
+        for on in events(&all) {
+            let condition = match on {
+                On::Insert => when.inserted.as_deref(),
+                On::Update => when.updated.as_deref(),
+                On::Delete => when.deleted.as_deref(),
+                On::Truncate => None,
             };
-            late_trigger::install(relation, function, name, on, when, &args)?;
+            let name = TRIGGERS.iter().find(|(known, _)| *known == on);
+            if let Some((_, name)) = name {
+                late_trigger::install(relation, function, name, on, condition, &args)?;
+            }
         }
         Ok(())
     })?;
@@ -208,7 +257,8 @@ fn look_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
     Ok(covers == Covers::Less)
 }
 
-/// Takes the triggers off relations that no plan governs, and no clock leads through, any more, unless somebody uses one just now.
+/// Takes the triggers off relations that no plan governs, no clock leads through and no row waits for any more, unless
+/// somebody uses one just now.
 pub fn retire(schema: &Schema, leaves: &BTreeSet<u32>) -> Result<()> {
     let Some(function) = function()? else {
         return Ok(());
@@ -218,6 +268,9 @@ pub fn retire(schema: &Schema, leaves: &BTreeSet<u32>) -> Result<()> {
         for relation in path::passed(schema, table) {
             governed.extend(with_rows(relation).into_iter().map(pg_sys::Oid::to_u32));
         }
+    }
+    for relation in freed::referring(schema) {
+        governed.extend(with_rows(relation).into_iter().map(pg_sys::Oid::to_u32));
     }
     for relation in trigger::relations(function)? {
         if governed.contains(&relation.to_u32()) {
@@ -378,7 +431,16 @@ fn day_of(micros: i64) -> (i64, i64) {
 
 fn late(written: &Written) -> Result<()> {
     let relation = written.relation();
-    if written.on == On::Update && SWEEPING.get() == relation.to_u32() {
+    let looks: Vec<Look> = written
+        .args()
+        .iter()
+        .filter_map(|arg| Look::read(arg))
+        .collect();
+    if written.on != On::Insert {
+        waiting::note(written, &looks)?;
+    }
+    let swept = written.on == On::Update && SWEEPING.get() == relation.to_u32();
+    if swept || matches!(written.on, On::Delete | On::Truncate) {
         return Ok(());
     }
     let start = xact::transaction_start();
@@ -386,13 +448,13 @@ fn late(written: &Written) -> Result<()> {
         |clock: i64, seconds: i64| clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start;
     let mut late = false;
     let mut found: Vec<(Found, bool)> = Vec::new();
-    for arg in written.args() {
-        match Look::read(&arg) {
-            Some(Look::Clock {
+    for look in looks {
+        match look {
+            Look::Clock {
                 column,
                 class,
                 seconds,
-            }) => {
+            } => {
                 let clock = written.instant(column, class);
                 let read = Found {
                     relation,
@@ -401,20 +463,20 @@ fn late(written: &Written) -> Result<()> {
                 };
                 found.push((read, clock.is_some_and(|clock| past(clock, seconds))));
             }
-            Some(Look::Distant {
+            Look::Distant {
                 path,
                 class,
                 seconds,
-            }) => match distant::read(written, &path, class) {
+            } => match distant::read(written, &path, class) {
                 // What stands in the way is said where the table is swept.
-                Err(_) => return queue(relation, "", None),
+                Err(_) => return queue(relation, "", None, Precision::Day),
                 Ok(None) => {}
                 Ok(Some(read)) => {
                     let past = read.clock.is_some_and(|clock| past(clock, seconds));
                     found.push((read, past));
                 }
             },
-            Some(Look::Always) => late = true,
+            Look::Always => late = true,
             _ => {}
         }
     }
@@ -432,21 +494,38 @@ fn late(written: &Written) -> Result<()> {
             (false, false) => true,
         };
         if by_this {
-            queue(found.relation, &found.column, found.clock)?;
+            queue(found.relation, &found.column, found.clock, Precision::Day)?;
             queued = true;
         }
     }
     if !queued {
-        queue(relation, "", None)?;
+        queue(relation, "", None, Precision::Day)?;
     }
     Ok(())
 }
 
-/// Has rows looked at again whose clock lies on the day of `clock`; without a column all rows.
-fn queue(relation: pg_sys::Oid, column: &str, clock: Option<i64>) -> Result<()> {
+/// How many rows beside the one in question are looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// All whose clocks lie on the same day: many such rows come together.
+    Day,
+    /// All whose clocks have the same value.
+    Value,
+}
+
+/// Has rows looked at again whose clock has the value of `clock`, or lies on its day; without a column all rows.
+pub fn queue(
+    relation: pg_sys::Oid,
+    column: &str,
+    clock: Option<i64>,
+    precision: Precision,
+) -> Result<()> {
     let number = relation.to_u32();
     let writer = late_trigger::transaction();
-    let day = clock.map(day_of);
+    let day = clock.map(|clock| match precision {
+        Precision::Day => day_of(clock),
+        Precision::Value => (clock, clock),
+    });
     // No clock has the value that stands for none.
     let key = day.map_or(i64::MIN, |(from, _)| from);
     let values = match QUEUED.with_borrow_mut(|queued| queued.look(writer, number, column, key)) {

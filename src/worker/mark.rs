@@ -26,11 +26,15 @@ struct Mark {
     began: Instant,
 }
 
+/// The relations whose rows keep rows of the leaves, by number.
+type Referring = Vec<pg_sys::Oid>;
+
 /// The marks of a plan's leaves, and up to where a pass may raise them.
 #[derive(Clone, Debug)]
 pub struct Marks {
     leaves: BTreeMap<u32, Mark>,
     horizon: Option<Instant>,
+    referring: Referring,
 }
 
 impl Marks {
@@ -77,6 +81,7 @@ pub fn load(
     let mut marks = Marks {
         leaves: BTreeMap::new(),
         horizon,
+        referring: watch.map(late::referring).unwrap_or_default(),
     };
     let now = clock::wall();
     // The same for all leaves, and there may be many.
@@ -92,13 +97,16 @@ pub fn load(
             let found = spi::select_one(
                 "SELECT generation,
                         CASE WHEN isfinite(cutoff)
-                              AND audited_at > clock_timestamp() - make_interval(secs => $3) THEN cutoff END,
+                              AND audited_at > clock_timestamp() - make_interval(secs => $3)
+                              -- What a relation that is gone by now kept then was freed by that.
+                              AND (referring <@ $4 OR referring IS NULL AND $4 = '{}') THEN cutoff END,
                         again
                  FROM custodian.watermark WHERE leaf = $1 AND plan = $2",
                 &[
                     oid.into(),
                     mark.into(),
                     f64::from(guc::audit_interval()).into(),
+                    marks.referring.clone().into(),
                 ],
                 |row| {
                     Ok((
@@ -179,7 +187,7 @@ impl Marks {
             spi::execute(
                 "UPDATE custodian.watermark
                  SET cutoff = greatest(cutoff, $3), again = CASE WHEN again_at <= $7 THEN '{}' ELSE again END,
-                     audited_at = CASE WHEN $4 THEN $5 ELSE audited_at END
+                     audited_at = CASE WHEN $4 THEN $5 ELSE audited_at END, referring = $8
                  WHERE leaf = $1 AND plan = $2 AND generation = $6",
                 &[
                     oid.into(),
@@ -189,6 +197,7 @@ impl Marks {
                     time::timestamp(*began).into(),
                     (*generation).into(),
                     time::timestamp(horizon).into(),
+                    self.referring.clone().into(),
                 ],
             )?;
             Ok(())

@@ -19,6 +19,8 @@ mod decide;
 mod demand;
 mod distant;
 mod findings;
+mod firing;
+mod freed;
 mod fuse;
 mod heartbeat;
 pub mod late;
@@ -44,6 +46,7 @@ mod team;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod tidy;
+pub mod waiting;
 mod watch;
 pub mod windows;
 pub mod work;

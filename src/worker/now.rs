@@ -75,12 +75,13 @@ pub fn require_able() -> Result<()> {
 fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     require_able()?;
     let horizon = xact::with_snapshot(mark::horizon)?;
-    let tables = xact::with_snapshot(|| {
-        reopen::apply(&load::schema(None)?)?;
-        tables(only)
-    })?;
+    let tables = xact::with_snapshot(|| tables(only))?;
     let mut rows = Vec::new();
     for (id, name) in tables {
+        // What the tables before have freed is among it.
+        if xact::with_snapshot(reopen::pending)? {
+            xact::with_snapshot(|| reopen::apply(&load::schema(None)?))?;
+        }
         table(id, &name, horizon, &mut rows)?;
     }
     Ok(rows)

@@ -1,6 +1,6 @@
 //! Which rows are written behind a watermark: what the triggers that watch for them look at. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::policy::model::{Clock, Group, Leaf, Plan, Policy, RelId, TypeClass};
 use crate::policy::period::{Instant, Period};
@@ -30,7 +30,19 @@ pub enum Look {
     Decides { column: i16 },
     /// Rows are due as soon as they are written, whatever their clocks.
     Always,
+    /// The clock of a row that one of these referred to, over the foreign keys at the beginning of the path, until it was
+    /// deleted or its key changed: that row may go by then. `table` is the one whose rows wait so.
+    Freed {
+        path: String,
+        class: TypeClass,
+        /// [`ANY_TIME`]: whatever the clock says.
+        seconds: i64,
+        table: RelId,
+    },
 }
+
+/// As the seconds of a clock: no clock is too late.
+pub const ANY_TIME: i64 = i64::MIN;
 
 /// What the triggers of a relation look at, by the names of its columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +52,8 @@ pub struct Rows {
     cells: Vec<String>,
     decide: Vec<String>,
     always: bool,
+    /// Clocks of rows that these refer to: path, class, seconds, and the table whose rows wait for them to go.
+    freed: Vec<(String, TypeClass, i64, RelId)>,
 }
 
 /// What is to be watched for a plan's watermarks.
@@ -86,14 +100,14 @@ impl Watch {
 }
 
 /// A lower bound of a period, in seconds: a month has at least 28 days.
-fn at_least(period: Period) -> i64 {
+pub(super) fn at_least(period: Period) -> i64 {
     let days = i64::from(period.months) * 28 + i64::from(period.days);
     days.saturating_mul(86_400)
         .saturating_add(period.micros / 1_000_000)
 }
 
 /// The largest power of two that is not above `seconds`; 0 for less than one second.
-fn power_below(seconds: i64) -> i64 {
+pub(super) fn power_below(seconds: i64) -> i64 {
     match u64::try_from(seconds) {
         Ok(seconds) if seconds > 0 => 1 << (63 - seconds.leading_zeros()).min(40),
         _ => 0,
@@ -147,6 +161,9 @@ pub fn watch(plan: &Plan, policy: &Policy, now: Instant) -> Option<Watch> {
     watch.own.cells = cells;
     let collected = plan.collected.iter().filter(|clock| clock.path.is_empty());
     watch.own.decide = collected.map(|clock| clock.column.name.clone()).collect();
+    if plan.delete_rows {
+        watch.referring(plan, now);
+    }
     Some(watch)
 }
 
@@ -179,12 +196,37 @@ impl Rows {
         if self.always {
             looks.push(Look::Always);
         }
+        for (path, class, seconds, table) in &self.freed {
+            looks.push(Look::Freed {
+                path: path.clone(),
+                class: *class,
+                seconds: *seconds,
+                table: *table,
+            });
+        }
         Some(looks)
     }
 
     /// The columns whose clocks are watched.
     pub fn clocks(&self) -> impl Iterator<Item = &str> {
         self.clocks.iter().map(|(name, ..)| name.as_str())
+    }
+
+    /// The tables whose rows wait for some of these to go.
+    pub fn waited_for_by(&self) -> BTreeSet<RelId> {
+        self.freed.iter().map(|(.., table)| *table).collect()
+    }
+
+    /// Watches for these to go, for a clock of rows of `table` to which a path of keys leads.
+    pub(super) fn frees(&mut self, path: &str, class: TypeClass, seconds: i64, table: RelId) {
+        let known = self
+            .freed
+            .iter_mut()
+            .find(|(known, .., of)| known == path && *of == table);
+        match known {
+            Some((_, _, known, _)) => *known = seconds.min(*known),
+            None => self.freed.push((path.to_owned(), class, seconds, table)),
+        }
     }
 
     /// The clocks over foreign keys that are watched.
@@ -215,6 +257,12 @@ impl Look {
             Look::Cell { column } => format!("cell:{column}"),
             Look::Decides { column } => format!("decides:{column}"),
             Look::Always => "always".to_owned(),
+            Look::Freed {
+                path,
+                class,
+                seconds,
+                table,
+            } => format!("freed:{}:{seconds}:{table}:{path}", kind(*class)),
         }
     }
 
@@ -247,12 +295,22 @@ impl Look {
                 column: rest.parse().ok()?,
             },
             "always" if rest.is_empty() => Look::Always,
+            "freed" => {
+                let (class, seconds) = (class(part()?)?, part()?.parse().ok()?);
+                let (table, path) = part()?.split_once(':')?;
+                Look::Freed {
+                    path: path.to_owned(),
+                    class,
+                    seconds,
+                    table: table.parse().ok()?,
+                }
+            }
             _ => return None,
         })
     }
 
     /// Whether both look at the same thing; seconds aside.
-    fn is_about(&self, other: &Look) -> bool {
+    pub fn is_about(&self, other: &Look) -> bool {
         match (self, other) {
             (
                 Look::Clock { column, class, .. },
@@ -270,15 +328,33 @@ impl Look {
                     ..
                 },
             ) => path == of && class == known,
+            (
+                Look::Freed {
+                    path, class, table, ..
+                },
+                Look::Freed {
+                    path: of,
+                    class: known,
+                    table: waiting,
+                    ..
+                },
+            ) => path == of && class == known && table == waiting,
             (one, other) => one == other,
         }
     }
 
     fn seconds(&self) -> i64 {
         match self {
-            Look::Clock { seconds, .. } | Look::Distant { seconds, .. } => *seconds,
+            Look::Clock { seconds, .. }
+            | Look::Distant { seconds, .. }
+            | Look::Freed { seconds, .. } => *seconds,
             _ => 0,
         }
+    }
+
+    /// Whether it is about rows that go, rather than rows that are written.
+    pub const fn is_of_freed(&self) -> bool {
+        matches!(self, Look::Freed { .. })
     }
 }
 
@@ -315,83 +391,6 @@ pub fn both(one: Vec<Look>, other: &[Look]) -> Vec<Look> {
         }
     }
     looks
-}
-
-fn any(parts: impl IntoIterator<Item = String>) -> String {
-    let parts: Vec<String> = parts.into_iter().collect();
-    if parts.is_empty() {
-        return "false".to_owned();
-    }
-    format!("({})", parts.join(" OR "))
-}
-
-fn all(parts: impl IntoIterator<Item = String>) -> String {
-    let parts: Vec<String> = parts.into_iter().collect();
-    format!("({})", parts.join(" AND "))
-}
-
-/// The conditions of a relation's triggers, after an INSERT and after an UPDATE. `quoted` gives a column's name as SQL
-/// has it, `starts` those of the columns that the first foreign key of a path is on. `None` when one is missing.
-pub fn conditions(
-    looks: &[Look],
-    quoted: impl Fn(i16) -> Option<String>,
-    starts: impl Fn(&str) -> Option<Vec<String>>,
-) -> Option<(String, String)> {
-    // The new row's clock may be past already. `now()` is the beginning of the transaction: a row that becomes past
-    // while it runs lies behind no watermark, since those wait for it.
-    let mut past: Vec<String> = Vec::new();
-    let mut changed: Vec<String> = Vec::new();
-    // It refers to a row whose clock may be past.
-    let mut refers: Vec<String> = Vec::new();
-    for look in looks {
-        match look {
-            Look::Clock {
-                column,
-                class,
-                seconds,
-            } => {
-                let column = quoted(*column)?;
-                let raw = format!("NEW.{column}");
-                let instant = match class {
-                    TypeClass::Date => format!("({raw}::timestamp AT TIME ZONE 'UTC')"),
-                    TypeClass::Timestamp => format!("({raw} AT TIME ZONE 'UTC')"),
-                    _ => raw,
-                };
-                past.push(format!(
-                    "({instant} <= now() - make_interval(secs => {seconds}))"
-                ));
-                changed.push(format!("(OLD.{column} IS DISTINCT FROM NEW.{column})"));
-            }
-            Look::Distant { path, .. } => {
-                let starts = starts(path)?;
-                refers.push(all(starts
-                    .iter()
-                    .map(|column| format!("NEW.{column} IS NOT NULL"))));
-                // As text, since not every type has an equality.
-                changed.extend(starts.iter().map(|column| differs(column)));
-            }
-            Look::Cell { column } => {
-                let column = quoted(*column)?;
-                // What was emptied is no new value.
-                changed.push(format!(
-                    "(NEW.{column} IS NOT NULL AND {})",
-                    differs(&column)
-                ));
-            }
-            Look::Decides { column } => {
-                let column = quoted(*column)?;
-                changed.push(format!("(OLD.{column} IS DISTINCT FROM NEW.{column})"));
-            }
-            Look::Always => past.push("true".to_owned()),
-        }
-    }
-    let written = any(past.into_iter().chain(refers));
-    let updated = all([written.clone(), any(changed)]);
-    Some((written, updated))
-}
-
-fn differs(column: &str) -> String {
-    format!("(NEW.{column}::text COLLATE \"C\" IS DISTINCT FROM OLD.{column}::text COLLATE \"C\")")
 }
 
 #[cfg(test)]
@@ -432,6 +431,15 @@ mod tests {
         }
     }
 
+    fn freed(path: &str, seconds: i64) -> Look {
+        Look::Freed {
+            path: path.to_owned(),
+            class: TypeClass::TimestampTz,
+            seconds,
+            table: 7,
+        }
+    }
+
     #[test]
     fn arguments_are_read_back() {
         let looks = [
@@ -440,6 +448,7 @@ mod tests {
             Look::Cell { column: 4 },
             Look::Decides { column: 5 },
             Look::Always,
+            freed("k:1.at", ANY_TIME),
         ];
         for look in looks {
             assert_eq!(Look::read(&look.arg()), Some(look));
@@ -458,26 +467,6 @@ mod tests {
         assert_eq!(
             both(installed, &[clock(3, 32), clock(4, 1), distant(16)]),
             [clock(3, 32), distant(8), clock(4, 1)]
-        );
-    }
-
-    #[test]
-    fn conditions_name_columns_as_the_server_quotes_them() {
-        let quoted = |column: i16| (column == 3).then(|| "\"Seen:at\"".to_owned());
-        let starts = |_: &str| Some(vec!["customer".to_owned()]);
-        let found = conditions(&[clock(3, 64)], quoted, starts).expect("the column is there");
-        let past = "(((NEW.\"Seen:at\" AT TIME ZONE 'UTC') <= now() - make_interval(secs => 64)))";
-        assert_eq!(found.0, past);
-        assert_eq!(
-            found.1,
-            format!("({past} AND ((OLD.\"Seen:at\" IS DISTINCT FROM NEW.\"Seen:at\")))")
-        );
-        assert_eq!(conditions(&[clock(4, 64)], quoted, starts), None);
-        let found = conditions(&[distant(8)], quoted, starts).expect("nothing is missing");
-        assert_eq!(found.0, "((NEW.customer IS NOT NULL))");
-        assert_eq!(
-            conditions(&[], quoted, starts),
-            Some(("false".to_owned(), "(false AND false)".to_owned()))
         );
     }
 }

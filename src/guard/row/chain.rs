@@ -70,14 +70,41 @@ pub fn follow(
     expressions: &str,
     more: Vec<DatumWithOid>,
 ) -> Result<Option<Row>> {
+    walk(source, starts, expressions, more, Rows::OrDeleted)
+}
+
+/// The same of rows that are there: `None` also where the present transaction has deleted one on the way.
+pub fn follow_present(
+    source: &Source,
+    starts: Vec<Start>,
+    expressions: &str,
+) -> Result<Option<Row>> {
+    walk(source, starts, expressions, Vec::new(), Rows::Present)
+}
+
+/// Which rows count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    Present,
+    /// Without one, also one that the present transaction has deleted.
+    OrDeleted,
+}
+
+fn walk(
+    source: &Source,
+    starts: Vec<Start>,
+    expressions: &str,
+    more: Vec<DatumWithOid>,
+    which: Rows,
+) -> Result<Option<Row>> {
     if source.apart {
-        return step_by_step(source, starts, expressions, more);
+        return step_by_step(source, starts, expressions, more, which);
     }
     let Some(first) = source.hops.first() else {
         return Ok(None);
     };
     let sql = source.subselect(&places(&starts)?, expressions)?;
-    ask(first.parent, &sql, &args(starts, more))
+    ask(first.parent, &sql, &args(starts, more), which)
 }
 
 fn args<'a>(starts: Vec<Start<'a>>, more: Vec<DatumWithOid<'a>>) -> Vec<DatumWithOid<'a>> {
@@ -92,6 +119,7 @@ fn step_by_step(
     mut starts: Vec<Start>,
     expressions: &str,
     more: Vec<DatumWithOid>,
+    which: Rows,
 ) -> Result<Option<Row>> {
     let mut hops = source.hops.iter().enumerate().peekable();
     while let Some((index, hop)) = hops.next() {
@@ -99,14 +127,14 @@ fn step_by_step(
         let alias = format!("h{index}");
         let Some((_, next)) = hops.peek() else {
             let sql = step(hop, &alias, &places, expressions)?;
-            return ask(hop.parent, &sql, &args(starts, more));
+            return ask(hop.parent, &sql, &args(starts, more), which);
         };
         let mut wanted = Vec::with_capacity(next.columns.len());
         for name in &next.columns {
             wanted.push(format!("{alias}.{}", relation::quote_identifier(name)?));
         }
         let sql = step(hop, &alias, &places, &wanted.join(", "))?;
-        let Some(row) = ask(hop.parent, &sql, &args(starts, Vec::new()))? else {
+        let Some(row) = ask(hop.parent, &sql, &args(starts, Vec::new()), which)? else {
             return Ok(None);
         };
         starts = Vec::with_capacity(row.len());
@@ -146,14 +174,19 @@ fn base_type(relation: pg_sys::Oid, column: &str) -> Result<pg_sys::Oid> {
 }
 
 /// Runs a query as the owner of the table that it begins with.
-fn ask(table: pg_sys::Oid, sql: &str, args: &[DatumWithOid]) -> Result<Option<Row>> {
+fn ask(
+    table: pg_sys::Oid,
+    sql: &str,
+    args: &[DatumWithOid],
+    which: Rows,
+) -> Result<Option<Row>> {
     let owner = relation::owner(table)?;
     // Its partitions may be others'.
     let strangers = foreign_code::strangers(owner, [table])?;
     let name = relation::describe(table);
     foreign_code::as_owner_beside(owner, &name, &strangers, || {
         let mut rows = fresh::repeated(sql, args, Seen::Everything, 1)?;
-        if rows.is_empty() {
+        if rows.is_empty() && which == Rows::OrDeleted {
             rows = fresh::repeated(sql, args, Seen::NothingOfThisTransaction, 1)?;
         }
         Ok(rows.into_iter().next())

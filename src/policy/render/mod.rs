@@ -171,8 +171,8 @@ fn due(scope: &mut Scope, plan: &Plan, step: Step, leaf: &Leaf, after: Option<&R
         }
         Step::Rows => {
             let groups: Vec<&Group> = plan.groups.iter().collect();
-            // A row that its dependents kept is due as soon as they are gone, whatever its clock.
-            let after = after.filter(|_| plan.dependents.is_empty() && plan.circle.is_empty());
+            // A row that others of its table kept is due as soon as they are past, whatever its clock.
+            let after = after.filter(|_| plan.circle.is_empty());
             let mut parts = scope.index_bounds(ROW, plan, &groups, after);
             parts.push(scope.row_due(ROW, plan, Some(leaf)));
             all(parts)

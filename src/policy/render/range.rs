@@ -31,7 +31,7 @@ pub fn ranges(
         Step::Cells { group } => (plan.groups.get(group).into_iter().collect(), after),
         Step::Rows => (
             plan.groups.iter().collect(),
-            after.filter(|_| plan.dependents.is_empty() && plan.circle.is_empty()),
+            after.filter(|_| plan.circle.is_empty()),
         ),
     };
     Scope::new(policy, cutoff).clock_ranges(&groups, after)

@@ -1,0 +1,118 @@
+//! Rows that are past and wait for others to go which refer to them: what is watched in those. Pure.
+//!
+//! Once a pass has looked at such a row, nothing about the row itself changes any more. It goes when the last row that
+//! refers to it was deleted, or refers to something else: triggers on the tables that refer to it look up its clock then,
+//! and have the rows looked at again whose clock has that value.
+
+use std::collections::BTreeSet;
+
+use crate::policy::model::{Clock, Cover, Dependent, Plan, RelId, Schema};
+use crate::policy::period::Instant;
+use crate::tag::names;
+use crate::worker::watch::{ANY_TIME, Watch, at_least, power_below};
+
+/// The clocks by which a row that waits is found, each with its seconds as in [`crate::worker::watch::Look`]. A row that is
+/// due is past by each clock on which a purpose or minimum runs, so that one of these is enough, unless a maximum may have
+/// ended the purposes.
+fn clocks(plan: &Plan, now: Instant) -> Vec<(&Clock, i64)> {
+    let over = |cover: &Cover| cover.ended_at.is_some_and(|ended| ended <= now);
+    // Some cells are past whatever their clock: those whose purposes have all ended, and those of erased subjects.
+    let any_time = plan
+        .groups
+        .iter()
+        .any(|group| group.erasure.is_some() || group.covers.iter().all(over));
+    let limited = plan.groups.iter().any(|group| !group.limits.is_empty());
+    let mut found: Vec<(&Clock, i64)> = Vec::new();
+    let mut add = |clock, period| {
+        let seconds = if any_time {
+            ANY_TIME
+        } else {
+            power_below(at_least(period))
+        };
+        match found.iter_mut().find(|(known, _)| *known == clock) {
+            Some((_, known)) => *known = seconds.min(*known),
+            None => found.push((clock, seconds)),
+        }
+    };
+    for group in &plan.groups {
+        for cover in group.covers.iter().filter(|cover| any_time || !over(cover)) {
+            for entry in &cover.periods {
+                add(&cover.clock, entry.period);
+            }
+        }
+        for keep in &group.keeps {
+            add(&keep.clock, keep.period);
+        }
+        for limit in &group.limits {
+            add(&limit.clock, limit.period);
+        }
+    }
+    if limited {
+        return found;
+    }
+    // One that is cheap to read, and by which the row is cheap to find.
+    found.sort_by_key(|(clock, _)| {
+        let indexed = plan.indexed.contains(&clock.column.quoted);
+        (clock.path.len(), !indexed)
+    });
+    found.truncate(1);
+    found
+}
+
+impl Watch {
+    /// Watches what refers to rows of the plan, for rows that may be due as soon as it goes.
+    pub(super) fn referring(&mut self, plan: &Plan, now: Instant) {
+        self.dependents(plan.table, &clocks(plan, now), &plan.dependents, &[]);
+    }
+
+    /// `way` is the keys that lead from the parent of `dependents` to the row that waits.
+    fn dependents(
+        &mut self,
+        table: RelId,
+        clocks: &[(&Clock, i64)],
+        dependents: &[Dependent],
+        way: &[String],
+    ) {
+        for dependent in dependents {
+            let key = &dependent.foreign_key;
+            let mut keys = vec![key.name.clone()];
+            keys.extend_from_slice(way);
+            let rows = self.others.entry(key.child).or_default();
+            for (clock, seconds) in clocks {
+                let mut parts = keys.clone();
+                parts.extend(clock.path.iter().map(|hop| hop.foreign_key.clone()));
+                parts.push(clock.column.name.clone());
+                rows.frees(&names::clock_text(&parts), clock.class, *seconds, table);
+            }
+            // What goes along with the row has no run of its own, and what refers to that keeps both.
+            if let Some(plan) = dependent.plan.as_ref().filter(|plan| plan.declared) {
+                self.dependents(table, clocks, &plan.dependents, &keys);
+            }
+        }
+    }
+}
+
+/// The relations whose rows may keep others from being deleted: those that foreign keys lead from to a table whose tag
+/// deletes rows, and to what that lets go along.
+pub fn referring(schema: &Schema) -> BTreeSet<RelId> {
+    let mut found = BTreeSet::new();
+    for table in schema.tables.values().filter(|table| table.is_tagged()) {
+        let along = table.tag.as_ref().and_then(|tag| tag.dependents.as_ref());
+        let mut seen = vec![table.id];
+        let mut at = 0;
+        while let Some(parent) = seen.get(at).and_then(|id| schema.tables.get(id)) {
+            at += 1;
+            let keys = schema.foreign_keys.iter();
+            for key in keys.filter(|key| parent.family.contains(&key.parent)) {
+                found.insert(key.child);
+                let declared = schema.tables.get(&key.child).is_some_and(|child| {
+                    along.is_some_and(|names| names.contains(&child.ident.quoted))
+                });
+                if declared && !seen.contains(&key.child) {
+                    seen.push(key.child);
+                }
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,243 @@
+//! Rows that others refer to and keep: a round does not look at them, and each goes in one of the next rounds after what
+//! referred to it is gone. The audit pass, which looks at everything, is a year away.
+
+use integration::{Cluster, Result, wait_for_answer};
+
+fn cluster(name: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.audit_interval = '365d'")
+        .conf("autovacuum = off")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian; CREATE ROLE counsel;
+         SELECT custodian.define_purpose('shop.account', 'contract', '100 days');
+         SELECT custodian.define_purpose('shop.order', 'contract', '3000 days')",
+    )?;
+    Ok(node)
+}
+
+fn wait_for(node: &Cluster, query: &str, value: &str) {
+    wait_for_answer(node, &format!("SET enable_seqscan = off; {query}"), value);
+}
+
+/// Waits until the table was swept, with triggers in place on it, and nothing is left to be looked at again.
+#[track_caller]
+fn passed(node: &Cluster, leaf: &str) {
+    wait_for(
+        node,
+        &format!(
+            "SELECT (SELECT count(*) FROM custodian.watermarks
+                     WHERE leaf = '{leaf}'::regclass AND watched AND swept_until IS NOT NULL),
+                    (SELECT count(*) FROM custodian.reopening)
+                    + (SELECT count(*) FROM custodian.watermark WHERE again_at > '-infinity' AND again <> '{{}}')"
+        ),
+        "1|0",
+    );
+}
+
+/// Which of these customers are there.
+fn left(ids: &str) -> String {
+    format!("SELECT string_agg(id::text, ' ' ORDER BY id) FROM customer WHERE id IN ({ids})")
+}
+
+/// Customers whose time is over, each kept by an order.
+const SHELLS: &str = "
+    CREATE TABLE customer (id bigint PRIMARY KEY, seen timestamptz NOT NULL, name text, padding text);
+    CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint REFERENCES customer, at timestamptz NOT NULL, bill text);
+    INSERT INTO customer SELECT n, now() - interval '200 days' - n * interval '1 hour', NULL, repeat('x', 500)
+    FROM generate_series(1, 20000) n;
+    INSERT INTO customer SELECT n, now(), 'name', repeat('x', 500) FROM generate_series(20001, 22000) n;
+    INSERT INTO orders SELECT n, n, now(), 'bill' FROM generate_series(1, 22000) n;
+    CREATE INDEX ON customer (seen); CREATE INDEX ON orders (customer); CREATE INDEX ON orders (at);
+    SELECT custodian.tag_table('customer', clock => 'seen', subject_kind => 'customer', subject_key => '{id}', on_expiry => 'delete');
+    SELECT custodian.tag_column('customer', 'name', 'user.name', '{shop.account}', on_expiry => 'set_null');
+    SELECT custodian.tag_table('orders', clock => 'at', subject_kind => 'customer', subject_via => '{customer}', on_expiry => 'delete');
+    SELECT custodian.tag_column('orders', 'bill', 'user.financial', '{shop.order}');
+    ANALYZE";
+
+#[test]
+fn a_round_looks_at_no_row_that_others_keep_but_at_those_that_came_free() -> Result<()> {
+    let node = cluster("shells")?;
+    node.exec(SHELLS)?;
+    passed(&node, "customer");
+    let audited = "SELECT audited_at FROM custodian.watermarks WHERE leaf = 'customer'::regclass";
+    let before = node.text(audited)?;
+    node.exec(
+        "SELECT pg_sleep(2.5); SELECT pg_stat_reset_single_table_counters('customer'::regclass)",
+    )?;
+
+    node.exec("DELETE FROM orders WHERE id = 100")?;
+    wait_for(&node, &left("100, 101"), "101");
+    passed(&node, "customer");
+    // By a sweep of what refers to it.
+    node.exec("UPDATE orders SET at = '2001-01-01' WHERE id = 200")?;
+    wait_for(&node, &left("200, 201"), "201");
+    passed(&node, "customer");
+    // It refers to another one, or to none.
+    node.exec("UPDATE orders SET customer = 1 WHERE id = 300; UPDATE orders SET customer = NULL WHERE id = 400")?;
+    wait_for(&node, &left("300, 301, 400, 401"), "301 401");
+    // One of two.
+    node.exec("INSERT INTO orders VALUES (30001, 500, now()), (30002, 500, now()); DELETE FROM orders WHERE id = 500")?;
+    passed(&node, "customer");
+    assert_eq!(node.text(&left("500"))?, "500");
+    // As logical replication applies it, in a subtransaction.
+    node.exec(
+        "SET session_replication_role = replica;
+         DO $$ BEGIN
+             BEGIN DELETE FROM orders WHERE id = 600; RAISE 'no'; EXCEPTION WHEN raise_exception THEN NULL; END;
+             DELETE FROM orders WHERE id IN (601, 30001, 30002);
+         END $$",
+    )?;
+    wait_for(&node, &left("500, 600, 601"), "600");
+    // By two transactions, of which each sees what the other deletes; one of them is prepared long after.
+    node.exec("INSERT INTO orders VALUES (30003, 700, now())")?;
+    let mut open = node.client()?;
+    open.batch_execute("BEGIN; DELETE FROM orders WHERE id = 700")?;
+    node.exec("DELETE FROM orders WHERE id = 30003; SELECT pg_sleep(2.5)")?;
+    open.batch_execute("COMMIT")?;
+    wait_for(&node, &left("700, 701"), "701");
+    passed(&node, "customer");
+    // Many at once, all over the years.
+    node.exec("DELETE FROM orders WHERE id % 100 = 50 AND id <= 22000")?;
+    wait_for(&node, "SELECT count(*) FROM customer WHERE id % 100 = 50 AND id <= 20000", "0");
+    passed(&node, "customer");
+
+    assert_eq!(node.text(audited)?, before, "none of that was the audit pass");
+    node.exec("SELECT pg_sleep(2.5)")?;
+    assert_eq!(
+        node.text("SELECT seq_scan, idx_tup_fetch < 5000 FROM pg_stat_user_tables WHERE relid = 'customer'::regclass")?,
+        "0|t",
+        "{}",
+        node.text("SELECT seq_scan, idx_scan, idx_tup_fetch FROM pg_stat_user_tables WHERE relid = 'customer'::regclass")?
+    );
+    // A customer whose time is not over is not noted.
+    node.exec("SELECT custodian.pause('customer', 'test'); DELETE FROM orders WHERE id = 21000")?;
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.reopening WHERE cause = 'late-row'")?,
+        "0"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_leaves_without_a_trigger_for_each_row_has_the_table_looked_at() -> Result<()> {
+    let node = cluster("referring")?;
+    node.exec(
+        "CREATE TABLE customer (id int PRIMARY KEY, seen date, name text);
+         CREATE TABLE visit (customer int REFERENCES customer, at date NOT NULL) PARTITION BY RANGE (at);
+         CREATE TABLE visit_1 PARTITION OF visit FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         CREATE TABLE visit_2 PARTITION OF visit FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+         CREATE TABLE visit_3 PARTITION OF visit FOR VALUES FROM ('2022-01-01') TO ('2023-01-01');
+         CREATE TABLE letter (customer int CONSTRAINT letter_key REFERENCES customer);
+         INSERT INTO customer SELECT n, '2001-01-01' FROM generate_series(1, 12) n;
+         INSERT INTO visit VALUES (1, '2020-02-01'), (2, '2021-02-01'), (3, '2022-02-01'), (4, '2022-03-01'), (5, '2022-04-01');
+         INSERT INTO letter SELECT n FROM generate_series(6, 12) n;
+         SELECT custodian.tag_table('customer', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('customer', 'name', 'user.name', '{shop.account}')",
+    )?;
+    let all = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM customer";
+    let swept = || passed(&node, "customer");
+    swept();
+    let audited = "SELECT audited_at FROM custodian.watermarks WHERE leaf = 'customer'::regclass";
+    let looked_at = |before: &str| -> Result<()> {
+        assert_ne!(node.text(audited)?, before);
+        Ok(())
+    };
+    let before = node.text(audited)?;
+    node.exec("DELETE FROM visit WHERE customer = 4")?;
+    wait_for(&node, all, "1 2 3 5 6 7 8 9 10 11 12");
+    swept();
+    assert_eq!(node.text(audited)?, before);
+    node.exec("TRUNCATE visit_1")?;
+    wait_for(&node, all, "2 3 5 6 7 8 9 10 11 12");
+    swept();
+    looked_at(&before)?;
+    node.exec("DROP TABLE visit_2")?;
+    wait_for(&node, all, "3 5 6 7 8 9 10 11 12");
+    swept();
+    // A partition that comes is watched, and nothing is read for it.
+    let before = node.text(audited)?;
+    node.exec(
+        "CREATE TABLE visit_4 PARTITION OF visit FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+         INSERT INTO visit VALUES (3, '2024-01-01')",
+    )?;
+    wait_for(
+        &node,
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'visit_4'::regclass AND tgfoid = 'custodian.late_row()'::regprocedure",
+        "3",
+    );
+    node.exec("DELETE FROM visit WHERE customer = 3")?;
+    wait_for(&node, all, "5 6 7 8 9 10 11 12");
+    swept();
+    assert_eq!(node.text(audited)?, before);
+    // One that leaves keeps its key, and is dropped later.
+    node.exec("ALTER TABLE visit DETACH PARTITION visit_3")?;
+    swept();
+    node.exec("DROP TABLE visit_3")?;
+    wait_for(&node, all, "6 7 8 9 10 11 12");
+    swept();
+    // Triggers that did not fire for a while.
+    node.exec("ALTER TABLE letter DISABLE TRIGGER ALL; DELETE FROM letter WHERE customer = 6")?;
+    wait_for(&node, all, "7 8 9 10 11 12");
+    swept();
+    // A column that a trigger reads changes its type.
+    node.exec("BEGIN; ALTER TABLE letter ALTER customer TYPE bigint; DELETE FROM letter WHERE customer = 7; COMMIT")?;
+    wait_for(&node, all, "8 9 10 11 12");
+    swept();
+    // By the purpose's end all go whatever their clocks, also those that wait by then.
+    node.exec("UPDATE customer SET seen = CASE id WHEN 8 THEN NULL ELSE now() END WHERE id IN (8, 9)")?;
+    node.exec("SELECT custodian.end_purpose('shop.account')")?;
+    swept();
+    node.exec("SELECT pg_sleep(2.5); DELETE FROM letter WHERE customer IN (8, 9)")?;
+    wait_for(&node, all, "10 11 12");
+    swept();
+    // Without the key nothing waits.
+    node.exec("ALTER TABLE letter DROP CONSTRAINT letter_key")?;
+    wait_for(&node, "SELECT count(*) FROM customer", "0");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'letter'::regclass AND tgfoid = 'custodian.late_row()'::regprocedure",
+        "0",
+    );
+    Ok(())
+}
+
+#[test]
+fn what_goes_along_and_what_waits_for_it_is_watched_over_all_keys() -> Result<()> {
+    let node = cluster("along")?;
+    node.exec(
+        "CREATE TABLE customer (id int PRIMARY KEY, seen timestamp, name text);
+         CREATE TABLE session (id int PRIMARY KEY, customer int REFERENCES customer ON DELETE CASCADE);
+         CREATE TABLE payment (session int REFERENCES session);
+         INSERT INTO customer SELECT n, '2001-01-01' FROM generate_series(1, 5) n;
+         INSERT INTO session SELECT n, n FROM generate_series(1, 5) n;
+         INSERT INTO payment VALUES (2), (3), (4);
+         SELECT custodian.tag_table('customer', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('customer', 'name', 'user.name', '{shop.account}');
+         SELECT custodian.place_hold('M1', 'counsel', current_date + 30, 'court', rel => 'session', match => '{\"id\":[5]}');
+         SELECT custodian.declare_dependents('customer', '{public.session}')",
+    )?;
+    let all = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM customer";
+    wait_for(&node, all, "2 3 4 5");
+    passed(&node, "customer");
+    let audited = "SELECT audited_at FROM custodian.watermarks WHERE leaf = 'customer'::regclass";
+    let before = node.text(audited)?;
+    node.exec("DELETE FROM payment WHERE session = 2")?;
+    wait_for(&node, all, "3 4 5");
+    passed(&node, "customer");
+    node.exec("UPDATE payment SET session = 4 WHERE session = 3")?;
+    wait_for(&node, all, "4 5");
+    passed(&node, "customer");
+    assert_eq!(node.text(audited)?, before);
+    assert_eq!(node.text("SELECT count(*) FROM session")?, "2");
+    node.exec("SELECT custodian.release_hold(hold, 'counsel', 'closed') FROM custodian.holds")?;
+    wait_for(&node, all, "4");
+    passed(&node, "customer");
+    node.exec("TRUNCATE payment")?;
+    wait_for(&node, "SELECT count(*) FROM customer", "0");
+    Ok(())
+}
