@@ -50,7 +50,8 @@ pub fn install(
     when: Option<&str>,
     args: &[String],
 ) -> Result<()> {
-    let query = CString::new(format!("SELECT {}", when.unwrap_or("true"))).map_err(Error::internal)?;
+    let query =
+        CString::new(format!("SELECT {}", when.unwrap_or("true"))).map_err(Error::internal)?;
     let args: Vec<CString> = args
         .iter()
         .map(|arg| CString::new(arg.as_str()))

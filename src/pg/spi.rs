@@ -1,12 +1,13 @@
 //! Queries through SPI that return plain values. All run with pinned settings: what their names and operators
 //! mean must not depend on the caller's search_path.
 
-use pgrx::datum::DatumWithOid;
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::spi::{Spi, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum};
 
 use crate::error::{Error, Result};
 use crate::pg::{sandbox, time};
+use crate::policy::period::Instant;
 use crate::policy::render::{Param, Statement, Tid};
 
 impl From<pgrx::spi::Error> for Error {
@@ -105,6 +106,11 @@ pub fn places(statement: &Statement) -> Result<Vec<Tid>> {
     })
 }
 
+fn timestamp(instant: Instant) -> Result<TimestampWithTimeZone> {
+    time::timestamp(instant)
+        .ok_or_else(|| Error::internal("an instant is outside the server's calendar"))
+}
+
 /// The parameters of a statement, in the form SPI takes them.
 pub fn bind(params: &[Param]) -> Result<Vec<DatumWithOid<'static>>> {
     params
@@ -113,9 +119,11 @@ pub fn bind(params: &[Param]) -> Result<Vec<DatumWithOid<'static>>> {
             Ok(match param {
                 Param::Text(text) => text.clone().into(),
                 Param::TextArray(texts) => texts.clone().into(),
-                Param::Instant(instant) => time::timestamp(*instant)
-                    .ok_or_else(|| Error::internal("an instant is outside the server's calendar"))?
-                    .into(),
+                Param::Instant(instant) => timestamp(*instant)?.into(),
+                Param::Instants(instants) => {
+                    let instants = instants.iter().copied().map(timestamp);
+                    instants.collect::<Result<Vec<_>>>()?.into()
+                }
                 Param::Period(period) => {
                     pgrx::datum::Interval::new(period.months, period.days, period.micros)
                         .map_err(|_| Error::internal("a period is outside the server's range"))?

@@ -129,7 +129,7 @@ impl Table<'_> {
                 return Ok((0, None));
             }
             let since = since(now, |at| {
-                let any = render::exists(plan, &step, leaf, policy, at);
+                let any = render::exists(plan, &step, leaf, policy, at, None);
                 Ok(spi::count(&any)? > 0)
             })?;
             Ok((rows, Some(since)))

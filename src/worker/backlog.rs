@@ -30,13 +30,15 @@ const RECENT: i64 = 2 * 3_600_000_000;
 /// The heartbeat of an idle database is up to this old, in microseconds.
 const BEAT: i64 = 1_200_000_000;
 
-/// Whether anything of the table was due at a moment that is still there.
-fn due_at(work: &Work, at: Instant) -> Result<bool> {
+/// Whether anything of the table was due at a moment that is still there. With `marks` it is one of the rows that a pass
+/// looks at which begins there.
+fn due_at(work: &Work, marks: Option<&Marks>, at: Instant) -> Result<bool> {
     let plan = &work.plan;
     key::with_key(plan, For::Recognizing, || {
         for leaf in &plan.leaves {
             for step in render::steps(plan) {
-                let any = render::exists(plan, &step, leaf, &work.policy, at);
+                let after = marks.and_then(|marks| marks.after(leaf));
+                let any = render::exists(plan, &step, leaf, &work.policy, at, after);
                 if as_leaf_owner(plan, leaf, || spi::count(&any))? > 0 {
                     return Ok(true);
                 }
@@ -83,13 +85,12 @@ fn patience(took: Duration, limit: Option<Duration>) -> Duration {
 
 /// Since when the oldest row has been due: as exactly as [`since`] says, or at least since the moment that it gives when
 /// the search took too long.
-fn search(work: &Work, now: Instant, took: Duration) -> Result<Instant> {
+fn search(work: &Work, marks: Option<&Marks>, now: Instant, took: Duration) -> Result<Instant> {
     let start = Moment::now();
     let patience = patience(took, pace::count_timeout());
-    since(
-        now,
-        |at| Ok(start.elapsed() < patience && due_at(work, at)?),
-    )
+    since(now, |at| {
+        Ok(start.elapsed() < patience && due_at(work, marks, at)?)
+    })
 }
 
 /// Whether what is on record as the moment since when rows have been due may still be right, after the last `pass`. Pure.
@@ -119,16 +120,18 @@ pub fn measure(
     let quick = pace::count_timeout().is_none_or(|limit| took < limit / SHARE);
     // Everything that was due at a pass is gone: where counting is slow, too, what keeps coming is no older.
     let pass = last_pass(work, marks, now).filter(|_| quarantine.is_empty());
+    // Rows of the quarantine are due wherever the marks are.
+    let reached = Some(marks).filter(|_| quarantine.is_empty());
     if let Some((plan, since)) = &stored
         && plan == digest
         && may_hold(*since, pass, now)
-        && (!quick || due_at(work, *since)?)
+        && (!quick || due_at(work, reached, *since)?)
     {
         return Ok(());
     }
     let since = match pass {
         Some(pass) => pass,
-        None if quick => search(work, now, took)?,
+        None if quick => search(work, reached, now, took)?,
         None => now,
     };
     sandbox::as_extension_owner(|| {

@@ -113,6 +113,14 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
 /// How long planning waits for a lock: a table that somebody has locked must not keep the others waiting.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Whether rows of other tables refer to the table's.
+fn is_referred_to(schema: &Schema, table: u32) -> bool {
+    schema.tables.get(&table).is_some_and(|table| {
+        let mut keys = schema.foreign_keys.iter();
+        keys.any(|key| table.family.contains(&key.parent))
+    })
+}
+
 /// Decides about one table as [`plan`] does. Gives up with SQLSTATE 57014 when that takes longer than
 /// `custodian.count_timeout`, since code of one table could wait for ever; and with 55P03 when a lock cannot be had for
 /// half a second.
@@ -123,6 +131,13 @@ pub fn limited(
     count: bool,
     unwatched: &mut bool,
 ) -> std::result::Result<Next, Caught> {
+    if count && is_referred_to(&overview.schema, table) {
+        // What sweeps of this round have freed goes in it. By itself, since counting may take long.
+        transaction(|| match reopen::pending()? {
+            true => reopen::apply(&load::schema(None)?),
+            false => Ok(()),
+        })?;
+    }
     let mut work = || {
         transaction(|| {
             timeout::with_lock_timeout(LOCK_TIMEOUT, || {
@@ -190,8 +205,6 @@ fn plan(
     if !count {
         return Ok(Next::Nothing);
     }
-    // What sweeps of this round have freed goes in it.
-    reopen::apply(&overview.schema)?;
     let marks = mark::load(
         &work.plan.leaves,
         &work.plan.mark,

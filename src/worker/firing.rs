@@ -151,10 +151,7 @@ mod tests {
         let found = conditions(&[distant], quoted, starts).expect("nothing is missing");
         let refers = "((NEW.customer IS NOT NULL))";
         assert_eq!(found.inserted.as_deref(), Some(refers));
-        assert_eq!(
-            conditions(&[], quoted, starts),
-            Some(Conditions::default())
-        );
+        assert_eq!(conditions(&[], quoted, starts), Some(Conditions::default()));
     }
 
     #[test]

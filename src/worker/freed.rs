@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::policy::compile::deletes;
 use crate::policy::model::{Clock, Cover, Dependent, Plan, RelId, Schema};
 use crate::policy::period::Instant;
 use crate::tag::names;
@@ -96,7 +97,7 @@ impl Watch {
 /// deletes rows, and to what that lets go along.
 pub fn referring(schema: &Schema) -> BTreeSet<RelId> {
     let mut found = BTreeSet::new();
-    for table in schema.tables.values().filter(|table| table.is_tagged()) {
+    for table in schema.tables.values().filter(|table| deletes(table)) {
         let along = table.tag.as_ref().and_then(|tag| tag.dependents.as_ref());
         let mut seen = vec![table.id];
         let mut at = 0;
@@ -115,4 +116,67 @@ pub fn referring(schema: &Schema) -> BTreeSet<RelId> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::compile::compile;
+    use crate::policy::fixture::{at, foreign_key, policy, schema, table, tag};
+    use crate::policy::model::{OnDelete, Table};
+    use crate::worker::watch::{self, Look};
+
+    const NOW: &str = "2024-01-01T00:00:00Z";
+
+    /// Customers, sessions that may go along with them, and payments that refer to sessions.
+    fn tables(customer: &str) -> Schema {
+        let column = tag(&["p.a"], "");
+        let tables: [Table; 3] = [
+            table(1, "customer", customer, &[("a", &column)]),
+            table(2, "session", "", &[]),
+            table(3, "payment", "", &[]),
+        ];
+        let [customer, session, payment] = &tables;
+        let mut session_key = foreign_key("session_key", session, "id", customer);
+        session_key.on_delete = OnDelete::Cascade;
+        let payment_key = foreign_key("payment_key", payment, "id", session);
+        schema(tables.into(), vec![session_key, payment_key])
+    }
+
+    /// What is watched in a relation other than the customers': paths and seconds.
+    fn watched(schema: &Schema, relation: RelId) -> Vec<(String, i64)> {
+        let policy = policy(&[("p.a", 12)]);
+        let plan = compile(schema, &policy, 1);
+        let watch = watch::watch(&plan, &policy, at(NOW)).expect("it narrows");
+        let rows = watch.others.get(&relation);
+        let looks = rows.and_then(|rows| rows.looks(|_| Some(1)));
+        looks
+            .into_iter()
+            .flatten()
+            .map(|look| match look {
+                Look::Freed { path, seconds, .. } => (path, seconds),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_refers_to_rows_that_go_is_watched_and_nothing_beyond() {
+        let schema = tables(r#"{"clock":"at","on_expiry":"delete"}"#);
+        let year = power_below(at_least(crate::policy::period::Period::months(12)));
+        assert_eq!(watched(&schema, 2), [("session_key.at".to_owned(), year)]);
+        assert_eq!(watched(&schema, 3), []);
+        assert_eq!(referring(&schema), BTreeSet::from([2]));
+    }
+
+    #[test]
+    fn what_refers_to_rows_that_go_along_is_watched_over_their_keys() {
+        let schema = tables(r#"{"clock":"at","on_expiry":"delete","dependents":["s.session"]}"#);
+        let paths: Vec<String> = watched(&schema, 3)
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        assert_eq!(paths, ["payment_key.session_key.at"]);
+        assert_eq!(referring(&schema), BTreeSet::from([2, 3]));
+    }
 }

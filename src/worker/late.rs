@@ -4,7 +4,7 @@
 //! A leaf's watermark counts only while its triggers are there, since a pass cannot see what is written behind it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -19,6 +19,7 @@ use crate::policy::compile::path;
 use crate::policy::model::{Leaf, RelId, Schema};
 use crate::policy::period::Instant;
 use crate::worker::distant::{self, Found};
+use crate::worker::queued::{Day, Precision, Queued};
 use crate::worker::watch::{self, Covers, Look, Rows, Watch};
 use crate::worker::{firing, freed, reopen, waiting};
 
@@ -33,11 +34,14 @@ const TRIGGERS: [(On, &std::ffi::CStr); 4] = [
 fn events(looks: &[Look]) -> impl Iterator<Item = On> {
     let freed = looks.iter().any(Look::is_of_freed);
     let written = looks.iter().any(|look| !look.is_of_freed());
-    TRIGGERS.into_iter().map(|(on, _)| on).filter(move |on| match on {
-        On::Insert => written,
-        On::Update => true,
-        On::Delete | On::Truncate => freed,
-    })
+    TRIGGERS
+        .into_iter()
+        .map(|(on, _)| on)
+        .filter(move |on| match on {
+            On::Insert => written,
+            On::Update => true,
+            On::Delete | On::Truncate => freed,
+        })
 }
 
 /// The trigger function, where the extension is installed.
@@ -378,51 +382,6 @@ const EVERY_DAY: (Instant, Instant) = (
     Instant::from_micros(9_223_000_000_000_000_000),
 );
 
-/// How many days of a clock a transaction queues one by one.
-const MOST_DAYS: usize = 64;
-
-/// What the innermost transaction that is writing has queued so far, so that it queues nothing twice: days of clocks, by
-/// relation and column. Another one, also one that was left for it, begins anew: it may be undone by itself, and there may
-/// be any number of them.
-#[derive(Default)]
-struct Queued {
-    writer: (u64, u32),
-    days: HashMap<(u32, String), BTreeSet<i64>>,
-}
-
-/// Of a day on which a clock lies: the first one that was queued already, and so on.
-enum Day {
-    Known,
-    New,
-    /// Too many: all are queued instead.
-    Every,
-}
-
-impl Queued {
-    fn look(&mut self, writer: (u64, u32), relation: u32, column: &str, day: i64) -> Day {
-        if self.writer != writer {
-            self.writer = writer;
-            self.days.clear();
-        }
-        let days = self.days.entry((relation, column.to_owned())).or_default();
-        if days.len() > MOST_DAYS || days.contains(&day) {
-            Day::Known
-        } else if days.len() == MOST_DAYS {
-            Day::Every
-        } else {
-            Day::New
-        }
-    }
-
-    fn note(&mut self, writer: (u64, u32), relation: u32, column: &str, day: i64) {
-        if self.writer == writer
-            && let Some(days) = self.days.get_mut(&(relation, column.to_owned()))
-        {
-            days.insert(day);
-        }
-    }
-}
-
 /// Values of a clock, within the UTC day in which one lies.
 fn day_of(micros: i64) -> (i64, i64) {
     let start = micros.saturating_sub(micros.rem_euclid(DAY));
@@ -504,15 +463,6 @@ fn late(written: &Written) -> Result<()> {
     Ok(())
 }
 
-/// How many rows beside the one in question are looked at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// All whose clocks lie on the same day: many such rows come together.
-    Day,
-    /// All whose clocks have the same value.
-    Value,
-}
-
 /// Has rows looked at again whose clock has the value of `clock`, or lies on its day; without a column all rows.
 pub fn queue(
     relation: pg_sys::Oid,
@@ -520,7 +470,7 @@ pub fn queue(
     clock: Option<i64>,
     precision: Precision,
 ) -> Result<()> {
-    let number = relation.to_u32();
+    let of = (relation.to_u32(), column.to_owned(), precision);
     let writer = late_trigger::transaction();
     let day = clock.map(|clock| match precision {
         Precision::Day => day_of(clock),
@@ -528,7 +478,7 @@ pub fn queue(
     });
     // No clock has the value that stands for none.
     let key = day.map_or(i64::MIN, |(from, _)| from);
-    let values = match QUEUED.with_borrow_mut(|queued| queued.look(writer, number, column, key)) {
+    let values = match QUEUED.with_borrow_mut(|queued| queued.look(writer, &of, key)) {
         Day::Known => return Ok(()),
         Day::New => {
             day.map(|(from, until)| (time::instant_from_raw(from), time::instant_from_raw(until)))
@@ -537,7 +487,7 @@ pub fn queue(
     };
     let clock = (!column.is_empty()).then_some((column, values));
     reopen::relation(relation, clock, "late-row")?;
-    QUEUED.with_borrow_mut(|queued| queued.note(writer, number, column, key));
+    QUEUED.with_borrow_mut(|queued| queued.note(writer, &of, key));
     Ok(())
 }
 
@@ -563,24 +513,4 @@ pub unsafe extern "C-unwind" fn custodian_late_row(
 pub extern "C" fn pg_finfo_custodian_late_row() -> &'static pg_sys::Pg_finfo_record {
     const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
     &RECORD
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_transaction_of_many_subtransactions_keeps_what_the_last_one_queued() {
-        let mut queued = Queued::default();
-        for subtransaction in 1..1000 {
-            let writer = (7, subtransaction);
-            assert!(matches!(queued.look(writer, 1, "at", 5), Day::New));
-            queued.note(writer, 1, "at", 5);
-            assert!(matches!(queued.look(writer, 1, "at", 5), Day::Known));
-        }
-        assert_eq!(queued.days.len(), 1);
-        // What was noted for another one is not known: that may have been undone.
-        queued.note((7, 1), 1, "at", 6);
-        assert!(matches!(queued.look((7, 999), 1, "at", 6), Day::New));
-    }
 }

@@ -157,6 +157,7 @@ fn reach(after: Instant, again: Value) -> Result<Option<Reach>> {
     Ok(Some(Reach {
         after,
         windows: again.windows,
+        points: again.points,
         released,
     }))
 }

@@ -32,6 +32,7 @@ mod partition;
 pub mod pause;
 mod prune;
 mod quarantine;
+mod queued;
 mod records;
 pub mod reopen;
 pub mod round;

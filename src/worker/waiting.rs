@@ -9,7 +9,8 @@ use crate::pg::late_trigger::{On, Written};
 use crate::pg::{inherit, sandbox, spi, xact};
 use crate::tag::{names, read};
 use crate::worker::distant::{self, Before};
-use crate::worker::late::{self, Precision};
+use crate::worker::late;
+use crate::worker::queued::Precision;
 use crate::worker::reopen;
 use crate::worker::watch::{ANY_TIME, Look};
 
@@ -49,8 +50,7 @@ pub fn note(written: &Written, looks: &[Look]) -> Result<()> {
                 late::queue(table, "", None, Precision::Day)?;
             }
             Some((Some(clock), found))
-                if any_time
-                    || clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start =>
+                if any_time || clock.saturating_add(seconds.saturating_mul(1_000_000)) <= start =>
             {
                 late::queue(found.relation, &found.column, Some(clock), Precision::Value)?;
             }

@@ -174,12 +174,7 @@ fn base_type(relation: pg_sys::Oid, column: &str) -> Result<pg_sys::Oid> {
 }
 
 /// Runs a query as the owner of the table that it begins with.
-fn ask(
-    table: pg_sys::Oid,
-    sql: &str,
-    args: &[DatumWithOid],
-    which: Rows,
-) -> Result<Option<Row>> {
+fn ask(table: pg_sys::Oid, sql: &str, args: &[DatumWithOid], which: Rows) -> Result<Option<Row>> {
     let owner = relation::owner(table)?;
     // Its partitions may be others'.
     let strangers = foreign_code::strangers(owner, [table])?;

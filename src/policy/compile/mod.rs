@@ -140,7 +140,8 @@ impl Context<'_> {
     }
 }
 
-fn deletes(table: &Table) -> bool {
+/// Whether the table's tag has its rows deleted.
+pub fn deletes(table: &Table) -> bool {
     table.tag.as_ref().and_then(|tag| tag.on_expiry) == Some(RowExpiry::Delete)
 }
 

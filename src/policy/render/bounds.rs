@@ -2,12 +2,12 @@
 
 use crate::policy::model::{Clock, Cover, Group, Hold, HoldScope, Plan, SubjectKey, TypeClass};
 use crate::policy::period::Instant;
-use crate::policy::reach::{Reach, Window};
+use crate::policy::reach::Reach;
 use crate::policy::render::condition::{Scope, all, any, latest_start};
 use crate::policy::render::events::{Event, events, last_start};
+use crate::policy::render::facts;
 use crate::policy::render::range::ClockRange;
 use crate::policy::render::statement::Param;
-use crate::policy::render::{concerns, facts};
 
 /// For clocks of the row itself the latest value that a row which is due can have.
 type Bounds<'g> = Vec<(&'g Clock, Instant)>;
@@ -328,7 +328,7 @@ impl Scope<'_> {
     }
 
     /// The value lies between these, both included.
-    fn between(
+    pub(super) fn between(
         &mut self,
         raw: &str,
         class: TypeClass,
@@ -346,7 +346,7 @@ impl Scope<'_> {
     /// `condition` holds for the value of the clock. For one over foreign keys the rows that have such a value are looked
     /// up first, and then those that refer to them, unless the condition stands `alone`, and the planner can choose, or the
     /// statement is for a range of blocks: then each of its rows asks for its own.
-    fn where_clock(
+    pub(super) fn where_clock(
         &mut self,
         row: &str,
         plan: &Plan,
@@ -396,52 +396,8 @@ impl Scope<'_> {
             }))
     }
 
-    /// What was reopened behind the last pass: alternatives, one of them `true` for every row.
-    fn reopened(
-        &mut self,
-        row: &str,
-        plan: &Plan,
-        groups: &[&Group],
-        after: &Reach,
-    ) -> Vec<String> {
-        let mut alternatives = Vec::new();
-        let clocks = deciding(plan, groups, self.cutoff);
-        for window in &after.windows {
-            for clock in &clocks {
-                let of_clock = window.column == clock.column.name
-                    && match clock.path.last() {
-                        None => plan.family.contains(&window.relation),
-                        Some(last) => last.parent == window.relation,
-                    };
-                if of_clock {
-                    alternatives.push(self.window(row, plan, clock, window));
-                }
-            }
-        }
-        for hold in &after.released {
-            if concerns(hold, plan, None) {
-                alternatives.push(self.was_held(row, plan, hold));
-            }
-        }
-        alternatives
-    }
-
-    fn window(&mut self, row: &str, plan: &Plan, clock: &Clock, window: &Window) -> String {
-        let (from, until) = (
-            Instant::from_micros(window.from),
-            Instant::from_micros(window.until),
-        );
-        self.where_clock(row, plan, clock, false, |scope, raw| {
-            if window.missing {
-                unknown(raw)
-            } else {
-                scope.between(raw, clock.class, Some(from), Some(until))
-            }
-        })
-    }
-
     /// The row lay under a hold that was released: by the subject's key where an index can serve that.
-    fn was_held(&mut self, row: &str, plan: &Plan, hold: &Hold) -> String {
+    pub(super) fn was_held(&mut self, row: &str, plan: &Plan, hold: &Hold) -> String {
         if let (HoldScope::Subject { key, .. }, Some(subject)) = (&hold.scope, &plan.subject)
             && let ([], [column], [base], [key]) = (
                 subject.path.as_slice(),
@@ -461,7 +417,11 @@ impl Scope<'_> {
 
 /// The clocks by which rows of the groups that were written late are found: of such a row each has passed, but where
 /// nothing goes by a clock any more.
-fn deciding<'p>(plan: &'p Plan, groups: &[&'p Group], cutoff: Instant) -> Vec<&'p Clock> {
+pub(super) fn deciding<'p>(
+    plan: &'p Plan,
+    groups: &[&'p Group],
+    cutoff: Instant,
+) -> Vec<&'p Clock> {
     let live = |group: &&Group| group.covers.iter().any(|cover| live(cover, cutoff));
     if !groups.iter().all(live) {
         return facts::clocks(plan);
@@ -491,7 +451,7 @@ fn or(bounds: Vec<String>, alternatives: Vec<String>) -> Vec<String> {
 }
 
 /// A clock that has not begun to run.
-fn unknown(raw: &str) -> String {
+pub(super) fn unknown(raw: &str) -> String {
     format!("({raw} IS NULL OR {raw} IN ('infinity', '-infinity'))")
 }
 

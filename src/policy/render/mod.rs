@@ -3,6 +3,7 @@
 //! Every statement runs as the owner of the leaf with the settings of `pg::sandbox`: names resolve in
 //! `pg_catalog` alone and the time zone is UTC. Names come quoted by the server, values are parameters.
 
+mod again;
 mod bounds;
 mod circle;
 pub mod condition;
@@ -205,9 +206,10 @@ pub fn exists(
     leaf: &Leaf,
     policy: &Policy,
     cutoff: Instant,
+    after: Option<&Reach>,
 ) -> Statement {
     let mut scope = Scope::new(policy, cutoff);
-    let condition = due(&mut scope, plan, *step, leaf, None);
+    let condition = due(&mut scope, plan, *step, leaf, after);
     scope.binder.finish(format!(
         "SELECT count(*) FROM (SELECT FROM ONLY {} AS {ROW} WHERE {condition} LIMIT 1) AS first",
         leaf.ident.quoted

@@ -11,6 +11,8 @@ pub enum Param {
     TextArray(Vec<String>),
     /// `timestamptz`
     Instant(Instant),
+    /// `timestamptz[]`
+    Instants(Vec<Instant>),
     /// `interval`
     Period(Period),
     /// `tid`

@@ -103,10 +103,18 @@ fn a_round_looks_at_no_row_that_others_keep_but_at_those_that_came_free() -> Res
     passed(&node, "customer");
     // Many at once, all over the years.
     node.exec("DELETE FROM orders WHERE id % 100 = 50 AND id <= 22000")?;
-    wait_for(&node, "SELECT count(*) FROM customer WHERE id % 100 = 50 AND id <= 20000", "0");
+    wait_for(
+        &node,
+        "SELECT count(*) FROM customer WHERE id % 100 = 50 AND id <= 20000",
+        "0",
+    );
     passed(&node, "customer");
 
-    assert_eq!(node.text(audited)?, before, "none of that was the audit pass");
+    assert_eq!(
+        node.text(audited)?,
+        before,
+        "none of that was the audit pass"
+    );
     node.exec("SELECT pg_sleep(2.5)")?;
     assert_eq!(
         node.text("SELECT seq_scan, idx_tup_fetch < 5000 FROM pg_stat_user_tables WHERE relid = 'customer'::regclass")?,
@@ -189,7 +197,9 @@ fn what_leaves_without_a_trigger_for_each_row_has_the_table_looked_at() -> Resul
     wait_for(&node, all, "8 9 10 11 12");
     swept();
     // By the purpose's end all go whatever their clocks, also those that wait by then.
-    node.exec("UPDATE customer SET seen = CASE id WHEN 8 THEN NULL ELSE now() END WHERE id IN (8, 9)")?;
+    node.exec(
+        "UPDATE customer SET seen = CASE id WHEN 8 THEN NULL ELSE now() END WHERE id IN (8, 9)",
+    )?;
     node.exec("SELECT custodian.end_purpose('shop.account')")?;
     swept();
     node.exec("SELECT pg_sleep(2.5); DELETE FROM letter WHERE customer IN (8, 9)")?;
