@@ -50,10 +50,11 @@ fn due_at(work: &Work, marks: Option<&Marks>, at: Instant) -> Result<bool> {
 
 /// The moment of the last pass over the leaf that was looked at longest ago, where each was swept not long ago.
 fn last_pass(work: &Work, marks: &Marks, now: Instant) -> Option<Instant> {
-    // What was reopened lies behind them.
+    // What was reopened lies behind them, but for rows that came free since.
     let passes = work.plan.leaves.iter().map(|leaf| {
         let reach = marks.after(leaf)?;
-        (!reach.looks_back()).then_some(reach.after)
+        let since = reach.windows.is_empty() && reach.released.is_empty();
+        since.then_some(reach.after)
     });
     let first = passes.min().flatten()?;
     (now.micros().saturating_sub(first.micros()) <= RECENT).then_some(first)

@@ -295,9 +295,15 @@ impl Scope<'_> {
                 .into_iter()
                 .map(|event| {
                     let bound = latest.iter().find(|(clock, _)| *clock == event.clock);
-                    let until = event
-                        .until
-                        .filter(|until| bound.is_none_or(|(_, latest)| until < latest));
+                    let latest = bound.map(|(_, latest)| *latest);
+                    // Beside others it says itself where it ends: the planner could not tell how few rows it is for.
+                    let until = match (event.until, latest) {
+                        (Some(until), Some(latest)) if alone => {
+                            Some(until).filter(|_| until < latest)
+                        }
+                        (Some(until), Some(latest)) => Some(until.min(latest)),
+                        (until, _) => until,
+                    };
                     self.event(row, plan, &Event { until, ..*event }, alone)
                 })
                 .collect();

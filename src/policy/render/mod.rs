@@ -333,6 +333,23 @@ pub fn segments(
     ))
 }
 
+/// The numbers of the blocks in which rows are due, one for each row.
+pub fn blocks(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<&Reach>,
+) -> Statement {
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, *step, leaf, after);
+    scope.binder.finish(format!(
+        "SELECT ({ROW}.ctid::text::point)[0]::bigint AS block FROM ONLY {} AS {ROW} WHERE {condition}",
+        leaf.ident.quoted
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Moment};
 
 use pgrx::pg_sys;
 
-use super::way::{Blocks, Known, Walk, Way, most};
+use super::way::{Blocks, Known, LISTED, Walk, Way, most};
 use super::{
     BATCH_TIMEOUT, Batched, End, MOST_OBSTACLES, Part, RETRIES, Sweep, TRIPPED, is_contention,
     pause, transaction,
@@ -17,6 +17,7 @@ use crate::guc;
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock_index, error_names, heap, latch, spi, time, timeout, xact};
 use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, SEGMENT, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
@@ -27,8 +28,53 @@ use crate::worker::{run, shmem, team};
 const SHOWN: u64 = SEGMENT as u64;
 
 impl Sweep {
-    /// How to go over the leaf: along an index on the clock where that leads to few blocks.
+    /// The blocks in which rows are due, where some were reopened that lie anywhere; `None` where those are not few.
+    fn listed(&self, part: &Part) -> std::result::Result<Option<(Blocks, u32)>, Caught> {
+        let Work { plan, policy, .. } = &self.work;
+        let Part {
+            step, leaf, after, ..
+        } = part;
+        if !after.as_ref().is_some_and(Reach::looks_back) {
+            return Ok(None);
+        }
+        let cutoff = self.run.cutoff;
+        let statement =
+            render::blocks(plan, step, leaf, policy, cutoff, after.as_ref()).without(&part.except);
+        transaction(|| {
+            let params = spi::bind(&statement.params)?;
+            let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
+            let most = most(heap).min(LISTED);
+            let sql = format!(
+                "SELECT DISTINCT block FROM ({}) AS due LIMIT {}",
+                statement.sql,
+                i64::from(most) + 1
+            );
+            let mut numbers = key::with_key(plan, For::Recognizing, || {
+                as_leaf_owner(plan, leaf, || {
+                    spi::select(&sql, &params, |row| {
+                        Ok(u32::try_from(row.must::<i64>(1)?).unwrap_or(u32::MAX))
+                    })
+                })
+            })?;
+            numbers.sort_unstable();
+            let few = u32::try_from(numbers.len()).is_ok_and(|named| named <= most);
+            Ok(few.then(|| {
+                let mut blocks = Blocks::default();
+                numbers.into_iter().for_each(|block| blocks.push(block));
+                (blocks, heap)
+            }))
+        })
+    }
+
+    /// How to go over the leaf: to the blocks where rows are due that were reopened, or along an index on the clock, where
+    /// these are few.
     pub(super) fn way(&self, part: &Part) -> std::result::Result<(Way, u32), Caught> {
+        if let Some((blocks, heap)) = self.listed(part)? {
+            return Ok((
+                Way::choose(&part.leaf.ident, heap, Known::Listed(blocks)),
+                heap,
+            ));
+        }
         let Work { plan, policy, .. } = &self.work;
         let Part {
             step, leaf, after, ..

@@ -27,6 +27,8 @@ impl Blocks {
 /// What is known about where the due rows of a leaf lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
+    /// Rows were reopened, or others came free, and those that are due lie in these blocks.
+    Listed(Blocks),
     /// No clock of the row itself bounds what is due.
     NoClock,
     /// No index begins with the clock, a column of this name.
@@ -54,6 +56,9 @@ const SPARSE: u32 = 2;
 /// Up to this many blocks between two that an index names are passed over with them: less than a statement costs.
 const GAP: u32 = 16;
 
+/// Blocks are listed one by one up to this many.
+pub const LISTED: u32 = 65_536;
+
 /// How many blocks an index may name so that it is followed.
 pub fn most(heap: u32) -> u32 {
     heap / SPARSE
@@ -74,7 +79,31 @@ impl Way {
             by_index: false,
             text: format!("Block Range Pass on {name}  (blocks={heap})\n  Reason: {reason}"),
         };
+        // Rows that are added behind the end meanwhile are for the next pass.
+        let within = |blocks: Blocks| -> Vec<Range<u32>> {
+            blocks
+                .ranges
+                .iter()
+                .map(|range| range.start..range.end.min(heap))
+                .filter(|range| !range.is_empty())
+                .collect()
+        };
         match known {
+            Known::Listed(blocks) => {
+                let named = blocks.named;
+                let ranges = within(blocks);
+                let text = format!(
+                    "Listed Block Ranges on {name}  (blocks={} of {heap}, ranges={})\n  \
+                     Reason: rows to be looked at again are due in {named} of {heap} blocks",
+                    size(&ranges),
+                    ranges.len(),
+                );
+                Way {
+                    ranges,
+                    by_index: true,
+                    text,
+                }
+            }
             Known::NoClock => pass("no clock of the rows themselves bounds what is due".to_owned()),
             Known::NoIndex { column } => pass(format!("no index begins with {column}")),
             Known::Index {
@@ -88,19 +117,13 @@ impl Way {
                 name: index,
                 blocks: Some(blocks),
             } => {
-                // Rows that are added behind the end meanwhile are for the next pass.
-                let ranges: Vec<Range<u32>> = blocks
-                    .ranges
-                    .iter()
-                    .map(|range| range.start..range.end.min(heap))
-                    .filter(|range| !range.is_empty())
-                    .collect();
+                let named = blocks.named;
+                let ranges = within(blocks);
                 let text = format!(
                     "Index Block Ranges using {index} on {name}  (blocks={} of {heap}, ranges={})\n  \
-                     Reason: {index} leads to {} of {heap} blocks",
+                     Reason: {index} leads to {named} of {heap} blocks",
                     size(&ranges),
                     ranges.len(),
-                    blocks.named
                 );
                 Way {
                     ranges,
@@ -217,6 +240,21 @@ mod tests {
             way.text,
             "Index Block Ranges using t_seen_idx on s.t  (blocks=20 of 1000, ranges=2)\n  \
              Reason: t_seen_idx leads to 25 of 1000 blocks"
+        );
+    }
+
+    #[test]
+    fn rows_that_were_reopened_are_gone_to_where_they_lie() {
+        let mut blocks = Blocks::default();
+        blocks.push(5);
+        blocks.push(999);
+        blocks.push(1000);
+        let way = Way::choose(&ident("s.t"), 1000, Known::Listed(blocks));
+        assert_eq!(way.ranges, [5..6, 999..1000]);
+        assert_eq!(
+            way.text,
+            "Listed Block Ranges on s.t  (blocks=2 of 1000, ranges=2)\n  \
+             Reason: rows to be looked at again are due in 3 of 1000 blocks"
         );
     }
 
