@@ -16,7 +16,8 @@ use crate::policy::model::{
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, consents, match_columns};
 use crate::policy::render::rewritten;
-use crate::tag::grammar;
+use crate::tag::effective;
+use crate::tag::grammar::{self, ColumnLabel, ColumnTag, TableTag};
 
 /// What is compiled for the worlds of a story: the tables, which nothing changes, and the plans under its last policy.
 pub struct Compiled {
@@ -109,6 +110,61 @@ fn columns(table: &world::Table) -> Vec<Column> {
     columns
 }
 
+fn table_tag(table: &world::Table) -> Option<TableTag> {
+    table.label().map(|label| {
+        // Tables are in a schema of their own.
+        let label = label.replace("\"m.t", "\"s.t");
+        grammar::parse_table(&label).expect("a valid label")
+    })
+}
+
+fn column_tags(table: &world::Table) -> BTreeMap<String, ColumnLabel> {
+    let labels = table.column_labels().into_iter();
+    labels
+        .map(|(name, label)| (name, grammar::parse_column(&label).expect("a valid label")))
+        .collect()
+}
+
+fn tag_of(label: &ColumnLabel) -> ColumnTag {
+    label.tag().expect("no clearance").clone()
+}
+
+/// A partition or inheritance child with tags of its own, below `parent`.
+fn child(world: &World, at: usize, parent: &Table, above: &world::Table) -> Table {
+    let table = &world.tables[at];
+    let tag = match (table_tag(above), table_tag(table)) {
+        (Some(above), Some(below)) => Some(effective::table(&above, &below)),
+        (one, other) => one.or(other),
+    };
+    let mut labels = column_tags(above);
+    for (name, below) in column_tags(table) {
+        let label = match labels.get(&name) {
+            Some(above) => effective::column(above, &below),
+            None => below,
+        };
+        labels.insert(name, label);
+    }
+    Table {
+        id: rel(at),
+        ident: relation(world, at),
+        tag,
+        column_tags: labels
+            .iter()
+            .map(|(name, label)| (name.clone(), tag_of(label)))
+            .collect(),
+        leaves: vec![Leaf {
+            id: rel(at),
+            ident: relation(world, at),
+            owner: parent.owner,
+            within: vec![rel(at), parent.id],
+        }],
+        above: vec![parent.id],
+        family: vec![rel(at), parent.id],
+        split: false,
+        ..parent.clone()
+    }
+}
+
 /// The tables as they are read from the catalog: each root with its leaves.
 fn schema(world: &World) -> Schema {
     let mut tables = BTreeMap::new();
@@ -119,9 +175,10 @@ fn schema(world: &World) -> Schema {
         let family: Vec<usize> = (0..world.tables.len())
             .filter(|member| world.is_within(*member, at))
             .collect();
-        let leaves = family
+        let leaves: Vec<Leaf> = family
             .iter()
             .filter(|member| !world.tables[**member].partitioned)
+            .filter(|member| world.governor(**member) == at)
             .map(|member| Leaf {
                 id: rel(*member),
                 ident: relation(world, *member),
@@ -142,28 +199,28 @@ fn schema(world: &World) -> Schema {
                 owner: 10,
                 columns: columns(table),
                 primary_key: table.key.clone(),
-                tag: table.label().map(|label| {
-                    // Tables are in a schema of their own.
-                    let label = label.replace("\"m.t", "\"s.t");
-                    grammar::parse_table(&label).expect("a valid label")
-                }),
-                column_tags: table
-                    .column_labels()
-                    .into_iter()
-                    .map(|(name, label)| {
-                        let label = grammar::parse_column(&label).expect("a valid label");
-                        (name, label.tag().expect("no clearance").clone())
-                    })
+                tag: table_tag(table),
+                column_tags: column_tags(table)
+                    .iter()
+                    .map(|(name, label)| (name.clone(), tag_of(label)))
                     .collect(),
                 leaves: if tagged { leaves } else { Vec::new() },
                 above: Vec::new(),
                 family: family.iter().map(|member| rel(*member)).collect(),
-                split: false,
+                split: family
+                    .iter()
+                    .any(|member| world.tables[*member].own.is_some()),
                 unreadable: BTreeMap::new(),
                 refused: crate::policy::model::Refused::default(),
                 findings: Vec::new(),
             },
         );
+    }
+    for (at, table) in world.tables.iter().enumerate() {
+        if let (Some(above), Some(_)) = (table.above, &table.own) {
+            let below = child(world, at, &tables[&rel(above)], &world.tables[above]);
+            tables.insert(rel(at), below);
+        }
     }
     let idents = |names: &[String]| names.iter().map(|name| ident(name)).collect::<Vec<_>>();
     let foreign_keys = world
@@ -287,6 +344,17 @@ impl<'a> Adapter<'a> {
         }
     }
 
+    /// Whether rows refer to others from tables whose partitions or children have tags of their own: they go first.
+    pub fn goes_in_turn(&self) -> bool {
+        let keys = self.world.foreign_keys.iter();
+        keys.map(|key| rel(key.child)).any(|child| {
+            self.schema
+                .tables
+                .get(&child)
+                .is_some_and(|table| table.split)
+        })
+    }
+
     /// Whether a table can be reached from itself over foreign keys of other tables.
     pub fn has_circles(&self) -> bool {
         (0..self.world.tables.len()).any(|start| {
@@ -317,7 +385,7 @@ impl<'a> Adapter<'a> {
     }
 
     fn plan(&self, table: usize) -> Rc<Plan> {
-        let root = self.root(table);
+        let root = self.world.governor(table);
         self.under
             .plans
             .borrow_mut()
@@ -378,7 +446,7 @@ impl<'a> Adapter<'a> {
 
     /// The facts but for the rows of a circle that refer to this one.
     fn facts_alone(&self, plan: &Plan, row: &'a Row) -> Facts {
-        let tags = &self.world.root(row.table).cells;
+        let tags = &self.world.governing(row.table).cells;
         // Every method leaves NULL as it is.
         let disposed = |name: &str| {
             let value = row.value(name);

@@ -48,7 +48,7 @@ fn same(expected: Expected, found: State) -> bool {
 fn compare(world: &World, compiled: &Compiled) -> Result<(), String> {
     let adapter = Adapter::new(world, compiled);
     let decision = world.decide();
-    let circular = adapter.has_circles();
+    let circular = adapter.has_circles() || adapter.goes_in_turn();
     for (at, cells) in decision.states.iter().enumerate() {
         let row = &world.rows[at];
         // What a request does not concern is not looked at.
@@ -78,7 +78,7 @@ fn compare(world: &World, compiled: &Compiled) -> Result<(), String> {
                 return Err(format!("row {at}: deleted {deletes} instead of {goes}"));
             }
             let rewritten = expected == Expected::Due
-                && world.root(row.table).cells[&verdict.column]
+                && world.governing(row.table).cells[&verdict.column]
                     .method
                     .is_some();
             if !deletes && (verdict.action == Action::Rewrite) != rewritten {

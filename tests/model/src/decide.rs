@@ -29,12 +29,17 @@ pub struct Decision {
 }
 
 impl World {
-    /// The relation whose tags govern the rows of `table`: the root above it.
-    pub fn root(&self, mut table: usize) -> &Table {
-        while let Some(above) = self.tables[table].above {
+    /// The relation whose tags govern the rows of `table`: itself, where it has tags of its own, or the nearest such
+    /// one above it.
+    pub fn governor(&self, mut table: usize) -> usize {
+        while let (None, Some(above)) = (&self.tables[table].own, self.tables[table].above) {
             table = above;
         }
-        &self.tables[table]
+        table
+    }
+
+    pub fn governing(&self, table: usize) -> &Table {
+        &self.tables[self.governor(table)]
     }
 
     /// Whether `table` is `other` or below it.
@@ -133,7 +138,7 @@ impl World {
     /// RESOLVED: at least one existing purpose, clocks that can be found, minimums and maximums that exist, and a
     /// method that fits. Without a method the table must delete rows.
     pub fn is_resolved(&self, table: usize, name: &str) -> bool {
-        let (index, table) = (table, self.root(table));
+        let (index, table) = (table, self.governing(table));
         let Some(tag) = table.cells.get(name) else {
             return false;
         };
@@ -174,7 +179,7 @@ impl World {
 
     /// The foreign key that leads to the subject's table.
     fn way(&self, table: usize) -> Option<&ForeignKey> {
-        let subject = self.root(table).tag.as_ref()?.subject.as_ref()?;
+        let subject = self.governing(table).tag.as_ref()?.subject.as_ref()?;
         self.foreign_keys.iter().find(|key| {
             subject.via && self.is_within(table, key.child) && key.columns == subject.columns
         })
@@ -184,7 +189,7 @@ impl World {
     /// whose values are the subject's key.
     fn said_by(&self, table: usize) -> Option<Vec<String>> {
         let Some(way) = self.way(table) else {
-            let subject = self.root(table).tag.as_ref()?.subject.as_ref()?;
+            let subject = self.governing(table).tag.as_ref()?.subject.as_ref()?;
             return Some(subject.columns.clone());
         };
         let mut said = Vec::new();
@@ -200,7 +205,7 @@ impl World {
 
     /// The subject of a row: its kind and key.
     pub fn subject(&self, row: &Row) -> Option<(String, Vec<String>)> {
-        let subject = self.root(row.table).tag.as_ref()?.subject.as_ref()?;
+        let subject = self.governing(row.table).tag.as_ref()?.subject.as_ref()?;
         let Some(columns) = self.said_by(row.table) else {
             return self.subject(self.follow(row, self.way(row.table)?)?);
         };
@@ -271,7 +276,7 @@ impl World {
         if (known.consent_based || !known.required) && self.is_erased(row) {
             return false;
         }
-        let table = self.root(row.table);
+        let table = self.governing(row.table);
         let Some(clock) = Self::clock_of(table, tag).and_then(|clock| self.read(row, clock)) else {
             return true;
         };
@@ -296,7 +301,7 @@ impl World {
     /// A row that began after an erasure is data collected anew. It began when its purposes' clocks say, and when it
     /// was collected: all of them must be known to lie before. A date must lie before as a whole day.
     fn began_before(&self, row: &Row, at: Moment) -> bool {
-        let table = self.root(row.table);
+        let table = self.governing(row.table);
         let resolved = table
             .cells
             .iter()
@@ -377,7 +382,7 @@ impl World {
     // ----- rule 3: what keeps a cell -----
 
     fn reference_clock(&self, row: &Row, tag: &CellTag, reference: &Reference) -> Option<Moment> {
-        let own = Self::clock_of(self.root(row.table), tag);
+        let own = Self::clock_of(self.governing(row.table), tag);
         self.read(row, reference.clock.as_ref().or(own)?)
     }
 
@@ -456,7 +461,7 @@ impl World {
     /// Rule 5 without its last condition: a table that deletes, at least one tagged cell, all past, nothing that
     /// keeps one.
     fn could_go(&self, row: &Row, states: &BTreeMap<String, State>) -> bool {
-        Self::deletes(self.root(row.table))
+        Self::deletes(self.governing(row.table))
             && !states.is_empty()
             && states
                 .values()
@@ -517,7 +522,7 @@ impl World {
             .rows
             .iter()
             .map(|row| {
-                let cells = &self.root(row.table).cells;
+                let cells = &self.governing(row.table).cells;
                 cells
                     .iter()
                     .map(|(name, tag)| (name.clone(), self.state(row, name, tag)))
@@ -532,7 +537,7 @@ impl World {
         // rows of a circle go together.
         loop {
             let stays = deleted.iter().copied().find(|parent| {
-                let table = self.root(self.rows[*parent].table);
+                let table = self.governing(self.rows[*parent].table);
                 let declared = table.tag.as_ref().map(|tag| tag.dependents.as_slice());
                 self.is_kept_by_others(*parent, declared.unwrap_or_default(), &deleted, &[])
             });
@@ -550,7 +555,7 @@ impl World {
         let mut after = self.clone();
         let rows = after.rows.iter_mut().zip(&decision.states);
         for (row, states) in rows.filter(|(row, _)| self.is_concerned(row)) {
-            let cells = &self.root(row.table).cells;
+            let cells = &self.governing(row.table).cells;
             for (name, state) in states {
                 if let (State::Due, Some(left)) = (state, &cells[name].method) {
                     row.values.insert(name.clone(), left.clone());

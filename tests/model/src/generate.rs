@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::calendar::{self, DAY, HOUR, Moment, Period, day_number};
 use crate::change::Change;
 use crate::world::{
-    CellTag, Clock, Column, Consent, Erasure, ForeignKey, Hold, Kind, Minimum, OnDelete, Policy,
-    Purpose, Reference, Row, Subject, Table, TableTag, Value, World,
+    CellTag, Clock, Column, Consent, Erasure, ForeignKey, Hold, Kind, Minimum, OnDelete, Own,
+    Policy, Purpose, Reference, Row, Subject, Table, TableTag, Value, World,
 };
 
 /// What a constant method leaves.
@@ -63,6 +63,8 @@ pub struct Features {
     pub fine: bool,
     /// Tags that cannot be resolved.
     pub broken: bool,
+    /// Partitions and children with tags of their own.
+    pub tightening: bool,
     /// Tables that refer to each other. To themselves they always may.
     pub circles: bool,
 }
@@ -76,6 +78,7 @@ impl Features {
         paths: true,
         fine: true,
         broken: true,
+        tightening: true,
         circles: true,
     };
 }
@@ -219,6 +222,7 @@ fn table(tape: &mut Tape, at: usize, features: Features) -> (Table, usize) {
         key: key.iter().map(|name| (*name).to_owned()).collect(),
         above: None,
         partitioned: shape == "partitioned",
+        own: None,
         tag: None,
         cells: BTreeMap::new(),
     };
@@ -413,6 +417,51 @@ fn tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
             world.tables[table].cells.insert(column.name, cell);
         }
     }
+}
+
+/// Sometimes gives a relation below a tagged one tags of its own, some of which tighten. Where rows of a table refer to
+/// each other it has one tag: the extension deletes no circles across several.
+fn own_tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
+    let Some(above) = world.tables[table].above else {
+        return;
+    };
+    let root = &world.tables[above];
+    let is_tagged = root.label().is_some() || !root.cells.is_empty();
+    let reflexive = |key: &ForeignKey| key.child == above && key.parent == above;
+    if !is_tagged || world.foreign_keys.iter().any(reflexive) || !tape.chance(35) {
+        return;
+    }
+    let over = world.tables[above].clone();
+    let tag = tape.some(60, |tape| TableTag {
+        clock: tape.some(50, |tape| clock(tape, world, above, features.broken)),
+        collected: tape.some(30, |tape| clock(tape, world, above, false)),
+        delete: tape.chance(40),
+        // Keys of one kind have the same columns everywhere.
+        subject: subject(tape, world, above).map(|mut subject| {
+            if !subject.via {
+                subject.kind = format!("kind{table}");
+            }
+            subject
+        }),
+        ..TableTag::default()
+    });
+    let mut cells = BTreeMap::new();
+    for column in over.columns.iter().filter(|column| !column.kind.is_time()) {
+        if column.kind == Kind::Key || !tape.chance(40) {
+            continue;
+        }
+        let mut own = cell(tape, world, above, column.kind, features);
+        // Mostly some of the purposes that are named above.
+        if let Some(named) = over.cells.get(&column.name).filter(|_| tape.chance(70)) {
+            own.purposes = named.purposes.clone();
+            if own.purposes.len() > 1 && tape.chance(50) {
+                own.purposes.truncate(1);
+            }
+        }
+        cells.insert(column.name.clone(), own);
+    }
+    let own = Own { tag, cells };
+    world.tables[table].tighten(&over, own);
 }
 
 /// Declares untagged tables that refer to this one, or to one of those, as its dependents.
@@ -623,6 +672,11 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
     }
     for table in &roots {
         declare(tape, &mut world, *table);
+    }
+    if features.tightening {
+        for table in 0..world.tables.len() {
+            own_tags(tape, &mut world, table, features);
+        }
     }
     for table in 0..world.tables.len() {
         if world.tables[table].partitioned {

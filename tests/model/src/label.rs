@@ -52,7 +52,10 @@ fn members(tag: &CellTag) -> String {
 impl Table {
     /// The label of the table, if its tag says anything.
     pub fn label(&self) -> Option<String> {
-        let tag = self.tag.as_ref()?;
+        let tag = match &self.own {
+            Some(own) => own.tag.as_ref()?,
+            None => self.tag.as_ref()?,
+        };
         let mut members = Vec::new();
         if let Some(subject) = &tag.subject {
             members.push(format!(
@@ -89,7 +92,7 @@ impl Table {
     pub fn column_labels(&self) -> Vec<(String, String)> {
         let mut labels = Vec::new();
         let mut paths: Vec<(String, Vec<String>)> = Vec::new();
-        for (name, tag) in &self.cells {
+        for (name, tag) in self.own.as_ref().map_or(&self.cells, |own| &own.cells) {
             let is_path = self
                 .column(name)
                 .is_some_and(|column| column.kind == Kind::Path);

@@ -17,6 +17,7 @@ pub mod label;
 pub mod refuse;
 #[cfg(test)]
 mod tests;
+mod tighten;
 pub mod world;
 
 pub use calendar::{Moment, Period};

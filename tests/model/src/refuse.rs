@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::change::Change;
-use crate::world::{Hold, OnDelete, Row, Value, World};
+use crate::world::{Hold, Kind, OnDelete, Row, Value, World};
 
 impl World {
     /// The matters aside: the columns by which the holds that lie on the row find it.
@@ -25,7 +25,7 @@ impl World {
     /// Whether a statutory minimum, by the name of `cell`, keeps it from its own users. `None` where its tag does not
     /// mean anything. A claim defence only lets data be kept: it refuses nothing.
     fn is_kept_from_users(&self, row: &Row, cell: &str) -> Option<bool> {
-        let tag = &self.root(row.table).cells[cell];
+        let tag = &self.governing(row.table).cells[cell];
         if tag.minimums.is_empty() {
             return Some(false);
         }
@@ -45,7 +45,7 @@ impl World {
         if self.is_held(row) {
             return Some(true);
         }
-        let cells = self.root(row.table).cells.keys();
+        let cells = self.governing(row.table).cells.keys();
         let kept: Vec<Option<bool>> = cells
             .map(|cell| self.is_kept_from_users(row, cell))
             .collect();
@@ -82,10 +82,27 @@ impl World {
         }
     }
 
+    /// The statements that must be refused: each row is deleted, and each text of it emptied and changed.
+    pub fn forbidden(&self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (at, row) in self.rows.iter().enumerate() {
+            changes.push(Change::Delete(at));
+            for column in &self.tables[row.table].columns {
+                if matches!(column.kind, Kind::Text | Kind::Path) {
+                    for value in [Value::Null, Value::Text("w".to_owned())] {
+                        changes.push(Change::Update(at, column.name.clone(), value));
+                    }
+                }
+            }
+        }
+        changes.retain(|change| self.refuses(change) == Some(true));
+        changes
+    }
+
     /// Whether users may not give the column of the row this other value. Of a document each path is a cell of its own.
     /// A minimum forbids to destroy a value, by emptying its column, and not to correct it.
     fn may_not_change(&self, row: &Row, column: &str, value: &Value) -> Option<bool> {
-        let table = self.root(row.table);
+        let table = self.governing(row.table);
         let own = table.cells.contains_key(column);
         if self.is_held(row) {
             // A table without tags is held as it is.

@@ -41,6 +41,7 @@ fn simple() -> World {
         ..CellTag::default()
     };
     let table = Table {
+        own: None,
         name: "t".to_owned(),
         columns: vec![
             column("id", Kind::Key),
@@ -474,7 +475,7 @@ fn generated_worlds_reach_every_state_and_deletion() {
             }
             let settled = settled.0;
             for (row, cells) in settled.rows.iter().zip(settled.decide().states) {
-                let tags = &settled.root(row.table).cells;
+                let tags = &settled.governing(row.table).cells;
                 assert!(
                     cells
                         .iter()

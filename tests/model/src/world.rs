@@ -86,7 +86,14 @@ pub struct CellTag {
     pub maximums: Vec<Reference>,
 }
 
-/// A relation. Tags of a partitioned or inheritance parent govern what is below it; only roots are tagged here.
+/// What the labels of a partition or an inheritance child itself say.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    pub tag: Option<TableTag>,
+    pub cells: BTreeMap<String, CellTag>,
+}
+
+/// A relation. Tags of a partitioned or inheritance parent govern what is below it, where tags may only tighten.
 #[derive(Clone, Debug)]
 pub struct Table {
     pub name: String,
@@ -97,6 +104,8 @@ pub struct Table {
     pub above: Option<usize>,
     /// It holds no rows itself.
     pub partitioned: bool,
+    /// In a relation below another one: its own labels, if it has any. `tag` and `cells` are what governs then.
+    pub own: Option<Own>,
     pub tag: Option<TableTag>,
     pub cells: BTreeMap<String, CellTag>,
 }

@@ -114,13 +114,37 @@ impl<'a> Schema<'a> {
         if matches!(change, Change::Later(_)) || returns(&self.world, &change) {
             return Ok(None);
         }
+        self.make(change).map(Some)
+    }
+
+    /// Tries what a hold or a minimum forbids, if there is any such thing. While the worker is at it, the row may be gone
+    /// or its cell empty since before there was the hold: then nothing happens, and nothing is refused.
+    fn trespass(&mut self, totals: &mut Totals, at_rest: bool) -> Result<()> {
+        self.world.now = present();
+        let forbidden = self.world.forbidden();
+        let Some(change) = forbidden.get(self.tape.pick(forbidden.len())) else {
+            return Ok(());
+        };
+        let (change, went) = self.make(change.clone())?;
+        if at_rest {
+            totals.judged += wrongly(&self.world, &change, &went)?;
+        }
+        if went == Went::Refused {
+            totals.refused += 1;
+            totals.trespasses += 1;
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, change: Change) -> Result<(Change, Went)> {
         let went = self.session.change(&self.world, &mut self.holds, &change)?;
         self.log.push(format!("{went:?}: {change:?}"));
-        Ok(Some((change, went)))
+        Ok((change, went))
     }
 
     fn beside(&mut self, totals: &mut Totals) -> Result<()> {
         for _ in 0..BESIDE {
+            self.trespass(totals, false)?;
             let Some((change, went)) = self.change()? else {
                 continue;
             };
@@ -139,6 +163,7 @@ impl<'a> Schema<'a> {
     }
 
     fn quiet(&mut self, totals: &mut Totals) -> Result<()> {
+        self.trespass(totals, true)?;
         let Some((change, went)) = self.change()? else {
             return Ok(());
         };

@@ -133,6 +133,10 @@ fn tables(schema: &str, world: &World) -> String {
                 format!("{name} {}{not_null}", kind_sql(kind))
             })
             .collect();
+        let is_alone = above.is_none() && !world.tables.iter().any(|other| other.above == Some(at));
+        if is_alone && at % 2 == 1 {
+            items.push("serial int GENERATED ALWAYS AS IDENTITY".to_owned());
+        }
         if above.is_some() {
             items.reverse();
         } else if !table.key.is_empty() {
@@ -190,7 +194,7 @@ fn labels(schema: &str, world: &World) -> String {
     let mut sql = String::new();
     for (at, table) in world.tables.iter().enumerate() {
         let name = relation(schema, world, at);
-        if table.above.is_some() {
+        if table.above.is_some() && table.own.is_none() {
             continue;
         }
         if let Some(label) = table.label() {
@@ -448,10 +452,17 @@ pub fn read(client: &mut Client, schema: &str, world: &World) -> Result<Vec<Row>
                     let (document, path) = column.name.split_once('.').unwrap_or_default();
                     format!("{document} #>> '{{{}}}'", path.replace('.', ","))
                 }
-                _ => format!(
-                    "CASE WHEN isfinite({0}) THEN (extract(epoch FROM {0}::timestamptz) * 1000000)::bigint::text ELSE {0}::text END",
-                    column.name
-                ),
+                kind => {
+                    // Whatever the session's time zone is.
+                    let moment = match kind {
+                        Kind::TimestampTz => column.name.clone(),
+                        _ => format!("{}::timestamp AT TIME ZONE 'UTC'", column.name),
+                    };
+                    format!(
+                        "CASE WHEN isfinite({0}) THEN (extract(epoch FROM {moment}) * 1000000)::bigint::text ELSE {0}::text END",
+                        column.name
+                    )
+                }
             })
             .collect();
         let sql = format!(

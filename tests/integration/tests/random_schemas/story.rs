@@ -13,6 +13,7 @@ use retention_model::generate::{self, Features, Tape};
 use retention_model::world::{Erasure, Row, Value, World};
 use retention_model::{Moment, State};
 
+use crate::shrink::{self, Case, Part};
 use crate::sql;
 
 /// What the extension knows of, and what has no part in SQL: the clock here does not stand still.
@@ -24,6 +25,9 @@ pub const FEATURES: Features = Features {
 
 /// How often a sweep may find more to do: each finds at least one row that it can dispose of.
 const ROUNDS: usize = 40;
+
+/// Time zones of users: what is due is the same in all of them.
+const ZONES: [&str; 4] = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"];
 
 /// The server's clock.
 pub fn present() -> Moment {
@@ -45,6 +49,8 @@ pub struct Totals {
     pub beside: usize,
     /// Changes that a hold or minimum refused.
     pub refused: usize,
+    /// Statements that had to be refused, made for that, and were.
+    pub trespasses: usize,
     /// Statements of which the model knew whether they must be refused.
     pub judged: usize,
 }
@@ -55,6 +61,7 @@ impl Totals {
         self.disposed += other.disposed;
         self.beside += other.beside;
         self.refused += other.refused;
+        self.trespasses += other.trespasses;
         self.judged += other.judged;
     }
 }
@@ -84,7 +91,7 @@ pub fn is_at_rest(world: &World) -> bool {
     let decision = world.decide();
     decision.deleted.is_empty()
         && world.rows.iter().zip(&decision.states).all(|(row, cells)| {
-            let tags = &world.root(row.table).cells;
+            let tags = &world.governing(row.table).cells;
             cells
                 .iter()
                 .all(|(name, state)| *state != State::Due || tags[name].method.is_none())
@@ -205,6 +212,11 @@ impl Session {
             schema: schema.to_owned(),
             offset,
         };
+        let number: usize = schema.trim_start_matches('r').parse().unwrap_or(0);
+        let zone = ZONES[number % ZONES.len()];
+        session
+            .client
+            .batch_execute(&format!("SET TimeZone = '{zone}'"))?;
         session.put_forward(0)?;
         Ok(session)
     }
@@ -258,8 +270,7 @@ impl Session {
     fn sweep(&mut self, world: &World) -> Result<bool> {
         let mut any = false;
         for (at, table) in world.tables.iter().enumerate() {
-            if world.tables[at].above.is_some() || table.label().is_none() && table.cells.is_empty()
-            {
+            if world.governor(at) != at || table.label().is_none() && table.cells.is_empty() {
                 continue;
             }
             let sql = format!(
@@ -310,7 +321,15 @@ pub struct Story<'a> {
     log: Vec<String>,
     tape: Tape<'a>,
     world: World,
+    /// What is left out.
+    without: BTreeSet<Part>,
+    /// How many changes were thought of.
+    changes: usize,
 }
+
+/// Changes beside sweeps, and then one at a time.
+const BESIDE: usize = 3;
+const QUIET: usize = 2;
 
 /// The worlds that sweeps at any point between changes may have come across.
 pub struct Possible {
@@ -423,7 +442,7 @@ impl Possible {
                 }
                 continue;
             };
-            let tags = &users.root(row.table).cells;
+            let tags = &users.governing(row.table).cells;
             for (name, value) in &row.values {
                 let now = found.value(name);
                 if now == value {
@@ -448,18 +467,26 @@ impl Possible {
 }
 
 impl<'a> Story<'a> {
-    pub fn new(seed: u64, bytes: &'a [u8]) -> Self {
+    pub fn new(case: &Case, bytes: &'a [u8]) -> Self {
         let mut tape = Tape::new(bytes);
         let mut world = generate::world(&mut tape, FEATURES);
         // Ends lie on whole hours: between two of them the clock may move a little.
         world.now += HOUR / 2;
         apart(&mut world);
+        shrink::leave_out(&mut world, &case.without);
         Story {
-            schema: format!("r{seed}"),
+            schema: format!("r{}", case.seed),
             log: Vec::new(),
             tape,
             world,
+            without: case.without.clone(),
+            changes: 0,
         }
+    }
+
+    /// What can be left out of it.
+    pub fn parts(&self) -> Vec<Part> {
+        shrink::parts(&self.world, BESIDE + QUIET)
     }
 
     pub fn tell(mut self, place: Place) -> Result<Totals> {
@@ -475,7 +502,7 @@ impl<'a> Story<'a> {
         let mut session = Session::new(place, &self.schema, offset(self.world.now))?;
         let mut holds = set_up(&mut session.client, &self.schema, &self.world)?;
         self.beside(place, &mut session, &mut holds, &mut totals)?;
-        for _ in 0..2 {
+        for _ in 0..QUIET {
             self.quiet(&mut session, &mut holds, &mut totals)?;
         }
         Ok(totals)
@@ -491,7 +518,7 @@ impl<'a> Story<'a> {
     ) -> Result<()> {
         let mut possible = Possible::new(&self.world);
         let mut users = self.world.clone();
-        let (tape, log) = (&mut self.tape, &mut self.log);
+        let (tape, log, without) = (&mut self.tape, &mut self.log, &self.without);
         let start = &self.world;
         let schema = &self.schema;
         let clock = session.offset;
@@ -504,12 +531,13 @@ impl<'a> Story<'a> {
             });
             let changed = (|| {
                 let mut other = Session::new(place, schema, clock)?;
-                for _ in 0..3 {
+                for number in 0..BESIDE {
                     let Some(change) = generate::change(tape, &users, FEATURES) else {
                         continue;
                     };
+                    let is_out = without.contains(&Part::Change(number));
                     // Time is the same for both sessions.
-                    if matches!(change, Change::Later(_)) {
+                    if is_out || matches!(change, Change::Later(_)) {
                         continue;
                     }
                     totals.beside += 1;
@@ -531,6 +559,7 @@ impl<'a> Story<'a> {
                 .unwrap_or_else(|_| Err(Error::new("the sweeping session panicked")));
             (swept, changed)
         });
+        self.changes += BESIDE;
         changed?;
         let session = swept?;
         let found = session.sweep_until_rest(&users)?;
@@ -557,7 +586,10 @@ impl<'a> Story<'a> {
         holds: &mut Vec<i64>,
         totals: &mut Totals,
     ) -> Result<()> {
-        if let Some(change) = generate::change(&mut self.tape, &self.world, FEATURES) {
+        let next = generate::change(&mut self.tape, &self.world, FEATURES);
+        let is_out = self.without.contains(&Part::Change(self.changes));
+        self.changes += 1;
+        if let Some(change) = next.filter(|_| !is_out) {
             let went = session.change(&self.world, holds, &change)?;
             self.log.push(format!("{went:?}: {change:?}"));
             totals.judged += wrongly(&self.world, &change, &went)?;
