@@ -180,12 +180,12 @@ fn subject<'a>(
                 .filter_map(|key| key.get(position).cloned())
                 .collect();
             let array = builder.bind(Param::Texts(values));
-            format!("{array}::text[]")
+            format!("pg_catalog.unnest({array}::text[])")
         })
         .collect();
     Ok(Probe {
         condition: format!(
-            "({}) IN (SELECT * FROM pg_catalog.unnest({}))",
+            "({}) IN (SELECT * FROM ROWS FROM ({}))",
             expressions.join(", "),
             arrays.join(", ")
         ),
