@@ -81,15 +81,11 @@ fn leaves_the_files(list: &str) -> bool {
 }
 
 /// Whether a path of the log, relative to the data directory, may lead out of it: what is elsewhere may be on another machine.
-fn leaves_the_data(path: &str) -> bool {
+fn leaves_the_data(path: &str, data: Option<&Path>) -> bool {
     let path = Path::new(path);
     let is_up = path.components().any(|part| part == Component::ParentDir);
-    let is_below = || {
-        active::own_directory()
-            .and_then(|own| Some(path.starts_with(own.parent()?)))
-            .unwrap_or(false)
-    };
-    is_up || (path.is_absolute() && !is_below())
+    let is_below = data.is_some_and(|data| path.starts_with(data));
+    is_up || (path.is_absolute() && !is_below)
 }
 
 /// Why a connection string does not lead to a peer inside; `None` when it does.
@@ -126,7 +122,10 @@ fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<Strin
     }
     let harmless = match power {
         Power::Logs => !leaves_the_files(value),
-        Power::Keeps => !leaves_the_data(value),
+        Power::Keeps => {
+            let own = active::own_directory();
+            !leaves_the_data(value, own.as_deref().and_then(Path::parent))
+        }
         _ => value.is_empty(),
     };
     if harmless {
@@ -411,12 +410,29 @@ mod tests {
 
     #[test]
     fn files_of_the_log_are_below_the_data_directory_without_a_line() {
-        for path in ["log", "", "log/today", "./log", "postgresql-%a.log", "a..b"] {
-            assert!(!leaves_the_data(path), "{path}");
+        let leaves = |path| leaves_the_data(path, Some(Path::new("/data")));
+        for path in [
+            "log",
+            "",
+            "log/today",
+            "./log",
+            "postgresql-%a.log",
+            "a..b",
+            "/data/log",
+        ] {
+            assert!(!leaves(path), "{path}");
         }
-        for path in ["/var/log/postgresql", "../log", "log/../../log", "/"] {
-            assert!(leaves_the_data(path), "{path}");
+        for path in [
+            "/var/log/postgresql",
+            "../log",
+            "log/../../log",
+            "/",
+            "/database",
+            "/data/../x",
+        ] {
+            assert!(leaves(path), "{path}");
         }
+        assert!(leaves_the_data("/data/log", None));
     }
 
     #[test]
