@@ -527,6 +527,7 @@ pub fn whole_row(relation: pg_sys::Oid, session: &Session) -> Result<()> {
 extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
     // Taken in any case: it is of this check alone.
     let starting = Starting::of(range_table);
+    own_residency::notice_circumstances();
     if guc::enforce(Gate::Access) == Enforce::Off {
         return;
     }

@@ -1,5 +1,6 @@
 //! What a relation's columns are to somebody outside: cleared, tagged with a residency, or unreviewed.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -106,6 +107,7 @@ pub struct Columns {
 /// The column that says of each row where it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByRow {
+    /// Empty when the tags of the relation and those above and below it do not agree on one, or cannot be read.
     pub name: String,
     /// `None` when there is no such column, or none that conditions can be proved of: of type text or varchar, under
     /// whose collation equal values are the same.
@@ -175,7 +177,9 @@ pub struct Labelled {
 
 /// Reads the exposure of every column of a relation.
 pub fn columns(relation: pg_sys::Oid) -> Columns {
-    let (columns, depends_on) = labelled(relation);
+    let (columns, mut depends_on) = labelled(relation);
+    let (by_row, kin) = by_row(relation);
+    depends_on.extend(kin);
     Columns {
         relation,
         columns: columns
@@ -189,12 +193,90 @@ pub fn columns(relation: pg_sys::Oid) -> Columns {
             })
             .collect(),
         shown: shown(relation),
-        by_row: read::labels(relation)
-            .table
-            .and_then(|tag| tag.residency_column)
-            .map(|name| ByRow::of(relation, name)),
+        by_row,
         depends_on,
     }
+}
+
+/// What a relation's own labels say of where each of its rows may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Rows {
+    /// Nothing.
+    Unsaid,
+    /// What this column says.
+    In(String),
+    /// Where the tags of its own columns say.
+    ByTags,
+    /// Its table's label cannot be read.
+    Unknown,
+}
+
+impl Rows {
+    fn of(own: &read::Labels) -> Rows {
+        if own.malformed.iter().any(|bad| bad.column.is_none()) {
+            return Rows::Unknown;
+        }
+        let named = own
+            .table
+            .as_ref()
+            .and_then(|tag| tag.residency_column.clone());
+        let tagged = |label: &ColumnLabel| *label != ColumnLabel::NotPersonal;
+        match named {
+            Some(name) => Rows::In(name),
+            None if own.columns.values().any(tagged) => Rows::ByTags,
+            None => Rows::Unsaid,
+        }
+    }
+}
+
+/// The column that says where each row of a relation may be, and of those below it, which who reads it reads too. `governing`
+/// is the one of the tag in force on it, `kin` what the relation itself says, all above and below it, and the other
+/// parents of those. Empty where they do not all mean the same, or one cannot be read: whoever puts a table below another
+/// must not open or move rows of either. `None` where rows are not told apart. Pure.
+fn agreed(governing: Option<String>, kin: &[Rows]) -> Option<String> {
+    if kin.contains(&Rows::Unknown) {
+        return Some(String::new());
+    }
+    if !kin.iter().any(|rows| matches!(rows, Rows::In(_))) {
+        return None;
+    }
+    let governing = governing.unwrap_or_default();
+    let agree = kin.iter().all(|rows| match rows {
+        Rows::In(name) => *name == governing,
+        Rows::Unsaid => true,
+        Rows::ByTags | Rows::Unknown => false,
+    });
+    Some(if agree { governing } else { String::new() })
+}
+
+/// What says of each row of a relation where it may be, and the relations whose labels went into that.
+fn by_row(relation: pg_sys::Oid) -> (Option<ByRow>, Vec<pg_sys::Oid>) {
+    let mut members = vec![relation];
+    members.extend(inherit::descendants(relation));
+    let above = members
+        .iter()
+        .flat_map(|member| inherit::ancestors(*member));
+    let kin: BTreeSet<u32> = members
+        .iter()
+        .copied()
+        .chain(above)
+        .map(pg_sys::Oid::to_u32)
+        .collect();
+    let kin: Vec<pg_sys::Oid> = kin.into_iter().map(pg_sys::Oid::from).collect();
+    let said: Vec<Rows> = kin
+        .iter()
+        .map(|member| Rows::of(&read::own(*member)))
+        .collect();
+    let governing = read::labels(relation)
+        .table
+        .and_then(|tag| tag.residency_column);
+    let by_row = agreed(governing, &said).map(|name| ByRow::of(relation, name));
+    (by_row, kin)
+}
+
+/// Whether rows of a relation, or of those below it, may be elsewhere than its columns' tags say.
+pub fn is_by_row(relation: pg_sys::Oid) -> bool {
+    by_row(relation).0.is_some()
 }
 
 /// The columns of the exclusion constraints of a relation and those below it, by the relation's own numbers. The error of
@@ -327,6 +409,39 @@ mod tests {
         assert!(!may(&tagged(None), &["cn"]));
         assert!(!may(&tagged(Some(&["cn"])), &[]));
         assert!(may(&Exposure::Cleared, &["de"]));
+    }
+
+    #[test]
+    fn rows_pass_by_a_column_only_where_all_tables_in_a_hierarchy_mean_it() {
+        let named = |name: &str| Rows::In(name.to_owned());
+        let by = |governing: Option<&str>, kin: &[Rows]| agreed(governing.map(str::to_owned), kin);
+        let country = Some("country".to_owned());
+        let closed = Some(String::new());
+        assert_eq!(by(None, &[Rows::Unsaid, Rows::ByTags]), None);
+        assert_eq!(by(Some("country"), &[named("country")]), country);
+        assert_eq!(
+            by(
+                Some("country"),
+                &[Rows::Unsaid, named("country"), named("country")]
+            ),
+            country
+        );
+        // A child has one that its parent has not.
+        assert_eq!(by(None, &[Rows::Unsaid, named("country")]), closed);
+        assert_eq!(
+            by(Some("country"), &[named("country"), named("place")]),
+            closed
+        );
+        assert_eq!(
+            by(Some("country"), &[named("country"), Rows::ByTags]),
+            closed
+        );
+        // What cannot be read could have said so.
+        assert_eq!(by(None, &[Rows::Unknown]), closed);
+        assert_eq!(
+            by(Some("country"), &[named("country"), Rows::Unknown]),
+            closed
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod login;
 pub mod own_residency;
 mod refuse;
 mod replication;
+pub mod residency_column;
 pub mod row;
 pub mod rules;
 pub mod sentinel;

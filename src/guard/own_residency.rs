@@ -6,10 +6,13 @@
 //! scan evaluates. What is evaluated before these sees other rows, so nothing there may be able to tell what it sees: neither
 //! by a function, nor by an error, nor by the server's counts of what an index gave. What is not understood is refused.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::guard::access;
+use crate::guard::active;
 use crate::guard::exposure::{Column, Exposure};
 use crate::guard::rules::Rules;
 use crate::guard::session::{self, Session};
@@ -18,6 +21,7 @@ use crate::guc::{self, Enforce, Gate};
 use crate::pg::executor::Starting;
 use crate::pg::plan::{self, Condition, Scan, Search, Way};
 use crate::pg::prove::{self, Wanted};
+use crate::pg::utility::Utility;
 use crate::pg::{relation, sandbox};
 
 /// Why rows do not pass by their own residency.
@@ -52,7 +56,7 @@ impl Unproved {
                 "The query reads the table by a sample, by row identifiers or by distance, which passes for no row."
             }
             Unproved::Statement => {
-                "EXPLAIN, row locks, statements that write, and foreign and custom scans pass for no row."
+                "EXPLAIN, also by auto_explain.log_analyze, row locks, statements that write, and foreign and custom scans pass for no row."
             }
         }
     }
@@ -82,15 +86,15 @@ pub fn lawful(rules: &Rules, judgement: &Judgement) -> Vec<String> {
 }
 
 /// Looks for the shortest beginning of a filter that, with what is true of each row that comes to it, implies the condition.
-/// `leaks` says of each part of the filter whether it could tell values, `implies` whether so many parts suffice. Pure.
+/// `tells` says of each part of the filter whether it could tell values, `implies` whether so many parts suffice. Pure.
 fn proved_within(
-    leaks: &[bool],
+    tells: &[bool],
     implies: impl Fn(usize) -> bool,
 ) -> std::result::Result<(), Unproved> {
-    let safe = leaks.iter().take_while(|leaks| !**leaks).count();
+    let safe = tells.iter().take_while(|tells| !**tells).count();
     if (0..=safe).any(&implies) {
         Ok(())
-    } else if implies(leaks.len()) {
+    } else if implies(tells.len()) {
         Err(Unproved::Before)
     } else {
         Err(Unproved::NoCondition)
@@ -129,20 +133,24 @@ fn proved(scan: &Scan, wanted: Wanted, hidden: &[i16]) -> std::result::Result<()
         given.extend(sound(&filter[..parts]));
         wanted.follows(&given)
     };
-    let leaks: Vec<bool> = filter.iter().map(|condition| condition.leaks).collect();
-    proved_within(&leaks, implies)?;
-    if searched.iter().any(|condition| condition.leaks) {
+    // Parts of one condition are evaluated by what the others say, so there what is called on constants tells, too.
+    let tells: Vec<bool> = filter.iter().map(|condition| condition.acts).collect();
+    proved_within(&tells, implies)?;
+    // Of columns that may be read of every row, an operator may tell what it likes.
+    let tells = |condition: &Condition| condition.leaks && !is_open(condition);
+    if searched.iter().any(tells) {
         return Err(Unproved::Before);
     }
     for search in searches {
-        if search.conditions.iter().any(|condition| condition.leaks) {
+        if search.conditions.iter().any(tells) {
             return Err(Unproved::Before);
         }
-        let mut of_index = search.conditions.clone();
+        let mut of_index = sound(&search.conditions);
         of_index.extend(sound(&search.predicate));
-        let told =
-            search.conditions.iter().all(is_open) || (search.exact && wanted.follows(&of_index));
-        if !told {
+        // How many entries an index holds tells of its predicate, as what is found tells of the conditions.
+        let mut all = search.conditions.iter().chain(&search.predicate);
+        let lawful = all.all(is_open) || (search.exact && wanted.follows(&of_index));
+        if !lawful {
             return Err(Unproved::Index);
         }
     }
@@ -240,6 +248,9 @@ fn outside() -> Option<std::rc::Rc<Session>> {
 
 /// For the planner: the column with the residency of each row, if the session is from outside.
 pub fn column(table: pg_sys::Oid) -> Option<i16> {
+    if table.to_u32() < pg_sys::FirstNormalObjectId {
+        return None;
+    }
     outside()?;
     access::columns(table).by_row.as_ref()?.attnum
 }
@@ -251,6 +262,32 @@ pub fn hidden(table: pg_sys::Oid) -> Vec<i16> {
         return Vec::new();
     }
     outside().map_or_else(Vec::new, |session| access::hidden(&session, table))
+}
+
+thread_local! {
+    /// The generation of the rules, and the mode of the gate, under which this session's plans were made.
+    static PLANNED: Cell<Option<(u64, Enforce)>> = const { Cell::new(None) };
+}
+
+/// For sessions not known to be inside, before a statement is looked at: plans that are kept were perhaps made under
+/// other rules or in another mode, with indexes and an order of conditions that do not pass now. They are made anew from
+/// the next execution on.
+pub fn notice_circumstances() {
+    let now = Some((active::generation(), guc::enforce(Gate::Access)));
+    if PLANNED.replace(now) != now {
+        // SAFETY: marks kept plans as not valid, as an invalidation message does, which may come at any time.
+        unsafe { pg_sys::ResetPlanCache() };
+    }
+}
+
+/// Before EXECUTE takes a plan that was kept.
+pub fn before(utility: &Utility) {
+    if utility.node.type_ == pg_sys::NodeTag::T_ExecuteStmt
+        && guc::preloaded()
+        && !session::is_known_in_region()
+    {
+        notice_circumstances();
+    }
 }
 
 #[cfg(test)]
@@ -285,7 +322,7 @@ mod tests {
     #[test]
     fn a_proof_uses_nothing_that_comes_after_what_could_tell_values() {
         // The condition is part number 1, counted from 0.
-        let with = |leaks: &[bool]| proved_within(leaks, |parts| parts > 1);
+        let with = |tells: &[bool]| proved_within(tells, |parts| parts > 1);
         assert_eq!(with(&[false, false]), Ok(()));
         assert_eq!(with(&[false, false, true]), Ok(()));
         assert_eq!(with(&[true, false]), Err(Unproved::Before));

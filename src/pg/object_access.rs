@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
-use crate::guard::function;
 use crate::guard::row::dropping;
+use crate::guard::{function, residency_column};
 use crate::pg::report;
 use crate::policy::declare::history;
 
@@ -26,6 +26,7 @@ pub struct Drop {
 
 /// What runs before an object goes; an error refuses it.
 fn before_drop(drop: Drop) -> Result<()> {
+    residency_column::before_drop(drop)?;
     dropping::before_drop(drop)?;
     history::before_drop(drop);
     Ok(())

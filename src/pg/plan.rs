@@ -28,6 +28,10 @@ pub struct Condition {
     pub node: *mut pg_sys::Node,
     /// Whether evaluating it could tell what it is evaluated on: by an error, or by a function of a user.
     pub leaks: bool,
+    /// Whether it could tell that it, or a part of it, is evaluated at all, and so what other parts said before: it calls
+    /// something that is not leakproof, be it on constants, or has a parameter, whose subquery may run only then. True
+    /// where `leaks` is.
+    pub acts: bool,
 }
 
 /// The conditions that one index is searched by. The server counts the entries that satisfy them, in its statistics.
@@ -133,14 +137,73 @@ unsafe fn leaks(node: *mut pg_sys::Node) -> bool {
     unsafe { pg_sys::contain_leaked_vars(node) || uses_users_code(node, std::ptr::null_mut()) }
 }
 
+unsafe extern "C-unwind" fn may_act(function: pg_sys::Oid, _context: *mut c_void) -> bool {
+    // SAFETY: a cached catalog lookup of a function that an expression calls.
+    is_users(function) || unsafe { !pg_sys::get_func_leakproof(function) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn does_something(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    use pg_sys::NodeTag as Tag;
+    // SAFETY: the server calls this with a node of the expression, or NULL.
+    unsafe {
+        let Some(known) = node.as_ref() else {
+            return false;
+        };
+        match known.type_ {
+            Tag::T_List
+            | Tag::T_Var
+            | Tag::T_Const
+            | Tag::T_BoolExpr
+            | Tag::T_NullTest
+            | Tag::T_BooleanTest
+            | Tag::T_RelabelType
+            | Tag::T_CollateExpr
+            | Tag::T_CaseExpr
+            | Tag::T_CaseWhen
+            | Tag::T_CaseTestExpr
+            | Tag::T_FuncExpr
+            | Tag::T_OpExpr
+            | Tag::T_DistinctExpr
+            | Tag::T_NullIfExpr
+            | Tag::T_ScalarArrayOpExpr => {
+                pg_sys::check_functions_in_node(node, Some(may_act), context)
+                    || pg_guard_ffi_boundary(|| {
+                        expression_tree_walker(node, does_something, context)
+                    })
+            }
+            // Parameters, subqueries, coercions that may fail, and what is not known here.
+            _ => true,
+        }
+    }
+}
+
+/// Whether somebody could find out that an expression is evaluated, or a part of it.
+///
+/// # Safety
+/// `node` must be an expression.
+unsafe fn acts(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: by the caller's promise; it only reads.
+    unsafe { does_something(node, std::ptr::null_mut()) }
+}
+
 /// The columns that a condition is about, by number: 0 for the whole row, negative ones for system columns.
 pub fn columns(condition: &Condition) -> Vec<i16> {
+    // SAFETY: a condition holds a copied expression of the current memory context.
+    unsafe { columns_of(condition.node, 1) }
+}
+
+/// The same for an expression, or a list of them, over the relation with number `relation` in the range table.
+///
+/// # Safety
+/// `node` must be NULL or such an expression.
+pub unsafe fn columns_of(node: *mut pg_sys::Node, relation: u32) -> Vec<i16> {
     let mut set = std::ptr::null_mut();
     let mut columns = Vec::new();
     let mut member = -1;
-    // SAFETY: a condition holds a copied expression of the current memory context; the set is built here.
+    // SAFETY: by the caller's promise; the set is built here.
     unsafe {
-        pg_sys::pull_varattnos(condition.node, 1, &mut set);
+        pg_sys::pull_varattnos(node, relation, &mut set);
         loop {
             member = pg_sys::bms_next_member(set, member);
             if member < 0 {
@@ -166,9 +229,11 @@ unsafe fn copied(conditions: *mut pg_sys::List, from: c_int) -> Vec<Condition> {
                 let node =
                     pg_sys::copyObjectImpl(std::ptr::from_ref(node).cast()).cast::<pg_sys::Node>();
                 pg_sys::ChangeVarNodes(node, from, 1, 0);
+                let leaks = leaks(node);
                 Condition {
                     node,
-                    leaks: leaks(node),
+                    leaks,
+                    acts: leaks || acts(node),
                 }
             })
             .collect()

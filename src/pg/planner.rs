@@ -17,6 +17,7 @@ use crate::pg::{list, plan};
 static mut PLANNER: pg_sys::planner_hook_type = None;
 static mut RELATION: pg_sys::get_relation_info_hook_type = None;
 static mut STATISTICS: pg_sys::get_relation_stats_hook_type = None;
+static mut WIDTH: pg_sys::get_attavgwidth_hook_type = None;
 
 // The raw declaration: calling through pg_sys would strip context and cursor position from every error that passes.
 unsafe extern "C-unwind" {
@@ -34,23 +35,35 @@ extern "C-unwind" fn order(planned: *mut pg_sys::PlannedStmt) {
     // SAFETY: the plan that the planner has just made.
     for scan in unsafe { plan::scans(planned) }.unwrap_or_default() {
         if let Some(column) = own_residency::column(scan.relation) {
-            scan.move_to_front(|condition| {
-                !condition.leaks && plan::columns(condition) == [column]
-            });
+            scan.move_to_front(|condition| !condition.acts && plan::columns(condition) == [column]);
         }
     }
 }
 
-/// Whether an index may be used by the session: it is over columns that it may read, or begins with the rows' residency.
-fn may_use(index: &pg_sys::IndexOptInfo, hidden: &[i16], residency: Option<i16>) -> bool {
+/// Whether an index may be used by the session: it, and its predicate, are over columns that the session may read of every
+/// row; or it is a B-tree that begins with the rows' residency, whose entries are those that the conditions say.
+///
+/// # Safety
+/// `index` must be one of the relation with number `relation`, from the planner.
+unsafe fn may_use(
+    index: &pg_sys::IndexOptInfo,
+    relation: u32,
+    hidden: &[i16],
+    residency: Option<i16>,
+) -> bool {
     let count = usize::try_from(index.ncolumns).unwrap_or(0);
     // SAFETY: an index has a number for each of its columns, 0 for an expression.
     let keys: Vec<i16> = (0..count)
         .map(|at| i16::try_from(unsafe { *index.indexkeys.add(at) }).unwrap_or(0))
         .collect();
+    // SAFETY: by the caller's promise, its predicate is over that relation.
+    let predicate = unsafe { plan::columns_of(index.indpred.cast(), relation) };
+    let is_open = |column: &i16| *column < 0 || (*column != 0 && !hidden.contains(column));
     !keys.contains(&0)
-        && (keys.iter().all(|key| !hidden.contains(key))
-            || (residency.is_some() && keys.first().copied() == residency))
+        && (keys.iter().chain(&predicate).all(is_open)
+            || (residency.is_some()
+                && keys.first().copied() == residency
+                && index.relam == pg_sys::BTREE_AM_OID))
 }
 
 #[pg_guard]
@@ -64,7 +77,7 @@ unsafe extern "C-unwind" fn hide(relation: pg_sys::Oid, info: *mut pg_sys::RelOp
     unsafe {
         let mut kept = std::ptr::null_mut();
         for index in list::items::<pg_sys::IndexOptInfo>((*info).indexlist) {
-            if may_use(index, &hidden, residency) {
+            if may_use(index, (*info).relid, &hidden, residency) {
                 kept = pg_sys::lappend(kept, std::ptr::from_ref(index).cast_mut().cast());
             }
         }
@@ -85,7 +98,26 @@ unsafe extern "C-unwind" fn is_hidden(
     })
 }
 
-/// Unguarded on purpose, as the other two, and without a local that needs dropping: errors pass through unchanged.
+/// The width in bytes of values of a hidden column, by its type and not by what ANALYZE saw; 0 for any other column.
+#[pg_guard]
+unsafe extern "C-unwind" fn width_by_type(
+    relation: pg_sys::Oid,
+    column: pg_sys::AttrNumber,
+) -> pg_sys::int32 {
+    if !own_residency::hidden(relation).contains(&column) {
+        return 0;
+    }
+    // SAFETY: cached catalog lookups of a column that the planner asks for.
+    unsafe {
+        let mut kind = pg_sys::Oid::INVALID;
+        let mut modifier = 0;
+        let mut collation = pg_sys::Oid::INVALID;
+        pg_sys::get_atttypetypmodcoll(relation, column, &mut kind, &mut modifier, &mut collation);
+        pg_sys::get_typavgwidth(kind, modifier)
+    }
+}
+
+/// Unguarded on purpose, as the other three, and without a local that needs dropping: errors pass through unchanged.
 unsafe extern "C-unwind" fn planner(
     query: *mut pg_sys::Query,
     text: *const c_char,
@@ -140,6 +172,23 @@ unsafe extern "C-unwind" fn relation_statistics(
     }
 }
 
+unsafe extern "C-unwind" fn width(
+    relation: pg_sys::Oid,
+    column: pg_sys::AttrNumber,
+) -> pg_sys::int32 {
+    // SAFETY: as above. 0 says that the server may look into the statistics.
+    unsafe {
+        let given = match WIDTH {
+            Some(previous) => previous(relation, column),
+            None => 0,
+        };
+        if given > 0 || session::is_known_in_region() {
+            return given;
+        }
+        width_by_type(relation, column)
+    }
+}
+
 /// Installs the hooks. Only while preloading.
 pub fn init() {
     if !guc::preloaded() {
@@ -153,5 +202,7 @@ pub fn init() {
         pg_sys::get_relation_info_hook = Some(relation_info);
         STATISTICS = pg_sys::get_relation_stats_hook;
         pg_sys::get_relation_stats_hook = Some(relation_statistics);
+        WIDTH = pg_sys::get_attavgwidth_hook;
+        pg_sys::get_attavgwidth_hook = Some(width);
     }
 }

@@ -110,7 +110,13 @@ pub fn condition(
     if labels.malformed.iter().any(|bad| bad.column.is_none()) {
         return Ok(Err(format!("The tag of table {name} cannot be read.")));
     }
-    if let Some(column) = labels.table.and_then(|tag| tag.residency_column) {
+    if let Some(by_row) = exposure::columns(table).by_row {
+        let column = by_row.name;
+        if column.is_empty() {
+            return Ok(Err(format!(
+                "Table {name} and those above or below it do not agree on what says where a row may be."
+            )));
+        }
         if !matches!(
             type_of(table, &column),
             Some(pg_sys::TEXTOID | pg_sys::VARCHAROID)

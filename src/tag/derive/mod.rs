@@ -65,14 +65,31 @@ fn labels(sources: &BTreeSet<Source>) -> Vec<Option<ColumnLabel>> {
             continue;
         }
         labels.extend(
-            exposure::labelled(pg_sys::Oid::from(*relation))
-                .0
+            of_source(pg_sys::Oid::from(*relation))
                 .into_iter()
                 .filter(|column| numbers.contains(&0) || numbers.contains(&column.attnum))
                 .map(|column| column.label),
         );
     }
     labels
+}
+
+/// The columns of a table that others are made of. Where its rows say for themselves where they may be, which a copy of them
+/// does not, the residency of what is copied is not stated.
+fn of_source(table: pg_sys::Oid) -> Vec<exposure::Labelled> {
+    let mut columns = exposure::labelled(table).0;
+    if exposure::is_by_row(table) {
+        for column in &mut columns {
+            let derived = column.label.as_ref().and_then(ColumnLabel::derive);
+            if let Some(derived) = derived {
+                column.label = Some(ColumnLabel::Derived(DerivedTag {
+                    residency: None,
+                    ..derived
+                }));
+            }
+        }
+    }
+    columns
 }
 
 /// Catalogs that hold values of users' columns.
@@ -189,8 +206,7 @@ unsafe fn table_like(statement: usize, create: &pg_sys::CreateStmt) -> Option<Pe
                 continue;
             };
             columns.extend(
-                exposure::labelled(model)
-                    .0
+                of_source(model)
                     .into_iter()
                     .filter_map(|column| Some((column.name, column.label?.derive()?))),
             );

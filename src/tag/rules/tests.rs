@@ -204,6 +204,9 @@ fn tables_follow_the_same_rules() {
         );
     }
     assert_eq!(classify_table(None, Some(&table(base))).class, Class::Add);
+    // It would take the place of what the columns' tags say, also in the first tag of the table.
+    let by_row = classify_table(None, Some(&table(r#"{"residency_column":"country"}"#)));
+    assert_eq!(by_row.class, Class::Loosen);
     assert_eq!(
         classify_table(Some(&table(base)), None).class,
         Class::Loosen

@@ -8,7 +8,6 @@ use crate::guard::lane::model::Transfer;
 use crate::guard::lane::qualify::covers;
 use crate::pg::{relation, sandbox, spi};
 use crate::tag::grammar::{ColumnLabel, TableTag};
-use crate::tag::read;
 
 /// Columns named in one message.
 const MAX_NAMED: usize = 8;
@@ -65,19 +64,16 @@ pub fn fault(transfer: &Transfer) -> Result<Option<String>> {
     }
     let mut offending: Vec<(pg_sys::Oid, Column)> = Vec::new();
     for table in tables()? {
-        let columns = exposure::columns(table).columns;
+        let exposure::Columns {
+            columns, by_row, ..
+        } = exposure::columns(table);
         if columns
             .iter()
             .all(|column| column.exposure == Exposure::Cleared)
         {
             continue;
         }
-        let labels = read::labels(table);
-        if labels.malformed.iter().any(|bad| bad.column.is_none())
-            || labels
-                .table
-                .is_some_and(|tag| tag.residency_column.is_some())
-        {
+        if by_row.is_some() {
             return Ok(Some(by_rows(table)));
         }
         let uncovered = columns
