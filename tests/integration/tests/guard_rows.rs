@@ -1,7 +1,7 @@
 //! The region guard: rows that a session from outside may read because of their own residency, and what it must not learn
 //! of others.
 
-use integration::{Certs, ClientCert, Cluster, Output, Result, wait_until};
+use integration::{Certs, ClientCert, Cluster, Output, Result, Sql, wait_until};
 
 /// What all values of rows begin with that may not be read in region `us`.
 const CANARY: &str = "canary";

@@ -179,6 +179,20 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 28] = [
         "rows_pass_by_their_own_residency_and_nothing_of_others_is_told",
     ),
     (
+        "copies of tables whose rows say where they may be",
+        "access",
+        "no residency is stated of them, so refused outside",
+        "guard_rows",
+        "copies_of_rows_with_a_residency_of_their_own_may_be_nowhere_else",
+    ),
+    (
+        "another column in the place of the one that says where rows may be",
+        "ddl",
+        "refused to anybody while a tag names it",
+        "guard_rows",
+        "an_owner_puts_no_other_column_in_the_place_of_the_residency",
+    ),
+    (
         "operators that the planner calls on values of statistics",
         "access",
         "not called from outside",
