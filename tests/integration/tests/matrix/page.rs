@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 28] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 30] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
