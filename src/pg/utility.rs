@@ -12,7 +12,7 @@ use crate::guard::row::veto;
 use crate::pg::report;
 use crate::pg::statement::Statement;
 use crate::policy::declare::history;
-use crate::tag::{derive, detach, provider, rename};
+use crate::tag::{derive, detach, provider, rename, rename_dependents};
 use crate::worker;
 
 /// A utility statement about to be executed, or just executed.
@@ -55,6 +55,7 @@ fn before(utility: Utility) -> Result<()> {
 fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
     rename::after(utility)?;
+    rename_dependents::after(utility)?;
     derive::after(&utility)?;
     guard::lane::keep::after(&utility)?;
     history::after(utility);

@@ -15,6 +15,7 @@ mod parse;
 pub mod provider;
 pub mod read;
 pub mod rename;
+pub mod rename_dependents;
 pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "pg_test"))]
