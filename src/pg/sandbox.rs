@@ -135,7 +135,9 @@ pub fn as_table_owner<T>(role: pg_sys::Oid, work: impl FnOnce() -> Result<T>) ->
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE
         | pg_sys::SECURITY_RESTRICTED_OPERATION
         | pg_sys::SECURITY_NOFORCE_RLS;
-    let _scope = Scope::enter(Some((role, flags)));
+    let scope = Scope::enter(Some((role, flags)));
+    // What goes by foreign keys' actions is counted by them. No owner can switch them off again.
+    scope.set(c"track_counts", c"on");
     work()
 }
 

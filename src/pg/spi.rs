@@ -168,3 +168,14 @@ pub fn run(statement: &Statement) -> Result<u64> {
     let params = bind(&statement.params)?;
     execute(&statement.sql, &params)
 }
+
+/// Runs a statement that writes and yields OIDs, each with a number of rows.
+pub fn counts(statement: &Statement) -> Result<Vec<(u32, i64)>> {
+    let params = bind(&statement.params)?;
+    write(&statement.sql, &params, |row| {
+        Ok((
+            row.must::<pgrx::pg_sys::Oid>(1)?.to_u32(),
+            row.must::<i64>(2)?,
+        ))
+    })
+}

@@ -9,7 +9,7 @@ use crate::policy::model::{
 };
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, consents, erased_rows, match_columns};
-use crate::policy::render::{concerns, rewritten};
+use crate::policy::render::{circle, concerns, rewritten};
 
 /// What is known of one row. The lists are parallel to what `policy::render::facts` asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -349,13 +349,13 @@ pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Ve
     let matters = row.matters(plan);
     let in_circle =
         !plan.circle.is_empty() && facts.blocked.get(plan.dependents.len()) != Some(&false);
-    let referring: Vec<&str> = plan
+    let referring: Vec<String> = plan
         .dependents
         .iter()
         .zip(&facts.blocked)
         .filter(|(_, blocked)| **blocked)
-        .map(|(dependent, _)| dependent.foreign_key.child_ident.name.as_str())
-        .chain(in_circle.then_some(plan.ident.name.as_str()))
+        .map(|(dependent, _)| dependent.foreign_key.child_ident.name.clone())
+        .chain(in_circle.then(|| circle::names(plan)))
         .collect();
     let row_is_free = plan.delete_rows
         && !plan.groups.is_empty()
@@ -519,7 +519,7 @@ fn how_ended(verdict: &mut Verdict, standing: &Standing) {
 }
 
 /// Why a cell that goes with its row is still there.
-fn waits(plan: &Plan, standings: &[Standing], referring: &[&str]) -> String {
+fn waits(plan: &Plan, standings: &[Standing], referring: &[String]) -> String {
     if !plan.unresolved.is_empty() {
         let columns: Vec<&str> = plan.unresolved.keys().map(String::as_str).collect();
         return format!(

@@ -1,8 +1,10 @@
 //! The policy: what it says, how it is compiled with the catalog into a plan, and the plan's two readings.
 
 pub mod affected;
+pub mod along;
 pub mod basis;
 pub mod basis_store;
+pub mod cascade;
 pub mod compile;
 pub mod declare;
 mod defence;

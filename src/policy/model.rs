@@ -453,9 +453,12 @@ pub struct Plan {
     /// When a row was collected, if the table's tag says.
     pub collected: Option<Clock>,
     pub dependents: Vec<Dependent>,
-    /// Foreign keys by which rows of the table refer to rows of the same table. Rows that are connected by them go
-    /// together, once nothing keeps one of those that refer to them over any number of steps.
+    /// Foreign keys by which rows of the table and of its `peers` refer to each other. Rows that are connected by them
+    /// go together, once nothing keeps one of those that refer to them over any number of steps.
     pub circle: Vec<ForeignKey>,
+    /// The plans of other tables whose rows such keys connect with rows of this one, in a circle of tables: they go
+    /// together. These have neither `circle` nor `peers` themselves.
+    pub peers: Vec<Plan>,
     /// Not a plan of its own: untagged rows that another table's tag lets go with its rows. Only holds, and what
     /// refers to them, keep them.
     pub declared: bool,
@@ -467,6 +470,13 @@ pub struct Plan {
     pub mark: String,
     /// Columns that an index of the table begins with. Decides nothing but how rows are looked for.
     pub indexed: BTreeSet<String>,
+}
+
+impl Plan {
+    /// The plans of all tables whose rows go together with those of this one, itself first.
+    pub fn together(&self) -> impl Iterator<Item = &Plan> {
+        std::iter::once(self).chain(&self.peers)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

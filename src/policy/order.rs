@@ -11,7 +11,12 @@ pub fn order(schema: &Schema) -> Vec<RelId> {
         .into_iter()
         .map(|(parent, children)| (parent, children.into_iter().collect()))
         .collect();
-    Tarjan::run(&governing(schema), &children)
+    components(&governing(schema), &children).concat()
+}
+
+/// The strongly connected components of a graph, those first that the edges of others lead to.
+pub fn components(ids: &[RelId], edges: &BTreeMap<RelId, Vec<RelId>>) -> Vec<Vec<RelId>> {
+    Tarjan::run(ids, edges)
 }
 
 fn governing(schema: &Schema) -> Vec<RelId> {
@@ -58,11 +63,11 @@ struct Tarjan<'a> {
     index: BTreeMap<RelId, usize>,
     low: BTreeMap<RelId, usize>,
     stack: Vec<RelId>,
-    out: Vec<RelId>,
+    out: Vec<Vec<RelId>>,
 }
 
 impl<'a> Tarjan<'a> {
-    fn run(ids: &[RelId], edges: &'a BTreeMap<RelId, Vec<RelId>>) -> Vec<RelId> {
+    fn run(ids: &[RelId], edges: &'a BTreeMap<RelId, Vec<RelId>>) -> Vec<Vec<RelId>> {
         let mut tarjan = Tarjan {
             edges,
             next: 0,
@@ -115,12 +120,14 @@ impl<'a> Tarjan<'a> {
                 self.lower(above, low);
             }
             if self.index.get(&node) == Some(&low) {
+                let mut component = Vec::new();
                 while let Some(member) = self.stack.pop() {
-                    self.out.push(member);
+                    component.push(member);
                     if member == node {
                         break;
                     }
                 }
+                self.out.push(component);
             }
         }
     }
@@ -135,7 +142,7 @@ mod tests {
         for (parent, child) in edges {
             map.entry(*parent).or_default().push(*child);
         }
-        Tarjan::run(ids, &map)
+        components(ids, &map).concat()
     }
 
     #[test]

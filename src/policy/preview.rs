@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
 use crate::pg::{clock, heap, relation, spi, time};
+use crate::policy::along::{self, Along};
 use crate::policy::compile::compile;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
@@ -18,11 +19,13 @@ use crate::policy::period::Instant;
 use crate::policy::render::erasure::count_by_cause;
 use crate::policy::render::kept::kept;
 use crate::policy::render::sample::sampled;
-use crate::policy::render::{self, Statement, facts};
+use crate::policy::render::{self, Statement, Step, facts};
 
 /// A line of a preview. Lines of a table's leaves are added up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Line {
+    /// Another relation, whose rows go along.
+    pub along: Option<RelId>,
     pub action: String,
     pub reason: String,
     pub columns: Vec<String>,
@@ -140,6 +143,7 @@ impl Counter {
             Err(caught) => {
                 self.add(
                     Line {
+                        along: None,
                         action: "cannot count".to_owned(),
                         reason: describe(&caught, leaf),
                         columns: Vec::new(),
@@ -152,9 +156,46 @@ impl Counter {
         }
     }
 
+    /// Rows of other tables that go along with rows of the leaf; what few there may be of a sampled one are not looked
+    /// for. False when counting failed.
+    fn along(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> bool {
+        let counted = subtransaction(|| {
+            let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
+            if self.estimate && blocks > SAMPLED_BLOCKS {
+                return Ok(Vec::new());
+            }
+            along::count(plan, leaf, policy, cutoff, None)
+        });
+        match counted {
+            Ok(counted) => {
+                for went in counted {
+                    let line = Line {
+                        along: Some(went.relation.to_u32()),
+                        action: went.action.to_owned(),
+                        reason: Along::reason(plan),
+                        columns: went.columns(plan),
+                    };
+                    self.add(line, Some(went.rows), false);
+                }
+                true
+            }
+            Err(caught) => {
+                let line = Line {
+                    along: None,
+                    action: "cannot count".to_owned(),
+                    reason: describe(&caught, leaf),
+                    columns: Vec::new(),
+                };
+                self.add(line, None, false);
+                false
+            }
+        }
+    }
+
     fn leaf(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) {
         for step in render::steps(plan) {
             let line = |reason: String| Line {
+                along: None,
                 action: step.action(plan),
                 reason,
                 columns: step.columns(plan),
@@ -170,9 +211,13 @@ impl Counter {
             if !counted {
                 return;
             }
+            if step == Step::Rows && !self.along(plan, leaf, policy, cutoff) {
+                return;
+            }
         }
         for back in kept(plan, leaf, policy, cutoff) {
             let line = Line {
+                along: None,
                 action: "keep".to_owned(),
                 reason: back.reason,
                 columns: back.columns,
@@ -190,6 +235,7 @@ impl Counter {
         for (column, why) in &plan.unresolved {
             self.add(
                 Line {
+                    along: None,
                     action: "keep".to_owned(),
                     reason: format!("tag not resolved: {why}"),
                     columns: vec![column.clone()],
@@ -273,15 +319,16 @@ fn counted(
             });
         }
         let lines = lines(&plan, &policy, cutoff, estimate)?;
-        found.extend(lines.into_iter().map(|line| (id, line)));
+        let relation = |line: &Rows| line.0.along.unwrap_or(id);
+        found.extend(lines.into_iter().map(|line| (relation(&line), line)));
     }
     Ok(found)
 }
 
 /// What the policy asks for at `as_of` (now, by default), without doing any of it: one row for each disposal
-/// that is due, and one for each reason why cells or rows that no purpose covers are kept back. `rel` limits it
-/// to one table or partition, whose owner the caller must be; stewards see every table, others those they own.
-/// Counts run with the rights of each leaf's owner; one that fails is a row that says why.
+/// that is due, one for each other table whose rows go along, and one for each reason why cells or rows that no purpose
+/// covers are kept back. `rel` limits it to one table or partition, whose owner the caller must be; stewards see every
+/// table, others those they own. Counts run with the rights of each leaf's owner; one that fails is a row that says why.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn preview(

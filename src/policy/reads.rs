@@ -45,6 +45,16 @@ fn collect(plan: &Plan, reads: &mut Reads) {
     for foreign_key in &plan.circle {
         key(foreign_key, reads);
     }
+    for leaf in plan
+        .together()
+        .filter(|_| !plan.circle.is_empty())
+        .flat_map(|plan| &plan.leaves)
+    {
+        reads.insert(leaf.id, leaf.ident.quoted.clone());
+    }
+    for peer in &plan.peers {
+        collect(peer, reads);
+    }
     for dependent in &plan.dependents {
         key(&dependent.foreign_key, reads);
         if let Some(plan) = &dependent.plan {

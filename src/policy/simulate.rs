@@ -161,7 +161,7 @@ fn simulate(
     let found = simulated(required("policy", policy)?.0)?;
     Ok(TableIterator::new(found.into_iter().map(
         |(table, line, (now, then))| {
-            let relation = Regclass(pg_sys::Oid::from(table));
+            let relation = Regclass(pg_sys::Oid::from(line.along.unwrap_or(table)));
             (relation, line.columns, line.action, line.reason, now, then)
         },
     )))

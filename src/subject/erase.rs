@@ -14,14 +14,16 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::{keys, ledger};
 use crate::pg::args::{required, words};
 use crate::pg::regclass::Regclass;
+use crate::pg::subxact::{Caught, subtransaction};
 use crate::pg::{clock, lock, relation, sandbox, spi, time, xact};
+use crate::policy::along::{self, Along};
 use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
 use crate::policy::load;
 use crate::policy::model::{Erasing, Leaf, State};
 use crate::policy::period::Instant;
 use crate::policy::preview::as_owner_of;
-use crate::policy::render::{self, facts};
+use crate::policy::render::{self, Step, facts};
 use crate::policy::{epoch, purpose};
 use crate::subject::key;
 use crate::tag::grammar::DisposalMode;
@@ -216,10 +218,13 @@ fn table(
         return Ok(());
     };
     let plan = &work.plan;
+    if act && let Some(reason) = xact::with_snapshot(|| pause::of_together(plan))? {
+        return Err(pause::refused(&plan.ident.name, &reason));
+    }
     let mut found = Vec::new();
     for step in render::steps(plan) {
         for leaf in &plan.leaves {
-            let rows = if act {
+            let (rows, along) = if act {
                 now::dispose(&Target {
                     work: &work,
                     step,
@@ -230,12 +235,20 @@ fn table(
                 })?
             } else {
                 let count = render::count(plan, &step, leaf, &work.policy, now, None);
+                let counted = || {
+                    let rows = as_owner_of(plan, leaf, || spi::count(&count))?;
+                    let along = match step {
+                        Step::Rows if rows > 0 => {
+                            subtransaction(|| along::count(plan, leaf, &work.policy, now, None))?
+                        }
+                        _ => Vec::new(),
+                    };
+                    Ok((rows, along))
+                };
                 xact::with_snapshot(|| {
-                    pseudonyms::with_key(plan, For::Recognizing, || {
-                        Ok(as_owner_of(plan, leaf, || spi::count(&count)))
-                    })
+                    pseudonyms::with_key(plan, For::Recognizing, || Ok(counted()))
                 })?
-                .map_err(|caught| {
+                .map_err(|caught: Caught| {
                     let what = format!("what goes of {} could not be counted", leaf.ident.name);
                     now::told(&caught, &what)
                 })?
@@ -251,6 +264,15 @@ fn table(
                     citation: None,
                 });
             }
+            found.extend(along.into_iter().map(|along| Line {
+                relation: along.relation,
+                columns: along.columns(plan),
+                action: along.action.to_owned(),
+                reason: Along::reason(plan),
+                rows: Some(along.rows),
+                until: None,
+                citation: None,
+            }));
         }
     }
     for leaf in &plan.leaves {

@@ -40,6 +40,9 @@ fn collect(plan: &Plan, lent: &mut Lent) {
             lent.insert((subject.kind.clone(), cover.purpose.clone()));
         }
     }
+    for peer in &plan.peers {
+        collect(peer, lent);
+    }
     for dependent in &plan.dependents {
         if let Some(plan) = &dependent.plan {
             collect(plan, lent);

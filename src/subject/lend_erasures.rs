@@ -44,11 +44,9 @@ fn collect(plan: &Plan, kinds: &mut BTreeSet<String>) {
         .iter()
         .filter_map(|group| group.erasure.as_ref());
     kinds.extend(erased.map(|erased| erased.subject.kind.clone()));
-    for plan in plan
-        .dependents
-        .iter()
-        .filter_map(|dependent| dependent.plan.as_ref())
-    {
+    let dependents = plan.dependents.iter();
+    let dependents = dependents.filter_map(|dependent| dependent.plan.as_deref());
+    for plan in plan.peers.iter().chain(dependents) {
         collect(plan, kinds);
     }
 }

@@ -1,6 +1,7 @@
 //! One batch: the rows of one step in a range of blocks of one leaf, in the current transaction.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use pgrx::pg_sys;
@@ -8,9 +9,10 @@ use pgrx::pg_sys;
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::pg::{heap, lock, spi, xact};
+use crate::policy::along::{self, Along};
 use crate::policy::epoch;
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::Leaf;
+use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Statement, Step, Tid};
@@ -36,28 +38,53 @@ pub const fn rows_of(blocks: &Range<u32>) -> Range<Tid> {
     Tid::start_of(blocks.start)..Tid::start_of(blocks.end)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Rows that were disposed, and rows that are still due although the statement ran: a trigger or a rule
-    /// swallowed them.
-    Done { rows: i64, left: i64 },
+    /// swallowed them. And rows of other tables that went along.
+    Done {
+        rows: i64,
+        left: i64,
+        along: Vec<Along>,
+    },
     /// The policy or the table has changed: nothing was touched, the plan must be compiled again.
     Stale,
 }
 
-/// Takes the locks that keep policy and table as they are until the transaction ends. Returns `false` when
-/// the leaf is gone. Before any snapshot is taken, so that what committed while this waited is seen.
-pub fn lock(root: u32, leaf: &Leaf) -> Result<bool> {
-    lock::epoch(pg_sys::Oid::from(root), lock::Mode::Share)?;
+/// Takes the locks that keep policy and tables as they are until the transaction ends: of the leaf, and of all that go
+/// together with its table. Returns `false` when a leaf is gone. Before any snapshot is taken, so that what committed
+/// while this waited is seen.
+pub fn lock(plan: &Plan, leaf: &Leaf) -> Result<bool> {
+    // In the same order by whichever of the tables a batch is.
+    let tables: BTreeSet<u32> = plan.together().map(|plan| plan.table).collect();
+    for table in tables {
+        lock::epoch(pg_sys::Oid::from(table), lock::Mode::Share)?;
+    }
     // The epoch's own lock: no policy changes while the batch runs, whatever it is about.
     lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
-    Ok(heap::lock_for_write(pg_sys::Oid::from(leaf.id)))
+    let leaves: BTreeSet<u32> = concerned(plan, leaf).map(|leaf| leaf.id).collect();
+    let mut there = leaves.into_iter().map(pg_sys::Oid::from);
+    Ok(there.all(heap::lock_for_write))
+}
+
+/// The leaf, and those that its rows may go together with.
+fn concerned<'p>(plan: &'p Plan, leaf: &'p Leaf) -> impl Iterator<Item = &'p Leaf> {
+    let in_circle = !plan.circle.is_empty();
+    let others = plan.together().flat_map(|plan| &plan.leaves);
+    std::iter::once(leaf).chain(others.filter(move |_| in_circle))
 }
 
 /// Whether the plan still is what policy and table say. Under the locks, with a fresh snapshot.
 pub fn fits(work: &Work, leaf: &Leaf) -> Result<bool> {
-    Ok(epoch::at_this_moment()? == work.epoch
-        && work::shape(leaf)?.as_ref() == work.shapes.get(&leaf.id))
+    if epoch::at_this_moment()? != work.epoch {
+        return Ok(false);
+    }
+    for leaf in concerned(&work.plan, leaf) {
+        if work::shape(leaf)?.as_ref() != work.shapes.get(&leaf.id) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller
@@ -80,7 +107,7 @@ pub fn dispose_ranges(
         after,
         except,
     } = target;
-    if !lock(work.plan.table, leaf)? {
+    if !lock(&work.plan, leaf)? {
         return Ok(Outcome::Stale);
     }
     locked.set(true);
@@ -95,18 +122,39 @@ pub fn dispose_ranges(
             statement.within(range.start, range.end).without(except)
         };
         key::with_key(&work.plan, For::Making, || {
-            let rows = late::while_sweeping(leaf, || {
+            let deletes = *step == Step::Rows;
+            let in_circle = deletes && !work.plan.circle.is_empty();
+            let watched = match deletes {
+                true => Some(along::watch(&work.plan)?),
+                false => None,
+            };
+            let gone = late::while_sweeping(leaf, || {
                 as_leaf_owner(&work.plan, leaf, || {
-                    let mut rows: u64 = 0;
+                    let mut gone: BTreeMap<u32, i64> = BTreeMap::new();
                     for range in ranges {
-                        rows += spi::run(&within(&batch, range))?;
+                        let statement = within(&batch, range);
+                        if in_circle {
+                            for (leaf, rows) in spi::counts(&statement)? {
+                                *gone.entry(leaf).or_default() += rows;
+                            }
+                        } else {
+                            let rows = i64::try_from(spi::run(&statement)?).unwrap_or(i64::MAX);
+                            *gone.entry(leaf.id).or_default() += rows;
+                        }
                     }
-                    Ok(rows)
+                    Ok(gone)
                 })
             })?;
+            let own = work.plan.leaves.iter().map(|leaf| leaf.id);
+            let rows = own.filter_map(|leaf| gone.get(&leaf)).sum();
+            let along = match watched {
+                Some(watched) => watched.ended(&work.plan, &gone)?,
+                None => Vec::new(),
+            };
             let mut left: i64 = 0;
             // Without code of its own nothing in the table can have swallowed the statement.
-            if heap::has_own_code(pg_sys::Oid::from(leaf.id)) {
+            let has_code = |leaf: &Leaf| heap::has_own_code(pg_sys::Oid::from(leaf.id));
+            if has_code(leaf) || in_circle && concerned(&work.plan, leaf).any(has_code) {
                 let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after);
                 // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
                 // and so what the names and operators of the second statement mean.
@@ -116,10 +164,7 @@ pub fn dispose_ranges(
                     })
                 })?;
             }
-            Ok(Outcome::Done {
-                rows: i64::try_from(rows).unwrap_or(i64::MAX),
-                left,
-            })
+            Ok(Outcome::Done { rows, left, along })
         })
     })
 }

@@ -7,13 +7,13 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::guc::{self, Disposal, pace};
+use crate::guc::{Disposal, pace};
 use crate::pg::subxact::Caught;
 use crate::pg::{clock, report, timeout, xact};
 use crate::policy::model::{Plan, Policy, Schema};
 use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
-use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::fuse::Verdict;
 use crate::worker::mark::{self, Marks};
 use crate::worker::partition::store;
 use crate::worker::run::{self, Run, State};
@@ -167,6 +167,12 @@ fn plan(
         overview.policy.clone(),
         root,
     )?;
+    // Rows of its peers go with its own.
+    let is_paused = |peer: &Plan| pause::concerns(&overview.paused, &peer.family);
+    let mode = match work.plan.peers.iter().any(is_paused) {
+        true => mode.min(Disposal::Observe),
+        false => mode,
+    };
     let mut waiting: Option<Run> = None;
     let open = run::open()?;
     // What refers to the table's rows goes first, by a run of its own, which may wait for somebody.
@@ -233,13 +239,7 @@ fn plan(
     if deferred.is_none() {
         run::forget_observed(root)?;
     }
-    let estimate = Estimate {
-        planned: survey.planned(),
-        disposed: run::disposed_lately(root, None)?,
-        rows: survey.rows,
-        fraction: guc::max_disposal_fraction(),
-    };
-    match (estimate.verdict(), waiting) {
+    match (survey::verdict(&work, &survey)?, waiting) {
         (Verdict::Wait { reason }, Some(run)) => Ok(Next::Waiting(run.id, reason)),
         (Verdict::Wait { reason }, None) => {
             let id = run::insert(&work, &survey, State::Waiting, Some(&reason))?;
@@ -275,6 +275,9 @@ fn observe(work: &Work, survey: &Survey) -> Result<()> {
 
 /// The tables whose rows go before those of the plan, because they refer to them.
 fn add_referring(plan: &Plan, tables: &mut BTreeSet<u32>) {
+    for peer in &plan.peers {
+        add_referring(peer, tables);
+    }
     for plan in plan
         .dependents
         .iter()

@@ -11,11 +11,13 @@ use crate::guc;
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{self, Caught};
 use crate::pg::{clock, lock, relation, xact};
+use crate::policy::along::{self, Along};
 use crate::policy::load;
 use crate::policy::period::Instant;
 use crate::policy::render;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::batch::{self, Outcome, Target};
+use crate::worker::disposed;
 use crate::worker::findings;
 use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::mark::{self, Marks};
@@ -153,6 +155,7 @@ fn table(
     };
     let mut total: i64 = 0;
     let mut cells: Vec<(String, i64)> = Vec::new();
+    let mut went: Vec<Along> = Vec::new();
     let items = xact::with_snapshot(|| run::items(id))?;
     for step in render::steps(&work.plan) {
         for leaf in &work.plan.leaves {
@@ -171,7 +174,7 @@ fn table(
                 after: marks.after(leaf),
                 except: &[],
             };
-            let done = dispose(&target)?;
+            let (done, along) = dispose(&target)?;
             if done == 0 && number.is_none() {
                 continue;
             }
@@ -180,9 +183,15 @@ fn table(
                     Some(number) => number,
                     None => run::add_item(id, &item)?,
                 };
-                run::progress(id, number, done)
+                run::progress(id, number, done)?;
+                if !along.is_empty() {
+                    disposed::along(id, &work.plan, &along)?;
+                }
+                Ok(())
             })?;
-            total = total.saturating_add(done);
+            let others: i64 = along.iter().map(|along| along.rows).sum();
+            total = total.saturating_add(done).saturating_add(others);
+            along::merge(&mut went, along);
             match cells.iter_mut().find(|(action, _)| *action == item.action) {
                 Some((_, rows)) => *rows += done,
                 None => cells.push((item.action, done)),
@@ -206,6 +215,14 @@ fn table(
             .into_iter()
             .map(|(action, done)| (Regclass(root), action, done)),
     );
+    let went = went.into_iter();
+    rows.extend(went.map(|along| {
+        (
+            Regclass(along.relation),
+            along.action.to_owned(),
+            along.rows,
+        )
+    }));
     Ok(())
 }
 
@@ -213,20 +230,22 @@ fn table(
 /// its snapshot.
 const PASSES: u32 = 3;
 
-/// Disposes of everything that a step is for in a leaf, and gives the number of rows.
-pub fn dispose(target: &Target) -> Result<i64> {
+/// Disposes of everything that a step is for in a leaf. Gives the number of rows, and what went along.
+pub fn dispose(target: &Target) -> Result<(i64, Vec<Along>)> {
     let leaf = &target.leaf.ident.name;
     let mut done: i64 = 0;
     let mut rest = 0;
+    let mut went = Vec::new();
     for _ in 0..PASSES {
         match subxact::subtransaction(|| {
             batch::dispose(target, batch::WHOLE, &std::cell::Cell::new(false))
         }) {
-            Ok(Outcome::Done { rows, left }) => {
+            Ok(Outcome::Done { rows, left, along }) => {
                 done = done.saturating_add(rows);
+                along::merge(&mut went, along);
                 rest = left;
                 if left == 0 {
-                    return Ok(done);
+                    return Ok((done, went));
                 }
             }
             Ok(Outcome::Stale) => {
@@ -257,6 +276,9 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
     let Some(work) = work::load(root)? else {
         return Ok(None);
     };
+    if let Some(reason) = pause::of_together(&work.plan)? {
+        return Err(pause::refused(name, &reason));
+    }
     let marks = mark::load(
         &work.plan.leaves,
         &work.plan.mark,
@@ -271,7 +293,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
     let estimate = |planned, rows, except| -> Result<Estimate> {
         Ok(Estimate {
             planned,
-            disposed: run::disposed_lately(root, except)?,
+            disposed: disposed::lately(root, except)?,
             rows,
             fraction: guc::max_disposal_fraction(),
         })
@@ -294,7 +316,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
         return Ok(None);
     }
     let estimate = estimate(survey.planned(), survey.rows, None)?;
-    if let Verdict::Wait { reason } = estimate.verdict() {
+    if let Verdict::Wait { reason } = survey::verdict(&work, &survey)? {
         return Err(blown(name, &format!("{reason}.")));
     }
     let id = run::insert(&work, &survey, State::Running, Some("sweep_now"))?;

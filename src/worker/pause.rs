@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::report::SqlResult;
 use crate::pg::{inherit, relation, sandbox, spi, xact};
 use crate::policy::epoch;
-use crate::policy::model::{Finding, Severity};
+use crate::policy::model::{Finding, Plan, Severity};
 use crate::worker::circumstance::Halt;
 use crate::worker::wake;
 
@@ -124,6 +124,16 @@ pub fn of(root: pg_sys::Oid) -> Result<Option<String>> {
             |row| row.must::<String>(1),
         )
     })
+}
+
+/// Why disposal of a table is paused whose rows go together with those of the plan, or of that table itself.
+pub fn of_together(plan: &Plan) -> Result<Option<String>> {
+    for member in plan.together() {
+        if let Some(reason) = of(pg_sys::Oid::from(member.table))? {
+            return Ok(Some(reason));
+        }
+    }
+    Ok(None)
 }
 
 /// Every relation that is paused; 0 is the whole database.

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::evidence::ledger;
 use crate::pg::{fresh, sandbox, spi, time, xact};
+use crate::policy::cascade;
 use crate::policy::period::Instant;
 use crate::worker::counter;
 use crate::worker::survey::{Item, Survey};
@@ -450,6 +451,14 @@ pub fn set_state(
     counter::add(&name, [("runs".to_owned(), state.as_str().to_owned(), 1.0)])?;
     let kind = format!("run.{}", state.as_str());
     let mut detail = json!({ "run": id, "planned": planned, "done": done });
+    let along: Vec<serde_json::Value> = items(id)?
+        .into_iter()
+        .filter(|(_, item, done)| cascade::is_along(&item.action) && *done > 0)
+        .map(|(_, item, done)| json!({ "leaf": item.leaf, "action": item.action, "rows": done }))
+        .collect();
+    if !along.is_empty() {
+        detail["along"] = json!(along);
+    }
     if let Some(reason) = reason {
         detail["reason"] = json!(reason);
     }
@@ -510,21 +519,6 @@ pub fn clear_obstacles(id: i64) -> Result<()> {
             &[id.into()],
         )?;
         Ok(())
-    })
-}
-
-/// Rows of the table disposed in the last 24 hours by runs other than `except` that nobody approved.
-pub fn disposed_lately(relation: pg_sys::Oid, except: Option<i64>) -> Result<i64> {
-    sandbox::as_extension_owner(|| {
-        Ok(spi::select_one(
-            "SELECT coalesce(sum(rows_done), 0)::bigint FROM custodian.run
-             WHERE relation = $1 AND approved_at IS NULL AND run_id IS DISTINCT FROM $2
-               AND coalesce(finished_at, pg_catalog.clock_timestamp())
-                   > pg_catalog.clock_timestamp() - interval '24 hours'",
-            &[relation.into(), except.into()],
-            |row| row.must::<i64>(1),
-        )?
-        .unwrap_or(0))
     })
 }
 

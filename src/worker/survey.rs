@@ -4,11 +4,15 @@ use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
-use crate::pg::{heap, sandbox, spi};
+use crate::guc;
+use crate::pg::{heap, relation, sandbox, spi};
+use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
 use crate::policy::render::{self, Step, Tid};
+use crate::worker::disposed;
+use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::mark::Marks;
 use crate::worker::partition::{self, Judgement};
 use crate::worker::quarantine::Quarantine;
@@ -30,14 +34,22 @@ pub struct Survey {
     pub items: Vec<Item>,
     /// Rows in the table, estimated where it is large.
     pub rows: i64,
+    /// What of the planned rows are rows of other tables that go along, by relation.
+    pub along: Vec<Along>,
     /// Rows in quarantine that were to be tried again, and are not due where they were.
     pub vanished: Vec<(Leaf, Item, Tid)>,
 }
 
 impl Survey {
-    /// Rows planned, a row counted once for each step that changes it.
+    /// Rows planned, a row counted once for each step that changes it, with those that go along.
     pub fn planned(&self) -> i64 {
         self.items.iter().map(|item| item.planned).sum()
+    }
+
+    /// The same without what goes along.
+    pub fn own(&self) -> i64 {
+        let along: i64 = self.along.iter().map(|along| along.rows).sum();
+        self.planned().saturating_sub(along)
     }
 }
 
@@ -50,6 +62,47 @@ pub fn item(plan: &Plan, step: Step, leaf: &Leaf, planned: i64) -> Item {
         reason: step.reason(plan),
         planned,
     }
+}
+
+/// What goes along, as an item.
+pub fn along_item(plan: &Plan, along: &Along, planned: i64) -> Item {
+    Item {
+        leaf: along.leaf.clone(),
+        columns: along.columns(plan),
+        action: along.action.to_owned(),
+        reason: Along::reason(plan),
+        planned,
+    }
+}
+
+/// Whether the run may start by itself: no more may go of the table than the fuse lets through, nor of any other table
+/// of which rows go along.
+pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
+    let own = Estimate {
+        planned: survey.own(),
+        disposed: disposed::lately(pg_sys::Oid::from(work.plan.table), None)?,
+        rows: survey.rows,
+        fraction: guc::max_disposal_fraction(),
+    };
+    if let Verdict::Wait { reason } = own.verdict() {
+        return Ok(Verdict::Wait { reason });
+    }
+    let Some(leaf) = work.plan.leaves.first() else {
+        return Ok(Verdict::Go);
+    };
+    for along in &survey.along {
+        let estimate = Estimate {
+            planned: along.rows,
+            disposed: disposed::of_relation(&along.leaf)?,
+            rows: rows_of(&work.plan, leaf, along.relation)?,
+            fraction: own.fraction,
+        };
+        if let Verdict::Wait { reason } = estimate.verdict() {
+            let reason = format!("rows of {} go along: {reason}", along.leaf);
+            return Ok(Verdict::Wait { reason });
+        }
+    }
+    Ok(Verdict::Go)
 }
 
 /// The action of an item by which rows are deleted.
@@ -71,6 +124,7 @@ pub fn survey(
         cutoff,
         items: Vec::new(),
         rows: 0,
+        along: Vec::new(),
         vanished: Vec::new(),
     };
     for leaf in &plan.leaves {
@@ -117,6 +171,10 @@ pub fn survey(
             survey.vanished.extend(gone);
             if planned > 0 {
                 survey.items.push(Item { planned, ..item });
+                if *step == Step::Rows {
+                    let went = along::count(plan, leaf, policy, cutoff, after)?;
+                    along::merge(&mut survey.along, went);
+                }
             }
         }
         let rows_go = survey
@@ -139,6 +197,13 @@ pub fn survey(
             _ => {}
         }
     }
+    // In one order, to be compared with what was counted before.
+    survey
+        .along
+        .sort_by(|one, other| (&one.leaf, one.action).cmp(&(&other.leaf, other.action)));
+    for along in &survey.along {
+        survey.items.push(along_item(plan, along, along.rows));
+    }
     if !survey.items.is_empty() {
         survey.rows = rows(plan)?;
     }
@@ -152,24 +217,29 @@ const COUNTED_BLOCKS: u32 = 4096;
 fn rows(plan: &Plan) -> Result<i64> {
     let mut rows: i64 = 0;
     for leaf in &plan.leaves {
-        let oid = pg_sys::Oid::from(leaf.id);
-        let blocks = heap::blocks(oid)?;
-        let estimate = if blocks <= COUNTED_BLOCKS {
-            None
-        } else {
-            estimate(oid, blocks)?
-        };
-        rows = rows.saturating_add(match estimate {
-            Some(estimate) => estimate,
-            None => as_leaf_owner(plan, leaf, || {
-                spi::count(&render::Statement {
-                    sql: format!("SELECT count(*) FROM ONLY {}", leaf.ident.quoted),
-                    params: Vec::new(),
-                })
-            })?,
-        });
+        rows = rows.saturating_add(rows_of(plan, leaf, pg_sys::Oid::from(leaf.id))?);
     }
     Ok(rows)
+}
+
+/// How many rows a relation has that statements of the plan on the leaf read, or the leaf itself.
+fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<i64> {
+    let blocks = heap::blocks(relation)?;
+    if blocks > COUNTED_BLOCKS
+        && let Some(estimate) = estimate(relation, blocks)?
+    {
+        return Ok(estimate);
+    }
+    let Some(ident) = relation::qualified(relation)? else {
+        return Ok(0);
+    };
+    as_leaf_owner(plan, leaf, || {
+        spi::count(&render::Statement {
+            sql: format!("SELECT count(*) FROM ONLY {}", ident.quoted),
+            params: Vec::new(),
+            condition_end: None,
+        })
+    })
 }
 
 /// The density that VACUUM or ANALYZE last saw, times the present size, as the planner does it; `None` when

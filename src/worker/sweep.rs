@@ -22,7 +22,7 @@ use crate::worker::quarantine::{self, Quarantine};
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
-use crate::worker::{pause as pauses, shmem, team};
+use crate::worker::{disposed, pause as pauses, shmem, team};
 
 mod help;
 mod isolate;
@@ -245,7 +245,7 @@ impl Sweep {
         };
         let estimate = Estimate {
             planned: run.planned,
-            disposed: run::disposed_lately(run.relation, Some(id))?,
+            disposed: disposed::lately(run.relation, Some(id))?,
             rows: run.table_rows,
             fraction: guc::max_disposal_fraction(),
         };
@@ -255,6 +255,10 @@ impl Sweep {
             numbers.insert((item.leaf, item.columns, item.action), number);
         }
         if !helps {
+            if pauses::of_together(&work.plan)?.is_some() {
+                run::interrupt(id, PAUSED)?;
+                return Ok(None);
+            }
             run::clear_obstacles(id)?;
         }
         Ok(Some(Sweep {
@@ -367,8 +371,14 @@ impl Sweep {
     /// Compiles the plan again. The run ends when it is another one now, or disposal of the table was stopped.
     fn reload(&mut self) -> std::result::Result<Option<End>, Caught> {
         let (relation, asked) = (self.run.relation, self.throttle.asked());
-        let (stopped, work) =
-            transaction(|| Ok((is_stopped(relation, asked)?, work::load(relation)?)))?;
+        let (stopped, work) = transaction(|| {
+            let work = work::load(relation)?;
+            let peers = match &work {
+                Some(work) => pauses::of_together(&work.plan)?.is_some(),
+                None => false,
+            };
+            Ok((peers || is_stopped(relation, asked)?, work))
+        })?;
         Ok(match work {
             _ if stopped => Some(End::Paused),
             Some(work) if work.plan.digest == self.run.plan => {

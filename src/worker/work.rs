@@ -42,7 +42,7 @@ pub fn load(root: pg_sys::Oid) -> Result<Option<Work>> {
 pub fn compiled(epoch: i64, schema: &Schema, policy: Policy, root: pg_sys::Oid) -> Result<Work> {
     let plan = compile::compile(schema, &policy, root.to_u32());
     let mut shapes = BTreeMap::new();
-    for leaf in &plan.leaves {
+    for leaf in plan.together().flat_map(|plan| &plan.leaves) {
         if let Some(shape) = shape(leaf)? {
             shapes.insert(leaf.id, shape);
         }

@@ -4,6 +4,9 @@
 //! the column. Everything else is kept, and a finding.
 
 mod cells;
+mod circle;
+#[cfg(test)]
+mod circle_tests;
 pub mod path;
 mod period;
 mod rows;
@@ -23,6 +26,7 @@ use crate::policy::model::{
 use crate::tag::grammar::{DisposalMode, RowExpiry};
 use crate::tag::names;
 use cells::{Cell, Unresolved, unresolved};
+use circle::{As, Circles};
 
 /// How deep dependents of dependents are looked into: rows further down block.
 const MAX_DEPTH: usize = 6;
@@ -35,7 +39,7 @@ const MAX_DEPENDENTS: usize = 48;
 /// tag, gets a plan that disposes nothing.
 pub fn compile(schema: &Schema, policy: &Policy, root: RelId) -> Plan {
     match schema.tables.get(&root) {
-        Some(table) => Compiler::new(schema, policy).table(table, &mut Vec::new()),
+        Some(table) => Compiler::new(schema, policy).table(table, &mut Vec::new(), As::Itself),
         None => Plan::default(),
     }
 }
@@ -48,7 +52,7 @@ pub fn compile_undigested(schema: &Schema, policy: &Policy, root: RelId) -> Plan
     };
     let mut compiler = Compiler::new(schema, policy);
     compiler.digests = false;
-    compiler.table(table, &mut Vec::new())
+    compiler.table(table, &mut Vec::new(), As::Itself)
 }
 
 struct Compiler<'a> {
@@ -58,6 +62,8 @@ struct Compiler<'a> {
     digests: bool,
     /// How many more plans of dependents may be compiled.
     budget: cell::Cell<usize>,
+    /// Which tables' rows refer to each other.
+    circles: Circles,
     /// Clocks over foreign keys, by the name of the column they end at: the table that names one, and its text.
     distant_clocks: BTreeMap<String, Vec<(&'a Table, &'a str)>>,
 }
@@ -98,6 +104,7 @@ impl<'a> Compiler<'a> {
             policy,
             digests: true,
             budget: cell::Cell::new(MAX_DEPENDENTS),
+            circles: Circles::of(schema),
             distant_clocks,
         }
     }
@@ -154,7 +161,7 @@ fn mode(table: &Table) -> DisposalMode {
 }
 
 impl Compiler<'_> {
-    fn table(&self, table: &Table, stack: &mut Vec<RelId>) -> Plan {
+    fn table(&self, table: &Table, stack: &mut Vec<RelId>, as_what: As) -> Plan {
         let mut context = Context {
             table,
             findings: table.findings.clone(),
@@ -226,11 +233,19 @@ impl Compiler<'_> {
                 remedy,
             );
         }
-        let (dependents, circle) = if delete_rows {
-            self.dependents(&mut context, stack)
-        } else {
-            (Vec::new(), Vec::new())
-        };
+        let mut dependents = Vec::new();
+        let mut circle = Vec::new();
+        let mut peers = Vec::new();
+        if delete_rows {
+            match as_what {
+                As::Itself => {
+                    circle = self.circle(&mut context);
+                    dependents = self.dependents(&mut context, &circle, stack);
+                    peers = self.peers(table, &circle, stack);
+                }
+                As::Peer(circle) => dependents = self.dependents(&mut context, circle, stack),
+            }
+        }
 
         let mut plan = Plan {
             table: table.id,
@@ -249,6 +264,7 @@ impl Compiler<'_> {
             collected,
             dependents,
             circle,
+            peers,
             declared: false,
             findings: context.findings,
             digest: String::new(),
@@ -400,6 +416,7 @@ fn sha256(plan: &Plan, groups: &[Group], of: impl Fn(&Plan) -> &String) -> Strin
             &plan.subject,
             dependents,
             &plan.circle,
+            plan.peers.iter().map(&of).collect::<Vec<_>>(),
             plan.declared,
         )
     );

@@ -1,5 +1,6 @@
 //! What the compiler decides about whole rows: cells that wait for theirs, and rows that refer to it. Pure.
 
+use crate::policy::compile::circle::As;
 use crate::policy::compile::{Compiler, Context, MAX_DEPTH, deletes, digest, mode, period};
 use crate::policy::model::{
     Dependent, Disposal, ForeignKey, Group, OnDelete, Plan, PlannedColumn, RelId, Severity, Table,
@@ -53,23 +54,21 @@ impl Compiler<'_> {
         }
     }
 
-    /// What refers to rows of the table: rows of other tables, and rows of the same one.
+    /// What refers to rows of the table, but for the keys of its `circle`.
     pub(super) fn dependents(
         &self,
         context: &mut Context,
+        circle: &[ForeignKey],
         stack: &mut Vec<RelId>,
-    ) -> (Vec<Dependent>, Vec<ForeignKey>) {
+    ) -> Vec<Dependent> {
         let table = context.table;
         stack.push(table.id);
-        let together = self.goes_together(context);
         let mut dependents = Vec::new();
-        let mut circle = Vec::new();
         for key in self.keys_to(table) {
-            let reflexive = table.family.contains(&key.child);
-            if reflexive && together {
-                circle.push(key.clone());
+            if circle.contains(key) {
                 continue;
             }
+            let reflexive = table.family.contains(&key.child);
             let declared = self.declared(table, table, key, stack).map(Box::new);
             dependents.push(Dependent {
                 foreign_key: key.clone(),
@@ -82,37 +81,12 @@ impl Compiler<'_> {
         }
         stack.pop();
         self.unknown_declarations(context);
-        (dependents, circle)
+        dependents
     }
 
-    fn keys_to<'s>(&'s self, table: &'s Table) -> impl Iterator<Item = &'s ForeignKey> {
+    pub(super) fn keys_to<'s>(&'s self, table: &'s Table) -> impl Iterator<Item = &'s ForeignKey> {
         let keys = self.schema.foreign_keys.iter();
         keys.filter(|key| table.family.contains(&key.parent))
-    }
-
-    /// Whether rows of the table that refer to each other can go in one statement, which runs as their owner.
-    fn goes_together(&self, context: &mut Context) -> bool {
-        let table = context.table;
-        let reflexive = self
-            .keys_to(table)
-            .any(|key| table.family.contains(&key.child));
-        if !reflexive {
-            return false;
-        }
-        let mut owners = table.leaves.iter().map(|leaf| leaf.owner);
-        let first = owners.next();
-        let one_owner = owners.all(|owner| Some(owner) == first);
-        if one_owner && !table.split {
-            return true;
-        }
-        context.find(
-            Severity::Notice,
-            "circle-kept",
-            None,
-            "its rows refer to each other, and its partitions have several owners or tags of their own: a row goes once no other one refers to it, and a circle of rows stays".to_owned(),
-            "Give its partitions one owner and one tag, or break circles of rows before they are due.",
-        );
-        false
     }
 
     /// What stands for a plan of the key's child, whose rows the tag of `root` lets go with those of `table`: the
@@ -229,14 +203,16 @@ impl Compiler<'_> {
             && !child.leaves.is_empty()
             && mode(child) >= mode(table)
             && stack.len() < MAX_DEPTH
-            && !stack
-                .iter()
-                .any(|above| *above == child.id || child.family.contains(above));
+            && !stack.iter().any(|above| {
+                *above == child.id
+                    || child.family.contains(above)
+                    || self.circles.connect(*above, child.id)
+            });
         if !usable {
             return None;
         }
         let budget = self.budget.get().checked_sub(1)?;
         self.budget.set(budget);
-        Some(self.table(child, stack)).filter(|plan| plan.delete_rows)
+        Some(self.table(child, stack, As::Itself)).filter(|plan| plan.delete_rows)
     }
 }

@@ -470,20 +470,6 @@ fn declared_dependents_go_by_cascade_as_far_as_they_are_declared() {
 }
 
 #[test]
-fn circles_of_foreign_keys_end() {
-    let delete = r#"{"clock":"at","on_expiry":"delete"}"#;
-    let one = table(1, "one", delete, &[("a", &tag(&["p.a"], ""))]);
-    let two = table(2, "two", delete, &[("a", &tag(&["p.a"], ""))]);
-    let keys = vec![
-        foreign_key("a_fk", &one, "id", &two),
-        foreign_key("b_fk", &two, "id", &one),
-    ];
-    let plan = compile(&schema(vec![one, two], keys), &policy(&[("p.a", 1)]), 1);
-    let inner = plan.dependents[0].plan.as_ref().expect("two's rows go");
-    assert!(inner.dependents[0].plan.is_none());
-}
-
-#[test]
 fn the_subject_is_found_by_key_way_and_longer_way() {
     let customer = table(
         1,

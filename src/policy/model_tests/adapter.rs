@@ -355,35 +355,6 @@ impl<'a> Adapter<'a> {
         })
     }
 
-    /// Whether a table can be reached from itself over foreign keys of other tables.
-    pub fn has_circles(&self) -> bool {
-        (0..self.world.tables.len()).any(|start| {
-            let mut reached = vec![start];
-            let mut next = 0;
-            while next < reached.len() {
-                for key in &self.world.foreign_keys {
-                    if self.root(key.child) == self.root(key.parent) {
-                        continue;
-                    }
-                    if key.child == reached[next] && key.parent != key.child {
-                        if key.parent == start {
-                            return true;
-                        }
-                        if !reached.contains(&key.parent) {
-                            reached.push(key.parent);
-                        }
-                    }
-                }
-                next += 1;
-            }
-            false
-        })
-    }
-
-    fn root(&self, table: usize) -> usize {
-        self.world.tables[table].above.unwrap_or(table)
-    }
-
     fn plan(&self, table: usize) -> Rc<Plan> {
         let root = self.world.governor(table);
         self.under
@@ -510,7 +481,12 @@ impl<'a> Adapter<'a> {
 
     /// Whether a row that refers to this one, over any number of steps, is kept for another reason than such rows.
     fn is_kept_in_circle(&self, plan: &Plan, row: &'a Row) -> bool {
-        let mut reached: Vec<&Row> = vec![row];
+        let is_due = |row: &'a Row| {
+            let mut judges = plan.together();
+            let judge = judges.find(|plan| plan.family.contains(&rel(row.table)));
+            judge.is_some_and(|judge| self.is_due_alone(judge, row))
+        };
+        let mut reached: Vec<&'a Row> = vec![row];
         let mut next = 0;
         while next < reached.len() {
             let parent = reached[next];
@@ -525,9 +501,7 @@ impl<'a> Adapter<'a> {
             }
             next += 1;
         }
-        reached[1..]
-            .iter()
-            .any(|child| !self.is_due_alone(plan, child))
+        reached[1..].iter().any(|child| !is_due(child))
     }
 
     fn consents(&self, plan: &Plan, subject: &[Option<String>], purpose: &str) -> Vec<Span> {

@@ -1,4 +1,4 @@
-//! Rows of a table that refer to rows of the same table. Pure.
+//! Rows that refer to each other, within a table or in a circle over several. Pure.
 //!
 //! Such rows go together: a row is due when nothing keeps it, nor any row that refers to it over any number of steps.
 //! Rows that refer to each other in a circle are then due all at once, and must go in one statement.
@@ -7,7 +7,7 @@ use crate::policy::model::{ForeignKey, Leaf, Plan};
 use crate::policy::render::condition::{Scope, any, from, not};
 
 /// Joins rows of a key's child, under one alias, with those they refer to, under the other.
-fn refers(key: &ForeignKey, child: &str, parent: &str) -> String {
+pub(super) fn refers(key: &ForeignKey, child: &str, parent: &str) -> String {
     let pairs: Vec<String> = key
         .columns
         .iter()
@@ -23,17 +23,29 @@ fn refers(key: &ForeignKey, child: &str, parent: &str) -> String {
     pairs.join(" AND ")
 }
 
-fn children(key: &ForeignKey, alias: &str) -> String {
+pub(super) fn children(key: &ForeignKey, alias: &str) -> String {
     from(&key.child_ident.quoted, key.child_partitioned, alias)
+}
+
+/// The tables whose rows refer to each other, for people.
+pub fn names(plan: &Plan) -> String {
+    let names: Vec<&str> = plan
+        .together()
+        .map(|plan| plan.ident.name.as_str())
+        .collect();
+    names.join(", ")
 }
 
 impl Scope<'_> {
     /// One step of a recursive query over `reached (relation, place)`: the rows that refer to those reached.
-    fn step(&mut self, reached: &str, plan: &Plan) -> String {
+    pub(super) fn step<'k>(
+        &mut self,
+        reached: &str,
+        keys: impl IntoIterator<Item = &'k ForeignKey>,
+    ) -> String {
         let (child, parent) = (self.alias(), self.alias());
-        let steps: Vec<String> = plan
-            .circle
-            .iter()
+        let steps: Vec<String> = keys
+            .into_iter()
             .map(|key| {
                 format!(
                     "SELECT {child}.tableoid, {child}.ctid FROM {}, {} \
@@ -68,7 +80,7 @@ impl Scope<'_> {
                 )
             })
             .collect();
-        let step = self.step(&reached, plan);
+        let step = self.step(&reached, &plan.circle);
         let mut sources: Vec<String> = Vec::new();
         let mut kept: Vec<String> = Vec::new();
         for key in &plan.circle {
@@ -79,7 +91,14 @@ impl Scope<'_> {
                 continue;
             }
             sources.push(key.child_ident.quoted.clone());
-            let free = self.row_free(&alias, plan, None);
+            // Each is judged by the plan of its own table.
+            let judge = plan
+                .together()
+                .find(|plan| plan.family.contains(&key.child));
+            let free = match judge {
+                Some(judge) => self.row_free(&alias, judge, None),
+                None => "false".to_owned(),
+            };
             kept.push(format!(
                 "EXISTS (SELECT FROM {source} WHERE {alias}.tableoid = {reached}.relation \
                  AND {alias}.ctid = {reached}.place AND {})",
@@ -93,36 +112,81 @@ impl Scope<'_> {
         )
     }
 
-    /// A statement that deletes the rows of `leaf` that `condition` holds for, and with them all rows of the table that
-    /// refer to them. It yields one empty row for each that was deleted.
+    /// A statement that deletes the rows of `leaf` that `condition` holds for, and with them all rows of the table and
+    /// of its peers that refer to them over any number of steps. It yields one row for each leaf: its OID, and how many
+    /// rows were deleted there. Also says where the condition ends in it. No foreign key is checked before all are gone, also one that says RESTRICT.
     pub fn delete_together(
         &mut self,
         row: &str,
         plan: &Plan,
         leaf: &Leaf,
         condition: &str,
-    ) -> String {
+    ) -> (String, usize) {
         let reached = self.alias();
-        let step = self.step(&reached, plan);
+        let step = self.step(&reached, &plan.circle);
         let mut deletes = Vec::new();
         let mut counts = Vec::new();
-        for (at, other) in plan.leaves.iter().enumerate() {
+        let leaves = plan
+            .together()
+            .flat_map(|plan| plan.leaves.iter().map(move |leaf| (plan, leaf)));
+        for (at, (judge, other)) in leaves.enumerate() {
             let alias = self.alias();
             // Looked at again where another transaction changed the row meanwhile.
-            let free = self.row_free(&alias, plan, Some(other));
+            let free = self.row_free(&alias, judge, Some(other));
             deletes.push(format!(
                 "gone{at} AS (DELETE FROM ONLY {} AS {alias} WHERE {alias}.ctid = ANY \
                  (ARRAY(SELECT {reached}.place FROM {reached} WHERE {reached}.relation = {}::oid)) AND {free} RETURNING 1)",
                 other.ident.quoted, other.id
             ));
-            counts.push(format!("SELECT FROM gone{at}"));
+            counts.push(format!("SELECT {}::oid, count(*) FROM gone{at}", other.id));
         }
-        format!(
+        let head = format!(
             "WITH RECURSIVE {reached} (relation, place) AS (SELECT {row}.tableoid, {row}.ctid FROM ONLY {} AS {row} \
-             WHERE {condition} UNION {step}), {} {}",
+             WHERE {condition}",
             leaf.ident.quoted,
+        );
+        let statement = format!(
+            "{head} UNION {step}), {} {}",
             deletes.join(", "),
             counts.join(" UNION ALL ")
-        )
+        );
+        (statement, head.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::compile::compile;
+    use crate::policy::fixture::{at, foreign_key, policy, schema, table, tag};
+    use crate::policy::render::{Step, Tid, batch};
+
+    #[test]
+    fn a_statement_over_a_circle_leaves_out_rows_where_its_condition_is() {
+        let delete = r#"{"clock":"at","on_expiry":"delete"}"#;
+        let one = table(1, "one", delete, &[("a", &tag(&["p.a"], ""))]);
+        let two = table(2, "two", delete, &[("a", &tag(&["p.a"], ""))]);
+        let keys = vec![
+            foreign_key("a_fk", &one, "id", &two),
+            foreign_key("b_fk", &two, "id", &one),
+        ];
+        let policy = policy(&[("p.a", 1)]);
+        let plan = compile(&schema(vec![one, two], keys), &policy, 1);
+        let now = at("2024-01-01T00:00:00Z");
+        let statement = batch(&plan, &Step::Rows, &plan.leaves[0], &policy, now, None);
+        let (open, rows) = (statement.params.len() + 2, [Tid::start_of(7)]);
+        let ranged = statement.with_blocks(0, 9).without(&rows);
+        let left_out = format!(" AND t.ctid <> ALL (${}) UNION ", open + 1);
+        assert!(ranged.sql.contains(&left_out), "{}", ranged.sql);
+        // Once more, at the same place.
+        let only = ranged.only(&rows);
+        assert!(
+            only.sql
+                .contains(&format!(" AND t.ctid = ANY (${}) UNION ", open + 2)),
+            "{}",
+            only.sql
+        );
+        for table in ["DELETE FROM ONLY s.one AS ", "DELETE FROM ONLY s.two AS "] {
+            assert!(only.sql.contains(table), "{}", only.sql);
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::policy::model::{Clock, Disposal, Group, Hold, Keep, Leaf, Plan, Plann
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, not};
 use crate::policy::render::sample::counting;
-use crate::policy::render::{ROW, Statement, any_undisposed, rewritten};
+use crate::policy::render::{ROW, Statement, any_undisposed, circle, rewritten};
 
 /// Cells or rows that no purpose covers any more and that something keeps, or that have no clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +173,11 @@ impl<'a> Writer<'a> {
         }
         if !plan.circle.is_empty() {
             let keys: Vec<&str> = plan.circle.iter().map(|key| key.name.as_str()).collect();
-            let reason = format!("referenced by {} ({})", plan.ident.name, keys.join(", "));
+            let reason = format!(
+                "referenced by {} ({})",
+                circle::names(plan),
+                keys.join(", ")
+            );
             self.add(columns.clone(), reason, |scope| {
                 let mut parts = free(scope);
                 let held = scope.held(ROW, plan, Some(leaf));

@@ -4,8 +4,9 @@
 //! `pg_catalog` alone and the time zone is UTC. Names come quoted by the server, values are parameters.
 
 mod again;
+mod along;
 mod bounds;
-mod circle;
+pub mod circle;
 pub mod condition;
 pub mod erasure;
 mod events;
@@ -19,6 +20,7 @@ use crate::anonymize::sql;
 use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
+pub use along::along;
 use condition::{Scope, all, any, not};
 pub use range::ranges;
 pub use statement::{Param, Statement, Tid};
@@ -216,7 +218,8 @@ pub fn exists(
     ))
 }
 
-/// `UPDATE` or `DELETE` of the rows that [`count`] counts, within a range of blocks. A row to which others refer
+/// `UPDATE` or `DELETE` of the rows that [`count`] counts (where the plan has a circle, one that yields OIDs of leaves and
+/// numbers of rows), within a range of blocks. A row to which others refer
 /// is not deleted before those are gone, since they are another run's. The bounds of the range are the last two
 /// parameters, `tid`s left open ([`Statement::with_blocks`] binds them).
 pub fn batch(
@@ -236,8 +239,10 @@ pub fn batch(
         scope.delete_together(ROW, plan, leaf, "true");
         let (first, end) = (scope.binder.open(1), scope.binder.open(2));
         let range = format!("{ROW}.ctid >= {first} AND {ROW}.ctid < {end} AND {condition}");
-        let statement = scope.delete_together(ROW, plan, leaf, &range);
-        return scope.binder.finish(statement);
+        let (sql, end) = scope.delete_together(ROW, plan, leaf, &range);
+        let mut statement = scope.binder.finish(sql);
+        statement.condition_end = Some(end);
+        return statement;
     }
     let head = match step {
         Step::Rows => format!("DELETE FROM ONLY {} AS {ROW}", leaf.ident.quoted),

@@ -26,6 +26,7 @@ pub fn sampled(count: &Statement, leaf: &Leaf, percent: f64) -> Option<Statement
             rows(leaf, Some(percent))
         ),
         params: count.params.clone(),
+        condition_end: None,
     })
 }
 
@@ -45,6 +46,7 @@ mod tests {
         let count = Statement {
             sql: format!("{}true", counting(&leaf)),
             params: Vec::new(),
+            condition_end: None,
         };
         let sample = sampled(&count, &leaf, 12.5).map(|statement| statement.sql);
         assert_eq!(

@@ -49,6 +49,8 @@ impl Tid {
 pub struct Statement {
     pub sql: String,
     pub params: Vec<Param>,
+    /// Where the condition on the leaf's rows ends, if it does not end the statement.
+    pub condition_end: Option<usize>,
 }
 
 impl Statement {
@@ -69,13 +71,13 @@ impl Statement {
         statement
     }
 
-    /// The statement, which must end with its condition, without these rows.
+    /// The statement without these rows.
     #[must_use]
     pub fn without(&self, rows: &[Tid]) -> Statement {
         self.and_rows("<> ALL", rows)
     }
 
-    /// The statement, which must end with its condition, for these rows alone.
+    /// The statement for these rows alone.
     #[must_use]
     pub fn only(&self, rows: &[Tid]) -> Statement {
         self.and_rows("= ANY", rows)
@@ -87,11 +89,14 @@ impl Statement {
             return statement;
         }
         statement.params.push(Param::Tids(rows.to_vec()));
-        statement.sql.push_str(&format!(
+        let more = format!(
             " AND {}.ctid {operator} (${})",
             super::ROW,
             statement.params.len()
-        ));
+        );
+        let end = statement.condition_end.unwrap_or(statement.sql.len());
+        statement.sql.insert_str(end, &more);
+        statement.condition_end = statement.condition_end.map(|end| end + more.len());
         statement
     }
 }
@@ -124,6 +129,7 @@ impl Binder {
         Statement {
             sql,
             params: self.params,
+            condition_end: None,
         }
     }
 }

@@ -130,7 +130,7 @@ fn planned(job: &Job) -> Result<i64> {
 /// Under the locks of a batch: is everything as it was planned? Notes what is about to happen.
 fn prepare(job: &Job, look: &Look) -> Result<std::result::Result<(Entry, Candidate), Outcome>> {
     let Job { work, leaf, .. } = job;
-    if !batch::lock(work.plan.table, leaf)? {
+    if !batch::lock(&work.plan, leaf)? {
         return Ok(Err(Outcome::Stale));
     }
     xact::with_snapshot(|| {

@@ -52,6 +52,7 @@ fn total(plan: &Plan, leaf: &Leaf) -> Result<i64> {
         spi::count(&Statement {
             sql: format!("SELECT count(*) FROM ONLY {}", leaf.ident.quoted),
             params: Vec::new(),
+            condition_end: None,
         })
     })
 }
@@ -65,6 +66,7 @@ fn is_empty(plan: &Plan, leaf: &Leaf) -> Result<bool> {
                 leaf.ident.quoted
             ),
             params: Vec::new(),
+            condition_end: None,
         })
     })?;
     Ok(rows == 0)

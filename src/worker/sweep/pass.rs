@@ -22,7 +22,7 @@ use crate::policy::render::{self, SEGMENT, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
 use crate::worker::work::Work;
-use crate::worker::{run, shmem, team};
+use crate::worker::{disposed, run, shmem, team};
 
 /// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
 const SHOWN: u64 = SEGMENT as u64;
@@ -248,7 +248,7 @@ impl Sweep {
         let (outcome, names) = error_names::noting(|| {
             timeout::within(BATCH_TIMEOUT, || {
                 xact::transaction(|| {
-                    let Outcome::Done { rows, left } =
+                    let Outcome::Done { rows, left, along } =
                         batch::dispose_ranges(&target, ranges, &locked)?
                     else {
                         return Ok(Batched::Stale);
@@ -257,7 +257,13 @@ impl Sweep {
                         // The disk had the time of this batch for the one before. Before the run's row is locked, which is
                         // shared by all who sweep the table.
                         xact::flush_wal(committed);
-                        let done = xact::with_snapshot(|| run::progress(id, number, rows))?;
+                        let done = xact::with_snapshot(|| {
+                            let done = run::progress(id, number, rows)?;
+                            match along.is_empty() {
+                                true => Ok(done),
+                                false => disposed::along(id, &target.work.plan, &along),
+                            }
+                        })?;
                         if done > limit {
                             // What the batch did is undone with its transaction.
                             return Err(Error::new(Kind::ProgramLimitExceeded, TRIPPED));

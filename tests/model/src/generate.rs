@@ -419,8 +419,8 @@ fn tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
     }
 }
 
-/// Sometimes gives a relation below a tagged one tags of its own, some of which tighten. Where rows of a table refer to
-/// each other it has one tag: the extension deletes no circles across several.
+/// Sometimes gives a relation below a tagged one tags of its own, some of which tighten. Where rows refer to each other,
+/// also over other tables, theirs has one tag: the extension deletes no circles across several.
 fn own_tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
     let Some(above) = world.tables[table].above else {
         return;
@@ -428,7 +428,11 @@ fn own_tags(tape: &mut Tape, world: &mut World, table: usize, features: Features
     let root = &world.tables[above];
     let is_tagged = root.label().is_some() || !root.cells.is_empty();
     let reflexive = |key: &ForeignKey| key.child == above && key.parent == above;
-    if !is_tagged || world.foreign_keys.iter().any(reflexive) || !tape.chance(35) {
+    if !is_tagged
+        || world.foreign_keys.iter().any(reflexive)
+        || is_in_circle(world, above)
+        || !tape.chance(35)
+    {
         return;
     }
     let over = world.tables[above].clone();
@@ -464,7 +468,28 @@ fn own_tags(tape: &mut Tape, world: &mut World, table: usize, features: Features
     world.tables[table].tighten(&over, own);
 }
 
-/// Declares untagged tables that refer to this one, or to one of those, as its dependents.
+/// Whether a chain of foreign keys leads from the table over another one back to it.
+fn is_in_circle(world: &World, table: usize) -> bool {
+    let mut reached = vec![table];
+    let mut next = 0;
+    while next < reached.len() {
+        for key in &world.foreign_keys {
+            if key.child == reached[next] && key.child != key.parent {
+                if key.parent == table {
+                    return true;
+                }
+                if !reached.contains(&key.parent) {
+                    reached.push(key.parent);
+                }
+            }
+        }
+        next += 1;
+    }
+    false
+}
+
+/// Declares untagged tables that refer to this one, or to one of those, as its dependents, unless they are in a circle:
+/// rows that go along with others in one are left out.
 fn declare(tape: &mut Tape, world: &mut World, table: usize) {
     if !world.tables[table]
         .tag
@@ -482,7 +507,7 @@ fn declare(tape: &mut Tape, world: &mut World, table: usize) {
             let is_plain = child.tag.is_none() && child.cells.is_empty();
             if key.parent == reached[next] && is_plain && !reached.contains(&key.child) {
                 reached.push(key.child);
-                if tape.chance(75) {
+                if tape.chance(75) && !is_in_circle(world, key.child) {
                     names.push(child.name.clone());
                 }
             }

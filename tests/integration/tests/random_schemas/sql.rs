@@ -325,18 +325,32 @@ pub fn place(schema: &str, world: &World, hold: &Hold) -> String {
     )
 }
 
-/// Some tables and partitions belong to another role. Tables that refer to themselves keep one owner: otherwise rows
-/// that refer to each other stay.
+/// Whether rows of the table can refer to each other, also over other tables.
+fn is_circular(world: &World, table: usize) -> bool {
+    let mut reached = vec![table];
+    let mut next = 0;
+    while let Some(child) = reached.get(next).copied() {
+        for key in world.foreign_keys.iter().filter(|key| key.child == child) {
+            if key.parent == table {
+                return true;
+            }
+            if !reached.contains(&key.parent) {
+                reached.push(key.parent);
+            }
+        }
+        next += 1;
+    }
+    false
+}
+
+/// Some tables and partitions belong to another role. Tables in a circle keep one owner: otherwise rows that refer to
+/// each other stay.
 fn owners(schema: &str, world: &World) -> String {
     let mut sql = format!("GRANT USAGE ON SCHEMA {schema} TO counsel;\n");
     let number: usize = schema.trim_start_matches('r').parse().unwrap_or(0);
     for (at, table) in world.tables.iter().enumerate() {
         let root = table.above.unwrap_or(at);
-        let circular = world
-            .foreign_keys
-            .iter()
-            .any(|key| key.child == root && key.parent == root);
-        if !circular && (number + at).is_multiple_of(3) {
+        if !is_circular(world, root) && (number + at).is_multiple_of(3) {
             sql += &format!(
                 "ALTER TABLE {} OWNER TO counsel;\n",
                 relation(schema, world, at)

@@ -19,7 +19,6 @@ use crate::sql;
 /// What the extension knows of, and what has no part in SQL: the clock here does not stand still.
 pub const FEATURES: Features = Features {
     fine: false,
-    circles: false,
     ..Features::ALL
 };
 

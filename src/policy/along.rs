@@ -1,0 +1,225 @@
+//! Rows of other tables that go, or change, with the rows of a batch: by foreign keys' actions, or in a circle. They are
+//! counted by the server's own counters of the transaction, which also tell of rows that nobody expected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgrx::pg_sys;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::{heap, inherit, relation, sandbox, spi};
+use crate::policy::cascade::{self, CHANGED, DELETED, TOGETHER};
+use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::model::{Leaf, Plan, Policy};
+use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
+use crate::policy::render;
+
+/// Rows of one relation that go, or change, along with those of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Along {
+    pub relation: pg_sys::Oid,
+    /// The relation's name.
+    pub leaf: String,
+    /// One of [`cascade::ALL`].
+    pub action: &'static str,
+    pub rows: i64,
+}
+
+impl Along {
+    fn of(relation: pg_sys::Oid, action: &'static str, rows: i64) -> Along {
+        Along {
+            relation,
+            leaf: relation::describe(relation),
+            action,
+            rows,
+        }
+    }
+
+    /// The columns that the item of a run names: those of the tags that decided.
+    pub fn columns(&self, plan: &Plan) -> Vec<String> {
+        let id = self.relation.to_u32();
+        let mut peers = plan.peers.iter();
+        peers
+            .find(|peer| peer.leaves.iter().any(|leaf| leaf.id == id))
+            .map(|peer| render::Step::Rows.columns(peer))
+            .unwrap_or_default()
+    }
+
+    /// Why they go.
+    pub fn reason(plan: &Plan) -> String {
+        format!("goes with {}", plan.ident.name)
+    }
+}
+
+/// Adds up what is about the same relation and action.
+pub fn merge(into: &mut Vec<Along>, more: Vec<Along>) {
+    for along in more {
+        let same = into
+            .iter_mut()
+            .find(|known| known.relation == along.relation && known.action == along.action);
+        match same {
+            Some(known) => known.rows = known.rows.saturating_add(along.rows),
+            None => into.push(along),
+        }
+    }
+}
+
+/// Counts what would go along with the rows of the leaf that are due.
+pub fn count(
+    plan: &Plan,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<&Reach>,
+) -> Result<Vec<Along>> {
+    let Some(statement) = render::along(plan, leaf, policy, cutoff, after) else {
+        return Ok(Vec::new());
+    };
+    let counted = as_leaf_owner(plan, leaf, || {
+        let params = spi::bind(&statement.params)?;
+        spi::select(&statement.sql, &params, |row| {
+            Ok((
+                row.must::<pg_sys::Oid>(1)?,
+                row.must::<bool>(2)?,
+                row.must::<i64>(3)?,
+            ))
+        })
+    })?;
+    let peers = peers(plan);
+    Ok(counted
+        .into_iter()
+        .map(|(relation, deleted, rows)| {
+            let action = match deleted {
+                true if peers.contains(&relation.to_u32()) => TOGETHER,
+                true => DELETED,
+                false => CHANGED,
+            };
+            Along::of(relation, action, rows)
+        })
+        .collect())
+}
+
+fn peers(plan: &Plan) -> BTreeSet<u32> {
+    let leaves = plan.peers.iter().flat_map(|peer| &peer.leaves);
+    leaves.map(|leaf| leaf.id).collect()
+}
+
+/// Rows deleted and changed so far in this transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    deleted: i64,
+    changed: i64,
+}
+
+/// The relations that a deletion may reach, each with whether its rows were declared to go along, and the counts before.
+pub struct Watched {
+    before: BTreeMap<u32, (bool, Counts)>,
+}
+
+fn counts(relations: &[pg_sys::Oid]) -> Result<BTreeMap<u32, Counts>> {
+    sandbox::as_extension_owner(|| {
+        let rows = spi::select(
+            "SELECT r, pg_stat_get_xact_tuples_deleted(r), pg_stat_get_xact_tuples_updated(r) FROM unnest($1) AS r",
+            &[relations.to_vec().into()],
+            |row| {
+                let counts = Counts {
+                    deleted: row.must(2)?,
+                    changed: row.must(3)?,
+                };
+                Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), counts))
+            },
+        )?;
+        Ok(rows.into_iter().collect())
+    })
+}
+
+/// Begins to count what the deletion of rows of the plan reaches.
+pub fn watch(plan: &Plan) -> Result<Watched> {
+    let mut declared: BTreeMap<u32, bool> = BTreeMap::new();
+    for (id, goes_along) in cascade::relations(plan) {
+        let top = pg_sys::Oid::from(id);
+        for relation in std::iter::once(top).chain(inherit::descendants(top)) {
+            *declared.entry(relation.to_u32()).or_default() |= goes_along;
+        }
+    }
+    if !plan.circle.is_empty() {
+        let leaves = plan.together().flat_map(|plan| &plan.leaves);
+        declared.extend(leaves.map(|leaf| (leaf.id, false)));
+    }
+    if declared.is_empty() {
+        return Ok(Watched {
+            before: BTreeMap::new(),
+        });
+    }
+    let relations: Vec<pg_sys::Oid> = declared.keys().copied().map(pg_sys::Oid::from).collect();
+    let counts = counts(&relations)?;
+    let before = declared
+        .into_iter()
+        .map(|(id, declared)| (id, (declared, counts.get(&id).copied().unwrap_or_default())))
+        .collect();
+    Ok(Watched { before })
+}
+
+impl Watched {
+    /// What went along since, where statements deleted this many rows of each leaf themselves.
+    ///
+    /// Errors: 55P03 where a foreign key's action reached rows that are to go first, or stay: they came after the
+    /// statement's snapshot. Whoever gets it undoes the batch. Where code of the tables' owner ran, that may have been
+    /// it, and is not told apart.
+    pub fn ended(self, plan: &Plan, by_statement: &BTreeMap<u32, i64>) -> Result<Vec<Along>> {
+        let peers = peers(plan);
+        let mut along: Vec<Along> = by_statement
+            .iter()
+            .filter(|(id, rows)| peers.contains(id) && **rows > 0)
+            .map(|(id, rows)| Along::of(pg_sys::Oid::from(*id), TOGETHER, *rows))
+            .collect();
+        if self.before.is_empty() {
+            return Ok(along);
+        }
+        let relations: Vec<pg_sys::Oid> =
+            self.before.keys().copied().map(pg_sys::Oid::from).collect();
+        let after = counts(&relations)?;
+        let mut unexpected = None;
+        for (id, (declared, before)) in self.before {
+            let now = after.get(&id).copied().unwrap_or_default();
+            let own = by_statement.get(&id).copied().unwrap_or_default();
+            let deleted = now.deleted - before.deleted - own;
+            let changed = now.changed - before.changed;
+            let relation = pg_sys::Oid::from(id);
+            for (rows, action) in [(deleted, DELETED), (changed, CHANGED)] {
+                if rows <= 0 {
+                    continue;
+                }
+                if !declared {
+                    unexpected.get_or_insert(relation);
+                }
+                along.push(Along::of(relation, action, rows));
+            }
+        }
+        match unexpected.filter(|_| !has_code(plan)) {
+            None => Ok(along),
+            Some(relation) => Err(Error::new(
+                Kind::LockNotAvailable,
+                format!(
+                    "rows of {} came to refer to rows that are being deleted",
+                    relation::describe(relation)
+                ),
+            )
+            .hint("Try again.")),
+        }
+    }
+}
+
+/// Whether triggers or rules of users ran when rows of the plan went, and rows that were declared to go along.
+fn has_code(plan: &Plan) -> bool {
+    let declared = cascade::relations(plan)
+        .into_iter()
+        .filter(|(_, declared)| *declared)
+        .map(|(id, _)| pg_sys::Oid::from(id))
+        .flat_map(|top| std::iter::once(top).chain(inherit::descendants(top)));
+    let leaves = plan.together().flat_map(|plan| &plan.leaves);
+    leaves
+        .map(|leaf| pg_sys::Oid::from(leaf.id))
+        .chain(declared)
+        .any(heap::has_own_code)
+}

@@ -1,0 +1,65 @@
+//! How many rows of other tables go, or change, along with the rows of a leaf. Pure.
+
+use crate::policy::cascade;
+use crate::policy::model::{ForeignKey, Leaf, OnDelete, Plan, Policy};
+use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
+use crate::policy::render::circle::{children, refers};
+use crate::policy::render::condition::{Scope, from};
+use crate::policy::render::{ROW, Statement, Step, due};
+
+/// One row for each relation and action: its OID, whether rows of it are deleted (or else changed), and how many go along
+/// with the rows of `leaf` that are due for deletion, as [`super::count`] counts them. `None` where none can.
+pub fn along(
+    plan: &Plan,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+    after: Option<&Reach>,
+) -> Option<Statement> {
+    let (deleting, changing): (Vec<&ForeignKey>, Vec<&ForeignKey>) =
+        cascade::declared(plan).partition(|key| key.on_delete == OnDelete::Cascade);
+    if plan.peers.is_empty() && deleting.is_empty() && changing.is_empty() {
+        return None;
+    }
+    let mut scope = Scope::new(policy, cutoff);
+    let condition = due(&mut scope, plan, Step::Rows, leaf, after);
+    let reached = scope.alias();
+    let keys: Vec<&ForeignKey> = plan.circle.iter().chain(deleting).collect();
+    let step = match keys.is_empty() {
+        true => String::new(),
+        false => format!(" UNION {}", scope.step(&reached, keys)),
+    };
+    let own: Vec<String> = plan.leaves.iter().map(|leaf| leaf.id.to_string()).collect();
+    let deleted = format!(
+        "SELECT relation, true, count(*) FROM {reached} WHERE relation <> ALL ('{{{}}}'::oid[]) GROUP BY relation",
+        own.join(",")
+    );
+    let (child, parent, other) = (scope.alias(), scope.alias(), scope.alias());
+    let changed: Vec<String> = changing
+        .into_iter()
+        .map(|key| {
+            format!(
+                "SELECT {child}.tableoid, {child}.ctid FROM {reached}, {}, {} \
+                 WHERE {parent}.tableoid = {reached}.relation AND {parent}.ctid = {reached}.place AND {} \
+                 AND NOT EXISTS (SELECT FROM {reached} AS {other} WHERE {other}.relation = {child}.tableoid \
+                                 AND {other}.place = {child}.ctid)",
+                from(&key.parent_ident.quoted, key.parent_partitioned, &parent),
+                children(key, &child),
+                refers(key, &child, &parent)
+            )
+        })
+        .collect();
+    let changed = match changed.is_empty() {
+        true => String::new(),
+        false => format!(
+            " UNION ALL SELECT relation, false, count(*) FROM ({}) AS changed (relation, place) GROUP BY relation",
+            changed.join(" UNION ")
+        ),
+    };
+    Some(scope.binder.finish(format!(
+        "WITH RECURSIVE {reached} (relation, place) AS (SELECT {ROW}.tableoid, {ROW}.ctid FROM ONLY {} AS {ROW} \
+         WHERE {condition}{step}) {deleted}{changed}",
+        leaf.ident.quoted
+    )))
+}
