@@ -30,7 +30,7 @@ fn start(enforce: &str) -> Result<Cluster> {
 }
 
 fn set_rules(node: &Cluster, text: &str) -> Result<()> {
-    std::fs::write(node.data_dir().join("custodian_regions.conf"), text)?;
+    node.write_file("custodian_regions.conf", text)?;
     node.reload()
 }
 

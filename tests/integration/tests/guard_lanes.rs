@@ -49,7 +49,7 @@ fn primary(net: &Net) -> Result<Cluster> {
         .conf("wal_level = logical")
         .preload("pg_custodian")
         .start()?;
-    std::fs::write(node.data_dir().join("custodian_regions.conf"), RULES)?;
+    node.write_file("custodian_regions.conf", RULES)?;
     node.exec(
         "CREATE ROLE steward; CREATE ROLE lawyer LOGIN; CREATE ROLE officer LOGIN; GRANT steward TO lawyer, officer;
          CREATE ROLE eu_sub LOGIN REPLICATION; CREATE ROLE eu_other LOGIN REPLICATION",
@@ -567,7 +567,7 @@ fn a_standby_that_other_rules_put_outside_is_ended() -> Result<()> {
         "node 10.86.0.1 cn shop",
         "node 10.86.0.1 cn shop\nnetwork 10.86.0.2/32 eu shop",
     );
-    std::fs::write(node.data_dir().join("custodian_regions.conf"), rules)?;
+    node.write_file("custodian_regions.conf", &rules)?;
     node.reload()?;
     wait_until("the standby is refused", 60, || {
         node.text("SELECT count(*) FROM pg_stat_replication")
@@ -595,7 +595,7 @@ fn a_standby_outside_the_residency_serves_no_tagged_data_even_to_its_own() -> Re
         .start()?;
     let local = format!("{RULES}node 10.86.0.2 cn shop\nnode 10.33.0.1 eu shop\nlocal app\n");
     for standby in [&inside, &away] {
-        std::fs::write(standby.data_dir().join("custodian_regions.conf"), &local)?;
+        standby.write_file("custodian_regions.conf", &local)?;
         standby.reload()?;
         standby.exec("SELECT a FROM unreviewed; SELECT plan FROM customer")?;
     }

@@ -6,7 +6,7 @@ use integration::{Cluster, Result, Sql, wait_until};
 const CANARY: &str = "canary-4711@example.com";
 
 fn set_rules(node: &Cluster, text: &str) -> Result<()> {
-    std::fs::write(node.data_dir().join("custodian_regions.conf"), text)?;
+    node.write_file("custodian_regions.conf", text)?;
     node.reload()
 }
 

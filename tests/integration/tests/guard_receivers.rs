@@ -472,7 +472,7 @@ fn a_standby_ends_what_its_own_rules_do_not_allow() -> Result<()> {
             .is_ok_and(|count| count == "1")
     });
     let rules = RULES.replace("cn authority\" cn shop", "cn authority\" eu acme");
-    std::fs::write(standby.data_dir().join("custodian_regions.conf"), rules)?;
+    standby.write_file("custodian_regions.conf", &rules)?;
     standby.reload()?;
     wait_until("the receiver has been ended", 60, || receiver.has_ended());
     standby.wait_for_log("which is not allowed any more", 30);

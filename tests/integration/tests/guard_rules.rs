@@ -15,7 +15,7 @@ local postgres
 "#;
 
 fn set_rules(node: &Cluster, text: &str) -> Result<()> {
-    std::fs::write(node.data_dir().join("custodian_regions.conf"), text)?;
+    node.write_file("custodian_regions.conf", text)?;
     node.reload()
 }
 
@@ -215,7 +215,7 @@ fn wrong_rules_keep_the_last_good_ones_also_across_a_restart_and_a_crash() -> Re
 
     // Files that are no rules at all keep nothing from starting.
     for text in ["\0\u{1}\n", "region", &"x ".repeat(100_000)] {
-        std::fs::write(node.data_dir().join("custodian_regions.conf"), text)?;
+        node.write_file("custodian_regions.conf", text)?;
         node.restart()?;
         assert_eq!(node.text(state)?, kept);
         assert_eq!(node.text(verdict)?, "inside");
