@@ -164,7 +164,9 @@ CREATE TABLE custodian.run (
     blocks_total     bigint,
     -- Rows disposed of on a day of UTC, the last one on which any were.
     day              date,
-    rows_of_day      bigint NOT NULL DEFAULT 0
+    rows_of_day      bigint NOT NULL DEFAULT 0,
+    phase            text,
+    retries          bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE custodian.run IS 'sweeps of one table each: planned, waiting for approval, done';
 CREATE INDEX run_relation ON custodian.run (relation, planned_at);
@@ -179,6 +181,9 @@ CREATE TABLE custodian.run_item (
     planned  bigint NOT NULL,
     done     bigint NOT NULL DEFAULT 0,
     way      text,
+    -- All blocks before this one were passed, in this file of the leaf.
+    passed_to bigint,
+    filenode oid,
     PRIMARY KEY (run_id, item)
 );
 

@@ -1106,8 +1106,13 @@ ALTER TABLE custodian.run
     ADD COLUMN blocks_done bigint,
     ADD COLUMN blocks_total bigint,
     ADD COLUMN day date,
-    ADD COLUMN rows_of_day bigint NOT NULL DEFAULT 0;
-ALTER TABLE custodian.run_item ADD COLUMN way text;
+    ADD COLUMN rows_of_day bigint NOT NULL DEFAULT 0,
+    ADD COLUMN phase text,
+    ADD COLUMN retries bigint NOT NULL DEFAULT 0;
+ALTER TABLE custodian.run_item
+    ADD COLUMN way text,
+    ADD COLUMN passed_to bigint,
+    ADD COLUMN filenode oid;
 
 CREATE OR REPLACE VIEW custodian.runs AS
 SELECT r.run_id,
@@ -1131,7 +1136,8 @@ SELECT r.run_id,
        r.approval_reason,
        r.wal_bytes,
        r.waited,
-       (SELECT pg_catalog.string_agg(i.way, E'\n' ORDER BY i.item) FROM custodian.run_item i WHERE i.run_id = r.run_id) AS way
+       (SELECT pg_catalog.string_agg(i.way, E'\n' ORDER BY i.item) FROM custodian.run_item i WHERE i.run_id = r.run_id) AS way,
+       r.retries
 FROM custodian.run r;
 
 CREATE OR REPLACE VIEW custodian.run_items AS
@@ -1144,6 +1150,7 @@ SELECT r.run_id,
        (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.oid = r.relation)::pg_catalog.regclass AS relation,
        r.relation_name,
        r.state,
+       CASE WHEN r.waits_for IS NOT NULL THEN 'waiting' ELSE coalesce(r.phase, 'starting') END AS phase,
        r.at_leaf AS leaf,
        r.at_action AS action,
        r.blocks_done,
@@ -1168,7 +1175,7 @@ CROSS JOIN (
            (SELECT coalesce(sum(d.rows_of_day), 0)::bigint FROM custodian.run d WHERE d.day = clock.today) AS used
     FROM (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS today) clock) day
 WHERE r.state = 'running' OR r.waits_for IS NOT NULL;
-COMMENT ON VIEW custodian.progress IS 'sweeps that run, or wait for a window or the next day: where each is, how fast, and for what it waits. The rate counts from the first start, pauses included; the estimated end goes by it, and by custodian.max_rows_per_day as if the table had all rows of the day to itself';
+COMMENT ON VIEW custodian.progress IS 'sweeps that run, or wait for a window or the next day: where each is, how fast, and for what it waits. The phase is starting, dropping partitions, retrying rows (of the quarantine), choosing the way, disposing, verifying (whether anything due is left) or waiting. The rate counts from the first start, pauses included; the estimated end goes by it, and by custodian.max_rows_per_day as if the table had all rows of the day to itself';
 
 CREATE VIEW custodian.metrics AS
 SELECT 'custodian_rows_disposed_total'::text AS name, pg_catalog.jsonb_build_object('relation', d.relation_name) AS labels,

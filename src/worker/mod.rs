@@ -31,6 +31,7 @@ pub mod now;
 mod pacing;
 mod partition;
 pub mod pause;
+mod position;
 mod prune;
 mod quarantine;
 mod queued;

@@ -300,7 +300,7 @@ pub fn begin(id: i64) -> Result<()> {
         spi::execute(
             "UPDATE custodian.run
              SET state = 'running', started_at = coalesce(started_at, pg_catalog.clock_timestamp()),
-                 finished_at = NULL, postmaster_start = $2, timeline = $3, waits_for = NULL
+                 finished_at = NULL, postmaster_start = $2, timeline = $3, waits_for = NULL, phase = NULL
              WHERE run_id = $1",
             &[
                 id.into(),
@@ -378,36 +378,29 @@ pub fn defer(relation: pg_sys::Oid, reason: Option<&str>) -> Result<()> {
     })
 }
 
-/// Adds what a run has written to WAL, in bytes, and how long it has waited.
-pub fn account(id: i64, wal: u64, waited: std::time::Duration) -> Result<()> {
+/// What a worker has done for a run since it last said so.
+#[derive(Debug, Default)]
+pub struct Spent {
+    /// Bytes of WAL.
+    pub wal: u64,
+    pub waited: std::time::Duration,
+    /// Batches that were tried again.
+    pub retries: u32,
+}
+
+/// Adds what a worker has done.
+pub fn account(id: i64, spent: &Spent) -> Result<()> {
     sandbox::as_extension_owner(|| {
         fresh::repeated_write(
             "UPDATE custodian.run
-             SET wal_bytes = wal_bytes + $2, waited = waited + make_interval(secs => $3), waits_for = NULL
+             SET wal_bytes = wal_bytes + $2, waited = waited + make_interval(secs => $3), retries = retries + $4,
+                 waits_for = NULL
              WHERE run_id = $1",
             &[
                 id.into(),
-                i64::try_from(wal).unwrap_or(i64::MAX).into(),
-                waited.as_secs_f64().into(),
-            ],
-        )?;
-        Ok(())
-    })
-}
-
-/// Shows which leaf a run is at, and how many of the blocks that it goes through there are behind it.
-pub fn position(id: i64, leaf: &str, action: &str, passed: u64, total: u64) -> Result<()> {
-    let number = |blocks: u64| i64::try_from(blocks).unwrap_or(i64::MAX);
-    sandbox::as_extension_owner(|| {
-        fresh::repeated_write(
-            "UPDATE custodian.run SET at_leaf = $2, at_action = $3, blocks_done = $4, blocks_total = $5
-             WHERE run_id = $1",
-            &[
-                id.into(),
-                leaf.into(),
-                action.into(),
-                number(passed).into(),
-                number(total).into(),
+                i64::try_from(spent.wal).unwrap_or(i64::MAX).into(),
+                spent.waited.as_secs_f64().into(),
+                i64::from(spent.retries).into(),
             ],
         )?;
         Ok(())

@@ -18,8 +18,9 @@ use crate::tag::read;
 use crate::worker::fuse::Estimate;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
+use crate::worker::position::{self, Phase};
 use crate::worker::quarantine::{self, Quarantine};
-use crate::worker::run::{self, Run, State};
+use crate::worker::run::{self, Run, Spent, State};
 use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
 use crate::worker::{disposed, pause as pauses, shmem, team};
@@ -179,6 +180,8 @@ struct Part {
     number: i32,
     /// Rows in quarantine.
     except: Vec<Tid>,
+    /// The file of the leaf, where all of it is passed over in order: how far is noted.
+    filenode: Option<pg_sys::Oid>,
 }
 
 struct Sweep {
@@ -202,6 +205,8 @@ struct Sweep {
     throttle: Throttle,
     /// WAL written since that was last stored, in bytes.
     wal: u64,
+    /// Batches that were tried again since that was last stored.
+    retries: u32,
     /// What the error of the last batch was about.
     names: Names,
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
@@ -273,6 +278,7 @@ impl Sweep {
             names: Names::default(),
             throttle: Throttle::new(asked),
             wal: 0,
+            retries: 0,
             quarantine: quarantine::load(&work.plan.leaves)?,
             numbers,
             run,
@@ -296,6 +302,7 @@ impl Sweep {
                     leaf: leaf.clone(),
                     after: marks.after(leaf).cloned(),
                     number: 0,
+                    filenode: None,
                     except: entries.iter().map(|entry| entry.tid).collect(),
                     item,
                 };
@@ -329,18 +336,35 @@ impl Sweep {
         if !matches!(end, End::Through) {
             return Ok(end);
         }
+        self.enter(Phase::ChoosingWay)?;
         let (way, heap) = self.way(part)?;
         let (id, number) = (self.run.id, part.number);
-        transaction(|| {
+        let (filenode, reached) = transaction(|| {
             xact::commit_asynchronously();
-            run::note_way(id, number, &way.text)
+            run::note_way(id, number, &way.text)?;
+            position::reached(id, number, pg_sys::Oid::from(part.leaf.id))
         })?;
         let before = self.disposed;
         let mut ranges = way.ranges;
+        // What an interrupted attempt has passed was passed under the same plan and cutoff. What came to be due there since is
+        // found as behind any pass: by the look at all of the leaf that follows, or, where there is none, by the next count.
+        let mut skipped = 0;
+        if !way.by_index {
+            part.filenode = filenode;
+            skipped = reached.min(heap);
+            ranges = way::behind(&ranges, skipped);
+        }
         for _ in 0..PASSES {
-            let end = self.go_over(part, &ranges, &mut size)?;
+            let end = self.go_over(part, &ranges, u64::from(skipped), &mut size)?;
             if !matches!(end, End::Through) {
                 return Ok(end);
+            }
+            if part.filenode.is_some() {
+                self.store_position(part, Phase::Verifying, heap, (heap.into(), heap.into()))?;
+                // Another pass looks for what has moved, and does not tell how far the first one came.
+                (part.filenode, skipped) = (None, 0);
+            } else {
+                self.enter(Phase::Verifying)?;
             }
             let few = way.by_index && self.disposed - before <= LOOKED_AT_AGAIN;
             if heap > SMALL && !few {
@@ -355,6 +379,24 @@ impl Sweep {
         }
         self.moving = true;
         Ok(End::Through)
+    }
+
+    /// Shows what the run does.
+    fn enter(&self, phase: Phase) -> std::result::Result<(), Caught> {
+        let id = self.run.id;
+        transaction(|| {
+            xact::commit_asynchronously();
+            position::enter(id, phase)
+        })
+    }
+
+    /// What this worker has done since it was last asked.
+    fn take_spent(&mut self) -> Spent {
+        Spent {
+            wal: std::mem::take(&mut self.wal),
+            waited: self.take_waited(),
+            retries: std::mem::take(&mut self.retries),
+        }
     }
 
     /// Whether a step that was not planned has become due in a leaf since, as by a reopening. In a large leaf without
@@ -391,11 +433,11 @@ impl Sweep {
 
     fn finish(mut self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
         self.hand_over_measures()?;
-        let (id, wal, waited) = (self.run.id, self.wal, self.take_waited());
+        let (id, spent) = (self.run.id, self.take_spent());
         transaction(|| {
             // What the run ends with waits for it.
             xact::commit_asynchronously();
-            run::account(id, wal, waited)
+            run::account(id, &spent)
         })?;
         let sqlstate = self.first_sqlstate.as_deref();
         transaction(|| match end {

@@ -281,6 +281,18 @@ pub fn members(leader: i32) -> usize {
     .unwrap_or(1)
 }
 
+/// The first block of what the helpers of a leader have taken and are not through with.
+pub fn first_unfinished(leader: i32) -> Option<u32> {
+    read(|teams| {
+        let team = teams.iter().find(|team| team.leader == leader)?;
+        let taken = team.helpers.iter().map(|helper| helper.taken);
+        let lost = team.lost[..team.lost_count].iter().copied();
+        let unfinished = taken.chain(lost).filter(|(start, end)| start < end);
+        unfinished.map(|(start, _)| start).min()
+    })
+    .flatten()
+}
+
 /// What helpers left behind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Left {

@@ -45,11 +45,13 @@ impl Drop for Lead {
 }
 
 impl Sweep {
-    /// Goes over the ranges, with helpers where the setting allows them and it is worth it.
+    /// Goes over the ranges, with helpers where the setting allows them and it is worth it. `skipped` blocks before them were
+    /// passed by an earlier attempt.
     pub(super) fn go_over(
         &mut self,
         part: &mut Part,
         ranges: &[Range<u32>],
+        skipped: u64,
         size: &mut BatchSize,
     ) -> std::result::Result<End, Caught> {
         let total: u64 = ranges.iter().map(|range| range.len() as u64).sum();
@@ -60,11 +62,11 @@ impl Sweep {
             .then(|| team::open(latch::my_pid(), self.task(part)))
             .flatten();
         match number {
-            None => self.pass(part, ranges, size, (0, total)),
+            None => self.pass(part, ranges, size, (skipped, skipped + total)),
             Some(number) => {
                 let _lead = Lead(latch::my_pid());
                 let pieces = pieces(ranges);
-                self.lead(part, number, &pieces, helpers, size, total)
+                self.lead(part, number, &pieces, helpers, size, skipped)
             }
         }
     }
@@ -92,15 +94,16 @@ impl Sweep {
         pieces: &[Range<u32>],
         helpers: usize,
         size: &mut BatchSize,
-        total: u64,
+        skipped: u64,
     ) -> std::result::Result<End, Caught> {
+        let total = skipped + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let mut fed = team::feed(number, pieces);
         for _ in 0..helpers.min(pieces.len() - 1).min(team::HELPERS) {
             if !start(number) {
                 break;
             }
         }
-        let mut passed: u64 = 0;
+        let mut passed = skipped;
         let mut end = End::Through;
         loop {
             if fed < pieces.len() {
@@ -113,13 +116,12 @@ impl Sweep {
                 break;
             };
             // What others have taken counts as passed.
-            passed = passed.max(
-                pieces[..fed]
-                    .iter()
-                    .take_while(|taken| taken.start < piece.start)
-                    .map(|taken| taken.len() as u64)
-                    .sum(),
-            );
+            let before = pieces[..fed]
+                .iter()
+                .take_while(|taken| taken.start < piece.start)
+                .map(|taken| taken.len() as u64)
+                .sum::<u64>();
+            passed = passed.max(skipped + before);
             end = self.pass(part, std::slice::from_ref(&piece), size, (passed, total))?;
             if !matches!(end, End::Through) {
                 break;
@@ -164,6 +166,7 @@ impl Sweep {
             leaf,
             after: task.after.map(Reach::since),
             number: task.item,
+            filenode: None,
             except: entries.iter().map(|entry| entry.tid).collect(),
             item,
         };
@@ -185,7 +188,7 @@ impl Sweep {
                 }
             }
         };
-        let (id, wal, waited) = (sweep.run.id, sweep.wal, sweep.take_waited());
+        let (id, spent) = (sweep.run.id, sweep.take_spent());
         sweep.hand_over_measures()?;
         team::report(
             number,
@@ -195,7 +198,7 @@ impl Sweep {
         );
         transaction(|| {
             xact::commit_asynchronously();
-            run::account(id, wal, waited)
+            run::account(id, &spent)
         })?;
         outcome
     }

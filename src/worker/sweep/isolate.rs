@@ -12,6 +12,7 @@ use crate::pg::subxact::Caught;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Tid};
+use crate::worker::position::Phase;
 use crate::worker::work::Work;
 use crate::worker::{quarantine, reopen, run};
 
@@ -36,6 +37,7 @@ impl Sweep {
             if !entry.retry {
                 continue;
             }
+            self.enter(Phase::RetryingRows)?;
             let outcome = self.single(part, None, entry.tid)?;
             let moved = matches!(outcome, Single::NotDue);
             match outcome {
@@ -132,6 +134,7 @@ impl Sweep {
             item: part.item.clone(),
             number: part.number,
             except: Vec::new(),
+            filenode: None,
         };
         loop {
             pgrx::check_for_interrupts!();
@@ -148,9 +151,13 @@ impl Sweep {
                     }
                 }
                 Ok(Batched::Tripped) => return Ok(Single::End(End::Tripped)),
-                Ok(Batched::Locked) if retries < RETRIES => pause(&mut retries),
+                Ok(Batched::Locked) if retries < RETRIES => {
+                    self.retries += 1;
+                    pause(&mut retries);
+                }
                 Ok(Batched::Locked) => return Ok(Single::End(End::Locked)),
                 Err(caught) if is_contention(&caught.sqlstate) && retries < RETRIES => {
+                    self.retries += 1;
                     pause(&mut retries);
                 }
                 Err(caught) => {

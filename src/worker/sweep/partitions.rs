@@ -8,6 +8,7 @@ use crate::pg::xact;
 use crate::policy::render::Step;
 use crate::worker::partition::going::{self, Job, Outcome};
 use crate::worker::partition::{self, ACTION};
+use crate::worker::position::Phase;
 
 impl Sweep {
     /// Drops the partitions that the run was planned to drop. Those that turn out to stay are gone through row by
@@ -20,7 +21,7 @@ impl Sweep {
             if let Some(end) = self.throttle(&part)? {
                 return Ok(end);
             }
-            self.store_position(&part, 0, 0)?;
+            self.store_position(&part, Phase::DroppingPartitions, 0, (0, 0))?;
             let wal = xact::wal_written();
             let outcome = going::drop_leaf(&Job {
                 work: &self.work,
@@ -68,6 +69,7 @@ impl Sweep {
                 item,
                 number,
                 except: Vec::new(),
+                filenode: None,
             })
         })
     }

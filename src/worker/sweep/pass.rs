@@ -21,6 +21,7 @@ use crate::policy::reach::Reach;
 use crate::policy::render::{self, SEGMENT, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
+use crate::worker::position::{self, Phase, Position};
 use crate::worker::work::Work;
 use crate::worker::{disposed, run, shmem, team};
 
@@ -160,7 +161,8 @@ impl Sweep {
                 return Ok(End::Through);
             }
             if shown.is_none_or(|shown| passed >= shown + SHOWN) {
-                self.store_position(part, before + passed, total)?;
+                let first = blocks.first().map_or(0, |range| range.start);
+                self.store_position(part, Phase::Disposing, first, (before + passed, total))?;
                 shown = Some(passed);
             }
             if let Some((number, leader)) = self.leader
@@ -190,6 +192,7 @@ impl Sweep {
                     }
                 }
                 Ok(Batched::Locked) if retries < RETRIES => {
+                    self.retries += 1;
                     pause(&mut retries);
                     continue;
                 }
@@ -197,6 +200,7 @@ impl Sweep {
                 // A disk that is full, or gone: no row is to blame, and none would fare better.
                 Err(caught) if self.names.storage => return Err(caught),
                 Err(caught) => {
+                    self.retries += 1;
                     if let Some(half) = BatchSize::of(count).halved() {
                         *size = half;
                         continue;
@@ -312,22 +316,32 @@ impl Sweep {
         }
     }
 
-    /// Shows where the run is, and stores what it has written and waited.
+    /// Shows where the run is, with `passed` of `total` blocks behind it, and stores what it has written and waited, and
+    /// that this worker has passed everything before `block`.
     pub(super) fn store_position(
         &mut self,
         part: &Part,
-        passed: u64,
-        total: u64,
+        phase: Phase,
+        block: u32,
+        (passed, total): (u64, u64),
     ) -> std::result::Result<(), Caught> {
-        let (id, wal, waited) = (
-            self.run.id,
-            std::mem::take(&mut self.wal),
-            self.take_waited(),
-        );
+        let (id, spent) = (self.run.id, self.take_spent());
         transaction(|| {
-            run::account(id, wal, waited)?;
+            run::account(id, &spent)?;
             if self.leader.is_none() {
-                run::position(id, &part.leaf.ident.name, &part.item.action, passed, total)?;
+                let position = Position {
+                    leaf: &part.leaf.ident.name,
+                    action: &part.item.action,
+                    phase,
+                    passed,
+                    total,
+                };
+                position::show(id, &position)?;
+                if let Some(filenode) = part.filenode {
+                    let unfinished = team::first_unfinished(latch::my_pid());
+                    let block = unfinished.map_or(block, |unfinished| unfinished.min(block));
+                    position::reach(id, part.number, block, filenode)?;
+                }
             }
             xact::commit_asynchronously();
             Ok(())

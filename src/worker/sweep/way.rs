@@ -68,6 +68,15 @@ fn size(ranges: &[Range<u32>]) -> u64 {
     ranges.iter().map(|range| range.len() as u64).sum()
 }
 
+/// What of the ranges lies at or behind a block.
+pub fn behind(ranges: &[Range<u32>], block: u32) -> Vec<Range<u32>> {
+    ranges
+        .iter()
+        .map(|range| range.start.max(block)..range.end)
+        .filter(|range| !range.is_empty())
+        .collect()
+}
+
 impl Way {
     /// The way over a leaf of `heap` blocks.
     pub fn choose(leaf: &Ident, heap: u32, known: Known) -> Way {
@@ -272,6 +281,14 @@ mod tests {
         );
         let way = Way::choose(&ident("s.t"), 0, Known::NoClock);
         assert_eq!(way.ranges, []);
+    }
+
+    #[test]
+    fn what_was_passed_is_left_out() {
+        assert_eq!(behind(&[0..10, 20..30], 0), [0..10, 20..30]);
+        assert_eq!(behind(&[0..10, 20..30], 9), [9..10, 20..30]);
+        assert_eq!(behind(&[0..10, 20..30], 15), one(20..30));
+        assert_eq!(behind(&[0..10, 20..30], 30), []);
     }
 
     #[test]

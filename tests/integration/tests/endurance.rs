@@ -255,6 +255,8 @@ fn locks_and_old_snapshots_hold_up_what_they_are_about_and_nothing_else() -> Res
         "SELECT sqlstate FROM custodian.quarantined_rows",
         "55P03",
     );
+    // Its batch was tried again, and so was every half of it.
+    wait_for_answer(&node, "SELECT max(retries) > 3 FROM custodian.runs", "t");
     assert_eq!(old.text("SELECT count(*) FROM log")?, "400");
     assert_eq!(
         node.text("SELECT problem LIKE '%SQLSTATE 55P03%' FROM custodian.check() WHERE code = 'undisposable-rows'")?,

@@ -1,6 +1,6 @@
 //! How sweeps yield: they wait while a replica is behind or a slot holds WAL back, stay below a rate of WAL, and say so.
 
-use integration::{Cluster, Result, Sql, wait_for_answer};
+use integration::{Cluster, Result, Sql, wait_for_answer, wait_until};
 
 const LOG: &str = "
     CREATE EXTENSION pg_custodian;
@@ -198,6 +198,81 @@ fn a_sweep_waits_for_vacuum_of_its_table() -> Result<()> {
         "SELECT value >= 1 FROM custodian.metrics
          WHERE name = 'custodian_waited_seconds_total' AND labels ->> 'reason' = 'vacuum'",
         "t",
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pass_that_is_interrupted_goes_on_where_it_was_and_says_what_it_does() -> Result<()> {
+    let node = Cluster::builder("resumed")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.batch_target = 1ms")
+        .start()?;
+    node.exec(LOG)?;
+    // One row in each of 2,500 blocks; the last hundred stay. The batch with the row 1500 sleeps until it is killed.
+    node.exec(
+        "INSERT INTO log SELECT n, repeat('x', 7000), now() - CASE WHEN n <= 2400 THEN interval '1 year' ELSE '0' END
+         FROM generate_series(601, 2800) n;
+         CREATE TABLE gone (id bigint);
+         CREATE TABLE sleeper AS SELECT 1500 AS id;
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.gone SELECT id FROM old;
+              PERFORM pg_sleep(50) FROM public.sleeper JOIN old USING (id); RETURN NULL; END';
+         CREATE TRIGGER note AFTER DELETE ON log REFERENCING OLD TABLE AS old FOR EACH STATEMENT EXECUTE FUNCTION note();
+         CREATE TABLE trace (n bigint GENERATED ALWAYS AS IDENTITY, phase text, blocks_done bigint);
+         CREATE FUNCTION trace() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.trace (phase, blocks_done) VALUES (new.phase, new.blocks_done); RETURN NULL; END';
+         CREATE TRIGGER trace AFTER UPDATE ON custodian.run FOR EACH ROW
+             WHEN ((new.phase, new.blocks_done) IS DISTINCT FROM (old.phase, old.blocks_done)) EXECUTE FUNCTION trace()",
+    )?;
+    node.alter_system("custodian.disposal", "on")?;
+    const ASLEEP: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND wait_event = 'PgSleep'";
+    wait_for_answer(&node, ASLEEP, "1");
+    assert_eq!(
+        node.text("SELECT phase, blocks_done >= 1024, rows_done > 600 FROM custodian.progress")?,
+        "disposing|t|t"
+    );
+    // A row that is due comes into a block that was passed.
+    node.exec("VACUUM log")?;
+    node.exec("INSERT INTO log VALUES (0, '', now() - interval '1 year')")?;
+    assert_eq!(
+        node.text("SELECT (ctid::text::point)[0] < 1024 FROM log WHERE id = 0")?,
+        "t"
+    );
+    let pid = node
+        .text("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep'")?
+        .parse()
+        .map_err(|_| integration::Error::new("no worker"))?;
+    node.exec("DELETE FROM sleeper")?;
+    node.exec("TRUNCATE trace")?;
+    node.kill_backend(pid)?;
+    wait_until("the server has recovered", 90, || {
+        node.log().contains("was terminated by signal 9") && node.text("SELECT 1").is_ok()
+    });
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_done FROM custodian.runs",
+        "done|2401",
+    );
+    assert_eq!(
+        node.text("SELECT count(*), min(id), (SELECT count(DISTINCT id) FROM gone), (SELECT count(*) FROM gone) FROM log")?,
+        "400|2401|2401|2401"
+    );
+    // The pass began behind what it had passed.
+    assert_eq!(
+        node.text("SELECT min(blocks_done) >= 1024, max(blocks_done) > 2000 FROM trace WHERE phase = 'disposing' AND n < (
+                       SELECT min(n) FROM trace WHERE phase = 'verifying')")?,
+        "t|t"
+    );
+    assert_eq!(
+        node.text(
+            "SELECT string_agg(phase, ', ' ORDER BY n) FROM (
+                 SELECT n, phase, lag(phase) OVER (ORDER BY n) AS before FROM trace) t
+             WHERE phase IS DISTINCT FROM before AND phase IS NOT NULL"
+        )?,
+        "choosing the way, disposing, verifying, disposing, verifying",
     );
     Ok(())
 }
