@@ -258,8 +258,8 @@ fn tag_column_or_path(
 /// subject, on its own table) or `subject_via` (foreign-key columns, on a dependent one); `collected` a column
 /// that says when the row was collected; `on_expiry` `delete` or `keep`; `null_clock` `violation` or
 /// `not_started`; `residency_column` a column with the row's region; `disposal` `off`, `observe` or `on`, below
-/// `custodian.disposal`. A table's owner may tag, and tighten a tag; only a data steward loosens one, or declares
-/// subjects of a kind that a table of another owner has.
+/// `custodian.disposal`. A table's owner may tag, and tighten a tag; only a data steward loosens one, declares
+/// subjects of a kind that a table of another owner has, or names a residency column where columns are tagged.
 ///
 /// Errors: 42501 without these rights, 22023 for a wrong field, 42704 for a column or foreign key that does
 /// not exist.
