@@ -1,5 +1,8 @@
 //! Epochs: the numbers of the policies in force in this database.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
 use pgrx::JsonB;
 use pgrx::pg_sys;
 
@@ -7,6 +10,14 @@ use crate::error::Result;
 use crate::evidence::ledger;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{lock, sandbox, spi, xact};
+
+/// How many epochs a process remembers to have begun.
+const REMEMBERED: usize = 16;
+
+thread_local! {
+    /// The last epochs that this process began, whether or not that was rolled back: numbers are not used again.
+    static BEGUN: RefCell<VecDeque<i64>> = const { RefCell::new(VecDeque::new()) };
+}
 
 /// Begins a new epoch, writes it to the ledger, and returns its number. `change` is a short stable code such as `tag.set`, `object`
 /// what was changed, by name; `detail` must hold no personal value. Runs with the extension owner's rights:
@@ -28,6 +39,10 @@ pub fn advance(change: &str, object: &str, detail: serde_json::Value) -> Result<
             .next()
             .ok_or_else(|| crate::error::Error::internal("no epoch was written"))
     })?;
+    BEGUN.with_borrow_mut(|begun| {
+        begun.truncate(REMEMBERED - 1);
+        begun.push_front(epoch);
+    });
     ledger::append(change, object, detail)?;
     // Holds are no part of what is declared.
     if !change.starts_with("hold.") {
@@ -47,6 +62,20 @@ pub fn at_this_moment() -> Result<i64> {
         )?;
         found.first().map_or(Ok(0), |row| fresh::number(row, 0))
     })
+}
+
+/// The number of the policy in force, if since `epoch` nobody but this process began one, of the last few that it
+/// remembers.
+pub fn own_since(epoch: i64) -> Result<Option<i64>> {
+    let since = sandbox::as_extension_owner(|| {
+        spi::select(
+            "SELECT epoch FROM custodian.epoch WHERE epoch > $1 ORDER BY epoch LIMIT 17",
+            &[epoch.into()],
+            |row| row.must::<i64>(1),
+        )
+    })?;
+    let own = BEGUN.with_borrow(|begun| since.iter().all(|epoch| begun.contains(epoch)));
+    Ok(own.then(|| since.last().copied().unwrap_or(epoch)))
 }
 
 /// The number of the policy in force, 0 before the first change.

@@ -65,6 +65,12 @@ fn tree(relation: u32, into: &mut BTreeSet<u32>) {
 
 /// The tables that some hold or minimum concerns, with everything below them.
 pub fn concerned() -> Result<BTreeSet<u32>> {
+    concerned_of(&labelled()?)
+}
+
+/// The tables that some hold concerns, and those of `labelled` that a minimum or a hold on subjects does, with everything
+/// below them.
+fn concerned_of(labelled: &[u32]) -> Result<BTreeSet<u32>> {
     let mut roots = BTreeSet::new();
     for hold in hold_read::on_relations()?.holds {
         if let HoldScope::Table { table } | HoldScope::Rows { table, .. } = hold.scope {
@@ -72,7 +78,7 @@ pub fn concerned() -> Result<BTreeSet<u32>> {
         }
     }
     let held_kinds: BTreeSet<String> = hold_read::subject_kinds()?.into_iter().collect();
-    for relation in labelled()? {
+    for relation in labelled.iter().copied() {
         let labels = read::own(pg_sys::Oid::from(relation));
         let about_held = labels
             .table
@@ -138,7 +144,45 @@ fn watchable(relations: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
 
 /// Every relation that needs the guard's triggers.
 pub fn needed() -> Result<BTreeSet<u32>> {
-    let mut all = concerned()?;
+    with_referred(concerned()?)
+}
+
+/// Those of some relations that need the guard's triggers, without a look at every tag of the database: a migration
+/// tags one table after the other. A relation needs them for a tag on itself or above it, or on or above a table
+/// that refers to either.
+fn needed_within(within: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
+    let list = |relations: &BTreeSet<u32>| -> Vec<pg_sys::Oid> {
+        relations.iter().copied().map(pg_sys::Oid::from).collect()
+    };
+    let mut decisive = with_parents(within);
+    let mut referring = BTreeSet::new();
+    for row in fresh::rows(
+        "SELECT DISTINCT conrelid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND confrelid = ANY ($1)",
+        &[list(&decisive).into()],
+        Seen::Everything,
+        0,
+    )? {
+        referring.insert(fresh::number(&row, 0)?);
+    }
+    decisive.extend(with_parents(&referring));
+    // One without a label has nothing to say.
+    let mut needed = with_referred(concerned_of(&Vec::from_iter(decisive))?)?;
+    needed.retain(|relation| within.contains(relation));
+    Ok(needed)
+}
+
+/// Relations with everything above them.
+fn with_parents(relations: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut all = relations.clone();
+    for relation in relations {
+        let above = inherit::ancestors(pg_sys::Oid::from(*relation));
+        all.extend(above.into_iter().map(pg_sys::Oid::to_u32));
+    }
+    all
+}
+
+/// Relations that are concerned, and those that they refer to, of which rows can be watched.
+fn with_referred(mut all: BTreeSet<u32>) -> Result<BTreeSet<u32>> {
     if all.is_empty() {
         return Ok(all);
     }
@@ -264,7 +308,10 @@ fn bring(within: Option<&BTreeSet<u32>>, unneeded: Unneeded) -> Result<()> {
         return Ok(());
     };
     let inside = |relation: &u32| within.is_none_or(|within| within.contains(relation));
-    let needed = needed()?;
+    let needed = match within {
+        Some(within) if unneeded == Unneeded::Stay => needed_within(within)?,
+        _ => needed()?,
+    };
     for relation in needed.iter().filter(|relation| inside(relation)) {
         install(pg_sys::Oid::from(*relation), function)?;
     }

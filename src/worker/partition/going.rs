@@ -171,6 +171,8 @@ fn prepare(job: &Job, look: &Look) -> Result<std::result::Result<(Entry, Candida
             old: false,
         };
         store::begin(&entry)?;
+        // Detaching writes its WAL behind this, and waits for both.
+        xact::commit_asynchronously();
         Ok(Ok((entry, candidate)))
     })
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{End, Part, Sweep};
+use super::{End, Part, Sweep, is_stopped, transaction};
 use crate::pg::subxact::Caught;
 use crate::pg::xact;
+use crate::policy::epoch;
 use crate::policy::render::Step;
 use crate::worker::partition::going::{self, Job, Outcome};
 use crate::worker::partition::{self, ACTION};
@@ -15,7 +16,8 @@ impl Sweep {
     /// row afterwards.
     pub(super) fn drop_partitions(&mut self) -> std::result::Result<End, Caught> {
         let mut tried = BTreeSet::new();
-        // Detaching changes tags, and with them the plan's epoch: it is compiled again, without the leaf.
+        // Detaching changes tags, and with them the plan's epoch. Where somebody else may have changed anything, it is compiled
+        // again.
         while let Some(part) = self.next_to_drop(&tried) {
             tried.insert(part.leaf.id);
             if let Some(end) = self.throttle(&part)? {
@@ -35,6 +37,9 @@ impl Sweep {
             match outcome? {
                 Outcome::Dropped(rows) => {
                     self.disposed = self.disposed.saturating_add(rows);
+                    if self.goes_on_without(part.leaf.id)? {
+                        continue;
+                    }
                 }
                 Outcome::Stays => {}
                 Outcome::Stale => {
@@ -48,6 +53,26 @@ impl Sweep {
             }
         }
         Ok(End::Through)
+    }
+
+    /// Takes a leaf that was dropped out of the plan, and has it fit the epoch that detaching it began; `false` where
+    /// others began one since the plan was compiled, or the run is to stop.
+    fn goes_on_without(&mut self, leaf: u32) -> std::result::Result<bool, Caught> {
+        let (relation, asked, epoch) = (self.run.relation, self.throttle.asked(), self.work.epoch);
+        let own = transaction(|| {
+            if is_stopped(relation, asked)? {
+                return Ok(None);
+            }
+            epoch::own_since(epoch)
+        })?;
+        let Some(epoch) = own else {
+            return Ok(false);
+        };
+        self.work.epoch = epoch;
+        self.work.plan.leaves.retain(|known| known.id != leaf);
+        self.work.plan.family.retain(|known| *known != leaf);
+        self.work.shapes.remove(&leaf);
+        Ok(true)
     }
 
     fn next_to_drop(&self, tried: &BTreeSet<u32>) -> Option<Part> {
