@@ -4,6 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::guard::seen::{self, Read};
+
 /// The record of a setting. Up to 15 the settings are an array, from 16 on they are looked up by name.
 pub fn find_setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
     #[cfg(feature = "pg15")]
@@ -90,6 +92,68 @@ pub unsafe fn accesses(
                 updates: !entry.updatedCols.is_null(),
             })
             .collect()
+    }
+}
+
+impl Access {
+    /// What is asked for, to compare with; `None` where it reads columns of higher numbers than that holds.
+    pub fn read(&self) -> Option<Read> {
+        let mut columns = [0; seen::WORDS];
+        // SAFETY: NULL or a set with as many words as it says, which lives as long as the plan.
+        if let Some(set) = unsafe { self.read.as_ref() } {
+            let words = usize::try_from(set.nwords).ok()?;
+            // SAFETY: as above.
+            let words = unsafe { set.words.as_slice(words) };
+            columns.get_mut(..words.len())?.copy_from_slice(words);
+        }
+        Some(Read {
+            relation: self.relation.to_u32(),
+            required: self.required,
+            updates: self.updates,
+            columns,
+        })
+    }
+}
+
+/// Whether `test` holds for all that [`accesses`] gives, without their numbers in the range table: takes no memory.
+///
+/// # Safety
+/// As for [`accesses`].
+pub unsafe fn every_access(
+    range_table: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+    mut test: impl FnMut(&Access) -> bool,
+) -> bool {
+    #[cfg(feature = "pg15")]
+    {
+        let _ = permissions;
+        let test = |entry: &pg_sys::RangeTblEntry| {
+            entry.rtekind != pg_sys::RTEKind::RTE_RELATION
+                || test(&Access {
+                    entry: 0,
+                    relation: entry.relid,
+                    required: entry.requiredPerms,
+                    read: entry.selectedCols,
+                    updates: !entry.updatedCols.is_null(),
+                })
+        };
+        // SAFETY: by the caller's promise, a list of range table entries.
+        unsafe { crate::pg::list::all(range_table, test) }
+    }
+    #[cfg(not(feature = "pg15"))]
+    {
+        let _ = range_table;
+        let test = |entry: &pg_sys::RTEPermissionInfo| {
+            test(&Access {
+                entry: 0,
+                relation: entry.relid,
+                required: entry.requiredPerms as u32,
+                read: entry.selectedCols,
+                updates: !entry.updatedCols.is_null(),
+            })
+        };
+        // SAFETY: by the caller's promise, a list of permission records.
+        unsafe { crate::pg::list::all(permissions, test) }
     }
 }
 

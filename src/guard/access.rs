@@ -6,10 +6,7 @@
 //! who reads the columns of exclusion constraints, whose errors show the row that is in the way. A session that is known
 //! to be inside, over a connection that nobody else can read, passes after a comparison of two numbers.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
-use std::rc::Rc;
+use std::cell::RefCell;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -17,124 +14,31 @@ use pgrx::prelude::*;
 use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
-use crate::guard::exposure::{self, Column, Columns, Exposure};
+use crate::guard::active;
+use crate::guard::catalogs;
+use crate::guard::columns::{invalidations, listen};
+use crate::guard::exposure::{self, Column, Exposure};
 use crate::guard::foreign;
 use crate::guard::lane::session as lane;
 use crate::guard::own_residency;
 use crate::guard::refuse::{self, Flow};
+use crate::guard::seen::{Passed, Seen, Stamp};
 use crate::guard::session::{self, Session};
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::executor::Starting;
-use crate::pg::{namespace, relation, report, sandbox, xact};
+use crate::pg::executor::{self, Starting};
+use crate::pg::{relation, report, sandbox, xact};
+
+pub use crate::guard::columns::columns;
 
 /// Columns named in one error.
 const MAX_NAMED: usize = 8;
 /// What a query does, in messages.
 const READING: &str = "reading";
-/// Catalogs that hold values of users' columns: pg_statistic, pg_statistic_ext_data and pg_largeobject.
-const VALUES: [pg_sys::Oid; 3] = [
-    pg_sys::StatisticRelationId,
-    pg_sys::Oid::from_u32(3429),
-    pg_sys::Oid::from_u32(2613),
-];
-/// Tables of the extension that hold neither values of users nor keys of subjects.
-const OWN: [&CStr; 19] = [
-    c"purpose",
-    c"purpose_period",
-    c"minimum",
-    c"publication_permit",
-    c"key_ref",
-    c"relation_ref",
-    c"relation_oid",
-    c"epoch",
-    c"run",
-    c"run_item",
-    c"obstacle",
-    c"watermark",
-    c"reopening",
-    c"quarantine",
-    c"heartbeat",
-    c"pause",
-    c"ledger_entry",
-    c"ledger_block",
-    c"ledger_leaf",
-];
-
 thread_local! {
-    static CACHE: RefCell<HashMap<u32, Rc<Columns>>> = RefCell::new(HashMap::new());
-    /// Counts invalidations, so that what was read while one arrived is not kept.
-    static INVALIDATIONS: Cell<u64> = const { Cell::new(0) };
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
     static SEEN: RefCell<Seen> = RefCell::new(Seen::default());
-}
-
-/// What this session has read already in mode `warn`: a read is examined and recorded once per session, relation
-/// and columns, until rules or tags change, so that a rollout costs a look-up per statement.
-#[derive(Default)]
-struct Seen {
-    generation: u64,
-    invalidations: u64,
-    reads: HashSet<(u32, Option<Vec<i16>>)>,
-}
-
-impl Seen {
-    /// Reads remembered at most; then it begins anew.
-    const MAX: usize = 4096;
-
-    /// Whether this read was examined before.
-    fn knows(&mut self, generation: u64, relation: u32, read: &Option<Vec<i16>>) -> bool {
-        let invalidations = INVALIDATIONS.get();
-        if self.generation != generation || self.invalidations != invalidations {
-            self.generation = generation;
-            self.invalidations = invalidations;
-            self.reads.clear();
-        }
-        self.reads.contains(&(relation, read.clone()))
-    }
-
-    fn remember(&mut self, relation: u32, read: Option<Vec<i16>>) {
-        if self.reads.len() >= Self::MAX {
-            self.reads.clear();
-        }
-        self.reads.insert((relation, read));
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    INVALIDATIONS.set(INVALIDATIONS.get().wrapping_add(1));
-    CACHE.with(|cache| {
-        // Not to be had only while something is being put in, which the count makes good.
-        if let Ok(mut cache) = cache.try_borrow_mut() {
-            if relation == pg_sys::Oid::INVALID {
-                cache.clear();
-            } else {
-                cache.retain(|_, columns| !columns.depends_on.contains(&relation));
-            }
-        }
-    });
-}
-
-/// The columns of a relation with their exposure, from this session's cache.
-pub fn columns(relation: pg_sys::Oid) -> Rc<Columns> {
-    if !REGISTERED.replace(true) {
-        // SAFETY: a callback for the rest of this backend's life.
-        unsafe {
-            pg_sys::CacheRegisterRelcacheCallback(Some(invalidate), pg_sys::Datum::from(0usize));
-        }
-    }
-    let key = relation.to_u32();
-    if let Some(known) = CACHE.with_borrow(|cache| cache.get(&key).cloned()) {
-        return known;
-    }
-    let before = INVALIDATIONS.get();
-    let columns = Rc::new(exposure::columns(relation));
-    if INVALIDATIONS.get() == before {
-        CACHE.with_borrow_mut(|cache| cache.insert(key, Rc::clone(&columns)));
-    }
-    columns
+    static PASSED: Passed = const { Passed::new() };
 }
 
 /// The attribute numbers that a query reads; `None` when it reads the row as a whole, or asks for the rows
@@ -156,22 +60,6 @@ fn attributes(access: &Access) -> Option<Vec<i16>> {
         }
     }
     (!attributes.is_empty()).then_some(attributes)
-}
-
-/// Whether a relation is the server's own and holds no values of users' columns.
-fn is_catalog(relation: pg_sys::Oid) -> bool {
-    if relation.to_u32() >= pg_sys::FirstNormalObjectId || VALUES.contains(&relation) {
-        return false;
-    }
-    let schema = namespace::of(relation);
-    schema == pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE)
-        || namespace::by_name(c"information_schema") == Some(schema)
-}
-
-/// Whether a relation is one of the extension's tables that anybody may see.
-fn is_open_table(relation: pg_sys::Oid) -> bool {
-    OWN.iter()
-        .any(|name| relation::own_relation(name) == Some(relation))
 }
 
 /// The columns of a relation that this session may not read of every row.
@@ -209,7 +97,7 @@ fn offending(
 /// The numbers of the columns of a relation that this session may not read of every row; all, where it may not read the
 /// relation itself.
 pub fn hidden(session: &Session, relation: pg_sys::Oid) -> Vec<i16> {
-    let columns: Vec<Column> = if closed(relation).is_some() {
+    let columns: Vec<Column> = if catalogs::closed(relation).is_some() {
         columns(relation).columns.clone()
     } else {
         let hidden = if is_at_standby(session) {
@@ -220,17 +108,6 @@ pub fn hidden(session: &Session, relation: pg_sys::Oid) -> Vec<i16> {
         hidden.into_iter().map(|(_, column)| column).collect()
     };
     columns.iter().map(|column| column.attnum).collect()
-}
-
-/// Why a relation may not be read from outside at all.
-fn closed(relation: pg_sys::Oid) -> Option<&'static str> {
-    if VALUES.contains(&relation) {
-        Some("It holds values of other tables' columns.")
-    } else if relation::schema_oid() == Some(namespace::of(relation)) && !is_open_table(relation) {
-        Some("It is a table of the extension that may hold keys of subjects.")
-    } else {
-        None
-    }
 }
 
 /// Whether a session from inside is on a standby: it may read what the standby itself may hold.
@@ -267,10 +144,10 @@ fn examine_at_standby(
     relation: pg_sys::Oid,
     wanted: Option<&[i16]>,
     session: &Session,
-) -> Result<()> {
+) -> Result<Outcome> {
     let misplaced = misplaced(session, relation, wanted);
     if misplaced.is_empty() {
-        return Ok(());
+        return Ok(Outcome::Always);
     }
     let name = relation::describe(relation);
     let place = match &session.active.own().region {
@@ -298,6 +175,7 @@ fn examine_at_standby(
         },
         |_| {},
     )
+    .map(|()| Outcome::Warned)
 }
 
 /// Refuses over a connection that is not encrypted what a tag wants encrypted, to sessions from inside as well.
@@ -306,10 +184,10 @@ fn examine_plaintext(
     wanted: Option<&[i16]>,
     doing: &str,
     session: &Session,
-) -> Result<()> {
-    let what = if VALUES.contains(&relation) {
+) -> Result<Outcome> {
+    let what = if catalogs::holds_values(relation) {
         if !tls::demanded(Some(xact::database())) {
-            return Ok(());
+            return Ok(Outcome::Always);
         }
         "It holds values of other tables' columns.".to_owned()
     } else {
@@ -321,7 +199,7 @@ fn examine_plaintext(
             .map(|column| (relation, column.clone()))
             .collect();
         if demanding.is_empty() {
-            return Ok(());
+            return Ok(Outcome::Always);
         }
         format!(
             "Refused columns: {}.",
@@ -350,6 +228,7 @@ fn examine_plaintext(
         },
         |_| {},
     )
+    .map(|()| Outcome::Warned)
 }
 
 /// Whether a query changes or deletes rows that are there.
@@ -377,25 +256,27 @@ struct Request<'a> {
 
 /// What came of looking at a request that was not refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Passed {
+enum Outcome {
     /// The same holds for all statements.
     Always,
+    /// The same in mode `warn`: what `on` would refuse, if anything, is recorded.
+    Warned,
     /// It passes by the conditions of this statement.
     ByRows,
 }
 
-fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Result<()> {
+fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Result<Outcome> {
     let changes = changes_rows(access);
-    if passes_encrypted(session) && !VALUES.contains(&access.relation) {
+    if passes_encrypted(session) && !catalogs::holds_values(access.relation) {
         // Sessions inside pay no more than this look into the cache.
         if access.relation.to_u32() < pg_sys::FirstNormalObjectId
             || !columns(access.relation).demands_tls()
         {
-            return Ok(());
+            return Ok(Outcome::Always);
         }
     }
-    if is_catalog(access.relation) {
-        return Ok(());
+    if catalogs::is_catalog(access.relation) {
+        return Ok(Outcome::Always);
     }
     let (wanted, doing) = if changes {
         (None, "changing or deleting rows of")
@@ -404,12 +285,12 @@ fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Resu
     } else if access.required & pg_sys::ACL_INSERT != 0 {
         let shown = columns(access.relation).shown.clone();
         if shown.is_empty() {
-            return Ok(());
+            return Ok(Outcome::Always);
         }
         let all = shown.contains(&0);
         ((!all).then_some(shown), "inserting into")
     } else {
-        return Ok(());
+        return Ok(Outcome::Always);
     };
     let request = Request {
         relation: access.relation,
@@ -418,41 +299,56 @@ fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Resu
         query: (doing == READING).then_some((access.entry, starting)),
     };
     if guc::enforce(Gate::Access) != Enforce::Warn {
-        return examine(request, session).map(|_| ());
+        return examine(request, session);
     }
-    let (generation, key) = (session.active.generation, access.relation.to_u32());
-    if SEEN.with_borrow_mut(|seen| seen.knows(generation, key, &wanted)) {
-        return Ok(());
+    let key = access.relation.to_u32();
+    let stamp = Stamp {
+        generation: session.active.generation,
+        invalidations: invalidations(),
+        on: false,
+    };
+    if SEEN.with_borrow_mut(|seen| seen.knows(stamp, key, &wanted)) {
+        return Ok(Outcome::Warned);
     }
-    if examine(request, session)? == Passed::Always {
+    let outcome = examine(request, session)?;
+    if outcome != Outcome::ByRows {
         SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
     }
-    Ok(())
+    Ok(outcome)
 }
 
-fn examine(request: Request, session: &Session) -> Result<Passed> {
+fn examine(request: Request, session: &Session) -> Result<Outcome> {
     let (relation, wanted, doing) = (request.relation, request.wanted, request.doing);
     let kind = relation::kind(relation);
     // The tables below a view are in the list themselves; a sequence holds a number of its own.
-    if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE) || is_open_table(relation) {
-        return Ok(Passed::Always);
+    if matches!(kind, pg_sys::RELKIND_VIEW | pg_sys::RELKIND_SEQUENCE)
+        || catalogs::is_open_table(relation)
+    {
+        return Ok(Outcome::Always);
     }
-    if session.plaintext {
-        examine_plaintext(relation, wanted, doing, session)?;
-    }
+    let encrypted = if session.plaintext {
+        examine_plaintext(relation, wanted, doing, session)?
+    } else {
+        Outcome::Always
+    };
     if passes_encrypted(session) {
-        return Ok(Passed::Always);
+        return Ok(encrypted);
     }
     if is_at_standby(session) {
-        return examine_at_standby(relation, wanted, session).map(|()| Passed::Always);
+        let placed = examine_at_standby(relation, wanted, session)?;
+        return Ok(if encrypted == Outcome::Always {
+            placed
+        } else {
+            encrypted
+        });
     }
     let mut hint = None;
-    let what = match closed(relation) {
+    let what = match catalogs::closed(relation) {
         Some(what) => what.to_owned(),
         None => {
             let offending = offending(session, relation, wanted);
             if offending.is_empty() {
-                return Ok(Passed::Always);
+                return Ok(encrypted);
             }
             let mut what = format!(
                 "Refused columns: {}.",
@@ -465,7 +361,7 @@ fn examine(request: Request, session: &Session) -> Result<Passed> {
                 && let Some(condition) = own_residency::condition(relation, session)?
             {
                 match own_residency::passes(relation, entry, starting, session)? {
-                    Ok(()) => return Ok(Passed::ByRows),
+                    Ok(()) => return Ok(Outcome::ByRows),
                     Err(reason) => {
                         what.push(' ');
                         what.push_str(reason.reason());
@@ -506,12 +402,12 @@ fn examine(request: Request, session: &Session) -> Result<Passed> {
         },
         |_| {},
     )
-    .map(|()| Passed::Always)
+    .map(|()| Outcome::Warned)
 }
 
 /// Refuses a session from outside that would have the server compute over whole rows of a relation, which may not be read there.
 pub fn whole_row(relation: pg_sys::Oid, session: &Session) -> Result<()> {
-    if is_catalog(relation) {
+    if catalogs::is_catalog(relation) {
         return Ok(());
     }
     let request = Request {
@@ -521,6 +417,61 @@ pub fn whole_row(relation: pg_sys::Oid, session: &Session) -> Result<()> {
         query: None,
     };
     examine(request, session).map(|_| ())
+}
+
+/// Under what reads pass now; `None` while nothing is examined, and while the rules file is to be read again.
+#[inline]
+fn stamp() -> Option<Stamp> {
+    let mode = guc::enforce(Gate::Access);
+    (mode != Enforce::Off && !active::is_stale()).then(|| Stamp {
+        generation: active::generation(),
+        invalidations: invalidations(),
+        on: mode == Enforce::On,
+    })
+}
+
+/// Remembers a read that passed, if nothing has changed since `before` and nothing but that decides about it.
+fn remember(access: &Access, before: Option<Stamp>, outcome: Outcome) {
+    let (Some(before), Some(read)) = (before, access.read()) else {
+        return;
+    };
+    let lasts = match outcome {
+        Outcome::Always => true,
+        Outcome::Warned => !before.on,
+        Outcome::ByRows => false,
+    };
+    // Lanes end by themselves, and of these catalogs the label of the database decides.
+    if lasts
+        && !lane::has_lanes()
+        && !catalogs::holds_values(access.relation)
+        && stamp() == Some(before)
+    {
+        PASSED.with(|passed| passed.remember(before, read));
+    }
+}
+
+/// Whether all that a statement asks for passed before, and would again.
+///
+/// # Safety
+/// Both must be what the hook was called with.
+#[inline]
+unsafe fn passed(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> bool {
+    let Some(stamp) = stamp() else {
+        return false;
+    };
+    let mode = if stamp.on { Enforce::On } else { Enforce::Warn };
+    if !own_residency::are_plans_of(stamp.generation, mode) {
+        return false;
+    }
+    PASSED.with(|passed| {
+        passed.is_of(stamp)
+            // SAFETY: by the caller's promise.
+            && unsafe {
+                compat::every_access(range_table, permissions, |access| {
+                    access.read().is_some_and(|read| passed.has(&read))
+                })
+            }
+    })
 }
 
 #[pg_guard]
@@ -537,11 +488,32 @@ extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_s
     if passes || sandbox::is_extension_owner() {
         return;
     }
+    listen();
+    let before = stamp().filter(|stamp| stamp.generation == session.active.generation);
     // SAFETY: what the hook was called with, used within the call.
     for access in unsafe { compat::accesses(range_table, permissions) } {
-        if let Err(error) = check(&access, starting, &session) {
-            report::raise(error);
+        match check(&access, starting, &session) {
+            Ok(outcome) => remember(&access, before, outcome),
+            Err(error) => report::raise(error),
         }
+    }
+}
+
+/// Lets through what passed before, and examines all else. Unguarded on purpose, and without a local that needs dropping:
+/// setting up a guard costs each statement.
+///
+/// # Safety
+/// Both must be what the hook was called with.
+#[inline]
+unsafe fn admit(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
+    if session::is_known_inside() {
+        return;
+    }
+    // SAFETY: by the caller's promise.
+    if unsafe { passed(range_table, permissions) } {
+        executor::forget();
+    } else {
+        gate(range_table, permissions);
     }
 }
 
@@ -552,9 +524,9 @@ static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
 #[cfg(feature = "pg15")]
 unsafe extern "C-unwind" fn hook(range_table: *mut pg_sys::List, abort: bool) -> bool {
     // SAFETY: what the hook was called with.
-    unsafe { foreign::gate(range_table, range_table) };
-    if !session::is_known_inside() {
-        gate(range_table, std::ptr::null_mut());
+    unsafe {
+        foreign::gate(range_table, range_table);
+        admit(range_table, std::ptr::null_mut());
     }
     // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
     unsafe {
@@ -573,9 +545,9 @@ unsafe extern "C-unwind" fn hook(
     abort: bool,
 ) -> bool {
     // SAFETY: what the hook was called with.
-    unsafe { foreign::gate(range_table, permissions) };
-    if !session::is_known_inside() {
-        gate(range_table, permissions);
+    unsafe {
+        foreign::gate(range_table, permissions);
+        admit(range_table, permissions);
     }
     // SAFETY: as above.
     unsafe {

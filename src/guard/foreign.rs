@@ -136,17 +136,11 @@ extern "C-unwind" fn examine(range_table: *mut pg_sys::List, permissions: *mut p
 #[inline]
 unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
     // SAFETY: by the caller's promise, NULL or a list of range table entries.
-    unsafe {
-        let Some(list) = range_table.as_ref() else {
-            return false;
-        };
-        (0..usize::try_from(list.length).unwrap_or(0)).any(|at| {
-            let entry = (*list.elements.add(at))
-                .ptr_value
-                .cast::<pg_sys::RangeTblEntry>();
-            (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-                && matches!(
-                    (*entry).relkind as u8,
+    !unsafe {
+        list::all(range_table, |entry: &pg_sys::RangeTblEntry| {
+            entry.rtekind != pg_sys::RTEKind::RTE_RELATION
+                || !matches!(
+                    entry.relkind as u8,
                     pg_sys::RELKIND_FOREIGN_TABLE | pg_sys::RELKIND_PARTITIONED_TABLE
                 )
         })

@@ -280,6 +280,12 @@ pub fn notice_circumstances() {
     }
 }
 
+/// Whether this session's plans were last seen to be of these rules and this mode.
+#[inline]
+pub fn are_plans_of(generation: u64, mode: Enforce) -> bool {
+    PLANNED.get() == Some((generation, mode))
+}
+
 /// Before EXECUTE takes a plan that was kept.
 pub fn before(utility: &Utility) {
     if utility.node.type_ == pg_sys::NodeTag::T_ExecuteStmt

@@ -3,8 +3,9 @@
 //! `ExecutorCheckPerms_hook` is handed the range table and no more. What else there is to know of the statement comes from
 //! here: it is kept from the executor's start until the check, and only for sessions that are not known to be inside.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use pgrx::pg_sys;
 
@@ -18,14 +19,27 @@ pub struct Starting {
     flags: c_int,
 }
 
-thread_local! {
-    static STARTING: Cell<Option<Starting>> = const { Cell::new(None) };
+/// The statement that is starting, or NULL, and its flags. A process has one thread that runs queries; unlike a variable of
+/// the thread, this costs a statement no call.
+static QUERY: AtomicPtr<pg_sys::QueryDesc> = AtomicPtr::new(null_mut());
+static FLAGS: AtomicI32 = AtomicI32::new(0);
+
+/// Forgets the statement that is starting: its permissions are checked.
+#[inline]
+pub fn forget() {
+    QUERY.store(null_mut(), Ordering::Relaxed);
 }
 
 impl Starting {
     /// The statement to which this range table belongs, if it is the one that is starting.
     pub fn of(range_table: *mut pg_sys::List) -> Option<Starting> {
-        let starting = STARTING.take()?;
+        let starting = Starting {
+            query: QUERY.swap(null_mut(), Ordering::Relaxed),
+            flags: FLAGS.load(Ordering::Relaxed),
+        };
+        if starting.query.is_null() {
+            return None;
+        }
         // SAFETY: it is kept while the executor's start runs, and no longer, and so is what it points to.
         let known = unsafe { (*(*starting.query).plannedstmt).rtable };
         (!known.is_null() && known == range_table).then_some(starting)
@@ -55,7 +69,8 @@ unsafe extern "C-unwind" {
 unsafe extern "C-unwind" fn hook(query: *mut pg_sys::QueryDesc, flags: c_int) {
     let outside = !session::is_known_inside();
     if outside {
-        STARTING.set(Some(Starting { query, flags }));
+        FLAGS.store(flags, Ordering::Relaxed);
+        QUERY.store(query, Ordering::Relaxed);
     }
     // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
     unsafe {
@@ -65,12 +80,12 @@ unsafe extern "C-unwind" fn hook(query: *mut pg_sys::QueryDesc, flags: c_int) {
         }
     }
     if outside {
-        STARTING.set(None);
+        forget();
     }
 }
 
 unsafe extern "C-unwind" fn at_end(_event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
-    STARTING.set(None);
+    forget();
 }
 
 unsafe extern "C-unwind" fn at_end_of_subtransaction(
@@ -79,7 +94,7 @@ unsafe extern "C-unwind" fn at_end_of_subtransaction(
     _parent: pg_sys::SubTransactionId,
     _argument: *mut c_void,
 ) {
-    STARTING.set(None);
+    forget();
 }
 
 /// Installs the hook in front of whatever is there. Only while preloading.
@@ -91,7 +106,7 @@ pub fn init() {
     unsafe {
         PREVIOUS = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(hook);
-        pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), std::ptr::null_mut());
+        pg_sys::RegisterXactCallback(Some(at_end), null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), null_mut());
     }
 }

@@ -19,6 +19,23 @@ pub unsafe fn items<'a, T>(list: *mut pg_sys::List) -> Vec<&'a T> {
     }
 }
 
+/// Whether `test` holds for all elements of a list of pointers that are not NULL: takes no memory.
+///
+/// # Safety
+/// `list` must be NULL or a list of valid pointers to `T`.
+pub unsafe fn all<T>(list: *mut pg_sys::List, mut test: impl FnMut(&T) -> bool) -> bool {
+    // SAFETY: by the caller's promise; a list has as many elements as its length says.
+    unsafe {
+        let Some(list) = list.as_ref() else {
+            return true;
+        };
+        (0..usize::try_from(list.length).unwrap_or(0)).all(|at| {
+            let element = (*list.elements.add(at)).ptr_value.cast::<T>();
+            element.as_ref().is_none_or(&mut test)
+        })
+    }
+}
+
 /// The elements of a list of OIDs.
 ///
 /// # Safety
