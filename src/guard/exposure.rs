@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::guard::rules::Rules;
 use crate::guard::tls;
-use crate::pg::{inherit, relation};
+use crate::pg::{catalog, inherit, relation};
 use crate::tag::grammar::ColumnLabel;
 use crate::tag::{effective, read};
 
@@ -100,6 +100,8 @@ pub struct Columns {
     pub shown: Vec<i16>,
     /// What says of each row where it may be, if the table's tag names such a column.
     pub by_row: Option<ByRow>,
+    /// The foreign tables below it, to which rows may be routed.
+    pub foreign_below: Vec<pg_sys::Oid>,
     /// Every relation whose labels or place in a hierarchy went into this.
     pub depends_on: Vec<pg_sys::Oid>,
 }
@@ -167,6 +169,29 @@ fn live_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
     columns
 }
 
+/// The same by the catalog alone: for who must not wait until a VACUUM FULL or an ALTER TABLE lets go of the relation.
+fn recorded_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
+    /// The index of `pg_attribute` on relation and number.
+    const BY_NUMBER: pg_sys::Oid = pg_sys::Oid::from_u32(2659);
+    catalog::scan(
+        pg_sys::AttributeRelationId,
+        BY_NUMBER,
+        &[(1, relation)],
+        |row| {
+            let attribute = row.form::<pg_sys::FormData_pg_attribute>();
+            (attribute.attnum > 0 && !attribute.attisdropped).then(|| {
+                // SAFETY: a name is NUL-terminated.
+                let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
+                (
+                    attribute.attnum,
+                    name.to_string_lossy().into_owned(),
+                    attribute.attgenerated != 0,
+                )
+            })
+        },
+    )
+}
+
 /// A column with the label in force on it.
 pub struct Labelled {
     pub attnum: i16,
@@ -180,22 +205,38 @@ pub fn columns(relation: pg_sys::Oid) -> Columns {
     let (columns, mut depends_on) = labelled(relation);
     let (by_row, kin) = by_row(relation);
     depends_on.extend(kin);
+    let foreign_below = inherit::descendants(relation)
+        .into_iter()
+        .filter(|below| relation::kind(*below) == pg_sys::RELKIND_FOREIGN_TABLE)
+        .collect();
     Columns {
         relation,
-        columns: columns
-            .into_iter()
-            .map(|column| Column {
-                attnum: column.attnum,
-                name: column.name,
-                generated: column.generated,
-                tls: tls::demanded_by(column.label.as_ref()),
-                exposure: Exposure::of(column.label.as_ref()),
-            })
-            .collect(),
+        columns: exposed(columns),
         shown: shown(relation),
         by_row,
+        foreign_below,
         depends_on,
     }
+}
+
+/// The columns of a relation with their exposure, and whether its rows say by themselves where they may be. Waits for no lock
+/// on it.
+pub fn recorded(relation: pg_sys::Oid) -> (Vec<Column>, bool) {
+    let (columns, _) = label_all(relation, recorded_columns(relation));
+    (exposed(columns), is_by_row(relation))
+}
+
+fn exposed(columns: Vec<Labelled>) -> Vec<Column> {
+    columns
+        .into_iter()
+        .map(|column| Column {
+            attnum: column.attnum,
+            name: column.name,
+            generated: column.generated,
+            tls: tls::demanded_by(column.label.as_ref()),
+            exposure: Exposure::of(column.label.as_ref()),
+        })
+        .collect()
 }
 
 /// What a relation's own labels say of where each of its rows may be.
@@ -296,13 +337,20 @@ fn shown(relation: pg_sys::Oid) -> Vec<i16> {
 /// The columns of a relation with their labels in force, and the relations that these depend on. A parent's tag governs its
 /// children; and who reads a parent reads its children too, so what a child tightened counts here as well.
 pub fn labelled(relation: pg_sys::Oid) -> (Vec<Labelled>, Vec<pg_sys::Oid>) {
+    label_all(relation, live_columns(relation))
+}
+
+fn label_all(
+    relation: pg_sys::Oid,
+    columns: Vec<(i16, String, bool)>,
+) -> (Vec<Labelled>, Vec<pg_sys::Oid>) {
     let labels = read::labels(relation);
     let descendants = inherit::descendants(relation);
     let mut depends_on = vec![relation];
     depends_on.extend(inherit::ancestors(relation));
     depends_on.extend(&descendants);
     let below: Vec<read::Labels> = descendants.into_iter().map(read::labels).collect();
-    let columns = live_columns(relation)
+    let columns = columns
         .into_iter()
         .map(|(attnum, name, generated)| {
             let mut label = labels.columns.get(&name).cloned();

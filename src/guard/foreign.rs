@@ -100,16 +100,16 @@ fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Ve
         })
         .map(|entry| entry.relid)
         .collect();
+    // Asked here also for what reads only, so that it is known for the next statement.
+    let any = any_server();
     for access in accesses {
-        let routes = access.required & (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE) != 0
-            && relation::kind(access.relation) == pg_sys::RELKIND_PARTITIONED_TABLE;
-        if routes && any_server() {
-            let below = access::columns(access.relation).depends_on.clone();
-            tables.extend(
-                below
-                    .into_iter()
-                    .filter(|table| relation::kind(*table) == pg_sys::RELKIND_FOREIGN_TABLE),
-            );
+        // A row lock asks for the right to UPDATE as well, and moves nothing.
+        let routes = access.required & pg_sys::ACL_INSERT != 0 || access.updates;
+        if routes
+            && any
+            && relation::kind(access.relation) == pg_sys::RELKIND_PARTITIONED_TABLE
+        {
+            tables.extend_from_slice(&access::columns(access.relation).foreign_below);
         }
     }
     tables.sort_unstable_by_key(|table| table.to_u32());
@@ -139,10 +139,12 @@ unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
     !unsafe {
         list::all(range_table, |entry: &pg_sys::RangeTblEntry| {
             entry.rtekind != pg_sys::RTEKind::RTE_RELATION
-                || !matches!(
-                    entry.relkind as u8,
-                    pg_sys::RELKIND_FOREIGN_TABLE | pg_sys::RELKIND_PARTITIONED_TABLE
-                )
+                || match entry.relkind as u8 {
+                    pg_sys::RELKIND_FOREIGN_TABLE => false,
+                    // No look into catalogs here, where an error could not be raised.
+                    pg_sys::RELKIND_PARTITIONED_TABLE => ANY.get() == Some(false),
+                    _ => true,
+                }
         })
     }
 }

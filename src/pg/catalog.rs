@@ -39,6 +39,12 @@ impl Tuple {
         self.datum(column).map(|datum| datum.value() as i32)
     }
 
+    /// The fixed part of the row, as the server's struct of the catalog has it.
+    pub fn form<T>(&self) -> &T {
+        // SAFETY: the caller names the struct of the catalog that it scans; the tuple is there while this is.
+        unsafe { &*pg_sys::heap_tuple_get_struct::<T>(self.tuple) }
+    }
+
     /// A column of type text.
     pub fn text(&self, column: i16) -> Option<String> {
         let datum = self.datum(column)?;

@@ -94,6 +94,11 @@ fn a_foreign_table_is_used_only_while_the_rules_allow_its_server() -> Result<()>
         client.text("SELECT count(*) FROM spread WHERE id < 50")?,
         "1"
     );
+    // A row lock asks for the right to UPDATE, and moves no row.
+    assert_eq!(
+        client.text("SELECT email FROM spread WHERE id < 50 FOR UPDATE")?,
+        "near"
+    );
     assert_eq!(
         remote.text("SELECT (SELECT count(*) FROM sink) + (SELECT count(*) FROM seen)")?,
         "0"
