@@ -18,6 +18,7 @@ use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
 use crate::error::{Error, Kind};
 use crate::guard::files::{self, Disk, read_text};
+use crate::guard::lane::archive;
 use crate::guard::rules::{self, Noting, Own, Rules};
 use crate::guard::settings;
 use crate::guc;
@@ -152,6 +153,15 @@ fn data_directory() -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::new(
         directory.to_str().ok()?,
     )))
+}
+
+/// Whether the server was told to be a standby, or to restore an archive, as it starts: its files are copies of another's.
+pub fn is_a_copy() -> bool {
+    data_directory().is_some_and(|data| {
+        ["standby.signal", "recovery.signal"]
+            .iter()
+            .any(|signal| data.join(signal).exists())
+    })
 }
 
 /// The rules file.
@@ -293,6 +303,7 @@ fn start() -> Shared {
     let read_at = now();
     let (state, rules) = load();
     let active = Active::new(1, rules);
+    archive::at_start();
     settings::at_start(&active);
     LOCAL.with(|local| local.replace(Some(active)));
     Shared {

@@ -105,10 +105,7 @@ fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Ve
     for access in accesses {
         // A row lock asks for the right to UPDATE as well, and moves nothing.
         let routes = access.required & pg_sys::ACL_INSERT != 0 || access.updates;
-        if routes
-            && any
-            && relation::kind(access.relation) == pg_sys::RELKIND_PARTITIONED_TABLE
-        {
+        if routes && any && relation::kind(access.relation) == pg_sys::RELKIND_PARTITIONED_TABLE {
             tables.extend_from_slice(&access::columns(access.relation).foreign_below);
         }
     }

@@ -40,6 +40,8 @@ enum Power {
     Logs,
     /// It says where the log's files are.
     Keeps,
+    /// It says how they are called.
+    Names,
     /// It loads the library.
     Loads,
 }
@@ -54,7 +56,7 @@ const GUARDED: [(&CStr, Power); 11] = [
     (c"primary_conninfo", Power::Follows),
     (c"log_destination", Power::Logs),
     (c"log_directory", Power::Keeps),
-    (c"log_filename", Power::Keeps),
+    (c"log_filename", Power::Names),
     (c"shared_preload_libraries", Power::Loads),
 ];
 
@@ -86,6 +88,25 @@ fn leaves_the_data(path: &str, data: Option<&Path>) -> bool {
     let is_up = path.components().any(|part| part == Component::ParentDir);
     let is_below = data.is_some_and(|data| path.starts_with(data));
     is_up || (path.is_absolute() && !is_below)
+}
+
+/// Whether a pattern for the names of the log's files makes names and no paths. Of conversions only those count that give
+/// digits or words: `%D` and `%x` give slashes, `%Z` what the time zone is called, and one that is unknown itself.
+fn stays_a_name(pattern: &str) -> bool {
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
+        let harmless = match character {
+            '/' => false,
+            '%' => characters
+                .next()
+                .is_some_and(|conversion| "aAbBdeHIjklmMpsSuUVwWyYGgC%".contains(conversion)),
+            _ => true,
+        };
+        if !harmless {
+            return false;
+        }
+    }
+    true
 }
 
 /// Why a connection string does not lead to a peer inside; `None` when it does.
@@ -121,6 +142,7 @@ fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<Strin
         });
     }
     let harmless = match power {
+        Power::Names => stays_a_name(value),
         Power::Logs => !leaves_the_files(value),
         Power::Keeps => {
             let own = active::own_directory();
@@ -143,6 +165,12 @@ fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<Strin
         if name != ARCHIVE_COMMAND {
             return Some(judgement.reason);
         }
+        if is_given_for_good(value) {
+            return Some(format!(
+                "{} It was given on the command line, where no end of its lanes could take it away.",
+                judgement.reason
+            ));
+        }
         return archive::fault(value, evidence.place)
             .map(|reason| format!("{} {reason}", judgement.reason));
     }
@@ -150,6 +178,12 @@ fn fault(active: &Active, name: &str, power: Power, value: &str) -> Option<Strin
         return leads_outside(active, value);
     }
     Some("No \"setting\" line of the region rules has exactly this value.".to_owned())
+}
+
+/// Whether an `archive_command` is in force in a way that no configuration file, and so no reload, can change.
+fn is_given_for_good(command: &str) -> bool {
+    guc_hook::value(c"archive_command").is_some_and(|known| known == command)
+        && !guc_hook::is_from_file(c"archive_command")
 }
 
 /// Whether an `archive_command` that lanes allowed is not allowed any more, and is to be emptied.
@@ -248,7 +282,11 @@ fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
         return None;
     }
     if guc_hook::value(name).is_some_and(|known| known == value) {
-        if name.to_bytes() == ARCHIVE_COMMAND.as_bytes() && is_to_end(&active::upcoming(), &value) {
+        // What a file does not set stays whatever is said here.
+        if name.to_bytes() == ARCHIVE_COMMAND.as_bytes()
+            && guc_hook::is_from_file(name)
+            && is_to_end(&active::upcoming(), &value)
+        {
             // SAFETY: not NULL, as it was read above; a string of the server's that this hook may change.
             unsafe { **new = 0 };
             tell_ended(name);
@@ -433,6 +471,16 @@ mod tests {
             assert!(leaves(path), "{path}");
         }
         assert!(leaves_the_data("/data/log", None));
+    }
+
+    #[test]
+    fn patterns_make_names_and_no_paths() {
+        for pattern in ["postgresql-%Y-%m-%d_%H%M%S.log", "log.%a", "100%%", ""] {
+            assert!(stays_a_name(pattern), "{pattern}");
+        }
+        for pattern in ["a/b", ".%./.%./x", "%D", "%x", "%c", "%Z", "%+", "%", "%Ex"] {
+            assert!(!stays_a_name(pattern), "{pattern}");
+        }
     }
 
     #[test]

@@ -64,6 +64,12 @@ pub fn value(name: &CStr) -> Option<String> {
     }
 }
 
+/// Whether the value in force came from a configuration file.
+pub fn is_from_file(name: &CStr) -> bool {
+    // SAFETY: the record is the server's own.
+    find(name).is_ok_and(|record| unsafe { (*record).source == pg_sys::GucSource::PGC_S_FILE })
+}
+
 /// Empties a setting as what set it could have done, so that the next change of a file is followed again. For the
 /// postmaster while it starts. Whether it is empty then.
 pub fn empty(name: &CStr) -> bool {

@@ -1,6 +1,7 @@
 //! Safe wrappers over the server's C interface: most of the extension's `unsafe` lives here.
 
 pub mod apply;
+pub mod archiver;
 pub mod args;
 pub mod bgworker;
 pub mod catalog;

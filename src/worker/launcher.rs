@@ -54,6 +54,7 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
     }
     bgworker::connect(None);
     let mut launcher = Launcher::default();
+    let mut lanes = archive::Watch::default();
     loop {
         bgworker::reload_settings();
         guard::active::reload();
@@ -61,8 +62,8 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
         guard::sentinel::settings(&rules);
         guard::sentinel::by_rules(&rules);
         let pause = guard::sentinel::pause(launcher.round());
-        archive::judge(|database| launcher.absent.contains(&database.to_u32()));
-        let pause = archive::pause(pause);
+        lanes.judge(|database| launcher.absent.contains(&database.to_u32()));
+        let pause = lanes.pause(pause);
         bgworker::report_idle();
         latch::wait(pause);
     }

@@ -73,6 +73,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     let mut prune = Prune::default();
     let mut lasting = sentinel::Lasting::default();
     let mut tidy = Tidy::default();
+    let mut archives = archive::Reporter::default();
     loop {
         if bgworker::reload_settings() {
             rounds.settings_changed();
@@ -94,7 +95,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
                 shmem::set_state(database, State::Active);
                 tls::reconcile();
                 sentinel::by_lanes(database);
-                archive::report(database);
+                archives.report(database);
                 lasting.look();
                 records.look();
                 prune.look();
@@ -134,8 +135,10 @@ fn pause(database: pg_sys::Oid) -> bool {
         if left.is_zero() {
             break;
         }
+        let left = archive::pause_on_report(database, left);
         if !latch::wait(sentinel::pause_on_lanes(database, left)) {
             sentinel::by_lanes(database);
+            archive::report_closings(database);
         }
     }
     false

@@ -34,12 +34,14 @@ pub extern "C-unwind" fn custodian_sentinel_main(_arg: pg_sys::Datum) {
     }
     bgworker::connect(None);
     archive::forget();
+    let mut ending = archive::Ending::default();
     while xact::in_recovery() {
         bgworker::reload_settings();
         active::reload();
         let rules = active::current();
         sentinel::settings(&rules);
         sentinel::by_rules(&rules);
+        ending.look();
         bgworker::report_idle();
         latch::wait(INTERVAL);
     }

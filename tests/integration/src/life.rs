@@ -85,14 +85,16 @@ impl Cluster {
     }
 
     /// Whether this postmaster (the file may still be that of a crashed one) says in its pid file that it accepts
-    /// connections.
+    /// connections, or that it is a standby that accepts none (`hot_standby = off`).
     fn accepts_connections(&self, pid: u32) -> bool {
         let file = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
         let mut lines = file.lines();
         let own = lines
             .next()
             .is_some_and(|first| first.trim() == pid.to_string());
-        own && lines.nth(6).is_some_and(|status| status.trim() == "ready")
+        own && lines
+            .nth(6)
+            .is_some_and(|status| matches!(status.trim(), "ready" | "standby"))
     }
 
     fn failure(&self, what: &str) -> Error {

@@ -1,7 +1,7 @@
 //! Archive lanes: `archive_command` ships WAL outside only while each database has an open lane for exactly that command, and
 //! stops within seconds when one of them ends.
 
-use integration::{Cluster, Result, Sql, wait_until};
+use integration::{Builder, Cluster, Result, Sql, Stop, wait_until};
 
 const REGISTRATION: &str = "receiver => 'Acme GmbH', contact => 'privacy@acme.example', organisation => 'acme',
     region => 'eu', purposes => '{shop.orders}', method => 'encrypted storage of backups',
@@ -15,7 +15,17 @@ struct Archive<'a> {
 
 impl Archive<'_> {
     fn command(&self) -> String {
-        format!("cp %p {}/archive/%f", self.node.dir().display())
+        let to = self.node.dir().join("archive");
+        format!("cp %p {0}/%f && pwd >> {0}/by", to.display())
+    }
+
+    /// Whether a server shipped anything.
+    fn is_used_by(&self, node: &Cluster) -> Result<bool> {
+        let used = std::fs::read_to_string(self.node.dir().join("archive/by"))?;
+        let data = node.data_dir().canonicalize()?;
+        Ok(used.lines().any(|line| {
+            line == data.display().to_string() || line == node.data_dir().display().to_string()
+        }))
     }
 
     /// Whether anything that was shipped has these bytes.
@@ -124,6 +134,24 @@ fn arrives(archive: &Archive, value: &str) {
     });
 }
 
+/// A copy of a server that follows it, and archives as well.
+fn copy(node: &Cluster, name: &str) -> Builder {
+    node.standby(name)
+        .preload("pg_custodian")
+        .conf("custodian.region = 'cn'")
+        .conf("custodian.enforce = 'on'")
+        .conf("archive_mode = always")
+        .copy_locally()
+}
+
+fn has_wal_to_archive(node: &Cluster) -> bool {
+    std::fs::read_dir(node.data_dir().join("pg_wal/archive_status")).is_ok_and(|files| {
+        files
+            .flatten()
+            .any(|file| file.path().extension().is_some_and(|kind| kind == "ready"))
+    })
+}
+
 #[test]
 fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result<()> {
     let node = node()?;
@@ -221,20 +249,43 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
         );
     }
 
-    // It goes on after a restart, and ends when one of the lanes is closed.
+    // It goes on after a restart, and ends when one of the lanes is closed. A server that cannot apply its configuration
+    // goes on, which is said, and ends it once it can.
     node.restart()?;
     command_becomes(&node, &command);
+    let conf = std::fs::read_to_string(node.data_dir().join("postgresql.conf"))?;
+    node.append_conf("this is no setting")?;
+    let before = node.log().len();
     at(
         &node,
         "shop",
         "postgres",
         &format!("SELECT custodian.close_lane({lane}, 'contract ended', 'letter')"),
     )?;
+    node.wait_for_log(
+        "archiving to region de of organisation acme is not allowed any more, and could not be ended",
+        120,
+    );
+    assert_eq!(node.text("SHOW archive_command")?, command);
+    assert_eq!(
+        node.text("SELECT severity FROM custodian.check() WHERE code = 'archiving-not-ended'")?,
+        "error"
+    );
+    let since = node.log().split_off(before);
+    assert!(!since.contains("ended archiving to region de"), "{since}");
+    // It is told once in a minute, not over and over.
+    let told = since.matches("received SIGHUP").count();
+    assert!((1..10).contains(&told), "{told}");
+    node.write_file("postgresql.conf", &conf)?;
+    node.reload()?;
     command_becomes(&node, "");
     node.wait_for_log("ended archiving to region de of organisation acme", 60);
     node.wait_for_log("archive_command is not used any more", 60);
+    let before = node.log().len();
     write(&node, 2, "canary-second")?;
-    node.wait_for_log("archiving is not configured", 120);
+    wait_until("the archiver has nothing to ship with", 120, || {
+        node.log()[before..].contains("archiving is not configured")
+    });
     assert!(!archive.has("canary-second")?);
     assert_eq!(
         node.text("SELECT object || ': ' || severity FROM custodian.check() WHERE code = 'archiving-stopped'")?,
@@ -248,7 +299,8 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
                 database,
                 "postgres",
                 "SELECT count(*) FROM custodian.guard_events WHERE gate = 'sentinel' AND outcome = 'refused'
-                 AND object = 'archiving to region de of organisation acme'",
+                 AND object = 'archiving to region de of organisation acme'
+                 AND reason ~ 'The last file that was archived is [0-9A-F]{24}'",
             )
             .is_ok_and(|count| count == "1")
         })
@@ -276,6 +328,17 @@ fn wal_is_archived_outside_only_while_each_database_has_an_open_lane() -> Result
     )?;
     command_becomes(&node, &command);
     arrives(&archive, "canary-second");
+
+    // From the command line it could not be taken away, so it is not used.
+    node.stop(Stop::Fast)?;
+    node.start_under(&[
+        "sh".to_owned(),
+        "-c".to_owned(),
+        format!("exec \"$@\" -c \"archive_command={command}\""),
+        "sh".to_owned(),
+    ])?;
+    assert_eq!(node.text("SHOW archive_command")?, "");
+    assert!(node.log().contains("It was given on the command line"));
     Ok(())
 }
 
@@ -318,26 +381,43 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     command_becomes(&node, &command);
 
     // A standby has no lanes, whatever its copy of the primary says, until it is promoted.
-    let standby = node
-        .standby("standby")
-        .preload("pg_custodian")
-        .conf("custodian.region = 'cn'")
-        .conf("custodian.enforce = 'on'")
-        .conf("archive_mode = always")
-        .copy_locally()
-        .start()?;
-    command_becomes(&standby, "");
+    let standby = copy(&node, "standby").start()?;
+    assert_eq!(standby.text("SHOW archive_command")?, "");
+    assert!(
+        standby.log().contains("archive_command is not used"),
+        "{}",
+        standby.log()
+    );
+    // One that accepts no connections has no worker that could say so.
+    let cold = copy(&node, "cold").conf("hot_standby = off").start()?;
+    node.text("SELECT pg_switch_wal()")?;
+    for copy in [&standby, &cold] {
+        wait_until("it has WAL to archive", 120, || has_wal_to_archive(copy));
+        copy.wait_for_log("archiving is not configured", 120);
+        assert!(!archive.is_used_by(copy)?);
+    }
+    assert!(archive.is_used_by(&node)?);
     standby.promote()?;
     command_becomes(&standby, &command);
-    drop(standby);
+    wait_until("the promoted one ships", 120, || {
+        archive.is_used_by(&standby).is_ok_and(|used| used)
+    });
+    assert!(!archive.is_used_by(&cold)?);
+    drop((standby, cold));
 
-    // A table that is tagged in the transaction that makes it changes nothing; one that is not stops the archive.
+    // A table that is tagged in the transaction that makes it changes nothing; one that is not stops the archive. That waits
+    // neither for who has locked a table, nor for a database that nobody can look into.
+    node.exec("ALTER DATABASE template1 ALLOW_CONNECTIONS false")?;
+    let mut locks = node.client_as("postgres", "shop")?;
+    locks.batch_execute("BEGIN; LOCK TABLE customer")?;
     let mut shop = node.client_as("postgres", "shop")?;
     shop.batch_execute(
         "BEGIN; CREATE TABLE reviewed (id int); SELECT custodian.clear_column('reviewed', 'id'); COMMIT;
          CREATE TABLE unreviewed (id int, note text)",
     )?;
     command_becomes(&node, "");
+    locks.batch_execute("ROLLBACK")?;
+    node.exec("ALTER DATABASE template1 ALLOW_CONNECTIONS true")?;
     assert!(
         shop.text("SELECT problem FROM custodian.check() WHERE code = 'lane-unusable'")?
             .contains("unreviewed.id (unreviewed)")
@@ -347,13 +427,18 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     )?;
     command_becomes(&node, &command);
 
-    // So does a database without the extension, where nobody reviews anything.
+    // So does a database without the extension, where nobody reviews anything; also where that cannot be written down.
+    let in_the_way = node
+        .data_dir()
+        .join("pg_custodian/archive_lanes/standing.new");
+    std::fs::create_dir(&in_the_way)?;
     drop(node.create_database("bare")?);
     command_becomes(&node, "");
-    assert!(
-        node.text("SELECT problem FROM custodian.check() WHERE code = 'archive-lane-incomplete'")?
-            .contains("bare")
-    );
+    std::fs::remove_dir(&in_the_way)?;
+    wait_until("the database is named", 60, || {
+        node.text("SELECT problem FROM custodian.check() WHERE code = 'archive-lane-incomplete'")
+            .is_ok_and(|problem| problem.contains("bare"))
+    });
     node.exec("DROP DATABASE bare")?;
     command_becomes(&node, &command);
 
@@ -377,10 +462,16 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
         &node,
         "shop",
         "shop.short",
-        "categories => '{user.contact}', basis => 'contract', valid_until => now() + interval '25 seconds'",
+        "categories => '{user.contact}', basis => 'contract', valid_until => now() + interval '1 hour'",
     )?;
     at(&node, "shop", "postgres", &open_sql(&archive, "shop.short"))?;
     command_becomes(&node, &command);
+    at(
+        &node,
+        "shop",
+        "postgres",
+        "UPDATE custodian.transfer SET valid_until = now() + interval '5 seconds' WHERE transfer = 'shop.short'",
+    )?;
     command_becomes(&node, "");
     Ok(())
 }

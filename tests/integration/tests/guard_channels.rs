@@ -65,6 +65,11 @@ fn channel_settings_by_alter_system() -> Result<()> {
         "log_directory = '/mnt/elsewhere'",
         "log_directory = '../elsewhere'",
         "log_filename = '../../elsewhere/%a.log'",
+        "log_filename = '.%./.%./mnt/x'",
+        "log_filename = 'a/%a.log'",
+        "log_filename = '..%D'",
+        "log_filename = '%Z.log'",
+        "log_filename = '%'",
         "shared_preload_libraries = ''",
         "shared_preload_libraries = 'other'",
     ] {

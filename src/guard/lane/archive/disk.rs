@@ -85,25 +85,29 @@ pub fn remove_report(database: u32) {
     }
 }
 
-/// Where all stand.
-pub fn standings() -> Vec<Standing> {
-    directory()
-        .and_then(|directory| read(&directory.join(STANDING)))
-        .unwrap_or_default()
+/// Where all stand; `None` when that was written down and cannot be read any more.
+pub fn standings() -> Option<Vec<Standing>> {
+    let directory = directory()?;
+    match std::fs::metadata(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(Vec::new()),
+        _ => read(&directory.join(STANDING)),
+    }
 }
 
-/// Writes where all stand.
-pub fn put_standings(standings: &[Standing]) {
-    write(STANDING, &standings);
+/// Writes where all stand; whether it is there now.
+pub fn put_standings(standings: &[Standing]) -> bool {
+    write(STANDING, &standings)
 }
 
 /// Ends everything: on a standby, which got the files with a copy of its primary. What was open is remembered, so that a
-/// command of it that is in force is ended as well. Whether anything was open.
+/// command of it that is in force is ended as well. Whether anything was open, or that is not known.
 pub fn forget() -> bool {
     for database in reports().into_keys() {
         remove_report(database);
     }
-    let before = standings();
+    let Some(before) = standings() else {
+        return true;
+    };
     let open = before.iter().any(|standing| standing.open);
     if open {
         put_standings(&model::end_all(before, "this standby"));

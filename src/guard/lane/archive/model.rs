@@ -54,6 +54,55 @@ impl Standing {
     pub const fn is_open(&self, now: i64) -> bool {
         self.open && now < self.until
     }
+
+    /// A destination that may have been open: what was written down of it is lost.
+    pub const fn lost(destination: Destination) -> Standing {
+        Standing {
+            destination,
+            until: 0,
+            missing: Vec::new(),
+            open: false,
+            used: true,
+        }
+    }
+}
+
+/// What a database may have open into which nobody has looked yet: nothing but what was open in all before. `reported` is what
+/// it reported last, if it ever did.
+pub fn unlooked(before: &[Standing], reported: Option<&[Open]>) -> Vec<Open> {
+    before
+        .iter()
+        .filter(|standing| standing.open)
+        .filter(|standing| {
+            reported.is_none_or(|reported| {
+                reported
+                    .iter()
+                    .any(|open| open.destination == standing.destination)
+            })
+        })
+        .map(|standing| Open {
+            destination: standing.destination.clone(),
+            until: standing.until,
+        })
+        .collect()
+}
+
+/// What of a report is still open by the lanes that are: `lanes` are their destinations, and when their transfers end.
+pub fn still_open(reported: Vec<Open>, lanes: &[(Destination, i64)]) -> Vec<Open> {
+    reported
+        .into_iter()
+        .filter_map(|open| {
+            let last = lanes
+                .iter()
+                .filter(|(destination, _)| *destination == open.destination)
+                .map(|(_, until)| *until)
+                .max()?;
+            Some(Open {
+                until: open.until.min(last),
+                ..open
+            })
+        })
+        .collect()
 }
 
 /// The digest of a command.
@@ -288,6 +337,57 @@ mod tests {
         let again = combine(&ended, &open, 20);
         assert_eq!(again, first);
         assert_eq!(changed(&ended, &again).len(), 1);
+    }
+
+    #[test]
+    fn a_database_nobody_looks_into_opens_nothing_and_keeps_no_other_from_closing() {
+        let known = [database("a", &[("ship", "eu", 100)])];
+        let open = combine(&[], &known, 10);
+        let with = |before: &[Standing], reported: Option<&[Open]>, a: &Database, now| {
+            let postgres = Database {
+                name: "postgres".to_owned(),
+                open: unlooked(before, reported),
+            };
+            combine(before, &[a.clone(), postgres], now)
+        };
+        assert_eq!(with(&open, None, &known[0], 20), open);
+        // It would have to have a lane itself.
+        let new = with(&[], None, &known[0], 20);
+        assert!(!new[0].open && new[0].missing == ["postgres"]);
+        // What it reported itself counts only where it closes.
+        assert!(!with(&open, Some(&[]), &known[0], 20)[0].open);
+        assert!(with(&open, Some(&known[0].open), &known[0], 20)[0].open);
+        assert!(!with(&[], Some(&known[0].open), &known[0], 20)[0].open);
+        // The other one closes.
+        let closed = with(&open, None, &database("a", &[]), 20);
+        assert!(!closed[0].open && closed[0].missing == ["a"]);
+        // And does not open again by itself.
+        assert!(!with(&closed, None, &known[0], 30)[0].open);
+    }
+
+    #[test]
+    fn of_a_report_stays_what_lanes_still_allow_and_no_longer() {
+        let reported = database("a", &[("ship", "eu", 100), ("ship", "us", 100)]).open;
+        assert!(still_open(reported.clone(), &[]).is_empty());
+        let left = still_open(
+            reported.clone(),
+            &[
+                (destination("ship", "eu"), 40),
+                (destination("ship", "eu"), 60),
+                (destination("other", "eu"), 900),
+            ],
+        );
+        assert_eq!(left, database("a", &[("ship", "eu", 60)]).open);
+        let left = still_open(reported, &[(destination("ship", "us"), 900)]);
+        assert_eq!(left, database("a", &[("ship", "us", 100)]).open);
+    }
+
+    #[test]
+    fn what_may_have_been_open_is_remembered() {
+        let before = [Standing::lost(destination("ship", "eu"))];
+        let after = combine(&before, &[database("a", &[])], 10);
+        assert!(was_open(&after, "ship") && !after[0].open);
+        assert!(changed(&before, &after).is_empty());
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //! would end.
 
 use super::model::{self, Destination};
-use super::{disk, qualify, store};
+use super::{disk, ending, qualify, store};
 use crate::error::{Error, Kind, Result};
-use crate::guard::active::Active;
-use crate::guard::ddl;
+use crate::guard::active::{self, Active};
 use crate::guard::rules::Place;
+use crate::guard::{ddl, settings};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::{guc_hook, relation, xact};
 use crate::policy::model::{Finding, Severity};
@@ -15,7 +15,7 @@ use crate::tag::target::{Label, Target};
 /// Why `archive_command` may not ship to a place outside; `None` when open lanes let it. Reads no table.
 pub fn fault(command: &str, place: &Place) -> Option<String> {
     model::fault(
-        &disk::standings(),
+        &disk::standings().unwrap_or_default(),
         command,
         &place.region,
         place.organisation.as_deref(),
@@ -23,9 +23,17 @@ pub fn fault(command: &str, place: &Place) -> Option<String> {
     )
 }
 
-/// Whether a command was allowed by lanes once, so that it is stopped when it is not any more. Reads no table.
+/// Whether a command was allowed by lanes once, or that is not known, so that it is stopped when it is not any more. Reads no
+/// table.
 pub fn has_ended(command: &str) -> bool {
-    model::was_open(&disk::standings(), command)
+    disk::standings().is_none_or(|standings| model::was_open(&standings, command))
+}
+
+/// Ends all lanes where the server starts with files of another one, before anything is archived. In the postmaster.
+pub fn at_start() {
+    if active::is_a_copy() {
+        disk::forget();
+    }
 }
 
 /// Ends all lanes, on a standby: its own databases report nothing.
@@ -99,6 +107,7 @@ pub fn endings(active: &Active) -> Result<Vec<(String, String)>> {
     let now = xact::server_now();
     let standings: Vec<_> = disk::standings()
         .into_iter()
+        .flatten()
         .filter(|standing| standing.is_open(now) && standing.destination.command == digest)
         .collect();
     if standings.is_empty() {
@@ -130,7 +139,7 @@ pub fn endings(active: &Active) -> Result<Vec<(String, String)>> {
 /// For `custodian.check()`.
 pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let standings = disk::standings();
+    let standings = disk::standings().unwrap_or_default();
     for lane in store::open_lanes()? {
         let object = format!("lane {}", lane.id);
         if let Some(reason) = qualify::fault(&lane.transfer)? {
@@ -158,6 +167,21 @@ pub fn findings() -> Result<Vec<Finding>> {
                 remedy: "Open one in each with custodian.open_archive_lane().".to_owned(),
             });
         }
+    }
+    let command = guc_hook::value(c"archive_command").unwrap_or_default();
+    if guc::enforce(Gate::Settings) == Enforce::On
+        && settings::is_to_end(&active::current(), &command)
+    {
+        findings.push(Finding {
+            severity: Severity::Error,
+            code: "archiving-not-ended",
+            object: "archive_command".to_owned(),
+            problem: format!(
+                "WAL is archived to a place outside although lanes for it have ended. {}",
+                ending::WHY_NOT
+            ),
+            remedy: ending::REMEDY.to_owned(),
+        });
     }
     let is = |name, wanted: &str| guc_hook::value(name).is_some_and(|value| value == wanted);
     let stopped = !is(c"archive_mode", "off")
