@@ -45,7 +45,14 @@ SELECT w.leaf::pg_catalog.regclass AS leaf,
            + pg_catalog.current_setting('custodian.audit_interval', true)::pg_catalog.interval AS next_audit_at,
        -- After INSERT and after UPDATE.
        (SELECT pg_catalog.bit_or(t.tgtype::integer) & 20 = 20 FROM pg_catalog.pg_trigger t
-        WHERE t.tgrelid = w.leaf AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') IS TRUE AS watched
+        WHERE t.tgrelid = w.leaf AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') IS TRUE
+       -- After UPDATE, DELETE and TRUNCATE of what keeps rows.
+       AND NOT EXISTS (
+           SELECT FROM pg_catalog.pg_class c
+           WHERE c.oid = ANY (w.referring)
+             AND (SELECT pg_catalog.bit_or(t.tgtype::integer) & 56 = 56 FROM pg_catalog.pg_trigger t
+                  WHERE t.tgrelid = c.oid AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') IS NOT TRUE
+       ) AS watched
 FROM custodian.watermark w
 WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.leaf);
 COMMENT ON VIEW custodian.watermarks IS 'up to where each table or partition was swept, when everything in it was last looked at, and whether triggers watch for rows written behind that; leaves that have not been swept are not listed';

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::guc::{Disposal, pace};
 use crate::pg::subxact::Caught;
 use crate::pg::{clock, report, timeout, xact};
-use crate::policy::model::{Plan, Policy, Schema};
+use crate::policy::model::{Leaf, Plan, Policy, Schema};
 use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
 use crate::worker::fuse::Verdict;
@@ -133,9 +133,14 @@ pub fn limited(
 ) -> std::result::Result<Next, Caught> {
     if count && is_referred_to(&overview.schema, table) {
         // What sweeps of this round have freed goes in it. By itself, since counting may take long.
-        transaction(|| match reopen::pending()? {
-            true => reopen::apply(&load::schema(None)?),
-            false => Ok(()),
+        transaction(|| {
+            if !reopen::pending()? {
+                return Ok(());
+            }
+            match epoch::current()? == overview.epoch {
+                true => reopen::apply(&overview.schema),
+                false => reopen::apply(&load::schema(None)?),
+            }
         })?;
     }
     let mut work = || {
@@ -312,11 +317,10 @@ fn nothing_due(
         run::forget_observed(root)?;
     }
     if mode == Disposal::On {
-        for leaf in &work.plan.leaves {
-            if marks.lags(leaf, survey.cutoff, WATERMARK_LAG) {
-                marks.advance(leaf, &work.plan.mark, survey.cutoff)?;
-            }
-        }
+        let Work { plan, watch, .. } = work;
+        let lags = |leaf: &&Leaf| marks.lags(leaf, survey.cutoff, WATERMARK_LAG);
+        let lagging = plan.leaves.iter().filter(lags);
+        marks.advance_all(lagging, &plan.mark, watch.as_ref(), survey.cutoff)?;
     }
     Ok(Next::Nothing)
 }

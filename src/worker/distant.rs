@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::guard::row::chain::{self, Start};
 use crate::guard::row::lookup::{self, Source};
-use crate::pg::late_trigger::Written;
+use crate::pg::late_trigger::{On, Written};
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{fresh, relation};
+use crate::pg::{fresh, inherit, lock, relation};
 use crate::policy::model::TypeClass;
 
 /// A clock of a written row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The table that has the column.
+    /// The relation that has the row, such as a partition.
     pub relation: pg_sys::Oid,
     pub column: String,
     /// In the server's raw microseconds; `None` where it has no value, or an infinite one.
@@ -29,9 +29,8 @@ pub struct Found {
 /// How a clock is read from the rows of a relation.
 struct Way {
     source: Source,
-    /// Where it ends.
-    relation: pg_sys::Oid,
     column: String,
+    /// The clock, and the relation that has it.
     expression: String,
     /// The columns that the first key starts from: number, and the type in which its values are handed over.
     starts: Vec<(i16, pg_sys::Oid)>,
@@ -72,11 +71,7 @@ fn way(start: pg_sys::Oid, path: &str, class: TypeClass) -> Result<Rc<Way>> {
     }
     let source = lookup::clock(start, path)?;
     let missing = || Error::internal("a clock leads nowhere");
-    let (Some(first), Some(last), Some(column)) = (
-        source.hops.first(),
-        source.hops.last(),
-        source.columns.first(),
-    ) else {
+    let (Some(first), Some(column)) = (source.hops.first(), source.columns.first()) else {
         return Err(missing());
     };
     let mut starts = Vec::with_capacity(first.columns.len());
@@ -89,22 +84,19 @@ fn way(start: pg_sys::Oid, path: &str, class: TypeClass) -> Result<Rc<Way>> {
         }
         starts.push((attnum, type_oid));
     }
-    let raw = format!(
-        "{}.{}",
-        source.last_alias(),
-        relation::quote_identifier(column)?
-    );
+    let row = source.last_alias();
+    let raw = format!("{row}.{}", relation::quote_identifier(column)?);
     let instant = match class {
         TypeClass::Date => format!("({raw}::timestamp AT TIME ZONE 'UTC')"),
         TypeClass::Timestamp => format!("({raw} AT TIME ZONE 'UTC')"),
         _ => raw.clone(),
     };
     let way = Rc::new(Way {
-        relation: last.parent,
         column: column.clone(),
         // From the server's own epoch, as its raw microseconds are.
         expression: format!(
-            "CASE WHEN isfinite({raw}) THEN ((extract(epoch FROM {instant}) - 946684800) * 1000000)::bigint END"
+            "CASE WHEN isfinite({raw}) THEN ((extract(epoch FROM {instant}) - 946684800) * 1000000)::bigint END, \
+             {row}.tableoid"
         ),
         starts,
         source,
@@ -134,11 +126,13 @@ pub enum Before {
     Read(Found),
 }
 
-/// The same from the row as it was before it was changed or deleted, over rows that are still there.
+/// The same from the row as it was before it was changed or deleted, as far as the row of `table` that it led to is still
+/// there. Waits for no lock on the tables on the way: an error where one cannot be had.
 pub fn read_before(
     written: &Written,
     path: &str,
     class: TypeClass,
+    table: pg_sys::Oid,
 ) -> std::result::Result<Before, Caught> {
     let before = written.as_before();
     let left = |way: &Way| way.starts.iter().any(|(at, _)| written.is_changed(*at));
@@ -146,8 +140,31 @@ pub fn read_before(
     if unchanged {
         return Ok(Before::Same);
     }
-    let found = found(&before, path, class, chain::follow_present)?;
+    let changed = written.on == On::Update;
+    let found = found(&before, path, class, |source, starts, expression| {
+        for hop in &source.hops {
+            // To delete a row of a referring table waits for nobody who has locked the other one.
+            if !lock::try_relation(hop.parent, pg_sys::AccessShareLock) {
+                return Err(Error::new(Kind::LockNotAvailable, "a table is locked"));
+            }
+        }
+        // Its key may have changed because that of a row on the way did.
+        match waiting(source, table).filter(|waiting| changed && *waiting > 0) {
+            Some(waiting) => chain::follow_to_present(source, starts, expression, waiting),
+            None => chain::follow_present(source, starts, expression),
+        }
+    })?;
     Ok(found.map_or(Before::Nowhere, Before::Read))
+}
+
+/// Which key leads to the table.
+fn waiting(source: &Source, table: pg_sys::Oid) -> Option<usize> {
+    let is_of = |relation: pg_sys::Oid| {
+        relation == table
+            || inherit::ancestors(relation).contains(&table)
+            || inherit::ancestors(table).contains(&relation)
+    };
+    source.hops.iter().position(|hop| is_of(hop.parent))
 }
 
 fn found(
@@ -175,7 +192,7 @@ fn found(
             _ => None,
         };
         Ok(Some(Found {
-            relation: way.relation,
+            relation: fresh::oid(&row, 1)?,
             column: way.column.clone(),
             clock,
         }))

@@ -37,6 +37,8 @@ pub fn conditions(
     let mut changed: Vec<String> = Vec::new();
     // It refers to a row whose clock may be past.
     let mut refers: Vec<String> = Vec::new();
+    // Others referred to it, and do not any more.
+    let mut moved: Vec<String> = Vec::new();
     // It referred to one, and does not any more.
     let mut referred: Vec<String> = Vec::new();
     let mut left: Vec<String> = Vec::new();
@@ -77,21 +79,20 @@ pub fn conditions(
             }
             Look::Decides { column } => {
                 let column = quoted(*column)?;
-                changed.push(format!("(OLD.{column} IS DISTINCT FROM NEW.{column})"));
+                // As text, since not every type has an equality.
+                changed.push(differs(&column));
             }
+            Look::Key { column } => moved.push(differs(&quoted(*column)?)),
             Look::Always => past.push("true".to_owned()),
             Look::Freed { path, .. } => {
                 let starts = starts(path)?;
                 let known = all(starts
                     .iter()
                     .map(|column| format!("OLD.{column} IS NOT NULL")));
-                let moved = all([
-                    known.clone(),
-                    any(starts.iter().map(|column| differs(column))),
-                ]);
+                let changed = any(starts.iter().map(|column| differs(column)));
                 if !referred.contains(&known) {
+                    left.push(all([known.clone(), changed]));
                     referred.push(known);
-                    left.push(moved);
                 }
             }
         }
@@ -99,7 +100,7 @@ pub fn conditions(
     let watched = looks.iter().any(|look| !look.is_of_freed());
     let written = any(past.into_iter().chain(refers));
     let updated = watched.then(|| all([written.clone(), any(changed)]));
-    let updated: Vec<String> = updated.into_iter().chain(left).collect();
+    let updated: Vec<String> = updated.into_iter().chain(moved).chain(left).collect();
     Some(Conditions {
         inserted: watched.then_some(written),
         updated: (!updated.is_empty()).then(|| any(updated)),
@@ -152,6 +153,14 @@ mod tests {
         let refers = "((NEW.customer IS NOT NULL))";
         assert_eq!(found.inserted.as_deref(), Some(refers));
         assert_eq!(conditions(&[], quoted, starts), Some(Conditions::default()));
+        let keys = [clock(3, 64), Look::Key { column: 3 }];
+        let found = conditions(&keys, quoted, starts).expect("nothing is missing");
+        let differs = differs("\"Seen:at\"");
+        assert_eq!(
+            found.updated,
+            Some(format!("(({past} AND {changed}) OR {differs})")),
+            "whatever the clock"
+        );
     }
 
     #[test]

@@ -74,8 +74,13 @@ impl Watch {
         dependents: &[Dependent],
         way: &[String],
     ) {
+        let any_time = clocks.iter().any(|(_, seconds)| *seconds == ANY_TIME);
         for dependent in dependents {
             let key = &dependent.foreign_key;
+            // Its own key may change, so that nothing refers to it any more. Of what goes along, the keys on it are watched.
+            for column in key.parent_columns.iter().filter(|_| way.is_empty()) {
+                self.own.key(&column.name, any_time);
+            }
             let mut keys = vec![key.name.clone()];
             keys.extend_from_slice(way);
             let rows = self.others.entry(key.child).or_default();
@@ -166,6 +171,15 @@ mod tests {
         let year = power_below(at_least(crate::policy::period::Period::months(12)));
         assert_eq!(watched(&schema, 2), [("session_key.at".to_owned(), year)]);
         assert_eq!(watched(&schema, 3), []);
+        // And the column by which it refers.
+        let policy = policy(&[("p.a", 12)]);
+        let own = |plan| {
+            watch::watch(&plan, &policy, at(NOW))
+                .expect("it narrows")
+                .own
+        };
+        let looks = own(compile(&schema, &policy, 1)).looks(|name| Some(i16::from(name == "id")));
+        assert!(looks.is_some_and(|looks| looks.contains(&Look::Decides { column: 1 })));
         assert_eq!(referring(&schema), BTreeSet::from([2]));
     }
 

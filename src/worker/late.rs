@@ -230,9 +230,12 @@ fn look_at(relation: pg_sys::Oid, rows: &Rows) -> Result<bool> {
     for (_, live) in &old {
         let known = live.iter().flat_map(|(_, looks)| looks);
         for look in known {
+            let look = std::slice::from_ref(look);
+            // Where one of its triggers is missing, those whom it concerns find that by themselves, and look again.
+            let is_live = coverage(relation, &old, look) != Covers::Less;
             // It may be about a key that is gone.
-            if firing::conditions(std::slice::from_ref(look), quoted, starts).is_some() {
-                all = watch::both(all, std::slice::from_ref(look));
+            if is_live && firing::conditions(look, quoted, starts).is_some() {
+                all = watch::both(all, look);
             }
         }
     }
@@ -436,6 +439,9 @@ fn late(written: &Written) -> Result<()> {
                 }
             },
             Look::Always => late = true,
+            Look::Key { column } => {
+                late |= written.on == On::Update && written.is_changed(column);
+            }
             _ => {}
         }
     }

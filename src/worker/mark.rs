@@ -23,6 +23,8 @@ struct Mark {
     after: Option<Reach>,
     /// `None`: nothing watches for rows written behind a watermark, so that this pass sets none.
     generation: Option<i64>,
+    /// When what it looks at again was noted last, as the server writes it.
+    again_at: String,
     began: Instant,
 }
 
@@ -93,14 +95,17 @@ pub fn load(
             None => true,
         };
         let oid = pg_sys::Oid::from(leaf.id);
-        let (generation, cutoff, again) = sandbox::as_extension_owner(|| {
+        let (generation, cutoff, again, again_at) = sandbox::as_extension_owner(|| {
             let found = spi::select_one(
                 "SELECT generation,
                         CASE WHEN isfinite(cutoff)
                               AND audited_at > clock_timestamp() - make_interval(secs => $3)
                               -- What a relation that is gone by now kept then was freed by that.
-                              AND (referring <@ $4 OR referring IS NULL AND $4 = '{}') THEN cutoff END,
-                        again
+                              AND (referring <@ $4 OR referring IS NULL AND $4 = '{}')
+                              -- And a crash empties it without a word.
+                              AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY ($4) AND c.relpersistence = 'u')
+                             THEN cutoff END,
+                        again, again_at::text
                  FROM custodian.watermark WHERE leaf = $1 AND plan = $2",
                 &[
                     oid.into(),
@@ -113,6 +118,7 @@ pub fn load(
                         row.must::<i64>(1)?,
                         row.get::<TimestampWithTimeZone>(2)?.map(time::instant),
                         row.must::<JsonB>(3)?.0,
+                        row.must::<String>(4)?,
                     ))
                 },
             )?;
@@ -123,7 +129,7 @@ pub fn load(
                     &[oid.into(), mark.into()],
                 )?;
             }
-            Ok(found.unwrap_or((0, None, Value::Null)))
+            Ok(found.unwrap_or((0, None, Value::Null, "-infinity".to_owned())))
         })?;
         marks.leaves.insert(
             leaf.id,
@@ -135,6 +141,7 @@ pub fn load(
                     None => None,
                 },
                 generation: watched.then_some(generation),
+                again_at,
                 began: time::instant_from_raw(xact::server_now()),
             },
         );
@@ -163,14 +170,34 @@ fn reach(after: Instant, again: Value) -> Result<Option<Reach>> {
 }
 
 impl Marks {
+    /// Does as [`Marks::advance`] says for each of the leaves, unless relations that clocks lead through, or that keep rows, came
+    /// or lost their triggers since the pass began: what they kept meanwhile would be noted by nobody.
+    pub fn advance_all<'a>(
+        &self,
+        leaves: impl Iterator<Item = &'a Leaf>,
+        mark: &str,
+        watch: Option<&Watch>,
+        cutoff: Instant,
+    ) -> Result<()> {
+        let mut leaves = leaves.peekable();
+        let Some(watch) = watch.filter(|_| leaves.peek().is_some()) else {
+            return leaves.try_for_each(|leaf| self.advance(leaf, mark, cutoff));
+        };
+        if late::referring(watch) == self.referring && late::is_watched_beyond(watch)? {
+            leaves.try_for_each(|leaf| self.advance(leaf, mark, cutoff))?;
+        }
+        Ok(())
+    }
+
     /// Notes that nothing was left to do in the leaf at `cutoff` by the pass that began with these marks. A
     /// watermark never goes back by that, and one that was lowered since the pass began stays as it is. What was
     /// reopened is looked at until all transactions have ended that were open when it was noted: they may still write
     /// rows that it concerns.
-    pub fn advance(&self, leaf: &Leaf, mark: &str, cutoff: Instant) -> Result<()> {
+    fn advance(&self, leaf: &Leaf, mark: &str, cutoff: Instant) -> Result<()> {
         let Some(Mark {
             after,
             generation: Some(generation),
+            again_at,
             began,
         }) = self.leaves.get(&leaf.id)
         else {
@@ -187,7 +214,7 @@ impl Marks {
             )?;
             spi::execute(
                 "UPDATE custodian.watermark
-                 SET cutoff = greatest(cutoff, $3), again = CASE WHEN again_at <= $7 THEN '{}' ELSE again END,
+                 SET cutoff = greatest(cutoff, $3), again = CASE WHEN again_at <= $7 AND again_at = $9::text::timestamptz THEN '{}' ELSE again END,
                      audited_at = CASE WHEN $4 THEN $5 ELSE audited_at END, referring = $8
                  WHERE leaf = $1 AND plan = $2 AND generation = $6",
                 &[
@@ -199,6 +226,7 @@ impl Marks {
                     (*generation).into(),
                     time::timestamp(horizon).into(),
                     self.referring.clone().into(),
+                    again_at.clone().into(),
                 ],
             )?;
             Ok(())

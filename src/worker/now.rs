@@ -205,9 +205,8 @@ fn table(
         ));
     }
     xact::with_snapshot(|| {
-        for leaf in &work.plan.leaves {
-            marks.advance(leaf, &work.plan.mark, cutoff)?;
-        }
+        let Work { plan, watch, .. } = work;
+        marks.advance_all(plan.leaves.iter(), &plan.mark, watch.as_ref(), cutoff)?;
         run::set_state(id, State::Done, None, None)
     })?;
     rows.extend(

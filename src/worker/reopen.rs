@@ -7,7 +7,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{JsonB, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::pg::{inherit, sandbox, spi, time};
+use crate::pg::{fresh, inherit, sandbox, spi, time};
 use crate::policy::compile;
 use crate::policy::model::{RelId, Schema};
 use crate::policy::period::Instant;
@@ -25,7 +25,7 @@ pub fn relation(
     let (column, values) = clock.unzip();
     let (from, until) = values.flatten().unzip();
     sandbox::as_extension_owner(|| {
-        spi::execute(
+        fresh::repeated_write(
             "INSERT INTO custodian.reopening (relation, clock, low, high, cause)
              VALUES ($1, $2, $3, $4, $5)",
             &[
@@ -67,18 +67,25 @@ pub fn pending() -> Result<bool> {
     })
 }
 
+/// More than this is not told apart: as where disposal was off for long.
+const MOST: i64 = 100_000;
+
 /// Takes what is queued, and notes it beside the watermarks of the leaves it is about. A pass that began before does
-/// not take it for done: their generation has changed.
+/// not take it for done: it was noted behind the pass's horizon, or their generation has changed.
 pub fn apply(schema: &Schema) -> Result<()> {
     if !pending()? {
         return Ok(());
     }
     sandbox::as_extension_owner(|| {
         let queued = spi::write(
-            // Many transactions, and subtransactions, may have queued the same.
-            "WITH gone AS (DELETE FROM custodian.reopening RETURNING relation, clock, low, high)
-             SELECT DISTINCT relation, clock, low, high FROM gone",
-            &[],
+            // Many transactions, and subtransactions, may have queued the same. Of too many each clock has one span.
+            "WITH gone AS (DELETE FROM custodian.reopening RETURNING relation, clock, low, high),
+                  many AS (SELECT count(*) > $1 AS many FROM gone)
+             SELECT DISTINCT relation, clock, low, high FROM gone, many WHERE NOT many
+             UNION ALL
+             SELECT relation, clock, min(low), max(high) FROM gone, many WHERE many
+             GROUP BY relation, clock, low IS NULL",
+            &[MOST.into()],
             |row| {
                 let low = row.get::<TimestampWithTimeZone>(3)?.map(time::instant);
                 let high = row.get::<TimestampWithTimeZone>(4)?.map(time::instant);
@@ -197,7 +204,8 @@ pub fn released(leaf: pg_sys::Oid, hold: i64) -> Result<()> {
     note(leaf, |again| again.release(hold))
 }
 
-/// Adds to what is looked at again in a leaf under each of its watermarks.
+/// Adds to what is looked at again in a leaf under each of its watermarks. A pass that began before may still raise them: what
+/// it did not look at stays noted, as it was noted after the horizon of that pass ([`crate::worker::mark::horizon`]).
 fn note(leaf: pg_sys::Oid, change: impl Fn(&mut Again)) -> Result<()> {
     sandbox::as_extension_owner(|| {
         let known = spi::write(
@@ -215,7 +223,7 @@ fn note(leaf: pg_sys::Oid, change: impl Fn(&mut Again)) -> Result<()> {
             }
             let again = serde_json::to_value(again).map_err(Error::internal)?;
             spi::execute(
-                "UPDATE custodian.watermark SET again = $3, again_at = clock_timestamp(), generation = generation + 1
+                "UPDATE custodian.watermark SET again = $3, again_at = clock_timestamp()
                  WHERE leaf = $1 AND plan = $2",
                 &[leaf.into(), plan.into(), JsonB(again).into()],
             )?;

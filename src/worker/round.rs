@@ -20,7 +20,8 @@ use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
 use crate::worker::sweeps::{self, Sweeps};
 use crate::worker::{
-    allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, shmem, sweep, work,
+    allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, reopen, shmem,
+    sweep, work,
 };
 
 /// What a scheduler remembers from round to round about one table.
@@ -100,6 +101,11 @@ impl Rounds {
             );
         }
         if guc::disposal() == Disposal::Off {
+            // What is queued must not grow without bound.
+            transaction(|| match reopen::pending()? {
+                true => reopen::apply(&load::schema(None)?),
+                false => Ok(()),
+            })?;
             return evidence;
         }
         let mut overview = Overview::load()?;

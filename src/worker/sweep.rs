@@ -53,7 +53,7 @@ const PASSES: u32 = 3;
 /// A leaf of up to this many blocks, 32 MB, is looked at again behind the sweep.
 const SMALL: u32 = 4096;
 
-/// So is a larger one where an index leads to what was due, and that was no more than this many rows.
+/// So is a larger one where an index leads to what was due, or it was listed, and that was no more than this many rows.
 const LOOKED_AT_AGAIN: i64 = 10_000;
 
 /// Rows were still due after a batch that raised no error: a trigger or a rule swallowed it.
@@ -210,6 +210,8 @@ struct Sweep {
     /// What the error of the last batch was about.
     names: Names,
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
+    /// How many rows were planned for each of these items.
+    planned: BTreeMap<i32, i64>,
 }
 
 impl Sweep {
@@ -256,7 +258,9 @@ impl Sweep {
         };
         let limit = estimate.limit(run.approved);
         let mut numbers = BTreeMap::new();
+        let mut planned = BTreeMap::new();
         for (number, item, _) in run::items(id)? {
+            planned.insert(number, item.planned);
             numbers.insert((item.leaf, item.columns, item.action), number);
         }
         if !helps {
@@ -281,6 +285,7 @@ impl Sweep {
             retries: 0,
             quarantine: quarantine::load(&work.plan.leaves)?,
             numbers,
+            planned,
             run,
             work,
         }))
@@ -461,9 +466,9 @@ impl Sweep {
             ),
             End::Through => {
                 let seen = |leaf: &&Leaf| !self.moving && !self.unseen.contains(&leaf.id);
-                for leaf in self.work.plan.leaves.iter().filter(seen) {
-                    marks.advance(leaf, &self.work.plan.mark, self.run.cutoff)?;
-                }
+                let Work { plan, watch, .. } = &self.work;
+                let leaves = plan.leaves.iter().filter(seen);
+                marks.advance_all(leaves, &plan.mark, watch.as_ref(), self.run.cutoff)?;
                 if self.obstacles > 0 {
                     let reason = format!("{}{ROWS_LEFT}", self.obstacles);
                     return run::set_state(id, State::Failed, Some(&reason), sqlstate);

@@ -34,7 +34,7 @@ pub fn note(written: &Written, looks: &[Look]) -> Result<()> {
             continue;
         }
         // What stands in the way is said where the table is swept.
-        let found = match distant::read_before(written, path, *class) {
+        let found = match distant::read_before(written, path, *class, table) {
             Err(_) => {
                 late::queue(table, "", None, Precision::Day)?;
                 continue;
@@ -85,7 +85,12 @@ pub fn released(relation: pg_sys::Oid) -> Result<()> {
     let mut at = 0;
     while let Some(next) = open.get(at).copied() {
         at += 1;
-        if !read::labels(next).is_empty() {
+        // As the compiler has it: a column that was cleared, or is derived, asks for nothing.
+        let labels = read::labels(next);
+        if labels.table.is_some()
+            || !labels.column_tags().is_empty()
+            || !labels.malformed.is_empty()
+        {
             // It is swept by itself, and what waits for it is noted then.
             if at > 1 {
                 reopen::relation(next, None, "hold-released")?;

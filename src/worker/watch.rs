@@ -26,8 +26,10 @@ pub enum Look {
     },
     /// A cell that is rewritten: a new value in an old row is due at once.
     Cell { column: i16 },
-    /// A column that says which period counts for the row.
+    /// A column that says which period counts for the row, or by which others refer to it.
     Decides { column: i16 },
+    /// A column by which others refer to the row, which may then go whatever its clock.
+    Key { column: i16 },
     /// Rows are due as soon as they are written, whatever their clocks.
     Always,
     /// The clock of a row that one of these referred to, over the foreign keys at the beginning of the path, until it was
@@ -51,6 +53,7 @@ pub struct Rows {
     distant: Vec<(String, TypeClass, i64)>,
     cells: Vec<String>,
     decide: Vec<String>,
+    keys: Vec<String>,
     always: bool,
     /// Clocks of rows that these refer to: path, class, seconds, and the table whose rows wait for them to go.
     freed: Vec<(String, TypeClass, i64, RelId)>,
@@ -161,7 +164,8 @@ pub fn watch(plan: &Plan, policy: &Policy, now: Instant) -> Option<Watch> {
     watch.own.cells = cells;
     let collected = plan.collected.iter().filter(|clock| clock.path.is_empty());
     watch.own.decide = collected.map(|clock| clock.column.name.clone()).collect();
-    if plan.delete_rows {
+    // Rows that go in circles are looked at whenever they are past.
+    if plan.delete_rows && plan.circle.is_empty() {
         watch.referring(plan, now);
     }
     Some(watch)
@@ -192,6 +196,10 @@ impl Rows {
         for name in &self.decide {
             let column = number(name)?;
             looks.push(Look::Decides { column });
+        }
+        for name in &self.keys {
+            let column = number(name)?;
+            looks.push(Look::Key { column });
         }
         if self.always {
             looks.push(Look::Always);
@@ -229,6 +237,17 @@ impl Rows {
         }
     }
 
+    /// Watches a column by which other rows refer to these: when it changes, nothing refers to the row any more.
+    pub(super) fn key(&mut self, name: &str, any_time: bool) {
+        let columns = match any_time {
+            true => &mut self.keys,
+            false => &mut self.decide,
+        };
+        if !columns.iter().any(|known| known == name) {
+            columns.push(name.to_owned());
+        }
+    }
+
     /// The clocks over foreign keys that are watched.
     pub fn distant(&self) -> impl Iterator<Item = &str> {
         self.distant.iter().map(|(path, ..)| path.as_str())
@@ -256,6 +275,7 @@ impl Look {
             } => format!("distant:{}:{seconds}:{path}", kind(*class)),
             Look::Cell { column } => format!("cell:{column}"),
             Look::Decides { column } => format!("decides:{column}"),
+            Look::Key { column } => format!("key:{column}"),
             Look::Always => "always".to_owned(),
             Look::Freed {
                 path,
@@ -292,6 +312,9 @@ impl Look {
                 column: rest.parse().ok()?,
             },
             "decides" => Look::Decides {
+                column: rest.parse().ok()?,
+            },
+            "key" => Look::Key {
                 column: rest.parse().ok()?,
             },
             "always" if rest.is_empty() => Look::Always,
@@ -447,6 +470,7 @@ mod tests {
             distant(8),
             Look::Cell { column: 4 },
             Look::Decides { column: 5 },
+            Look::Key { column: 6 },
             Look::Always,
             freed("k:1.at", ANY_TIME),
         ];

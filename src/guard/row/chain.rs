@@ -82,6 +82,22 @@ pub fn follow_present(
     walk(source, starts, expressions, Vec::new(), Rows::Present)
 }
 
+/// The same, also over rows on the way that the present transaction has deleted or changed: from the key number `present`
+/// on, rows must be there.
+pub fn follow_to_present(
+    source: &Source,
+    starts: Vec<Start>,
+    expressions: &str,
+    present: usize,
+) -> Result<Option<Row>> {
+    step_by_step(source, starts, expressions, Vec::new(), |hop| {
+        match hop < present {
+            true => Rows::OrDeleted,
+            false => Rows::Present,
+        }
+    })
+}
+
 /// Which rows count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rows {
@@ -98,7 +114,7 @@ fn walk(
     which: Rows,
 ) -> Result<Option<Row>> {
     if source.apart {
-        return step_by_step(source, starts, expressions, more, which);
+        return step_by_step(source, starts, expressions, more, |_| which);
     }
     let Some(first) = source.hops.first() else {
         return Ok(None);
@@ -119,7 +135,7 @@ fn step_by_step(
     mut starts: Vec<Start>,
     expressions: &str,
     more: Vec<DatumWithOid>,
-    which: Rows,
+    which: impl Fn(usize) -> Rows,
 ) -> Result<Option<Row>> {
     let mut hops = source.hops.iter().enumerate().peekable();
     while let Some((index, hop)) = hops.next() {
@@ -127,14 +143,14 @@ fn step_by_step(
         let alias = format!("h{index}");
         let Some((_, next)) = hops.peek() else {
             let sql = step(hop, &alias, &places, expressions)?;
-            return ask(hop.parent, &sql, &args(starts, more), which);
+            return ask(hop.parent, &sql, &args(starts, more), which(index));
         };
         let mut wanted = Vec::with_capacity(next.columns.len());
         for name in &next.columns {
             wanted.push(format!("{alias}.{}", relation::quote_identifier(name)?));
         }
         let sql = step(hop, &alias, &places, &wanted.join(", "))?;
-        let Some(row) = ask(hop.parent, &sql, &args(starts, Vec::new()), which)? else {
+        let Some(row) = ask(hop.parent, &sql, &args(starts, Vec::new()), which(index))? else {
             return Ok(None);
         };
         starts = Vec::with_capacity(row.len());

@@ -8,8 +8,8 @@ use pgrx::pg_sys;
 
 use super::way::{Blocks, Known, LISTED, Walk, Way, most};
 use super::{
-    BATCH_TIMEOUT, Batched, End, MOST_OBSTACLES, Part, RETRIES, Sweep, TRIPPED, is_contention,
-    pause, transaction,
+    BATCH_TIMEOUT, Batched, End, LOOKED_AT_AGAIN, MOST_OBSTACLES, Part, RETRIES, SMALL, Sweep,
+    TRIPPED, is_contention, pause, transaction,
 };
 use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind};
@@ -29,15 +29,12 @@ use crate::worker::{disposed, run, shmem, team};
 const SHOWN: u64 = SEGMENT as u64;
 
 impl Sweep {
-    /// The blocks in which rows are due, where some were reopened that lie anywhere; `None` where those are not few.
+    /// The blocks in which rows are due; `None` where those are not few.
     fn listed(&self, part: &Part) -> std::result::Result<Option<(Blocks, u32)>, Caught> {
         let Work { plan, policy, .. } = &self.work;
         let Part {
             step, leaf, after, ..
         } = part;
-        if !after.as_ref().is_some_and(Reach::looks_back) {
-            return Ok(None);
-        }
         let cutoff = self.run.cutoff;
         let statement =
             render::blocks(plan, step, leaf, policy, cutoff, after.as_ref()).without(&part.except);
@@ -67,15 +64,31 @@ impl Sweep {
         })
     }
 
-    /// How to go over the leaf: to the blocks where rows are due that were reopened, or along an index on the clock, where
-    /// these are few.
+    /// How to go over the leaf: to the blocks where rows are due, where some were reopened that lie anywhere, or along an
+    /// index on the clock, or to the blocks of few rows that no index leads to; each where these are few.
     pub(super) fn way(&self, part: &Part) -> std::result::Result<(Way, u32), Caught> {
-        if let Some((blocks, heap)) = self.listed(part)? {
-            return Ok((
-                Way::choose(&part.leaf.ident, heap, Known::Listed(blocks)),
-                heap,
-            ));
+        let back = part.after.as_ref().is_some_and(Reach::looks_back);
+        if back && let Some((blocks, heap)) = self.listed(part)? {
+            let known = Known::Listed { blocks, back };
+            return Ok((Way::choose(&part.leaf.ident, heap, known), heap));
         }
+        let (way, heap) = self.along_index(part)?;
+        // To find them once more, and that none is left, lets the leaf have its watermark also while others keep coming free.
+        let planned = self.planned.get(&part.number);
+        let few = planned.is_some_and(|rows| *rows <= LOOKED_AT_AGAIN);
+        if !way.by_index
+            && heap > SMALL
+            && few
+            && !back
+            && let Some((blocks, heap)) = self.listed(part)?
+        {
+            let known = Known::Listed { blocks, back };
+            return Ok((Way::choose(&part.leaf.ident, heap, known), heap));
+        }
+        Ok((way, heap))
+    }
+
+    fn along_index(&self, part: &Part) -> std::result::Result<(Way, u32), Caught> {
         let Work { plan, policy, .. } = &self.work;
         let Part {
             step, leaf, after, ..

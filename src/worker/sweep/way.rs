@@ -27,8 +27,8 @@ impl Blocks {
 /// What is known about where the due rows of a leaf lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Rows were reopened, or others came free, and those that are due lie in these blocks.
-    Listed(Blocks),
+    /// Those that are due lie in these blocks: they are few, or, with `back`, among them rows that were reopened or came free.
+    Listed { blocks: Blocks, back: bool },
     /// No clock of the row itself bounds what is due.
     NoClock,
     /// No index begins with the clock, a column of this name.
@@ -98,12 +98,16 @@ impl Way {
                 .collect()
         };
         match known {
-            Known::Listed(blocks) => {
+            Known::Listed { blocks, back } => {
+                let what = match back {
+                    true => "rows to be looked at again",
+                    false => "few rows",
+                };
                 let named = blocks.named;
                 let ranges = within(blocks);
                 let text = format!(
                     "Listed Block Ranges on {name}  (blocks={} of {heap}, ranges={})\n  \
-                     Reason: rows to be looked at again are due in {named} of {heap} blocks",
+                     Reason: {what} are due in {named} of {heap} blocks",
                     size(&ranges),
                     ranges.len(),
                 );
@@ -258,7 +262,7 @@ mod tests {
         blocks.push(5);
         blocks.push(999);
         blocks.push(1000);
-        let way = Way::choose(&ident("s.t"), 1000, Known::Listed(blocks));
+        let way = Way::choose(&ident("s.t"), 1000, Known::Listed { blocks, back: true });
         assert_eq!(way.ranges, [5..6, 999..1000]);
         assert_eq!(
             way.text,
