@@ -97,6 +97,7 @@ pub unsafe fn accesses(
 
 impl Access {
     /// What is asked for, to compare with; `None` where it reads columns of higher numbers than that holds.
+    #[inline]
     pub fn read(&self) -> Option<Read> {
         let mut columns = [0; seen::WORDS];
         // SAFETY: NULL or a set with as many words as it says, which lives as long as the plan.
@@ -119,6 +120,7 @@ impl Access {
 ///
 /// # Safety
 /// As for [`accesses`].
+#[inline]
 pub unsafe fn every_access(
     range_table: *mut pg_sys::List,
     permissions: *mut pg_sys::List,

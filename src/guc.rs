@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
@@ -106,7 +106,15 @@ pub fn drop_partitions() -> bool {
     DROP_PARTITIONS.get()
 }
 
+/// The value of a setting that gates ask for with each statement, without looking at each time which thread asks.
+#[inline]
+fn in_force<T: GucEnum>(setting: &GucSetting<T>) -> T {
+    // SAFETY: the server keeps a number of the type there, and changes it only in the one thread that runs queries.
+    T::from_ordinal(unsafe { *setting.as_ptr() })
+}
+
 /// The mode a gate is in: its own setting, or `custodian.enforce`; while break-glass lasts, `warn` instead of `on`.
+#[inline]
 pub fn enforce(gate: Gate) -> Enforce {
     match configured(gate) {
         Enforce::On if break_glass::lasts() => Enforce::Warn,
@@ -114,16 +122,17 @@ pub fn enforce(gate: Gate) -> Enforce {
     }
 }
 
+#[inline]
 fn configured(gate: Gate) -> Enforce {
     let own = match gate {
-        Gate::Login => ENFORCE_LOGIN.get(),
-        Gate::Replication => ENFORCE_REPLICATION.get(),
-        Gate::Ddl => ENFORCE_DDL.get(),
-        Gate::Access => ENFORCE_ACCESS.get(),
-        Gate::Settings => ENFORCE_SETTINGS.get(),
+        Gate::Login => in_force(&ENFORCE_LOGIN),
+        Gate::Replication => in_force(&ENFORCE_REPLICATION),
+        Gate::Ddl => in_force(&ENFORCE_DDL),
+        Gate::Access => in_force(&ENFORCE_ACCESS),
+        Gate::Settings => in_force(&ENFORCE_SETTINGS),
     };
     match own {
-        GateEnforce::Default => ENFORCE.get(),
+        GateEnforce::Default => in_force(&ENFORCE),
         GateEnforce::Off => Enforce::Off,
         GateEnforce::Warn => Enforce::Warn,
         GateEnforce::On => Enforce::On,
@@ -178,6 +187,7 @@ static PRELOADED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the library was loaded by shared_preload_libraries: without that there is no shared memory, no
 /// worker and no gate, but tags can be written and read.
+#[inline]
 pub fn preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }

@@ -351,6 +351,7 @@ pub fn is_stale() -> bool {
 }
 
 /// The generation of the rules in force; 0 when the library is not preloaded.
+#[inline]
 pub fn generation() -> u64 {
     if guc::preloaded() {
         SHARED.get().generation.load(Ordering::Acquire)

@@ -68,10 +68,12 @@ impl Passed {
     }
 
     /// Whether what is here counts now.
+    #[inline]
     pub fn is_of(&self, stamp: Stamp) -> bool {
         self.stamp.get() == stamp
     }
 
+    #[inline]
     fn slot(&self, read: &Read) -> &Cell<Read> {
         // Relations have OIDs that follow each other, and columns the low bits: the product spreads both.
         let mixed = u64::from(read.relation) ^ read.columns[0] ^ (u64::from(read.required) << 32);
@@ -80,6 +82,7 @@ impl Passed {
     }
 
     /// Whether this read passed before.
+    #[inline]
     pub fn has(&self, read: &Read) -> bool {
         self.slot(read).get() == *read
     }

@@ -23,6 +23,7 @@ pub unsafe fn items<'a, T>(list: *mut pg_sys::List) -> Vec<&'a T> {
 ///
 /// # Safety
 /// `list` must be NULL or a list of valid pointers to `T`.
+#[inline]
 pub unsafe fn all<T>(list: *mut pg_sys::List, mut test: impl FnMut(&T) -> bool) -> bool {
     // SAFETY: by the caller's promise; a list has as many elements as its length says.
     unsafe {
@@ -31,7 +32,10 @@ pub unsafe fn all<T>(list: *mut pg_sys::List, mut test: impl FnMut(&T) -> bool) 
         };
         (0..usize::try_from(list.length).unwrap_or(0)).all(|at| {
             let element = (*list.elements.add(at)).ptr_value.cast::<T>();
-            element.as_ref().is_none_or(&mut test)
+            match element.as_ref() {
+                Some(element) => test(element),
+                None => true,
+            }
         })
     }
 }
