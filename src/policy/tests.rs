@@ -415,6 +415,18 @@ mod tests {
         let after = now
             .plus(Period::days(-(random.below(900) as i32)))
             .expect("in range");
+        // A row that others keep comes free when they go, which triggers note: it is behind the watermark by then.
+        let child_before = match &child {
+            Some(child) => Some(all_facts(
+                child,
+                child.leaves.first().expect("one leaf"),
+                &policy,
+                after,
+            )?),
+            None => None,
+        };
+        let kept_before =
+            blocked_by_children(child.as_ref().zip(child_before.as_ref()), &policy, after)?;
         let mut due_before = BTreeSet::new();
         for step in render::steps(&plan) {
             due_before.extend(ids(&render::count(
@@ -443,6 +455,7 @@ mod tests {
             let lost: Vec<&i64> = by_sql
                 .difference(&narrowed)
                 .filter(|id| !due_before.contains(id) && !erased_since(id))
+                .filter(|id| !(matches!(step, Step::Rows) && kept_before.contains(id)))
                 .collect();
             assert!(lost.is_empty(), "{lost:?}: {}", statement.sql);
             seen.narrowed += by_sql.len() - narrowed.len();

@@ -103,6 +103,12 @@ fn every_action_meets_every_sort_of_dependent() -> Result<()> {
                     "SELECT action, reason, rows FROM custodian.preview('s.parent') ORDER BY 1, 2",
                 )?;
                 let expected = match (delete, stays) {
+                    (_, false) if dependents == Declared && action == "CASCADE" => {
+                        "delete row|past: p.short|1\ndelete row (cascade)|goes with s.parent|1"
+                    }
+                    (_, false) if dependents == Declared => {
+                        "change row (cascade)|goes with s.parent|1\ndelete row|past: p.short|1"
+                    }
                     (_, false) => "delete row|past: p.short|1",
                     (false, true) => "set null|past: p.short|1",
                     (true, true) => {
