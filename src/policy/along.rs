@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
 
+use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{heap, inherit, relation, sandbox, spi};
 use crate::policy::cascade::{self, CHANGED, DELETED, TOGETHER};
@@ -75,14 +76,17 @@ pub fn count(
     let Some(statement) = render::along(plan, leaf, policy, cutoff, after) else {
         return Ok(Vec::new());
     };
-    let counted = as_leaf_owner(plan, leaf, || {
-        let params = spi::bind(&statement.params)?;
-        spi::select(&statement.sql, &params, |row| {
-            Ok((
-                row.must::<pg_sys::Oid>(1)?,
-                row.must::<bool>(2)?,
-                row.must::<i64>(3)?,
-            ))
+    // The conditions ask for consents, erasures and pseudonyms, as those of any count.
+    let counted = key::with_key(plan, For::Recognizing, || {
+        as_leaf_owner(plan, leaf, || {
+            let params = spi::bind(&statement.params)?;
+            spi::select(&statement.sql, &params, |row| {
+                Ok((
+                    row.must::<pg_sys::Oid>(1)?,
+                    row.must::<bool>(2)?,
+                    row.must::<i64>(3)?,
+                ))
+            })
         })
     })?;
     let peers = peers(plan);
