@@ -36,4 +36,5 @@ pgrx::extension_sql_file!(
 );
 
 #[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 mod tests;

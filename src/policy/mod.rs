@@ -31,6 +31,7 @@ pub mod preview;
 pub mod publication;
 pub mod purpose;
 #[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 mod random;
 pub mod reach;
 mod reads;
@@ -39,5 +40,6 @@ pub mod render;
 mod simulate;
 pub mod subject_use;
 #[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 mod tests;
 pub mod unrecorded;

@@ -19,6 +19,7 @@ pub mod rename_dependents;
 pub mod rules;
 pub mod target;
 #[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 mod tests;
 pub mod view;
 

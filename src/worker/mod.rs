@@ -47,6 +47,7 @@ mod sweep;
 mod sweeps;
 mod team;
 #[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 mod tests;
 mod tidy;
 pub mod waiting;
