@@ -52,45 +52,19 @@ pub fn json<T: serde::de::DeserializeOwned>(row: &Row, column: usize) -> Result<
 /// Runs a query that only reads; at most `limit` rows, 0 for all. Settings are pinned: what the query's names
 /// and operators mean must not depend on the caller's search_path.
 pub fn rows(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
-    sandbox::with_pinned_settings(|| run(sql, args, seen, limit, Keep::No))
+    sandbox::with_pinned_settings(|| run(sql, args, Access::Read { seen, limit }, Keep::No))
 }
 
 /// The same for a query that is run again and again, as for each row of a statement: it is planned once, and
 /// kept in the session. The server plans it anew when what it depends on changes.
 pub fn repeated(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
-    sandbox::with_pinned_settings(|| run(sql, args, seen, limit, Keep::Plan))
+    sandbox::with_pinned_settings(|| run(sql, args, Access::Read { seen, limit }, Keep::Plan))
 }
 
 /// Runs a statement that writes the extension's own tables again and again, as after each batch of a sweep: it is planned
 /// once, and kept in the session. Gives what it returns. Sees what this transaction has written.
 pub fn repeated_write(sql: &str, args: &[DatumWithOid]) -> Result<Vec<Row>> {
-    sandbox::with_pinned_settings(|| {
-        let sql = CString::new(sql).map_err(Error::internal)?;
-        let Args {
-            mut types,
-            mut values,
-            nulls,
-        } = Args::of(args);
-        // SAFETY: all arrays have one element per argument and outlive the call. A statement that is not read-only takes a
-        // snapshot of its own; an error is cleaned up by the abort of the (sub)transaction, which ends SPI.
-        unsafe {
-            if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
-                return Err(Error::internal("SPI_connect failed"));
-            }
-            let plan = InUse::of(&sql, &mut types);
-            let nulls = nulls.as_ptr().cast();
-            let code = pg_sys::SPI_execute_plan(plan.0, values.as_mut_ptr(), nulls, false, 0);
-            let outcome = if code > 0 {
-                Ok(copy(pg_sys::SPI_tuptable))
-            } else {
-                Err(Error::internal(format!(
-                    "an internal statement returned code {code}"
-                )))
-            };
-            pg_sys::SPI_finish();
-            outcome
-        }
-    })
+    sandbox::with_pinned_settings(|| run(sql, args, Access::Write, Keep::Plan))
 }
 
 /// Arguments in the form SPI takes them.
@@ -115,6 +89,15 @@ impl Args {
                 .collect(),
         }
     }
+}
+
+/// What a statement does.
+#[derive(Clone, Copy)]
+enum Access {
+    /// It reads what a snapshot of its own sees, up to a number of rows; 0 is all.
+    Read { seen: Seen, limit: u32 },
+    /// It writes, and sees what this transaction has written.
+    Write,
 }
 
 /// Whether the plan of a query outlives it.
@@ -176,7 +159,7 @@ impl Drop for InUse {
     }
 }
 
-fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> Result<Vec<Row>> {
+fn run(sql: &str, args: &[DatumWithOid], access: Access, keep: Keep) -> Result<Vec<Row>> {
     let sql = CString::new(sql).map_err(Error::internal)?;
     let Args {
         mut types,
@@ -185,15 +168,22 @@ fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> 
     } = Args::of(args);
     // SAFETY: the snapshot pushed is a copy of our own, popped below; an error in between is cleaned up by
     // the abort of the (sub)transaction, which pops snapshots and ends SPI. All arrays have one element per
-    // argument and outlive the call. With read_only, SPI uses the active snapshot, which is ours.
+    // argument and outlive the call. With read_only, SPI uses the active snapshot, which is ours; without, it takes one of
+    // its own.
     unsafe {
-        if seen == Seen::Everything {
-            pg_sys::CommandCounterIncrement();
-        }
-        pg_sys::PushCopiedSnapshot(pg_sys::GetLatestSnapshot());
-        if seen == Seen::NothingOfThisTransaction {
-            (*pg_sys::GetActiveSnapshot()).curcid = 0;
-        }
+        let (read_only, limit) = match access {
+            Access::Read { seen, limit } => {
+                if seen == Seen::Everything {
+                    pg_sys::CommandCounterIncrement();
+                }
+                pg_sys::PushCopiedSnapshot(pg_sys::GetLatestSnapshot());
+                if seen == Seen::NothingOfThisTransaction {
+                    (*pg_sys::GetActiveSnapshot()).curcid = 0;
+                }
+                (true, i64::from(limit))
+            }
+            Access::Write => (false, 0),
+        };
         let connected = pg_sys::SPI_connect();
         let outcome = if connected == pg_sys::SPI_OK_CONNECT as i32 {
             let code = match keep {
@@ -203,8 +193,8 @@ fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> 
                     types.as_mut_ptr(),
                     values.as_mut_ptr(),
                     nulls.as_ptr().cast(),
-                    true,
-                    i64::from(limit),
+                    read_only,
+                    limit,
                 ),
                 Keep::Plan => {
                     let plan = InUse::of(&sql, &mut types);
@@ -212,16 +202,16 @@ fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> 
                         plan.0,
                         values.as_mut_ptr(),
                         nulls.as_ptr().cast(),
-                        true,
-                        i64::from(limit),
+                        read_only,
+                        limit,
                     )
                 }
             };
-            let outcome = if code == pg_sys::SPI_OK_SELECT as i32 {
+            let outcome = if code == pg_sys::SPI_OK_SELECT as i32 || (!read_only && code > 0) {
                 Ok(copy(pg_sys::SPI_tuptable))
             } else {
                 Err(Error::internal(format!(
-                    "an internal query returned code {code}"
+                    "an internal statement returned code {code}"
                 )))
             };
             pg_sys::SPI_finish();
@@ -229,7 +219,9 @@ fn run(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32, keep: Keep) -> 
         } else {
             Err(Error::internal("SPI_connect failed"))
         };
-        pg_sys::PopActiveSnapshot();
+        if read_only {
+            pg_sys::PopActiveSnapshot();
+        }
         outcome
     }
 }

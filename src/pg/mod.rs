@@ -50,5 +50,6 @@ pub mod trigger;
 
 pub mod utility;
 pub mod vacuum;
+pub mod walker;
 pub mod xact;
 pub mod zone;

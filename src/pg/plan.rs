@@ -10,17 +10,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 
 use crate::pg::list;
-
-type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
-unsafe extern "C-unwind" {
-    #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
-    fn expression_tree_walker(
-        node: *mut pg_sys::Node,
-        walker: Walker,
-        context: *mut c_void,
-    ) -> bool;
-}
+use crate::pg::walker::expression_tree_walker;
 
 /// A condition, with the scanned relation as number 1 of the range table.
 #[derive(Clone, Copy, Debug)]

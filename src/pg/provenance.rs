@@ -3,13 +3,14 @@
 //! functions.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_void};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 
 use crate::pg::list;
+use crate::pg::walker::{expression_tree_walker, query_tree_walker};
 
 /// A column of a table or materialized view, by the table's OID; number 0 is all of them.
 pub type Source = (u32, i16);
@@ -23,24 +24,6 @@ pub struct Provenance {
     pub used: BTreeSet<Source>,
     /// It calls functions that may read more than their arguments: those of users, and volatile ones.
     pub opaque: bool,
-}
-
-type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
-unsafe extern "C-unwind" {
-    #[cfg_attr(not(feature = "pg15"), link_name = "query_tree_walker_impl")]
-    fn query_tree_walker(
-        query: *mut pg_sys::Query,
-        walker: Walker,
-        context: *mut c_void,
-        flags: c_int,
-    ) -> bool;
-    #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
-    fn expression_tree_walker(
-        node: *mut pg_sys::Node,
-        walker: Walker,
-        context: *mut c_void,
-    ) -> bool;
 }
 
 /// Queries from the outermost in, of which the last is meant.
