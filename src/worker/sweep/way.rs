@@ -89,13 +89,23 @@ impl Way {
             text: format!("Block Range Pass on {name}  (blocks={heap})\n  Reason: {reason}"),
         };
         // Rows that are added behind the end meanwhile are for the next pass.
-        let within = |blocks: Blocks| -> Vec<Range<u32>> {
-            blocks
+        let go_to = |blocks: Blocks, by: &str, reason: &str| {
+            let ranges: Vec<Range<u32>> = blocks
                 .ranges
                 .iter()
                 .map(|range| range.start..range.end.min(heap))
                 .filter(|range| !range.is_empty())
-                .collect()
+                .collect();
+            let text = format!(
+                "{by} on {name}  (blocks={} of {heap}, ranges={})\n  Reason: {reason}",
+                size(&ranges),
+                ranges.len(),
+            );
+            Way {
+                ranges,
+                by_index: true,
+                text,
+            }
         };
         match known {
             Known::Listed { blocks, back } => {
@@ -104,18 +114,8 @@ impl Way {
                     false => "few rows",
                 };
                 let named = blocks.named;
-                let ranges = within(blocks);
-                let text = format!(
-                    "Listed Block Ranges on {name}  (blocks={} of {heap}, ranges={})\n  \
-                     Reason: {what} are due in {named} of {heap} blocks",
-                    size(&ranges),
-                    ranges.len(),
-                );
-                Way {
-                    ranges,
-                    by_index: true,
-                    text,
-                }
+                let reason = format!("{what} are due in {named} of {heap} blocks");
+                go_to(blocks, "Listed Block Ranges", &reason)
             }
             Known::NoClock => pass("no clock of the rows themselves bounds what is due".to_owned()),
             Known::NoIndex { column } => pass(format!("no index begins with {column}")),
@@ -130,19 +130,12 @@ impl Way {
                 name: index,
                 blocks: Some(blocks),
             } => {
-                let named = blocks.named;
-                let ranges = within(blocks);
-                let text = format!(
-                    "Index Block Ranges using {index} on {name}  (blocks={} of {heap}, ranges={})\n  \
-                     Reason: {index} leads to {named} of {heap} blocks",
-                    size(&ranges),
-                    ranges.len(),
-                );
-                Way {
-                    ranges,
-                    by_index: true,
-                    text,
-                }
+                let reason = format!("{index} leads to {} of {heap} blocks", blocks.named);
+                go_to(
+                    blocks,
+                    &format!("Index Block Ranges using {index}"),
+                    &reason,
+                )
             }
         }
     }
