@@ -68,7 +68,9 @@ pub use life::Stop;
 pub use moved_clock::MovedClock;
 pub use net::{Net, Place};
 pub use program::{Output, Program, Running};
-pub use wait::{poll, wait_for, wait_for_answer, wait_for_two_rounds, wait_until};
+pub use wait::{
+    poll, wait_for, wait_for_answer, wait_for_two_rounds, wait_until, wait_until_swept,
+};
 
 /// Says that a test is not run here, past the harness that would hide what a passed test prints; `make test` counts it.
 pub fn not_run(reason: &str) {

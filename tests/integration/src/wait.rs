@@ -44,6 +44,26 @@ const STATE: [&str; 5] = [
     "custodian.partition_drop",
 ];
 
+/// Waits until a leaf was swept, with its triggers in place, and nothing is left to be looked at again. Without reading the
+/// leaf, and with no whole table read where an index serves.
+///
+/// # Panics
+/// As [`wait_for_answer`].
+#[track_caller]
+pub fn wait_until_swept(node: &Cluster, leaf: &str) {
+    wait_for_answer(
+        node,
+        &format!(
+            "SET enable_seqscan = off;
+             SELECT (SELECT count(*) FROM custodian.watermarks
+                     WHERE leaf = '{leaf}'::regclass AND watched AND swept_until IS NOT NULL),
+                    (SELECT count(*) FROM custodian.reopening)
+                    + (SELECT count(*) FROM custodian.watermark WHERE again_at > '-infinity' AND again <> '{{}}')"
+        ),
+        "1|0",
+    );
+}
+
 /// Waits until the node answers the query with this text.
 ///
 /// # Panics

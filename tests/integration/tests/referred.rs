@@ -1,7 +1,7 @@
 //! Rows that others refer to and keep: a round does not look at them, and each goes in one of the next rounds after what
 //! referred to it is gone. The audit pass, which looks at everything, is a year away.
 
-use integration::{Cluster, Result, wait_for_answer};
+use integration::{Cluster, Result, wait_for_answer, wait_until_swept};
 
 fn cluster(name: &str) -> Result<Cluster> {
     let node = Cluster::builder(name)
@@ -22,21 +22,6 @@ fn cluster(name: &str) -> Result<Cluster> {
 
 fn wait_for(node: &Cluster, query: &str, value: &str) {
     wait_for_answer(node, &format!("SET enable_seqscan = off; {query}"), value);
-}
-
-/// Waits until the table was swept, with triggers in place on it, and nothing is left to be looked at again.
-#[track_caller]
-fn passed(node: &Cluster, leaf: &str) {
-    wait_for(
-        node,
-        &format!(
-            "SELECT (SELECT count(*) FROM custodian.watermarks
-                     WHERE leaf = '{leaf}'::regclass AND watched AND swept_until IS NOT NULL),
-                    (SELECT count(*) FROM custodian.reopening)
-                    + (SELECT count(*) FROM custodian.watermark WHERE again_at > '-infinity' AND again <> '{{}}')"
-        ),
-        "1|0",
-    );
 }
 
 /// Which of these customers are there.
@@ -64,7 +49,7 @@ fn a_round_looks_at_no_row_that_others_keep_but_at_those_that_came_free() -> Res
     let node = cluster("shells")?;
     // What it reads is counted when it leaves.
     node.client()?.batch_execute(SHELLS)?;
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     let audited = "SELECT audited_at FROM custodian.watermarks WHERE leaf = 'customer'::regclass";
     let before = node.text(audited)?;
     let generation = "SELECT generation FROM custodian.watermark WHERE leaf = 'customer'::regclass";
@@ -92,17 +77,17 @@ fn a_round_looks_at_no_row_that_others_keep_but_at_those_that_came_free() -> Res
     };
     node.exec("DELETE FROM orders WHERE id = 100")?;
     gone(1);
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     // By a sweep of what refers to it.
     node.exec("UPDATE orders SET at = '2001-01-01' WHERE id = 200")?;
     gone(2);
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     // It refers to another one, or to none.
     node.exec("UPDATE orders SET customer = 1 WHERE id = 300; UPDATE orders SET customer = NULL WHERE id = 400")?;
     gone(4);
     // One of two.
     node.exec("INSERT INTO orders VALUES (30001, 500, now()), (30002, 500, now()); DELETE FROM orders WHERE id = 500")?;
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     assert_eq!(node.text(&left("500"))?, "500");
     // As logical replication applies it, in a subtransaction.
     node.exec(
@@ -120,7 +105,7 @@ fn a_round_looks_at_no_row_that_others_keep_but_at_those_that_came_free() -> Res
     node.exec("DELETE FROM orders WHERE id = 30003; SELECT pg_sleep(2.5)")?;
     open.batch_execute("COMMIT")?;
     gone(7);
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     node.exec("SELECT pg_sleep(2.5)")?;
     let few = fetched_since()?;
     assert!(
@@ -135,7 +120,7 @@ fn a_round_looks_at_no_row_that_others_keep_but_at_those_that_came_free() -> Res
     // Many at once, all over the years.
     node.exec("DELETE FROM orders WHERE id % 100 = 50 AND id <= 22000")?;
     gone(207);
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
 
     assert_eq!(
         node.text(audited)?,
@@ -196,7 +181,7 @@ fn what_leaves_without_a_trigger_for_each_row_has_the_table_looked_at() -> Resul
          SELECT custodian.tag_column('customer', 'name', 'user.name', '{shop.account}')",
     )?;
     let all = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM customer";
-    let swept = || passed(&node, "customer");
+    let swept = || wait_until_swept(&node, "customer");
     swept();
     let audited = "SELECT audited_at FROM custodian.watermarks WHERE leaf = 'customer'::regclass";
     let looked_at = |before: &str| -> Result<()> {
@@ -314,24 +299,24 @@ fn what_goes_along_and_what_waits_for_it_is_watched_over_all_keys() -> Result<()
     )?;
     let all = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM customer";
     wait_for(&node, all, "2 3 4 5 6");
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     let audited = "SELECT audited_at FROM custodian.watermarks WHERE leaf = 'customer'::regclass";
     let before = node.text(audited)?;
     node.exec("DELETE FROM payment WHERE session = 2")?;
     wait_for(&node, all, "3 4 5 6");
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     node.exec("UPDATE payment SET session = 4 WHERE session = 3")?;
     wait_for(&node, all, "4 5 6");
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     // The key of what goes along changes.
     node.exec("UPDATE session SET id = 60 WHERE id = 6")?;
     wait_for(&node, all, "4 5");
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     assert_eq!(node.text(audited)?, before);
     assert_eq!(node.text("SELECT count(*) FROM session")?, "2");
     node.exec("SELECT custodian.release_hold(hold, 'counsel', 'closed') FROM custodian.holds")?;
     wait_for(&node, all, "4");
-    passed(&node, "customer");
+    wait_until_swept(&node, "customer");
     node.exec("TRUNCATE payment")?;
     wait_for(&node, "SELECT count(*) FROM customer", "0");
     Ok(())
@@ -358,7 +343,7 @@ fn a_row_comes_free_when_its_own_key_changes_and_when_triggers_of_what_refers_to
     let suppliers = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM supplier";
     let swept = || {
         for leaf in ["customer", "supplier_1", "supplier_2"] {
-            passed(&node, leaf);
+            wait_until_swept(&node, leaf);
         }
     };
     swept();

@@ -1,7 +1,7 @@
 //! What makes rows due again behind a watermark reopens those rows, and no others: the audit pass, which looks at
 //! everything, is a year away, and a large table is not read as a whole.
 
-use integration::{Cluster, Result, Sql, wait_for_answer};
+use integration::{Cluster, Result, Sql, wait_for_answer, wait_until_swept};
 
 fn cluster(name: &str) -> Result<Cluster> {
     let node = Cluster::builder(name)
@@ -22,21 +22,6 @@ fn cluster(name: &str) -> Result<Cluster> {
 
 fn wait_for(node: &Cluster, query: &str, value: &str) {
     wait_for_answer(node, &format!("SET enable_seqscan = off; {query}"), value);
-}
-
-/// Waits until the leaf was swept, with its triggers in place, and nothing is left to be looked at again.
-#[track_caller]
-fn passed(node: &Cluster, leaf: &str) {
-    wait_for(
-        node,
-        &format!(
-            "SELECT (SELECT count(*) FROM custodian.watermarks
-                     WHERE leaf = '{leaf}'::regclass AND watched AND swept_until IS NOT NULL),
-                    (SELECT count(*) FROM custodian.reopening)
-                    + (SELECT count(*) FROM custodian.watermark WHERE again_at > '-infinity' AND again <> '{{}}')"
-        ),
-        "1|0",
-    );
 }
 
 /// Visits of the last 28 days, by clocks of their own and of the customer, on more blocks than the fuse counts.
@@ -60,7 +45,7 @@ const VISITS: &str = "
 fn each_event_reopens_its_rows_and_the_table_is_not_read_as_a_whole() -> Result<()> {
     let node = cluster("exact")?;
     node.exec(VISITS)?;
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
     let audited = node.text("SELECT audited_at FROM custodian.watermarks")?;
     node.exec(
         "SELECT pg_sleep(2.5); SELECT pg_stat_reset_single_table_counters('visit'::regclass)",
@@ -70,7 +55,7 @@ fn each_event_reopens_its_rows_and_the_table_is_not_read_as_a_whole() -> Result<
     // The clock of a row that others refer to.
     node.exec("UPDATE customer SET seen = now() - interval '400 days' WHERE id = 7")?;
     wait_for(&node, named, "20");
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
     // A row that comes to refer to it, new or old.
     node.exec(
         "INSERT INTO visit VALUES (50001, 7, 'ip', 'name', 'bill', now(), now());
@@ -87,7 +72,7 @@ fn each_event_reopens_its_rows_and_the_table_is_not_read_as_a_whole() -> Result<
     let cells = "SELECT ip IS NULL, bill IS NULL FROM visit WHERE id = 200";
     node.exec("UPDATE visit SET at = '2001-01-01' WHERE id = 200")?;
     wait_for(&node, cells, "t|f");
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
     node.exec("UPDATE visit SET paid = '2001-01-01' WHERE id = 200")?;
     wait_for(&node, cells, "t|t");
 
@@ -97,11 +82,11 @@ fn each_event_reopens_its_rows_and_the_table_is_not_read_as_a_whole() -> Result<
         "SELECT custodian.place_hold('M1', 'counsel', current_date + 30, 'court', subject_kind => 'customer', subject_key => '{9}');
          UPDATE visit SET at = '2002-01-01' WHERE customer = 9",
     )?;
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
     wait_for(&node, held, "0");
     node.exec("SELECT custodian.release_hold(hold, 'counsel', 'closed') FROM custodian.holds")?;
     wait_for(&node, held, "20");
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
 
     // A shorter period: those between the old one and the new one.
     node.exec("SELECT custodian.define_purpose('shop.visit', 'contract', '27 days')")?;
@@ -112,7 +97,7 @@ fn each_event_reopens_its_rows_and_the_table_is_not_read_as_a_whole() -> Result<
          FROM visit WHERE at < now() - interval '20 days'",
         "t|0",
     );
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
     assert_eq!(
         node.text("SELECT audited_at FROM custodian.watermarks")?,
         audited,
@@ -143,7 +128,7 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
          INSERT INTO claim VALUES (1, 'n', now() - interval '10 days'), (2, 'n', now() - interval '4 days 23 hours'),
                                   (3, 'n', now() - interval '1 day 1 hour')",
     )?;
-    passed(&node, "claim");
+    wait_until_swept(&node, "claim");
     assert_eq!(node.text("SELECT count(name) FROM claim")?, "3");
     node.exec("SELECT custodian.resume_defence('cn.claim', now() - interval '5 days')")?;
     wait_for(
@@ -155,7 +140,7 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
     node.exec(
         "INSERT INTO claim VALUES (4, 'n', now() - interval '3 days' + interval '5 seconds')",
     )?;
-    passed(&node, "claim");
+    wait_until_swept(&node, "claim");
     wait_for(&node, "SELECT count(name) FROM claim", "1");
 
     // A table with old rows becomes a child.
@@ -166,10 +151,10 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
          CREATE TABLE log_old (ip text, at timestamptz NOT NULL);
          INSERT INTO log_old VALUES ('ip', '2001-01-01'), ('ip', now())",
     )?;
-    passed(&node, "log");
+    wait_until_swept(&node, "log");
     node.exec("ALTER TABLE log_old INHERIT log")?;
     wait_for(&node, "SELECT count(ip) FROM log", "1");
-    passed(&node, "log_old");
+    wait_until_swept(&node, "log_old");
     // It leaves, gets more, and comes back.
     node.exec(
         "ALTER TABLE log_old NO INHERIT log; INSERT INTO log_old VALUES ('ip', '2001-01-01');
@@ -184,7 +169,7 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
          SELECT custodian.tag_table('code', clock => 'at');
          SELECT custodian.tag_column('code', 'value', 'user.contact', '{shop.code}', on_expiry => 'set_null')",
     )?;
-    passed(&node, "code");
+    wait_until_swept(&node, "code");
     let mut open = node.client()?;
     open.batch_execute("BEGIN; INSERT INTO code VALUES (1, 'x')")?;
     node.exec("INSERT INTO code VALUES (2, 'x')")?;
@@ -204,10 +189,10 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
          SELECT custodian.tag_column('lead', 'name', 'user.name', '{shop.lead}', on_expiry => 'set_null');
          INSERT INTO lead VALUES (1, 'n', now()), (2, 'n', NULL)",
     )?;
-    passed(&node, "lead");
+    wait_until_swept(&node, "lead");
     node.exec("SELECT custodian.end_purpose('shop.lead')")?;
     wait_for(&node, "SELECT count(name) FROM lead", "0");
-    passed(&node, "lead");
+    wait_until_swept(&node, "lead");
     node.exec("INSERT INTO lead VALUES (3, 'n', now()), (4, 'n', NULL)")?;
     wait_for(&node, "SELECT count(name) FROM lead", "0");
 
@@ -221,13 +206,13 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
          SELECT custodian.tag_table('letter', clock => 'contract.person.seen');
          SELECT custodian.tag_column('letter', 'body', 'user.content', '{shop.account}', on_expiry => 'set_null')",
     )?;
-    passed(&node, "letter");
+    wait_until_swept(&node, "letter");
     node.exec("UPDATE person SET seen = '2001-01-01' WHERE id = 1")?;
     wait_for(&node, "SELECT count(body) FROM letter", "1");
-    passed(&node, "letter");
+    wait_until_swept(&node, "letter");
     node.exec("UPDATE contract SET person = 1 WHERE id = 2")?;
     wait_for(&node, "SELECT count(body) FROM letter", "0");
-    passed(&node, "letter");
+    wait_until_swept(&node, "letter");
     node.exec("INSERT INTO letter VALUES (3, 2, 'b')")?;
     wait_for(&node, "SELECT count(body) FROM letter", "0");
     Ok(())
@@ -242,7 +227,7 @@ fn the_audit_pass_finds_what_nothing_noticed_within_its_time() -> Result<()> {
          SELECT custodian.tag_column('visit', 'ip', 'user.device.ip_address', '{shop.visit}', on_expiry => 'set_null');
          INSERT INTO visit VALUES (1, 'ip', now())",
     )?;
-    passed(&node, "visit");
+    wait_until_swept(&node, "visit");
     let audited = node.text("SELECT audited_at FROM custodian.watermarks")?;
     node.exec(
         "ALTER TABLE visit DISABLE TRIGGER ALL; INSERT INTO visit VALUES (2, 'ip', '2001-01-01');
