@@ -105,7 +105,7 @@ fn enforce_minimum(name: Option<String>, enforcement: Option<String>) -> SqlResu
             Kind::InvalidParameter,
             "argument \"enforcement\" is neither \"refuse\" nor \"warn\"",
         )
-        .hint("With \"warn\", users' statements pass with a warning.")
+        .hint("Use \"refuse\", or \"warn\" to let users' statements pass with a warning.")
     })?;
     Ok(enforce(&name, enforcement)?)
 }

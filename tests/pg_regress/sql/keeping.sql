@@ -95,6 +95,17 @@ INSERT INTO keeping.bill VALUES (5, 'p', 'a', '2010-01-01');
 SELECT object, change, loosens FROM custodian.apply_policy('{"minimums":{"k.a":{"enforcement":"refuse"}}}', dry_run => false);
 DELETE FROM keeping.bill WHERE id = 5;
 SELECT custodian.enforce_minimum('k.a', 'warn');
+-- Under one that warns a table may be dropped, and a key over which its clock is found, by CASCADE as well.
+CREATE TABLE keeping.item (id int PRIMARY KEY, bill int CONSTRAINT item_bill REFERENCES keeping.bill, what text);
+SELECT custodian.tag_table('keeping.item', clock => 'item_bill.at');
+SELECT custodian.tag_column('keeping.item', 'what', 'user.financial', '{k.account}', on_expiry => 'set_null');
+SELECT custodian.require_minimum('k.c', 'keeping.item', '{what}', '100 years', 'Act C', clock => 'item_bill.at');
+SELECT custodian.enforce_minimum('k.c', 'warn');
+INSERT INTO keeping.bill VALUES (6, 'p', 'a', '2010-01-01');
+INSERT INTO keeping.item VALUES (1, 6, 'w');
+ALTER TABLE keeping.bill DROP CONSTRAINT bill_pkey CASCADE;
+DROP TABLE keeping.bill CASCADE;
+DROP TABLE keeping.item;
 
 DROP EXTENSION pg_custodian;
 DROP SCHEMA keeping CASCADE;
