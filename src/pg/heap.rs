@@ -37,6 +37,11 @@ pub fn blocks(relation: pg_sys::Oid) -> Result<u32> {
 /// Whether the relation has rules or triggers that a user made: code that can have a statement do something else.
 /// Under a lock that keeps them as they are.
 pub fn has_own_code(relation: pg_sys::Oid) -> bool {
+    has_code_on(relation, u32::MAX)
+}
+
+/// The same for triggers on these events alone, as bits of `pg_trigger.tgtype`, and for any rule.
+pub fn has_code_on(relation: pg_sys::Oid, events: u32) -> bool {
     // SAFETY: the relation is opened under a lock and closed again; its trigger descriptor is NULL or holds as many
     // triggers as it says, and stays while it is open.
     unsafe {
@@ -47,7 +52,8 @@ pub fn has_own_code(relation: pg_sys::Oid) -> bool {
         let rules = !(*opened).rd_rules.is_null();
         let triggers = (*opened).trigdesc.as_ref().is_some_and(|descriptor| {
             (0..usize::try_from(descriptor.numtriggers).unwrap_or(0))
-                .any(|at| !(*descriptor.triggers.add(at)).tgisinternal)
+                .map(|at| &*descriptor.triggers.add(at))
+                .any(|trigger| !trigger.tgisinternal && trigger.tgtype as u32 & events != 0)
         });
         pg_sys::relation_close(opened, pg_sys::AccessShareLock as i32);
         rules || triggers

@@ -222,8 +222,9 @@ fn has_code(plan: &Plan) -> bool {
         .map(|(id, _)| pg_sys::Oid::from(id))
         .flat_map(|top| std::iter::once(top).chain(inherit::descendants(top)));
     let leaves = plan.together().flat_map(|plan| &plan.leaves);
+    let on_delete = pg_sys::TRIGGER_TYPE_DELETE;
     leaves
-        .map(|leaf| pg_sys::Oid::from(leaf.id))
-        .chain(declared)
-        .any(heap::has_own_code)
+        .map(|leaf| (pg_sys::Oid::from(leaf.id), on_delete))
+        .chain(declared.map(|relation| (relation, on_delete | pg_sys::TRIGGER_TYPE_UPDATE)))
+        .any(|(relation, events)| heap::has_code_on(relation, events))
 }

@@ -49,22 +49,32 @@ pub fn along(id: i64, plan: &Plan, along: &[Along]) -> Result<i64> {
     })
 }
 
-/// Rows of the table disposed in the last 24 hours by runs other than `except` that nobody approved, without rows of
-/// other tables that went along.
-pub fn lately(relation: pg_sys::Oid, except: Option<i64>) -> Result<i64> {
+/// Rows of the plan's table disposed in the last 24 hours by runs other than `except` that nobody approved: by its own,
+/// without rows of other tables that went along, and by those of others with which they went along.
+pub fn lately(plan: &Plan, except: Option<i64>) -> Result<i64> {
+    let relation = pg_sys::Oid::from(plan.table);
+    let leaves: Vec<String> = plan
+        .leaves
+        .iter()
+        .map(|leaf| leaf.ident.name.clone())
+        .collect();
     let along: Vec<String> = cascade::ALL
         .iter()
         .map(|action| (*action).to_owned())
         .collect();
     sandbox::as_extension_owner(|| {
         Ok(spi::select_one(
-            "SELECT coalesce(sum(r.rows_done - (SELECT coalesce(sum(i.done), 0) FROM custodian.run_item i
-                                                WHERE i.run_id = r.run_id AND i.action = ANY ($3))), 0)::bigint
+            "SELECT coalesce(sum(CASE WHEN r.relation = $1
+                                      THEN r.rows_done - (SELECT coalesce(sum(i.done), 0) FROM custodian.run_item i
+                                                          WHERE i.run_id = r.run_id AND i.action = ANY ($3))
+                                      ELSE (SELECT coalesce(sum(i.done), 0) FROM custodian.run_item i
+                                            WHERE i.run_id = r.run_id AND i.action = ANY ($3) AND i.leaf = ANY ($4)) END),
+                             0)::bigint
              FROM custodian.run r
-             WHERE r.relation = $1 AND r.approved_at IS NULL AND r.run_id IS DISTINCT FROM $2
+             WHERE r.approved_at IS NULL AND r.run_id IS DISTINCT FROM $2
                AND coalesce(r.finished_at, pg_catalog.clock_timestamp())
                    > pg_catalog.clock_timestamp() - interval '24 hours'",
-            &[relation.into(), except.into(), along.into()],
+            &[relation.into(), except.into(), along.into(), leaves.into()],
             |row| row.must::<i64>(1),
         )?
         .unwrap_or(0))

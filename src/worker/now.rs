@@ -157,7 +157,7 @@ fn table(
     let mut cells: Vec<(String, i64)> = Vec::new();
     let mut went: Vec<Along> = Vec::new();
     let items = xact::with_snapshot(|| run::items(id))?;
-    for step in render::steps(&work.plan) {
+    for step in render::steps_of_disposal(&work.plan) {
         for leaf in &work.plan.leaves {
             let item = survey::item(&work.plan, step, leaf, 0);
             let number = items.iter().find_map(|(number, stored, _)| {
@@ -204,6 +204,12 @@ fn table(
             "More rows are due than were counted a moment ago.",
         ));
     }
+    // In the order in which previews tell them.
+    let told: Vec<String> = render::steps(&work.plan)
+        .iter()
+        .map(|step| step.action(&work.plan))
+        .collect();
+    cells.sort_by_key(|(action, _)| told.iter().position(|other| other == action));
     xact::with_snapshot(|| {
         let Work { plan, watch, .. } = work;
         marks.advance_all(plan.leaves.iter(), &plan.mark, watch.as_ref(), cutoff)?;
@@ -292,7 +298,7 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
     let estimate = |planned, rows, except| -> Result<Estimate> {
         Ok(Estimate {
             planned,
-            disposed: disposed::lately(root, except)?,
+            disposed: disposed::lately(&work.plan, except)?,
             rows,
             fraction: guc::max_disposal_fraction(),
         })

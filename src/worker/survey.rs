@@ -80,7 +80,7 @@ pub fn along_item(plan: &Plan, along: &Along, planned: i64) -> Item {
 pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
     let own = Estimate {
         planned: survey.own(),
-        disposed: disposed::lately(pg_sys::Oid::from(work.plan.table), None)?,
+        disposed: disposed::lately(&work.plan, None)?,
         rows: survey.rows,
         fraction: guc::max_disposal_fraction(),
     };

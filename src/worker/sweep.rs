@@ -252,7 +252,7 @@ impl Sweep {
         };
         let estimate = Estimate {
             planned: run.planned,
-            disposed: disposed::lately(run.relation, Some(id))?,
+            disposed: disposed::lately(&work.plan, Some(id))?,
             rows: run.table_rows,
             fraction: guc::max_disposal_fraction(),
         };
@@ -297,7 +297,7 @@ impl Sweep {
         if !matches!(end, End::Through) {
             return Ok(end);
         }
-        for step in render::steps(&self.work.plan) {
+        for step in render::steps_of_disposal(&self.work.plan) {
             for leaf in &self.work.plan.leaves.clone() {
                 let item = survey::item(&self.work.plan, step, leaf, 0);
                 let key = (item.leaf.clone(), item.columns.clone(), item.action.clone());

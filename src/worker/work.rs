@@ -57,14 +57,17 @@ pub fn compiled(epoch: i64, schema: &Schema, policy: Policy, root: pg_sys::Oid) 
     })
 }
 
-/// Owner, kind and columns of a leaf, in words to compare; `None` when it is gone.
+/// Owner, kind, columns and foreign keys of a leaf, those too that lead to it, in words to compare; `None` when it is gone.
 pub fn shape(leaf: &Leaf) -> Result<Option<String>> {
     sandbox::as_extension_owner(|| {
         // Each batch asks: it is planned once.
         let found = fresh::repeated(
             "SELECT concat_ws(' ', c.relowner, c.relkind, c.relnamespace, c.relname,
                     string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod),
-                               ',' ORDER BY a.attnum))
+                               ',' ORDER BY a.attnum),
+                    (SELECT string_agg(k.oid::text, ',' ORDER BY k.oid)
+                     FROM (SELECT DISTINCT t.tgconstraint AS oid FROM pg_catalog.pg_trigger t
+                           WHERE t.tgrelid = c.oid AND t.tgconstraint <> 0) AS k))
              FROM pg_catalog.pg_class c
              JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
              WHERE c.oid = $1

@@ -69,9 +69,11 @@ impl Scope<'_> {
             return "false".to_owned();
         }
         let (reached, child) = (self.alias(), self.alias());
+        // The row is one of this table: keys that lead to others of the circle are for the steps behind.
         let first: Vec<String> = plan
             .circle
             .iter()
+            .filter(|key| plan.family.contains(&key.parent))
             .map(|key| {
                 format!(
                     "SELECT {child}.tableoid, {child}.ctid FROM {} WHERE {}",
@@ -80,6 +82,9 @@ impl Scope<'_> {
                 )
             })
             .collect();
+        if first.is_empty() {
+            return "false".to_owned();
+        }
         let step = self.step(&reached, &plan.circle);
         let mut sources: Vec<String> = Vec::new();
         let mut kept: Vec<String> = Vec::new();

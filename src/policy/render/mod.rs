@@ -124,6 +124,12 @@ pub fn steps(plan: &Plan) -> Vec<Step> {
     steps
 }
 
+/// The same in the order of disposal: rows that go first, so that one which somebody came to refer to meanwhile, and which
+/// stays, is still looked at for its cells.
+pub fn steps_of_disposal(plan: &Plan) -> Vec<Step> {
+    steps(plan).into_iter().rev().collect()
+}
+
 /// Whether a hold may lie on rows of the plan (of one leaf, where one is given). A hold on a subject concerns
 /// a table that has subjects of its kind.
 pub fn concerns(hold: &Hold, plan: &Plan, leaf: Option<&Leaf>) -> bool {

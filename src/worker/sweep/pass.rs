@@ -270,7 +270,8 @@ impl Sweep {
                     else {
                         return Ok(Batched::Stale);
                     };
-                    if rows > 0 {
+                    // Rows of others may go without one of its own, where its own was changed meanwhile.
+                    if rows > 0 || !along.is_empty() {
                         // The disk had the time of this batch for the one before. Before the run's row is locked, which is
                         // shared by all who sweep the table.
                         xact::flush_wal(committed);

@@ -172,6 +172,41 @@ fn the_worker_deletes_a_ring_of_three_tables_across_a_crash_and_while_one_is_pau
     Ok(())
 }
 
+/// Keys with other names and numbers than what they refer to; and with those of another table's key.
+#[test]
+fn a_circle_is_followed_by_its_keys_and_not_by_equal_numbers() -> Result<()> {
+    let (_node, mut client) = cluster("keys")?;
+    for (user, order) in [("id", "id"), ("user_no", "order_no")] {
+        client.batch_execute(&format!(
+            "DROP TABLE IF EXISTS s.person, s.orders CASCADE;
+             CREATE TABLE s.person ({user} int PRIMARY KEY, favourite int, at timestamptz, name text);
+             CREATE TABLE s.orders ({order} int PRIMARY KEY, buyer int NOT NULL REFERENCES s.person, at timestamptz, name text);
+             ALTER TABLE s.person OWNER TO app;
+             ALTER TABLE s.orders OWNER TO app;
+             INSERT INTO s.person VALUES (5, 105, now() - interval '20 days', 'past'), (77, 5, now(), 'young');
+             INSERT INTO s.orders VALUES (105, 5, now() - interval '20 days', 'past'), (5, 77, now(), 'young');
+             ALTER TABLE s.person ADD FOREIGN KEY (favourite) REFERENCES s.orders;
+             SELECT custodian.tag_table('s.person', clock => 'at', on_expiry => 'delete');
+             SELECT custodian.tag_table('s.orders', clock => 'at', on_expiry => 'delete');
+             SELECT custodian.tag_column('s.person', 'name', 'user.name', '{{p.short}}');
+             SELECT custodian.tag_column('s.orders', 'name', 'user.name', '{{p.short}}')"
+        ))?;
+        // That the order of the young one has the number of the past one keeps nobody.
+        assert_eq!(
+            client.text("SELECT relation, action, rows FROM custodian.sweep_now('s.person')")?,
+            "s.person|delete row|1\ns.orders|delete row (circle)|1",
+            "{user}, {order}"
+        );
+        assert_eq!(
+            client.text(&format!(
+                "SELECT (SELECT string_agg({user}::text, ',') FROM s.person), (SELECT string_agg({order}::text, ',') FROM s.orders)"
+            ))?,
+            "77|5"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn a_circle_of_tables_of_several_owners_stays_and_is_a_finding() -> Result<()> {
     let (_node, mut client) = cluster("owners")?;
