@@ -15,6 +15,7 @@ use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::active;
+use crate::guard::break_glass;
 use crate::guard::catalogs;
 use crate::guard::columns::{invalidations, listen};
 use crate::guard::exposure::{self, Column, Exposure};
@@ -306,6 +307,7 @@ fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Resu
         generation: session.active.generation,
         invalidations: invalidations(),
         on: false,
+        break_glass: break_glass::until(),
     };
     if SEEN.with_borrow_mut(|seen| seen.knows(stamp, key, &wanted)) {
         return Ok(Outcome::Warned);
@@ -427,6 +429,10 @@ fn stamp() -> Option<Stamp> {
         generation: active::generation(),
         invalidations: invalidations(),
         on: mode == Enforce::On,
+        break_glass: match mode {
+            Enforce::Warn => break_glass::until(),
+            _ => 0,
+        },
     })
 }
 

@@ -32,13 +32,20 @@ unsafe impl PGRXSharedMemory for Until {}
 // SAFETY: no other shared memory of the extension has this name.
 static UNTIL: PgAtomic<Until> = unsafe { PgAtomic::new(c"pg_custodian break-glass") };
 
-/// Whether it lasts. False in processes that cannot see shared memory, such as the postmaster.
-pub fn lasts() -> bool {
+/// Until when it was to last when it was begun last, in the server's microseconds; 0 where it was ended before, or never
+/// begun, and in processes that cannot see shared memory, such as the postmaster.
+#[inline]
+pub fn until() -> i64 {
     // SAFETY: reads a backend-local pointer.
     if !guc::preloaded() || unsafe { pg_sys::MyProc.is_null() } {
-        return false;
+        return 0;
     }
-    let until = UNTIL.get().at.load(Ordering::Relaxed);
+    UNTIL.get().at.load(Ordering::Relaxed)
+}
+
+/// Whether it lasts.
+pub fn lasts() -> bool {
+    let until = until();
     until != 0 && xact::server_now() < until
 }
 

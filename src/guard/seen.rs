@@ -16,6 +16,8 @@ pub struct Stamp {
     pub invalidations: u64,
     /// Whether the gate was in mode `on`, and not in `warn`.
     pub on: bool,
+    /// Until when break-glass lasts, or 0: what passes while it does is recorded each time that it is begun.
+    pub break_glass: i64,
 }
 
 impl Stamp {
@@ -24,6 +26,7 @@ impl Stamp {
         generation: 0,
         invalidations: 0,
         on: false,
+        break_glass: 0,
     };
 }
 
@@ -135,6 +138,7 @@ mod tests {
         generation: 1,
         invalidations: 7,
         on: false,
+        break_glass: 0,
     };
 
     fn read(relation: u32, columns: u64) -> Read {

@@ -127,6 +127,34 @@ unsafe fn leaks(node: *mut pg_sys::Node) -> bool {
     unsafe { pg_sys::contain_leaked_vars(node) || uses_users_code(node, std::ptr::null_mut()) }
 }
 
+/// Whether a call could fail for its collation, whatever it is called on: where collations are in conflict, the parser leaves
+/// it to functions to complain when they are called, and some do not work under one that is not deterministic.
+///
+/// # Safety
+/// `node` must be a node of an expression that calls a function.
+unsafe fn fails_by_collation(node: *mut pg_sys::Node) -> bool {
+    use pg_sys::NodeTag as Tag;
+    // SAFETY: by the caller's promise; each tag is the one of its type, and the rest are cached catalog lookups.
+    unsafe {
+        let arguments = match (*node).type_ {
+            Tag::T_OpExpr | Tag::T_DistinctExpr | Tag::T_NullIfExpr => {
+                (*node.cast::<pg_sys::OpExpr>()).args
+            }
+            Tag::T_ScalarArrayOpExpr => (*node.cast::<pg_sys::ScalarArrayOpExpr>()).args,
+            Tag::T_FuncExpr => (*node.cast::<pg_sys::FuncExpr>()).args,
+            _ => return false,
+        };
+        let collation = pg_sys::exprInputCollation(node);
+        if collation != pg_sys::Oid::INVALID {
+            return !pg_sys::get_collation_isdeterministic(collation);
+        }
+        // By type: two arguments of which each is in conflict have no collation either.
+        list::items::<pg_sys::Node>(arguments)
+            .into_iter()
+            .any(|argument| pg_sys::type_is_collatable(pg_sys::exprType(argument)))
+    }
+}
+
 unsafe extern "C-unwind" fn may_act(function: pg_sys::Oid, _context: *mut c_void) -> bool {
     // SAFETY: a cached catalog lookup of a function that an expression calls.
     is_users(function) || unsafe { !pg_sys::get_func_leakproof(function) }
@@ -158,6 +186,7 @@ unsafe extern "C-unwind" fn does_something(node: *mut pg_sys::Node, context: *mu
             | Tag::T_NullIfExpr
             | Tag::T_ScalarArrayOpExpr => {
                 pg_sys::check_functions_in_node(node, Some(may_act), context)
+                    || fails_by_collation(node)
                     || pg_guard_ffi_boundary(|| {
                         expression_tree_walker(node, does_something, context)
                     })

@@ -114,7 +114,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             ),
         }
         bgworker::report_idle();
-        if pause(database) {
+        if pause(database, &mut archives) {
             rounds.settings_changed();
             prune.settings_changed();
             tidy.settings_changed();
@@ -123,7 +123,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
 }
 
 /// Waits for the next round: the nap time, or until woken or told to reread the settings, which it reports.
-fn pause(database: pg_sys::Oid) -> bool {
+fn pause(database: pg_sys::Oid, archives: &mut archive::Reporter) -> bool {
     latch::sleep(SHORTEST);
     let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
     let start = std::time::Instant::now();
@@ -138,7 +138,7 @@ fn pause(database: pg_sys::Oid) -> bool {
         let left = archive::pause_on_report(database, left);
         if !latch::wait(sentinel::pause_on_lanes(database, left)) {
             sentinel::by_lanes(database);
-            archive::report_closings(database);
+            archives.report_closings(database);
         }
     }
     false

@@ -147,7 +147,7 @@ const PASS: [(&str, &str); 50] = [
 ];
 
 /// Statements that are refused.
-const REFUSED: [&str; 56] = [
+const REFUSED: [&str; 57] = [
     "SELECT email FROM customer",
     "SELECT count(*) FROM customer",
     "SELECT id FROM customer WHERE email = 'canary-1@example.com'",
@@ -166,6 +166,7 @@ const REFUSED: [&str; 56] = [
     "SELECT email FROM by_place WHERE country = 'us'",
     "SELECT email FROM customer WHERE CASE WHEN country = 'us' THEN true ELSE app.leak(email) END",
     // Parts of a condition are evaluated by what others say: that something is called at all tells.
+    "SELECT id FROM (SELECT *, country COLLATE \"C\" AS a, country COLLATE \"POSIX\" AS b FROM customer) s WHERE (country = 'us' AND id < 0) OR (email >= 'canary-1@example.com' AND a = b AND country = 'americas')",
     "SELECT id FROM customer WHERE (country = 'us' AND id < 0) OR (email >= 'canary-1@example.com' AND nextval('app.s') > 0 AND country = 'americas')",
     "SELECT id FROM customer WHERE (country = 'us' AND id < 0) OR (email >= 'canary-1@example.com' AND 1 / length(current_setting('c.z', true)) = 0 AND country = 'americas')",
     "SELECT id FROM customer WHERE (country = 'us' AND id < 0) OR (email >= 'canary-1@example.com' AND (SELECT app.leak('hit')) AND country = 'americas')",

@@ -1,6 +1,6 @@
 //! What the processes of the cluster tell each other about archive lanes: files in the data directory, since the
 //! postmaster decides on settings and can read no table. Each file has one writer: the scheduler of a database its report,
-//! the launcher where all stand. What is missing or cannot be read opens nothing.
+//! the launcher where all stand, once a scheduler made that file as one by which nothing does. What is missing or cannot be read opens nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -49,6 +49,24 @@ fn write<T: Serialize>(name: &str, content: &T) -> bool {
     true
 }
 
+/// Makes the directory where there is none, with a file in it by which nothing stands yet: without that file what stood would
+/// count as lost, and commands that are in force as ended.
+fn make_directory() -> std::io::Result<()> {
+    let Some(directory) = directory() else {
+        return Err(std::io::Error::other("there is no data directory"));
+    };
+    if directory.exists() {
+        return Ok(());
+    }
+    let new = directory.with_extension("new");
+    files::replace(&new.join(STANDING), "[]")?;
+    match std::fs::rename(&new, &directory) {
+        // Another scheduler was first.
+        Err(_) if directory.exists() => std::fs::remove_dir_all(&new).or(Ok(())),
+        made => made,
+    }
+}
+
 /// The report of a database.
 pub fn report_of(database: pg_sys::Oid) -> Option<Vec<Open>> {
     read(&directory()?.join(database.to_u32().to_string()))
@@ -58,6 +76,17 @@ pub fn report_of(database: pg_sys::Oid) -> Option<Vec<Open>> {
 pub fn put_report(database: pg_sys::Oid, open: &Vec<Open>) -> bool {
     let known = report_of(database);
     if known.as_ref() == Some(open) || (known.is_none() && open.is_empty()) {
+        return false;
+    }
+    if let Err(error) = make_directory() {
+        report::log(
+            pgrx::PgLogLevel::WARNING,
+            Error::new(
+                Kind::ConfigFile,
+                format!("could not make the directory of archive lanes ({error})"),
+            )
+            .hint("Until that is possible, no archive lane is open."),
+        );
         return false;
     }
     write(&database.to_u32().to_string(), open)

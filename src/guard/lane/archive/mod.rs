@@ -18,4 +18,4 @@ mod watch;
 pub use ending::Ending;
 pub use open::{close_all_of, close_one};
 pub use standing::{at_start, before_label, endings, fault, findings, forget, has_ended};
-pub use watch::{Reporter, Watch, close, pause_on_report, report_closings};
+pub use watch::{Reporter, Watch, close, pause_on_report};

@@ -110,8 +110,14 @@ pub fn digest(command: &str) -> String {
     hex::encode(Sha256::digest(command.as_bytes()))
 }
 
-/// Where each destination stands now: those for which a database has a lane, and those that once were open.
-pub fn combine(before: &[Standing], databases: &[Database], now: i64) -> Vec<Standing> {
+/// Where each destination stands now: those for which a database has a lane, and those that once were open, of which that of
+/// the command in force, by its digest, is not forgotten.
+pub fn combine(
+    before: &[Standing],
+    databases: &[Database],
+    in_force: &str,
+    now: i64,
+) -> Vec<Standing> {
     let mut destinations: Vec<&Destination> = databases
         .iter()
         .flat_map(|database| &database.open)
@@ -158,7 +164,7 @@ pub fn combine(before: &[Standing], databases: &[Database], now: i64) -> Vec<Sta
         .collect();
     let mut over = found.len().saturating_sub(MAX_REMEMBERED);
     found.retain(|standing| {
-        let forget = over > 0 && !standing.open;
+        let forget = over > 0 && !standing.open && standing.destination.command != in_force;
         over -= usize::from(forget);
         !forget
     });
@@ -267,6 +273,7 @@ mod tests {
                 database("a", &[("ship", "eu", 100), ("ship", "eu", 50)]),
                 database("b", &[("ship", "eu", 80)]),
             ],
+            "",
             10,
         );
         assert_eq!(why(&both, "ship", "eu", 10), None);
@@ -292,49 +299,51 @@ mod tests {
                 database("b", &[("other", "eu", 100), ("ship", "us", 100)]),
                 database("c", &[]),
             ],
+            "",
             10,
         );
         assert_eq!(
             why(&one, "ship", "eu", 10).unwrap(),
             "No archive lane is open for it in: b, c."
         );
-        assert!(combine(&[], &[], 10).is_empty());
+        assert!(combine(&[], &[], "", 10).is_empty());
     }
 
     #[test]
     fn what_was_open_is_remembered_and_told_of_once() {
         let open = |until| vec![database("a", &[("ship", "eu", until)])];
-        let first = combine(&[], &open(100), 10);
+        let first = combine(&[], &open(100), "", 10);
         assert_eq!(changed(&[], &first).len(), 1);
-        let second = combine(&first, &open(100), 20);
+        let second = combine(&first, &open(100), "", 20);
         assert_eq!(second, first);
         // Its transfer ends.
-        let third = combine(&second, &open(100), 100);
+        let third = combine(&second, &open(100), "", 100);
         assert_eq!(changed(&second, &third).len(), 1);
         assert!(!third[0].open && third[0].used);
         assert!(was_open(&third, "ship") && !was_open(&third, "other"));
         // Closed: nothing new, however much time goes by.
-        let fourth = combine(&third, &[database("a", &[])], 200);
+        let fourth = combine(&third, &[database("a", &[])], "", 200);
         assert_eq!(fourth, third);
         assert!(changed(&third, &fourth).is_empty());
         // A lane that never was open in all databases is not remembered.
         let partly = combine(
             &[],
             &[database("a", &[("x", "eu", 9)]), database("b", &[])],
+            "",
             1,
         );
         assert!(!was_open(&partly, "x"));
-        assert!(combine(&partly, &[database("a", &[]), database("b", &[])], 2).is_empty());
+        assert!(combine(&partly, &[database("a", &[]), database("b", &[])], "", 2).is_empty());
     }
 
     #[test]
     fn what_ends_at_a_place_is_remembered_and_may_open_again() {
         let open = [database("a", &[("ship", "eu", 100)])];
-        let first = combine(&[], &open, 10);
+        let first = combine(&[], &open, "", 10);
         let ended = end_all(first.clone(), "here");
         assert!(was_open(&ended, "ship"));
         assert!(why(&ended, "ship", "eu", 10).unwrap().contains("in: here."));
-        let again = combine(&ended, &open, 20);
+        let again = combine(&ended, &open, "", 20);
         assert_eq!(again, first);
         assert_eq!(changed(&ended, &again).len(), 1);
     }
@@ -342,13 +351,13 @@ mod tests {
     #[test]
     fn a_database_nobody_looks_into_opens_nothing_and_keeps_no_other_from_closing() {
         let known = [database("a", &[("ship", "eu", 100)])];
-        let open = combine(&[], &known, 10);
+        let open = combine(&[], &known, "", 10);
         let with = |before: &[Standing], reported: Option<&[Open]>, a: &Database, now| {
             let postgres = Database {
                 name: "postgres".to_owned(),
                 open: unlooked(before, reported),
             };
-            combine(before, &[a.clone(), postgres], now)
+            combine(before, &[a.clone(), postgres], "", now)
         };
         assert_eq!(with(&open, None, &known[0], 20), open);
         // It would have to have a lane itself.
@@ -385,7 +394,7 @@ mod tests {
     #[test]
     fn what_may_have_been_open_is_remembered() {
         let before = [Standing::lost(destination("ship", "eu"))];
-        let after = combine(&before, &[database("a", &[])], 10);
+        let after = combine(&before, &[database("a", &[])], "", 10);
         assert!(was_open(&after, "ship") && !after[0].open);
         assert!(changed(&before, &after).is_empty());
     }
@@ -401,7 +410,7 @@ mod tests {
                 used: true,
             })
             .collect();
-        let after = combine(&many, &[database("a", &[("ship", "eu", 100)])], 10);
+        let after = combine(&many, &[database("a", &[("ship", "eu", 100)])], "", 10);
         assert_eq!(after.len(), MAX_REMEMBERED);
         assert_eq!(why(&after, "ship", "eu", 10), None);
     }

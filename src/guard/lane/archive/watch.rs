@@ -27,6 +27,8 @@ const TRIES: u32 = 3;
 pub struct Reporter {
     /// How often in a row it could not be checked.
     failures: u32,
+    /// How often in a row it could not even be read which lanes are open.
+    unread: u32,
 }
 
 impl Reporter {
@@ -48,13 +50,33 @@ impl Reporter {
                     caught.describe("could not check the archive lanes"),
                 );
                 if self.failures < TRIES {
-                    still_open(database)
-                } else {
-                    Vec::new()
+                    self.report_closings(database);
+                    return;
                 }
+                Vec::new()
             }
         };
         put(database, &usable);
+    }
+
+    /// Reports lanes that were closed since the last report. For the scheduler while it waits, outside a transaction.
+    pub fn report_closings(&mut self, database: pg_sys::Oid) {
+        if !guc::preloaded() || disk::report_of(database).is_none_or(|reported| reported.is_empty())
+        {
+            return;
+        }
+        match still_open(database) {
+            Some(open) => {
+                self.unread = 0;
+                put(database, &open);
+            }
+            None => {
+                self.unread = self.unread.saturating_add(1);
+                if self.unread >= TRIES {
+                    put(database, &Vec::new());
+                }
+            }
+        }
     }
 }
 
@@ -64,34 +86,24 @@ fn put(database: pg_sys::Oid, open: &Vec<Open>) {
     }
 }
 
-/// What this database reported and its lanes still allow. Nothing when they cannot be read.
-fn still_open(database: pg_sys::Oid) -> Vec<Open> {
+/// What this database reported and its lanes still allow; `None` when they cannot be read.
+fn still_open(database: pg_sys::Oid) -> Option<Vec<Open>> {
     let reported = disk::report_of(database).unwrap_or_default();
-    if reported.is_empty() {
-        return reported;
-    }
     match xact::transaction(|| xact::with_snapshot(store::open_lanes)) {
         Ok(lanes) => {
             let lanes: Vec<_> = lanes
                 .into_iter()
                 .map(|lane| (lane.destination, lane.transfer.valid_until))
                 .collect();
-            model::still_open(reported, &lanes)
+            Some(model::still_open(reported, &lanes))
         }
         Err(caught) => {
             say::log(
                 PgLogLevel::WARNING,
                 caught.describe("could not read the archive lanes"),
             );
-            Vec::new()
+            None
         }
-    }
-}
-
-/// Reports lanes that were closed since the last report. For the scheduler while it waits, outside a transaction.
-pub fn report_closings(database: pg_sys::Oid) {
-    if guc::preloaded() && disk::report_of(database).is_some_and(|reported| !reported.is_empty()) {
-        put(database, &still_open(database));
     }
 }
 
@@ -287,16 +299,17 @@ impl Watch {
         if none && disk::reports().is_empty() {
             return;
         }
-        let Some(databases) = databases(&before, is_absent) else {
-            return;
+        let digest = model::digest(&command);
+        // Where databases cannot be listed nothing opens or closes, and what is to end is still followed.
+        let after = match databases(&before, is_absent) {
+            Some(databases) => model::combine(&before, &databases, &digest, xact::server_now()),
+            None => before.clone(),
         };
-        let after = model::combine(&before, &databases, xact::server_now());
         let differs = written.as_ref() != Some(&after);
         let rewritten = differs && disk::put_standings(&after);
         self.unwritten = differs && !rewritten;
         let changed = model::changed(&before, &after);
         let on = guc::enforce(Gate::Settings) == Enforce::On;
-        let digest = model::digest(&command);
         for standing in &changed {
             let concerned = &standing.destination.command;
             if standing.open && *concerned == digest {
@@ -317,7 +330,7 @@ impl Watch {
         }
         // What is in force although it ended: while the gate only warned, or in a reload that came too early.
         let stays = settings::is_to_end(&active, &command);
-        self.follow(&after, &digest, stays, on);
+        let ended = self.follow(&after, &digest, stays, on);
         let step = self.ending.step(stays && on, Instant::now());
         if step == Step::Complain {
             let destination = destination(&active, &command);
@@ -329,15 +342,21 @@ impl Watch {
                 format!("It could not be ended. {}", ending::WHY_NOT),
             );
         }
-        if on && (step == Step::Ask || !changed.is_empty() || (rewritten && written.is_none())) {
+        // Once more when it ended: other processes may have read the files at another moment than this one.
+        if on
+            && (step == Step::Ask
+                || ended
+                || !changed.is_empty()
+                || (rewritten && written.is_none()))
+        {
             bgworker::reload_server();
         }
         self.in_force = digest;
         self.known = Some(after);
     }
 
-    /// Says that what was to end has, once the command is seen not to be in force any more.
-    fn follow(&mut self, after: &[Standing], digest: &str, stays: bool, on: bool) {
+    /// Says that what was to end has, once the command is seen not to be in force any more; whether it has now.
+    fn follow(&mut self, after: &[Standing], digest: &str, stays: bool, on: bool) -> bool {
         if stays && on && self.pending.is_none() {
             self.pending = after
                 .iter()
@@ -346,9 +365,13 @@ impl Watch {
                 .cloned();
         }
         match self.pending.take() {
-            Some(pending) if pending.destination.command != digest => tell_ended(&pending, true),
+            Some(pending) if pending.destination.command != digest => {
+                tell_ended(&pending, true);
+                return true;
+            }
             Some(pending) if stays => self.pending = Some(pending),
             _ => {}
         }
+        false
     }
 }
