@@ -326,6 +326,12 @@ fn no_action_reaches_a_row_that_came_while_what_it_refers_to_was_being_deleted()
          SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete') FROM unnest('{s.parent,s.child}'::text[]) t;
          SELECT custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.parent,s.child}'::text[]) t",
     )?;
+    // Code that does not run when rows are deleted leaves it plain what reached others.
+    client.batch_execute(
+        "CREATE FUNCTION s.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         ALTER FUNCTION s.touch() OWNER TO app;
+         CREATE TRIGGER touch BEFORE UPDATE ON s.parent FOR EACH ROW EXECUTE FUNCTION s.touch()",
+    )?;
     client.batch_execute("BEGIN; INSERT INTO s.child VALUES (1, 1, now(), 'young')")?;
     let mut sweeper = node.client()?;
     let sweep = thread::spawn(move || {
