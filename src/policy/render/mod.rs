@@ -125,9 +125,12 @@ pub fn steps(plan: &Plan) -> Vec<Step> {
 }
 
 /// The same in the order of disposal: rows that go first, so that one which somebody came to refer to meanwhile, and which
-/// stays, is still looked at for its cells.
+/// stays, is still looked at for its cells. Groups keep their order: a document that goes as a whole takes its paths along.
 pub fn steps_of_disposal(plan: &Plan) -> Vec<Step> {
-    steps(plan).into_iter().rev().collect()
+    let (rows, cells): (Vec<Step>, Vec<Step>) = steps(plan)
+        .into_iter()
+        .partition(|step| matches!(step, Step::Rows));
+    rows.into_iter().chain(cells).collect()
 }
 
 /// Whether a hold may lie on rows of the plan (of one leaf, where one is given). A hold on a subject concerns

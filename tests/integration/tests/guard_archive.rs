@@ -390,7 +390,8 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     );
     // One that accepts no connections has no worker that could say so.
     let cold = copy(&node, "cold").conf("hot_standby = off").start()?;
-    node.text("SELECT pg_switch_wal()")?;
+    // A segment in which nothing was written yet is not switched.
+    node.exec("SELECT pg_logical_emit_message(true, 'test', 'a record'); SELECT pg_switch_wal()")?;
     for copy in [&standby, &cold] {
         wait_until("it has WAL to archive", 120, || has_wal_to_archive(copy));
         copy.wait_for_log("archiving is not configured", 120);
