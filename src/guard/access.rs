@@ -28,6 +28,7 @@ use crate::guard::session::{self, Session};
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
+use crate::pg::backend_local::BackendLocal;
 use crate::pg::executor::{self, Starting};
 use crate::pg::{relation, report, sandbox, xact};
 
@@ -39,8 +40,9 @@ const MAX_NAMED: usize = 8;
 const READING: &str = "reading";
 thread_local! {
     static SEEN: RefCell<Seen> = RefCell::new(Seen::default());
-    static PASSED: Passed = const { Passed::new() };
 }
+// SAFETY: hooks of the executor run in the thread that executes queries.
+static PASSED: BackendLocal<Passed> = unsafe { BackendLocal::new(Passed::new()) };
 
 /// The attribute numbers that a query reads; `None` when it reads the row as a whole, or asks for the rows
 /// without naming a column, whose number alone may tell something.
@@ -452,7 +454,7 @@ fn remember(access: &Access, before: Option<Stamp>, outcome: Outcome) {
         && !catalogs::holds_values(access.relation)
         && stamp() == Some(before)
     {
-        PASSED.with(|passed| passed.remember(before, read));
+        PASSED.get().remember(before, read);
     }
 }
 
@@ -469,15 +471,14 @@ unsafe fn passed(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List)
     if !own_residency::are_plans_of(stamp.generation, mode) {
         return false;
     }
-    PASSED.with(|passed| {
-        passed.is_of(stamp)
-            // SAFETY: by the caller's promise.
-            && unsafe {
-                compat::every_access(range_table, permissions, |access| {
-                    access.read().is_some_and(|read| passed.has(&read))
-                })
-            }
-    })
+    let passed = PASSED.get();
+    passed.is_of(stamp)
+        // SAFETY: by the caller's promise.
+        && unsafe {
+            compat::every_access(range_table, permissions, |access| {
+                access.read().is_some_and(|read| passed.has(&read))
+            })
+        }
 }
 
 #[pg_guard]

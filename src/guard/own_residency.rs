@@ -6,7 +6,7 @@
 //! scan evaluates. What is evaluated before these sees other rows, so nothing there may be able to tell what it sees: neither
 //! by a function, nor by an error, nor by the server's counts of what an index gave. What is not understood is refused.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -264,17 +264,22 @@ pub fn hidden(table: pg_sys::Oid) -> Vec<i16> {
     outside().map_or_else(Vec::new, |session| access::hidden(&session, table))
 }
 
-thread_local! {
-    /// The generation of the rules, and the mode of the gate, under which this session's plans were made.
-    static PLANNED: Cell<Option<(u64, Enforce)>> = const { Cell::new(None) };
+/// The generation of the rules, and the mode of the gate, under which this session's plans were made ([`circumstances`]);
+/// 0 before the first. Unlike a variable of the thread, this costs a statement no call.
+static PLANNED: AtomicU64 = AtomicU64::new(0);
+
+/// Both as one number.
+#[inline]
+fn circumstances(generation: u64, mode: Enforce) -> u64 {
+    generation << 2 | (mode as u64 + 1)
 }
 
 /// For sessions not known to be inside, before a statement is looked at: plans that are kept were perhaps made under
 /// other rules or in another mode, with indexes and an order of conditions that do not pass now. They are made anew from
 /// the next execution on.
 pub fn notice_circumstances() {
-    let now = Some((active::generation(), guc::enforce(Gate::Access)));
-    if PLANNED.replace(now) != now {
+    let now = circumstances(active::generation(), guc::enforce(Gate::Access));
+    if PLANNED.swap(now, Ordering::Relaxed) != now {
         // SAFETY: marks kept plans as not valid, as an invalidation message does, which may come at any time.
         unsafe { pg_sys::ResetPlanCache() };
     }
@@ -283,7 +288,7 @@ pub fn notice_circumstances() {
 /// Whether this session's plans were last seen to be of these rules and this mode.
 #[inline]
 pub fn are_plans_of(generation: u64, mode: Enforce) -> bool {
-    PLANNED.get() == Some((generation, mode))
+    PLANNED.load(Ordering::Relaxed) == circumstances(generation, mode)
 }
 
 /// Before EXECUTE takes a plan that was kept.

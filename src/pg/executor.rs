@@ -84,10 +84,6 @@ unsafe extern "C-unwind" fn hook(query: *mut pg_sys::QueryDesc, flags: c_int) {
     }
 }
 
-unsafe extern "C-unwind" fn at_end(_event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
-    forget();
-}
-
 unsafe extern "C-unwind" fn at_end_of_subtransaction(
     _event: pg_sys::SubXactEvent::Type,
     _own: pg_sys::SubTransactionId,
@@ -102,11 +98,11 @@ pub fn init() {
     if !guc::preloaded() {
         return;
     }
-    // SAFETY: called once from _PG_init, in the postmaster. After an error nothing of the statement is left.
+    // SAFETY: called once from _PG_init, in the postmaster. After an error nothing of the statement is
+    // left: the end of its transaction forgets it too (`xact.rs`).
     unsafe {
         PREVIOUS = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(hook);
-        pg_sys::RegisterXactCallback(Some(at_end), null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), null_mut());
     }
 }

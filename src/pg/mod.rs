@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod archiver;
 pub mod args;
+pub mod backend_local;
 pub mod bgworker;
 pub mod catalog;
 pub mod check;

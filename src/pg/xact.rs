@@ -1,14 +1,14 @@
-//! Transactions of background workers, and what happens when a user's transaction commits.
+//! Transactions of background workers, and what happens when a user's transaction ends.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::pg::report;
 use crate::pg::subxact::{self, Caught};
+use crate::pg::{executor, report};
 
 /// Runs `work` in a transaction of its own and commits it. An error, raised or returned, aborts the
 /// transaction and is handed over. No snapshot is active when `work` starts: it takes its locks first and
@@ -172,93 +172,106 @@ pub fn database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Set while the current transaction wants [`Callback::run`] at its commit.
-static WANTED: AtomicBool = AtomicBool::new(false);
+/// Has the callback of [`init_after_commit`] run after the commit of the current transaction.
+const AFTER_COMMIT: u8 = 1;
+/// Has the callback of [`init_before_commit`] run before the commit of the current transaction.
+const BEFORE_COMMIT: u8 = 2;
+/// Has the callback of [`init_before_first_commit`] run before the next commit of this session.
+const BEFORE_FIRST_COMMIT: u8 = 4;
 
-/// What runs after a commit that asked for it. It may not fail.
-static mut CALLBACK: Option<fn()> = None;
+/// What is to run at the end of the current transaction.
+static WANTED: AtomicU8 = AtomicU8::new(0);
 
-unsafe extern "C-unwind" fn on_xact_event(
-    event: pg_sys::XactEvent::Type,
-    _arg: *mut std::ffi::c_void,
-) {
-    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
-    let ended = matches!(
-        event,
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
-    );
-    if ended && WANTED.swap(false, Ordering::Relaxed) && event == XACT_EVENT_COMMIT {
-        // SAFETY: written once, in `init_after_commit`.
-        if let Some(callback) = unsafe { CALLBACK } {
-            callback();
-        }
-    }
-}
-
-/// Installs `callback`. An error in it would take the whole cluster down: it may touch shared memory and
-/// latches, nothing else.
-pub fn init_after_commit(callback: fn()) {
-    // SAFETY: called once from _PG_init.
-    unsafe {
-        CALLBACK = Some(callback);
-        pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut());
-    }
-}
-
-/// Asks for the callback after the current transaction's commit.
-pub fn after_commit() {
-    WANTED.store(true, Ordering::Relaxed);
-}
-
-/// Set while the current transaction wants the callback before its commit.
-static WANTED_BEFORE: AtomicBool = AtomicBool::new(false);
-
-/// What runs before a commit that asked for it. An error in it aborts the transaction.
+static mut AFTER: Option<fn()> = None;
 static mut BEFORE: Option<fn() -> Result<()>> = None;
+static mut BEFORE_FIRST: Option<fn()> = None;
 
-/// Runs what was asked for.
+/// Whether this was wanted, which it no longer is.
+fn take(wish: u8) -> bool {
+    WANTED.fetch_and(!wish, Ordering::Relaxed) & wish != 0
+}
+
+/// Runs what was asked for before a commit. An error aborts the transaction.
 #[pgrx::pg_guard]
 extern "C-unwind" fn run_before_commit() {
-    // SAFETY: written once, in `init_before_commit`.
-    if let Some(callback) = unsafe { BEFORE }
+    if take(BEFORE_FIRST_COMMIT)
+        // SAFETY: written once, in `init_before_first_commit`.
+        && let Some(callback) = unsafe { BEFORE_FIRST }
+    {
+        callback();
+    }
+    if take(BEFORE_COMMIT)
+        // SAFETY: written once, in `init_before_commit`.
+        && let Some(callback) = unsafe { BEFORE }
         && let Err(error) = callback()
     {
         report::raise(error);
     }
 }
 
-/// Unguarded on purpose, and without a local that needs dropping: most transactions want nothing, and setting up a guard
-/// costs each of them.
-unsafe extern "C-unwind" fn on_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
+/// One for all that waits for the end of a transaction, since each costs every transaction. Unguarded on purpose, and
+/// without a local that needs dropping: most transactions want nothing, and setting up a guard costs each of them.
+unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{
         XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE,
         XACT_EVENT_PREPARE,
     };
-    if !WANTED_BEFORE.load(Ordering::Relaxed) {
+    executor::forget();
+    if WANTED.load(Ordering::Relaxed) == 0 {
         return;
     }
     match event {
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
-            WANTED_BEFORE.store(false, Ordering::Relaxed);
-            run_before_commit();
-        }
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => run_before_commit(),
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
-            WANTED_BEFORE.store(false, Ordering::Relaxed);
+            take(BEFORE_COMMIT);
+            if take(AFTER_COMMIT)
+                && event == XACT_EVENT_COMMIT
+                // SAFETY: written once, in `init_after_commit`.
+                && let Some(callback) = unsafe { AFTER }
+            {
+                callback();
+            }
         }
         _ => {}
     }
 }
 
-/// Installs `callback`, which runs inside the transaction, after everything else that it does.
+/// Installs what looks at the end of each transaction.
+pub fn init() {
+    // SAFETY: called once from _PG_init; a callback for the life of the process.
+    unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
+}
+
+/// Says what [`after_commit`] asks for. An error in it would take the whole cluster down: it may touch shared memory and
+/// latches, nothing else.
+pub fn init_after_commit(callback: fn()) {
+    // SAFETY: called once from _PG_init.
+    unsafe { AFTER = Some(callback) };
+}
+
+/// Asks for the callback after the current transaction's commit.
+pub fn after_commit() {
+    WANTED.fetch_or(AFTER_COMMIT, Ordering::Relaxed);
+}
+
+/// Says what [`before_commit`] asks for: it runs inside the transaction, after everything else that it does.
 pub fn init_before_commit(callback: fn() -> Result<()>) {
     // SAFETY: called once from _PG_init.
-    unsafe {
-        BEFORE = Some(callback);
-        pg_sys::RegisterXactCallback(Some(on_end), std::ptr::null_mut());
-    }
+    unsafe { BEFORE = Some(callback) };
 }
 
 /// Asks for the callback before the current transaction's commit.
 pub fn before_commit() {
-    WANTED_BEFORE.store(true, Ordering::Relaxed);
+    WANTED.fetch_or(BEFORE_COMMIT, Ordering::Relaxed);
+}
+
+/// Says what [`before_first_commit`] asks for.
+pub fn init_before_first_commit(callback: fn()) {
+    // SAFETY: called once from _PG_init.
+    unsafe { BEFORE_FIRST = Some(callback) };
+}
+
+/// Asks for the callback before the first transaction of this session commits, however many end before otherwise.
+pub fn before_first_commit() {
+    WANTED.fetch_or(BEFORE_FIRST_COMMIT, Ordering::Relaxed);
 }

@@ -1,7 +1,7 @@
 //! The lanes of this session: read in its first transaction, since neither the login hook nor the hook on
 //! replication commands can read tables.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use pgrx::prelude::*;
 
@@ -26,14 +26,12 @@ struct Loaded {
 }
 
 thread_local! {
-    /// Whether the login of this walsender is still to be decided.
-    static PENDING: Cell<bool> = const { Cell::new(false) };
     static LANES: RefCell<Vec<Loaded>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Leaves the decision on this login to the session's first transaction, before any command is read.
 pub fn decide_later() {
-    PENDING.set(true);
+    xact::before_first_commit();
 }
 
 /// What of the peer is not what a lane says; `None` when all fits.
@@ -105,26 +103,12 @@ fn decide() -> Result<()> {
 }
 
 /// Runs before the first transaction of a session commits, which is before it reads any command.
-#[pg_guard]
-extern "C-unwind" fn before_commit() {
-    if !PENDING.replace(false) {
-        return;
-    }
+fn before_first_commit() {
     if let Err(error) = decide() {
         report::log(PgLogLevel::FATAL, error);
     }
     registry::settle();
     shmem::wake_now(None);
-}
-
-unsafe extern "C-unwind" fn on_xact_event(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    // Looked at here, since setting up a guard costs every transaction.
-    if event == pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT && PENDING.get() {
-        before_commit();
-    }
 }
 
 /// Whether a lane lets this command through; otherwise a sentence on each lane that does not. Reads neither catalogs
@@ -181,8 +165,7 @@ pub fn has_lanes() -> bool {
     LANES.with_borrow(|lanes| !lanes.is_empty())
 }
 
-/// Installs the callback. Only while preloading.
+/// Says what decides on a login that was left for later. Only while preloading.
 pub fn init() {
-    // SAFETY: called once from _PG_init; a callback for the life of the process.
-    unsafe { pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut()) };
+    xact::init_before_first_commit(before_first_commit);
 }
