@@ -1,7 +1,7 @@
 //! Timeouts of background workers: SPI arms none.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{CStr, CString, c_int};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
@@ -89,45 +89,118 @@ pub fn with_lock_timeout<T, E>(
     limit: Duration,
     work: impl FnOnce() -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
-    let value = std::ffi::CString::new(limit.as_millis().to_string()).unwrap_or_default();
-    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction; both strings are
-    // NUL-terminated and outlive the call.
-    unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"lock_timeout".as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        let outcome = work();
-        if outcome.is_ok() {
-            pg_sys::AtEOXact_GUC(true, level);
-        }
-        outcome
+    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set(
+        c"lock_timeout",
+        &limit.as_millis().to_string(),
+        pg_sys::GucAction::GUC_ACTION_SAVE,
+    );
+    let outcome = work();
+    if outcome.is_ok() {
+        // SAFETY: closes the level that was opened above.
+        unsafe { pg_sys::AtEOXact_GUC(true, level) };
     }
+    outcome
 }
 
-/// Sets `lock_timeout` for the rest of the session.
+/// Sets `lock_timeout` for the rest of the session of a worker: see [`brief`].
 pub fn set_lock_timeout(limit: Duration) {
-    let Ok(value) = std::ffi::CString::new(limit.as_millis().to_string()) else {
+    set(
+        c"lock_timeout",
+        &brief(limit, deadlock_timeout()).as_millis().to_string(),
+        pg_sys::GucAction::GUC_ACTION_SET,
+    );
+}
+
+/// How long a worker waits for a lock before the server looks whether it waits in a circle.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What a worker waits for a lock at most: less than `deadlock_timeout`, after which the server ends those who wait for
+/// what the worker has. Pure.
+fn brief(limit: Duration, deadlock_timeout: Duration) -> Duration {
+    let patience = (deadlock_timeout / 2).max(Duration::from_millis(1));
+    if limit.is_zero() {
+        return limit;
+    }
+    limit.min(patience)
+}
+
+fn deadlock_timeout() -> Duration {
+    // SAFETY: reads a setting of this session.
+    let millis = u64::try_from(unsafe { pg_sys::DeadlockTimeout }).unwrap_or(0);
+    Duration::from_millis(millis)
+}
+
+fn set(name: &CStr, value: &str, action: pg_sys::GucAction::Type) {
+    let Ok(value) = CString::new(value) else {
         return;
     };
     // SAFETY: both strings are NUL-terminated and outlive the call.
     unsafe {
         pg_sys::set_config_option(
-            c"lock_timeout".as_ptr(),
+            name.as_ptr(),
             value.as_ptr(),
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SET,
+            action,
             true,
             0,
             false,
         );
+    }
+}
+
+/// Settings by which a worker is the one that gives way in a deadlock, whether it began to wait before the others (its
+/// `lock_timeout` ends first) or after them (it looks for the circle at once). Nobody needs to hear of either wait.
+fn giving_way(limit: Duration) -> [(&'static CStr, String); 3] {
+    let outer = deadlock_timeout();
+    [
+        (c"lock_timeout", brief(limit, outer).as_millis().to_string()),
+        (c"deadlock_timeout", outer.min(LOOK).as_millis().to_string()),
+        (c"log_lock_waits", "off".to_owned()),
+    ]
+}
+
+/// Has this worker wait for locks up to `limit`, for the rest of its session, and give way in a deadlock. Not for one that
+/// takes locks which VACUUM conflicts with: the server ends an autovacuum that somebody has waited for as long as
+/// `deadlock_timeout`.
+pub fn give_way(limit: Duration) {
+    for (name, value) in giving_way(limit) {
+        set(name, &value, pg_sys::GucAction::GUC_ACTION_SET);
+    }
+}
+
+/// The same while `work` runs. An error that is raised, or returned, takes the settings back with the (sub)transaction
+/// that it ends.
+pub fn while_giving_way<T, E>(
+    limit: Duration,
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    for (name, value) in giving_way(limit) {
+        set(name, &value, pg_sys::GucAction::GUC_ACTION_SAVE);
+    }
+    let outcome = work();
+    if outcome.is_ok() {
+        // SAFETY: closes the level that was opened above.
+        unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_gives_up_before_those_who_wait_for_it_are_ended() {
+        let millis = Duration::from_millis;
+        assert_eq!(brief(millis(500), millis(1000)), millis(500));
+        assert_eq!(brief(millis(500), millis(300)), millis(150));
+        assert_eq!(brief(millis(500), millis(1)), millis(1));
+        // None at all.
+        assert_eq!(brief(millis(0), millis(300)), millis(0));
     }
 }

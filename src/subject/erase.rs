@@ -102,7 +102,7 @@ pub(super) fn tables(kind: &str) -> Result<Vec<(pg_sys::Oid, String, Option<Disp
 }
 
 /// The plan of a table for the erasure, compiled now; `None` when it is not tagged any more.
-pub(super) fn plan(root: pg_sys::Oid, erasing: &Erasing, now: Instant) -> Result<Option<Work>> {
+fn plan(root: pg_sys::Oid, erasing: &Erasing, now: Instant) -> Result<Option<Work>> {
     let epoch = epoch::current()?;
     let schema = load::schema(Some(root))?;
     let tagged = schema

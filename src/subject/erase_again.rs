@@ -8,20 +8,21 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::anonymize::key::{self as pseudonyms, For};
 use crate::error::Result;
 use crate::evidence::keys::{self, Use};
 use crate::pg::regclass::Regclass;
-use crate::pg::{clock, heap, relation, sandbox, spi, time, xact};
+use crate::pg::{clock, relation, sandbox, spi, time, xact};
 use crate::policy::model::{Erasing, Leaf};
 use crate::policy::period::Instant;
 use crate::policy::preview::as_owner_of;
-use crate::policy::render::SEGMENT;
-use crate::policy::render::erasure::subjects;
+use crate::policy::render;
+use crate::policy::render::erasure::erased_subjects;
 use crate::subject::erase::{self, Line, Row};
 use crate::subject::erase_look;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::now;
-use crate::worker::work::Work;
+use crate::worker::work::{self, Work};
 
 /// A key of a subject, by its parts.
 type Key = Vec<String>;
@@ -48,33 +49,36 @@ fn recorded() -> Result<BTreeMap<String, BTreeMap<String, Instant>>> {
     Ok(kinds)
 }
 
-/// The erased subjects of which the leaf has rows, each with the digest and the moment of its last erasure.
+/// The erased subjects of whose rows in the leaf something would go, each with the digest and the moment of its last
+/// erasure. Rows that something keeps cost no more than a look.
 fn known(
     work: &Work,
     leaf: &Leaf,
-    kind: &str,
     erasures: &BTreeMap<String, Instant>,
     secrets: &[keys::Key],
     now: Instant,
     found: &mut BTreeMap<Key, (String, Instant)>,
 ) -> Result<()> {
-    let Some(statement) = subjects(&work.plan, leaf, &work.policy, now) else {
-        return Ok(());
-    };
-    let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
-    let mut first = 0;
-    while first < blocks {
+    let Work { plan, policy, .. } = work;
+    let kind = plan.subject.as_ref().map(|subject| subject.kind.as_str());
+    for step in render::steps(plan) {
         pgrx::check_for_interrupts!();
-        let end = first.saturating_add(SEGMENT).min(blocks);
-        let statement = statement.with_blocks(first, end);
-        let read = as_owner_of(&work.plan, leaf, || {
-            let params = spi::bind(&statement.params)?;
-            spi::select(&statement.sql, &params, |row| {
-                row.must::<Vec<Option<String>>>(1)
-            })
-        });
+        let Some(statement) = erased_subjects(plan, &step, leaf, policy, now) else {
+            continue;
+        };
+        let read = pseudonyms::with_key(plan, For::Recognizing, || {
+            Ok(as_owner_of(plan, leaf, || {
+                let params = spi::bind(&statement.params)?;
+                spi::select(&statement.sql, &params, |row| {
+                    row.must::<Vec<Option<String>>>(1)
+                })
+            }))
+        })?;
         let read = read.map_err(|caught| {
-            let what = format!("the subjects of {} could not be read", leaf.ident.name);
+            let what = format!(
+                "the erased subjects of {} could not be read",
+                leaf.ident.name
+            );
             now::told(&caught, &what)
         })?;
         for key in read {
@@ -83,7 +87,7 @@ fn known(
             };
             let parts: Vec<&str> = key.iter().map(String::as_str).collect();
             for secret in secrets {
-                let digest = keys::digest_with(secret, kind, &parts)?;
+                let digest = keys::digest_with(secret, kind.unwrap_or_default(), &parts)?;
                 let Some(at) = erasures.get(&digest) else {
                     continue;
                 };
@@ -95,7 +99,6 @@ fn known(
                 }
             }
         }
-        first = end;
     }
     Ok(())
 }
@@ -109,22 +112,15 @@ fn again(act: bool) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (kind, erasures) in xact::with_snapshot(recorded)? {
         let mut found = BTreeMap::new();
-        let nobody = Erasing {
-            kind: kind.clone(),
-            key: Vec::new(),
-            before: None,
-        };
         for (root, _, mode) in xact::with_snapshot(|| erase::tables(&kind))? {
             if !matches!(mode, None | Some(DisposalMode::On)) {
                 continue;
             }
-            let Some(work) = xact::with_snapshot(|| erase::plan(root, &nobody, now))? else {
+            let Some(work) = xact::with_snapshot(|| work::load(root))? else {
                 continue;
             };
             for leaf in &work.plan.leaves {
-                xact::with_snapshot(|| {
-                    known(&work, leaf, &kind, &erasures, &secrets, now, &mut found)
-                })?;
+                xact::with_snapshot(|| known(&work, leaf, &erasures, &secrets, now, &mut found))?;
             }
         }
         for (key, (digest, at)) in found {
@@ -152,7 +148,7 @@ fn again(act: bool) -> Result<Vec<Line>> {
 ///
 /// A subject is recognised by the keyed digest of its key. Only rows all of whose clocks, and whose collection date
 /// if the table's tag names one, lie before the erasure count: whoever signs up again begins anew. Returns what went, as
-/// `erase_subject` does. Reads the subject keys of all tables of the kinds concerned, 8 MB at a time.
+/// `erase_subject` does. Reads all tables of the kinds concerned, as previews do.
 ///
 /// Errors: 42501 for anyone but a steward, 55000 as in `erase_subject`.
 #[pg_extern(schema = "custodian")]

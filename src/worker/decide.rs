@@ -145,7 +145,7 @@ pub fn limited(
     }
     let mut work = || {
         transaction(|| {
-            timeout::with_lock_timeout(LOCK_TIMEOUT, || {
+            timeout::while_giving_way(LOCK_TIMEOUT, || {
                 plan(overview, table, mode, count, unwatched)
             })
         })
@@ -226,7 +226,7 @@ fn plan(
     *unwatched = marks.any_unwatched();
     let quarantine = quarantine::load(&work.plan.leaves)?;
     let start = Moment::now();
-    let survey = survey::survey(&work, clock::wall(), &marks, &quarantine, true)?;
+    let survey = survey::survey(&work, None, clock::wall(), &marks, &quarantine, true)?;
     backlog::measure(&work, &survey, &marks, &quarantine, start.elapsed())?;
     for (leaf, item, tid) in &survey.vanished {
         // It may have moved: the next round looks at the whole leaf.

@@ -73,6 +73,18 @@ fn call(only: Option<pg_sys::Oid>) -> Result<()> {
         let referring = load::referring(&load::schema(None)?);
         Ok((now::tables(only)?, referring))
     })?;
+    if let Some(part) = only
+        && let Some((_, table)) = tables.iter().find(|(table, _)| *table != part)
+    {
+        return Err(Error::new(
+            Kind::WrongObjectType,
+            format!("{} is a part of {table}", relation::describe(part)),
+        )
+        .detail("The worker plans and sweeps a table with all of its partitions.")
+        .hint(format!(
+            "Call custodian.sweep() for {table}, or custodian.sweep_now() for the partition alone."
+        )));
+    }
     procedure::commit()?;
     lock::demand()?;
     let mut runs: u32 = 0;

@@ -160,9 +160,14 @@ impl Launcher {
         self.silence.of_schedulers(&self.starved);
         self.unplaced.retain(|database| alive.contains(database));
         self.silence.of_room(&self.unplaced);
-        shmem::forget(|database| {
-            alive.contains(&database.to_u32()) && !self.absent.contains(&database.to_u32())
-        });
+        let freed = shmem::forget(
+            |database| alive.contains(&database.to_u32()),
+            |database| !self.absent.contains(&database.to_u32()),
+        );
+        if freed && !self.unplaced.is_empty() {
+            // There is room for one of them now.
+            pause = Duration::ZERO;
+        }
         pause.max(Duration::from_millis(20))
     }
 

@@ -17,6 +17,7 @@ mod counter;
 pub mod database;
 mod decide;
 mod demand;
+mod directory;
 mod disposed;
 mod distant;
 mod findings;

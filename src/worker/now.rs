@@ -13,6 +13,7 @@ use crate::pg::subxact::{self, Caught};
 use crate::pg::{clock, lock, relation, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::load;
+use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
 use crate::policy::render;
 use crate::tag::grammar::DisposalMode;
@@ -28,11 +29,12 @@ use crate::worker::run::{self, State};
 use crate::worker::survey;
 use crate::worker::work::{self, Work};
 
-/// Disposes of what is due in a table and its partitions, or in every tagged table, in the caller's
-/// transaction; returns the rows per table and action. It needs neither the worker nor
+/// Disposes of what is due in a table and its partitions, in one partition, or in every tagged table, in the caller's
+/// transaction; returns the rows per table and action. A partition's rows take those along that refer to each other with
+/// them in a circle, wherever these are. It needs neither the worker nor
 /// `custodian.disposal = on`, but a table whose own tag says `"disposal"` `off` or `observe` is left alone.
 /// The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is
-/// then executed with its own cutoff. Makes the transaction's constraints immediate. For stewards.
+/// then executed with its own cutoff, unless only a partition is asked for. Makes the transaction's constraints immediate. For stewards.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn sweep_now(
@@ -80,11 +82,13 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     let tables = xact::with_snapshot(|| tables(only))?;
     let mut rows = Vec::new();
     for (id, name) in tables {
+        // A partition of it, or a part of its tree.
+        let part = only.filter(|only| *only != id);
         // What the tables before have freed is among it.
         if xact::with_snapshot(reopen::pending)? {
             xact::with_snapshot(|| reopen::apply(&load::schema(None)?))?;
         }
-        table(id, &name, horizon, &mut rows)?;
+        table(id, part, &name, horizon, &mut rows)?;
     }
     Ok(rows)
 }
@@ -137,9 +141,10 @@ pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
     Ok(tables)
 }
 
-/// Sweeps one table, every step and leaf in one statement each.
+/// Sweeps one table, or the part of it that was asked for, every step and leaf in one statement each.
 fn table(
     root: pg_sys::Oid,
+    part: Option<pg_sys::Oid>,
     name: &str,
     horizon: Option<Instant>,
     rows: &mut Vec<Row>,
@@ -149,7 +154,7 @@ fn table(
     if let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
         return Err(pause::refused(name, &reason));
     }
-    let begun = xact::with_snapshot(|| begin(root, name, horizon))?;
+    let begun = xact::with_snapshot(|| begin(root, part, name, horizon))?;
     let Some((work, id, cutoff, marks, limit)) = begun else {
         return Ok(());
     };
@@ -158,7 +163,7 @@ fn table(
     let mut went: Vec<Along> = Vec::new();
     let items = xact::with_snapshot(|| run::items(id))?;
     for step in render::steps_of_disposal(&work.plan) {
-        for leaf in &work.plan.leaves {
+        for leaf in asked(&work, part) {
             let item = survey::item(&work.plan, step, leaf, 0);
             let number = items.iter().find_map(|(number, stored, _)| {
                 let same = stored.leaf == item.leaf
@@ -211,8 +216,9 @@ fn table(
         .collect();
     cells.sort_by_key(|(action, _)| told.iter().position(|other| other == action));
     xact::with_snapshot(|| {
-        let Work { plan, watch, .. } = work;
-        marks.advance_all(plan.leaves.iter(), &plan.mark, watch.as_ref(), cutoff)?;
+        let leaves = asked(&work, part);
+        let Work { plan, watch, .. } = &work;
+        marks.advance_all(leaves, &plan.mark, watch.as_ref(), cutoff)?;
         run::set_state(id, State::Done, None, None)
     })?;
     rows.extend(
@@ -276,8 +282,19 @@ pub fn dispose(target: &Target) -> Result<(i64, Vec<Along>)> {
 
 type Begun = (Work, i64, Instant, Marks, i64);
 
+/// The leaves that were asked for.
+fn asked(work: &Work, part: Option<pg_sys::Oid>) -> impl Iterator<Item = &Leaf> {
+    let leaves = work.plan.leaves.iter();
+    leaves.filter(move |leaf| survey::is_below(leaf, part))
+}
+
 /// Plans the table, or takes up its approved run; `None` when nothing is due.
-fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Option<Begun>> {
+fn begin(
+    root: pg_sys::Oid,
+    part: Option<pg_sys::Oid>,
+    name: &str,
+    horizon: Option<Instant>,
+) -> Result<Option<Begun>> {
     let Some(work) = work::load(root)? else {
         return Ok(None);
     };
@@ -293,7 +310,10 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
     )?;
     let open = run::open()?;
     let approved = open.into_iter().find(|run| {
-        run.relation == root && run.state == State::Approved && run.plan == work.plan.digest
+        part.is_none()
+            && run.relation == root
+            && run.state == State::Approved
+            && run.plan == work.plan.digest
     });
     let estimate = |planned, rows, except| -> Result<Estimate> {
         Ok(Estimate {
@@ -309,7 +329,14 @@ fn begin(root: pg_sys::Oid, name: &str, horizon: Option<Instant>) -> Result<Opti
         return Ok(Some((work, run.id, run.cutoff, marks, limit)));
     }
     let survey = subxact::subtransaction(|| {
-        survey::survey(&work, clock::now(), &marks, &Quarantine::default(), false)
+        survey::survey(
+            &work,
+            part,
+            clock::now(),
+            &marks,
+            &Quarantine::default(),
+            false,
+        )
     })
     .map_err(|caught| {
         told(

@@ -107,7 +107,7 @@ pub enum Answer {
 }
 
 impl Slot {
-    const FREE: Slot = Slot {
+    pub const FREE: Slot = Slot {
         database: pg_sys::Oid::INVALID,
         state: State::Vacant,
         scheduler: 0,
@@ -125,7 +125,7 @@ impl Slot {
         },
     };
 
-    fn idle(&self) -> bool {
+    pub fn idle(&self) -> bool {
         self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()
     }
 
@@ -156,11 +156,11 @@ impl Default for Directory {
 }
 
 impl Directory {
-    fn find(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
+    pub fn find(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.database == database)
     }
 
-    fn find_or_take(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
+    pub fn find_or_take(&mut self, database: pg_sys::Oid) -> Option<&mut Slot> {
         let index = self
             .slots
             .iter()
@@ -256,16 +256,7 @@ pub fn wish(database: pg_sys::Oid) -> Wish {
 /// Marks that a scheduler is about to be started; `false` when there is no room for the database.
 pub fn mark_starting(database: pg_sys::Oid) -> bool {
     let now = xact::server_now();
-    write(|directory| match directory.find_or_take(database) {
-        Some(slot) => {
-            slot.state = State::Starting;
-            slot.since = now;
-            slot.wake = false;
-            true
-        }
-        None => false,
-    })
-    .unwrap_or(false)
+    write(|directory| directory.start(database, now)).unwrap_or(false)
 }
 
 /// Undoes `mark_starting` when no worker could be had, and notes since when that is so.
@@ -323,17 +314,14 @@ pub fn launcher_is_missed(patience: i64, again: i64) -> bool {
     .unwrap_or(false)
 }
 
-/// Forgets databases that are gone, and those that have no extension and nobody in them.
-pub fn forget(keep: impl Fn(pg_sys::Oid) -> bool) {
+/// Forgets databases that are gone, though somebody asked to have them looked at again, and those that have no extension and
+/// nobody in them. Whether there were any.
+pub fn forget(
+    is_there: impl Fn(pg_sys::Oid) -> bool,
+    has_extension: impl Fn(pg_sys::Oid) -> bool,
+) -> bool {
     let now = xact::server_now();
-    write(|directory| {
-        for slot in &mut directory.slots {
-            let empty = slot.idle() && slot.state != State::Starting && slot.barred_until <= now;
-            if empty && !slot.wake && !keep(slot.database) {
-                *slot = Slot::FREE;
-            }
-        }
-    });
+    write(|directory| directory.forget(now, is_there, has_extension)).unwrap_or(false)
 }
 
 /// Whether this database is the one that collects what belongs to no database: the first with a scheduler.

@@ -105,14 +105,20 @@ pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
     Ok(Verdict::Go)
 }
 
+/// Whether the leaf is a relation, or below it; all are where there is none.
+pub fn is_below(leaf: &Leaf, part: Option<pg_sys::Oid>) -> bool {
+    part.is_none_or(|part| leaf.within.contains(&part.to_u32()))
+}
+
 /// The action of an item by which rows are deleted.
 const DELETE: &str = "delete row";
 
 /// Counts what is due at `cutoff` in every leaf, each as its owner, from where its mark says.
 /// Rows in `quarantine` count once they are to be tried again, wherever the mark is. `dropping` says that partitions
-/// may be dropped, as a worker can and a transaction of somebody else's cannot.
+/// may be dropped, as a worker can and a transaction of somebody else's cannot. With `part` only leaves below it count.
 pub fn survey(
     work: &Work,
+    part: Option<pg_sys::Oid>,
     cutoff: Instant,
     marks: &Marks,
     quarantine: &Quarantine,
@@ -127,7 +133,7 @@ pub fn survey(
         along: Vec::new(),
         vanished: Vec::new(),
     };
-    for leaf in &plan.leaves {
+    for leaf in plan.leaves.iter().filter(|leaf| is_below(leaf, part)) {
         let after = marks.after(leaf);
         let judgement = if dropping {
             partition::judge(plan, policy, leaf, cutoff, quarantine.any(leaf))?

@@ -106,7 +106,7 @@ pub fn enter(database: pg_sys::Oid, table: u32, run: i64) -> bool {
     }
     bgworker::before_exit(on_exit);
     bgworker::connect(Some(database));
-    timeout::set_lock_timeout(LOCK_TIMEOUT);
+    timeout::give_way(LOCK_TIMEOUT);
     true
 }
 

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::policy::compile::{Compiler, Context, deletes, mode};
-use crate::policy::model::{ForeignKey, Plan, RelId, Schema, Severity, Table};
+use crate::policy::compile::{Compiler, Context, MAX_DEPENDENTS, deletes, mode};
+use crate::policy::model::{Dependent, ForeignKey, Plan, RelId, Schema, Severity, Table};
 use crate::policy::order;
 
 /// What a table is compiled as.
@@ -137,6 +137,17 @@ impl Circles {
     }
 }
 
+/// Whether rows of the family, or of the plan's own table, refer to what goes along by the plan, and nothing lets them go.
+fn comes_back(plan: &Plan, family: &[RelId]) -> bool {
+    plan.dependents.iter().any(|dependent| {
+        let child = dependent.foreign_key.child;
+        match dependent.plan.as_deref() {
+            None => family.contains(&child) || plan.declared && plan.family.contains(&child),
+            Some(plan) => comes_back(plan, family),
+        }
+    })
+}
+
 impl Compiler<'_> {
     /// The foreign keys by which rows of the table refer to each other, and over circles of tables: what they connect
     /// goes together. What cannot is a finding.
@@ -144,7 +155,22 @@ impl Compiler<'_> {
         let table = context.table;
         let mut members = vec![table];
         let peers = self.circles.together.get(&table.id);
-        let peers = peers.filter(|peers| peers.len() <= self.budget.get());
+        let (peers, too_many) = match peers {
+            Some(peers) if peers.len() > self.budget.get() => (None, Some(peers)),
+            peers => (peers, None),
+        };
+        if let Some(too_many) = too_many {
+            context.find(
+                Severity::Notice,
+                "circle-kept",
+                None,
+                format!(
+                    "its rows and rows of {} other tables refer to each other in a circle, and no more than {MAX_DEPENDENTS} are looked at together: a row goes once no row of these refers to it, and a circle of rows stays",
+                    too_many.len()
+                ),
+                "Break circles of rows before they are due, or have fewer tables with on_expiry => 'delete' refer to each other.",
+            );
+        }
         for peer in peers.into_iter().flatten() {
             members.extend(self.schema.tables.get(peer));
         }
@@ -155,6 +181,7 @@ impl Compiler<'_> {
             .into_iter()
             .flatten()
             .filter(|other| !members.iter().any(|member| member.id == **other))
+            .filter(|other| !too_many.is_some_and(|peers| peers.contains(other)))
             .filter_map(|other| self.schema.tables.get(other))
             .map(|other| other.ident.name.as_str())
             .collect();
@@ -196,6 +223,31 @@ impl Compiler<'_> {
         };
         let keys = self.schema.foreign_keys.iter();
         keys.filter(between).cloned().collect()
+    }
+
+    /// Circles over what was declared to go along: a row of such a table is referred to by a row of the table itself, or
+    /// of its own, which nothing lets go with it.
+    pub(super) fn circle_of_declared(&self, context: &mut Context, dependents: &[Dependent]) {
+        let family = &context.table.family;
+        let declared: BTreeSet<&str> = dependents
+            .iter()
+            .filter_map(|dependent| dependent.plan.as_deref())
+            .filter(|plan| plan.declared && comes_back(plan, family))
+            .map(|plan| plan.ident.name.as_str())
+            .collect();
+        if declared.is_empty() {
+            return;
+        }
+        let names = Vec::from_iter(declared).join(", ");
+        context.find(
+            Severity::Notice,
+            "circle-kept",
+            None,
+            format!(
+                "rows of {names}, which its tag lets go along with its own, are referred to in a circle: a row goes once nothing refers to what goes along with it, and a circle of rows stays"
+            ),
+            "Tag these tables with on_expiry => 'delete', so that their rows go together, or break circles of rows before they are due.",
+        );
     }
 
     /// The plans of the other tables that the keys of a circle connect.

@@ -80,6 +80,7 @@ impl Compiler<'_> {
             });
         }
         stack.pop();
+        self.circle_of_declared(context, &dependents);
         self.unknown_declarations(context);
         dependents
     }

@@ -3,7 +3,7 @@
 use crate::policy::model::{Clock, ErasedRows, Group, Leaf, Plan, Policy, SubjectKey, TypeClass};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, any};
-use crate::policy::render::facts::moment;
+use crate::policy::render::facts::{erased_rows, moment};
 use crate::policy::render::statement::Param;
 use crate::policy::render::{ROW, Statement, Step, bounds, due, sample};
 
@@ -159,11 +159,18 @@ pub fn count_by_cause(
     ))
 }
 
-/// `SELECT DISTINCT` of the keys of the subjects of rows of the leaf, as `text[]`, within a range of blocks, which
-/// [`Statement::with_blocks`] binds; `None` for a plan without subjects.
-pub fn subjects(plan: &Plan, leaf: &Leaf, policy: &Policy, now: Instant) -> Option<Statement> {
-    let subject = plan.subject.as_ref()?;
-    let mut scope = Scope::new(policy, now);
+/// `SELECT DISTINCT` of the keys, as `text[]`, of the subjects on record as erased of whose rows in the leaf the step
+/// would dispose; `None` for a plan that no erasure changes.
+pub fn erased_subjects(
+    plan: &Plan,
+    step: &Step,
+    leaf: &Leaf,
+    policy: &Policy,
+    cutoff: Instant,
+) -> Option<Statement> {
+    let erased = erased_rows(plan)?;
+    let subject = &erased.subject;
+    let mut scope = Scope::new(policy, cutoff);
     let parts: Vec<String> = subject
         .columns
         .iter()
@@ -173,9 +180,11 @@ pub fn subjects(plan: &Plan, leaf: &Leaf, policy: &Policy, now: Instant) -> Opti
             })
         })
         .collect();
-    let (first, end) = (scope.binder.open(1), scope.binder.open(2));
+    let due = due(&mut scope, plan, *step, leaf, None);
+    // The costlier question last.
+    let condition = all([due, scope.erased_on_record(ROW, erased)]);
     Some(scope.binder.finish(format!(
-        "SELECT DISTINCT ARRAY[{}]::text[] FROM ONLY {} AS {ROW} WHERE {ROW}.ctid >= {first} AND {ROW}.ctid < {end}",
+        "SELECT DISTINCT ARRAY[{}]::text[] FROM ONLY {} AS {ROW} WHERE {condition}",
         parts.join(", "),
         leaf.ident.quoted
     )))
@@ -249,6 +258,36 @@ mod tests {
         let bound = crate::policy::render::Param::Instant(at("2020-06-01T00:00:00Z"));
         assert!(!once.params.contains(&bound));
         assert!(again.params.contains(&bound), "{:?}", again.params);
+    }
+
+    #[test]
+    fn subjects_that_an_erasure_changes_are_asked_for_in_one_statement() {
+        let tagged = |required: bool| {
+            let mut policy = policy(&[("p.a", 120)]);
+            for purpose in policy.purposes.values_mut() {
+                purpose.required = required;
+            }
+            policy.erased_kinds.insert("customer".to_owned());
+            let column = tag(&["p.a"], r#""on_expiry":"set_null""#);
+            let of = r#"{"clock":"at","subject":{"kind":"customer","key":["id"]}}"#;
+            let schema = schema(vec![table(1, "t", of, &[("a", &column)])], Vec::new());
+            let plan = compile(&schema, &policy, 1);
+            erased_subjects(
+                &plan,
+                &Step::Cells { group: 0 },
+                &plan.leaves[0],
+                &policy,
+                at(NOW),
+            )
+        };
+        // What a required purpose covers no erasure ends.
+        assert_eq!(tagged(true), None);
+        let sql = tagged(false).expect("an erasure ends it").sql;
+        assert!(
+            sql.starts_with("SELECT DISTINCT ARRAY[t.id::text]"),
+            "{sql}"
+        );
+        assert!(sql.contains("custodian.sweep_erased("), "{sql}");
     }
 
     #[test]

@@ -244,7 +244,7 @@ pub extern "C-unwind" fn custodian_helper_main(arg: pg_sys::Datum) {
     }
     bgworker::before_exit(on_exit);
     bgworker::connect(Some(database));
-    timeout::set_lock_timeout(LOCK_TIMEOUT);
+    timeout::give_way(LOCK_TIMEOUT);
     if let Err(caught) = Sweep::help(number, leader, task) {
         report::log(
             PgLogLevel::WARNING,

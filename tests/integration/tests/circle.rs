@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use integration::{Cluster, Result, Sql, wait_for_answer};
+use integration::{Cluster, Result, Sql, Stop, wait_for_answer};
 use postgres::Client;
 
 const SETUP: &str = "
@@ -168,6 +168,57 @@ fn the_worker_deletes_a_ring_of_three_tables_across_a_crash_and_while_one_is_pau
     assert_eq!(
         node.text("SELECT sum(rows_done) FROM custodian.runs WHERE state = 'done'")?,
         "150"
+    );
+    Ok(())
+}
+
+/// Has the statement that deletes the circles wait, when all of its rows are deleted and nothing is committed.
+const GATE: &str = "
+    CREATE TABLE s.gate AS SELECT 1 AS shut;
+    GRANT SELECT ON s.gate TO app;
+    CREATE FUNCTION s.wait() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        WHILE EXISTS (SELECT FROM s.gate) LOOP PERFORM pg_sleep(0.01); END LOOP;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER wait AFTER DELETE ON s.two FOR EACH STATEMENT EXECUTE FUNCTION s.wait()";
+
+#[test]
+fn a_crash_in_the_middle_of_a_circle_leaves_all_of_its_rows_or_none() -> Result<()> {
+    let (node, mut client) = cluster("crash")?;
+    client.batch_execute(RING)?;
+    client.batch_execute(GATE)?;
+    drop(client);
+    for stop in [None, Some(Stop::Immediate)] {
+        node.alter_system("custodian.disposal", "on")?;
+        wait_for_answer(
+            &node,
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND wait_event = 'PgSleep'",
+            "t",
+        );
+        // No other sweep once it is up again.
+        node.alter_system("custodian.disposal", "off")?;
+        match stop {
+            None => node.crash()?,
+            Some(stop) => node.stop(stop)?,
+        }
+        node.start()?;
+        assert_eq!(node.text(LEFT)?, "60|60|60");
+        assert_eq!(
+            node.text(
+                "SELECT (SELECT sum(rows_done) FROM custodian.runs), (SELECT sum(done) FROM custodian.run_items),
+                        (SELECT count(*) FROM custodian.ledger WHERE kind = 'run.done')"
+            )?,
+            "0|0|0"
+        );
+    }
+    node.exec("TRUNCATE s.gate")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(&node, LEFT, "10|10|10");
+    wait_for_answer(
+        &node,
+        "SELECT sum(rows_done) FROM custodian.runs WHERE state = 'done'",
+        "150",
     );
     Ok(())
 }

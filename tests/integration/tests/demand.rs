@@ -103,6 +103,16 @@ fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
             .sqlstate(),
         "42704"
     );
+    // The worker goes over whole tables.
+    client
+        .batch_execute("CREATE TABLE log_of_may (LIKE log); ALTER TABLE log_of_may INHERIT log")?;
+    let part = client.refused("CALL custodian.sweep('log_of_may')");
+    assert_eq!(part.sqlstate(), "42809");
+    assert!(
+        part.to_string().contains("is a part of public.log"),
+        "{part}"
+    );
+    client.batch_execute("DROP TABLE log_of_may")?;
     client.batch_execute("SELECT custodian.pause('an incident', 'log')")?;
     assert_eq!(
         client.refused("CALL custodian.sweep('log')").sqlstate(),

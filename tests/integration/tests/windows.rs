@@ -1,6 +1,8 @@
 //! When the scheduler's sweeps may run: in daily windows, for so many rows a day; and what is said while they wait.
 
-use integration::{Cluster, Result, Sql, wait_for_answer};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use integration::{Cluster, MovedClock, Result, Sql, wait_for_answer};
 
 const LOG: &str = "
     CREATE EXTENSION pg_custodian;
@@ -10,6 +12,26 @@ const LOG: &str = "
     SELECT custodian.define_purpose('test.log', 'contract', '100 days');
     SELECT custodian.tag_table('log', clock => 'at', on_expiry => 'delete');
     SELECT custodian.tag_column('log', 'body', 'user.behavior', '{test.log}')";
+
+/// A cluster where it is noon, in UTC: days and windows begin and end while tests run only where these have them do. The
+/// clock goes with it.
+fn at_noon(name: &str, conf: &[&str]) -> Result<(Cluster, MovedClock)> {
+    let clock = MovedClock::new()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let into_the_day = now.map_err(|error| error.to_string())?.as_secs() % 86_400;
+    clock.set(43_200 - into_the_day.cast_signed())?;
+    let mut builder = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on");
+    for line in conf {
+        builder = builder.conf(line);
+    }
+    for (name, value) in clock.env() {
+        builder = builder.env(name, &value);
+    }
+    Ok((builder.start()?, clock))
+}
 
 /// A window of the time zone of Shanghai, from `from` to `to` hours from now.
 fn window(node: &Cluster, from: i32, to: i32) -> Result<String> {
@@ -22,12 +44,7 @@ fn window(node: &Cluster, from: i32, to: i32) -> Result<String> {
 
 #[test]
 fn sweeps_wait_for_their_window_say_until_when_and_a_reload_opens_another() -> Result<()> {
-    let node = Cluster::builder("windows")
-        .preload("pg_custodian")
-        .conf("custodian.naptime = 1s")
-        .conf("custodian.disposal = on")
-        .conf("custodian.max_disposal_fraction = 0.5")
-        .start()?;
+    let (node, _clock) = at_noon("windows", &["custodian.max_disposal_fraction = 0.5"])?;
     let later = window(&node, 3, 5)?;
     node.alter_system("custodian.windows", &later)?;
     node.exec(LOG)?;
@@ -80,13 +97,13 @@ fn sweeps_wait_for_their_window_say_until_when_and_a_reload_opens_another() -> R
 #[test]
 fn a_window_that_closes_or_disposal_that_is_set_back_ends_a_sweep_which_goes_on_later() -> Result<()>
 {
-    let node = Cluster::builder("closes")
-        .preload("pg_custodian")
-        .conf("custodian.naptime = 1s")
-        .conf("custodian.disposal = on")
-        .conf("custodian.max_disposal_fraction = 1")
-        .conf("custodian.batch_target = 1ms")
-        .start()?;
+    let (node, _clock) = at_noon(
+        "closes",
+        &[
+            "custodian.max_disposal_fraction = 1",
+            "custodian.batch_target = 1ms",
+        ],
+    )?;
     let (now, later) = (window(&node, -1, 1)?, window(&node, 3, 5)?);
     node.alter_system("custodian.windows", &now)?;
     // Each row takes a while, so that the sweep is under way. Each sweep begins with a batch of 256 rows.
@@ -140,14 +157,14 @@ fn a_window_that_closes_or_disposal_that_is_set_back_ends_a_sweep_which_goes_on_
 
 #[test]
 fn rows_of_a_day_are_a_limit_and_the_end_is_estimated_by_it() -> Result<()> {
-    let node = Cluster::builder("budget")
-        .preload("pg_custodian")
-        .conf("custodian.naptime = 1s")
-        .conf("custodian.disposal = on")
-        .conf("custodian.max_disposal_fraction = 1")
-        .conf("custodian.batch_target = 1ms")
-        .conf("custodian.max_rows_per_day = 100")
-        .start()?;
+    let (node, _clock) = at_noon(
+        "budget",
+        &[
+            "custodian.max_disposal_fraction = 1",
+            "custodian.batch_target = 1ms",
+            "custodian.max_rows_per_day = 100",
+        ],
+    )?;
     node.exec(LOG)?;
     wait_for_answer(
         &node,

@@ -82,26 +82,36 @@ INSERT INTO rules.tail VALUES (1, 2);
 SELECT custodian.tag_table('rules.head', clock => 'at', on_expiry => 'delete');
 SELECT custodian.tag_column('rules.head', 'name', 'user.name', '{r.short}');
 SELECT custodian.tag_column('rules.head', 'note', 'user.name', '{r.long}', on_expiry => 'set_null');
-SELECT column_name, state, decided_by, until, explanation FROM custodian.explain_row('rules.head', '{"id": 1}', '2022-01-01') ORDER BY 1;
-SELECT column_name, state, decided_by, until, explanation FROM custodian.explain_row('rules.head', '{"id": 1}', '2023-01-01') ORDER BY 1;
-SELECT column_name, state, decided_by, until, explanation FROM custodian.explain_row('rules.head', '{"id": 2}', '2023-01-01') ORDER BY 1;
+SELECT column_name, state, decided_by, until, citation, explanation FROM custodian.explain_row('rules.head', '{"id": 1}', '2022-01-01') ORDER BY 1;
+SELECT column_name, state, decided_by, until, citation, explanation FROM custodian.explain_row('rules.head', '{"id": 1}', '2023-01-01') ORDER BY 1;
+SELECT column_name, state, decided_by, until, citation, explanation FROM custodian.explain_row('rules.head', '{"id": 2}', '2023-01-01') ORDER BY 1;
 SELECT column_names, action, reason, rows FROM custodian.preview('rules.head', '2023-01-01') ORDER BY 2, 3;
+-- A law that keeps one of its cells keeps the row, and is named where it does; a cell that can go by itself does.
+SELECT custodian.require_minimum('r.archive', 'rules.head', '{name}', '5 years', 'Archive Act, s. 1');
+SELECT column_name, state, decided_by, until, citation, explanation FROM custodian.explain_row('rules.head', '{"id": 1}', '2024-01-01') ORDER BY 1;
+SELECT column_name, state, decided_by, until, citation, explanation FROM custodian.explain_row('rules.head', '{"id": 1}', '2025-01-01') ORDER BY 1;
 
--- 10. An erasure ends what is optional or by consent; what stays says why. 11. Who signs up again begins anew.
-CREATE TABLE rules.member (id int, at timestamptz, nick text, email text);
-INSERT INTO rules.member VALUES (1, now() - interval '1 day', 'v', 'v');
+-- 10. An erasure ends what is optional or by consent; what stays says why, by which law where it is one.
+CREATE TABLE rules.member (id int, at timestamptz, nick text, email text, bill text);
+INSERT INTO rules.member VALUES (1, now() - interval '1 day', 'v', 'v', 'v');
 SELECT custodian.define_purpose('r.club', 'contract', '10 years', required => false);
 SELECT custodian.define_purpose('r.bill', 'contract', '10 years');
 SELECT custodian.tag_table('rules.member', clock => 'at', subject_kind => 'member', subject_key => '{id}');
 SELECT custodian.tag_column('rules.member', 'nick', 'user.name', '{r.club}', on_expiry => 'set_null');
 SELECT custodian.tag_column('rules.member', 'email', 'user.contact.email', '{r.club,r.bill}', on_expiry => 'set_null');
-SELECT count(*) > 0 FROM custodian.erase_subject('member', '{1}', 'asked for it');
-SELECT id, nick, email FROM rules.member;
--- Data that come back are due; those of a new sign-up are not.
+SELECT custodian.tag_column('rules.member', 'bill', 'user.financial', '{r.club}', on_expiry => 'set_null');
+SELECT custodian.require_minimum('r.books', 'rules.member', '{bill}', '7 years', 'Bookkeeping Act, s. 9');
+SELECT column_names, action, reason, rows, until > now() + interval '6 years' AS until, citation
+    FROM custodian.erase_subject('member', '{1}', 'asked for it') ORDER BY 1;
+SELECT id, nick, email, bill FROM rules.member;
+SELECT column_name, state, decided_by, until > now() + interval '6 years' AS until, citation, regexp_replace(explanation, '\d{4}-\d\d-\d\d', 'DATE', 'g') AS explanation
+    FROM custodian.explain_row('rules.member', '{"id": 1}') ORDER BY 1;
+-- 11. Data that come back are due, or kept by the same law; those of a new sign-up begin anew.
 UPDATE rules.member SET nick = 'back';
-INSERT INTO rules.member VALUES (2, now() + interval '1 day', 'new', 'new');
+INSERT INTO rules.member VALUES (2, now() + interval '1 day', 'new', 'new', 'new');
 UPDATE rules.member SET id = 1 WHERE id = 2;
-SELECT nick, column_name, state, decided_by FROM rules.member m, custodian.explain_row('rules.member', jsonb_build_object('id', 1, 'nick', m.nick)) ORDER BY 1, 2;
+SELECT nick, column_name, state, decided_by, citation
+    FROM rules.member m, custodian.explain_row('rules.member', jsonb_build_object('id', 1, 'nick', m.nick)) ORDER BY 1, 2;
 
 DROP EXTENSION pg_custodian;
 DROP SCHEMA rules CASCADE;
