@@ -173,6 +173,14 @@ pub fn local_transaction_id() -> u32 {
     }
 }
 
+/// Whether a process is one of the server itself, rather than one that serves a client.
+pub fn is_of_the_server(process: &pg_sys::PGPROC) -> bool {
+    #[cfg(not(feature = "pg18"))]
+    return process.isBackgroundWorker;
+    #[cfg(feature = "pg18")]
+    return !process.isRegularBackend;
+}
+
 /// Whether a role owns a type (membership counts, superusers always).
 ///
 /// # Safety

@@ -240,6 +240,14 @@ fn changes_rows(access: &Access) -> bool {
         || (access.required & pg_sys::ACL_UPDATE != 0 && access.updates)
 }
 
+/// The columns of a row in the way that an error may show to who inserts; 0 for an expression.
+fn shown_to(access: &Access) -> Vec<i16> {
+    if access.required & pg_sys::ACL_INSERT == 0 {
+        return Vec::new();
+    }
+    columns(access.relation).shown.clone()
+}
+
 /// Whether a session passes all but what wants an encrypted connection.
 pub fn passes_encrypted(session: &Session) -> bool {
     session.judgement.verdict == Verdict::Inside && !xact::in_recovery()
@@ -283,17 +291,29 @@ fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Resu
     }
     let (wanted, doing) = if changes {
         (None, "changing or deleting rows of")
-    } else if access.required & pg_sys::ACL_SELECT != 0 {
-        (attributes(access), READING)
-    } else if access.required & pg_sys::ACL_INSERT != 0 {
-        let shown = columns(access.relation).shown.clone();
-        if shown.is_empty() {
+    } else {
+        let shown = shown_to(access);
+        let reads = access.required & pg_sys::ACL_SELECT != 0;
+        if shown.is_empty() && !reads {
             return Ok(Outcome::Always);
         }
-        let all = shown.contains(&0);
-        ((!all).then_some(shown), "inserting into")
-    } else {
-        return Ok(Outcome::Always);
+        // With RETURNING, ON CONFLICT or MERGE an INSERT reads as well.
+        let read = if reads {
+            attributes(access)
+        } else {
+            Some(Vec::new())
+        };
+        let wanted = read
+            .filter(|_| !shown.contains(&0))
+            .map(|read| [read, shown.clone()].concat());
+        (
+            wanted,
+            if shown.is_empty() {
+                READING
+            } else {
+                "inserting into"
+            },
+        )
     };
     let request = Request {
         relation: access.relation,
@@ -486,7 +506,7 @@ extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_s
     // Taken in any case: it is of this check alone.
     let starting = Starting::of(range_table);
     own_residency::notice_circumstances();
-    if guc::enforce(Gate::Access) == Enforce::Off {
+    if guc::enforce(Gate::Access) == Enforce::Off || starting.is_some_and(Starting::is_of_leader) {
         return;
     }
     let session = session::current();

@@ -114,6 +114,7 @@ extern "C-unwind" fn gate(status: i32) {
         return;
     }
     silence::of_the_launcher();
+    port::hand_to_workers();
     if let Err(error) = check() {
         // FATAL: a walsender whose login was refused must not live on.
         report::log(PgLogLevel::FATAL, error);

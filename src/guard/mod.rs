@@ -20,6 +20,7 @@ mod foreign;
 pub mod function;
 pub mod lane;
 mod login;
+pub mod opening;
 pub mod own_residency;
 mod refuse;
 mod replication;
@@ -40,7 +41,7 @@ pub mod widening;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::pg::{executor, planner, report};
+use crate::pg::{executor, parallel, planner, report};
 
 extension_sql_file!(
     "../../sql/guard.sql",
@@ -53,6 +54,7 @@ pub fn init() {
     if !guc::preloaded() {
         return;
     }
+    parallel::init();
     break_glass::init();
     active::init();
     sentinel::init();

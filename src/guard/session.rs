@@ -56,8 +56,7 @@ pub fn judge(active: &Active, peer: &Peer) -> Judgement {
 }
 
 fn judge_this(active: Rc<Active>) -> Rc<Session> {
-    // Background and parallel workers, autovacuum and single-user mode have no client. A parallel worker reads
-    // what its leader was allowed to read.
+    // Background workers, autovacuum and single-user mode have no client. That of a parallel worker is its leader's.
     let session = match port::client() {
         None => {
             INSIDE.store(u64::MAX, Ordering::Relaxed);

@@ -50,6 +50,14 @@ impl Starting {
         unsafe { (*self.query).plannedstmt }
     }
 
+    /// Whether it is a part of a leader's statement, which a parallel worker executes: the leader's session was asked about
+    /// all of it. What a function in it reads is another statement, whose rows go elsewhere.
+    pub fn is_of_leader(self) -> bool {
+        // SAFETY: as above; NULL or where its rows go. Those of the leader's part alone go into a queue.
+        unsafe { (*self.query).dest.as_ref() }
+            .is_some_and(|to| to.mydest == pg_sys::CommandDest::DestTupleQueue)
+    }
+
     /// Whether the statement is explained, or counted row by row for another reason.
     pub fn is_explained(self) -> bool {
         // SAFETY: as above. By now other hooks have asked for the counts that they want.

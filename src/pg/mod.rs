@@ -26,6 +26,7 @@ pub mod lock;
 pub mod namespace;
 pub mod object_access;
 pub mod own_index;
+pub mod parallel;
 pub mod plan;
 pub mod planner;
 pub mod port;

@@ -1,13 +1,16 @@
 //! The client's connection: where it comes from, which role asked, and which certificate it showed.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::libpq::be;
+use serde::{Deserialize, Serialize};
+
+use crate::pg::parallel;
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remote {
     Socket,
     Ip(IpAddr),
@@ -15,7 +18,7 @@ pub enum Remote {
 }
 
 /// What is known about a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     pub remote: Remote,
     /// The role of the startup packet.
@@ -103,8 +106,44 @@ fn encrypted(port: *mut be::Port) -> bool {
     }
 }
 
-/// The client of this backend, once its startup packet was read; `None` for processes of the server itself.
+impl Client {
+    /// A client of which nothing is known.
+    fn unknown() -> Client {
+        Client {
+            remote: Remote::Unknown,
+            role: String::new(),
+            database: None,
+            issuer: None,
+            subject: None,
+            plaintext: true,
+        }
+    }
+}
+
+/// The client of this backend, once its startup packet was read; of a parallel worker, that of its leader. `None` for
+/// processes of the server itself.
 pub fn client() -> Option<Client> {
+    if !parallel::is_worker() {
+        return own();
+    }
+    match parallel::handed_over() {
+        Some(text) => Some(serde_json::from_str(&text).unwrap_or_else(|_| Client::unknown())),
+        None if parallel::leader_has_no_client() => None,
+        None => Some(Client::unknown()),
+    }
+}
+
+/// Keeps the client of this backend for its parallel workers. At login.
+pub fn hand_to_workers() {
+    let text = own().and_then(|client| serde_json::to_string(&client).ok());
+    // Without it the workers know nothing of the client.
+    if let Some(text) = text.and_then(|text| CString::new(text).ok()) {
+        parallel::hand_over(&text);
+    }
+}
+
+/// The client at the other end of this process's own connection.
+fn own() -> Option<Client> {
     // SAFETY: MyProcPort is NULL or the port of this process.
     let port: *mut be::Port = unsafe { pg_sys::MyProcPort }.cast();
     // SAFETY: as above; the fields read are the leading ones, whose layout is the same in each version.

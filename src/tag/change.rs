@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::{ledger, refusal};
 use crate::guard::lane::{archive, keep};
-use crate::guard::{row, sentinel, tls, widening};
+use crate::guard::{opening, row, sentinel, tls, widening};
 use crate::pg::{inherit, label, lock, relation, xact};
 use crate::policy::epoch;
 use crate::tag::grammar::{self, SubjectTag};
@@ -34,7 +34,7 @@ fn stranger(target: &Target) -> Error {
 
 /// Fails unless the current user may make this change to a label. `owner` says whether the user owns the
 /// table.
-pub fn authorize(target: &Target, change: &Change, owner: bool) -> Result<()> {
+pub fn authorize(target: &Target, change: &Change, new: Option<&Label>, owner: bool) -> Result<()> {
     if relation::is_steward() {
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub fn authorize(target: &Target, change: &Change, owner: bool) -> Result<()> {
         return Err(stranger(target));
     }
     if change.class < Class::Loosen {
-        return Ok(());
+        return opening::before_first(target, change, new);
     }
     match change.reasons.as_slice() {
         [] => relation::require_steward(&format!("remove the tag of {}", target.describe())),
@@ -226,7 +226,7 @@ pub fn write(target: &Target, new: Option<&Label>) -> Result<Option<Change>> {
         }
     };
     let change = target.classify(old.as_ref(), new);
-    authorize(target, &change, owner)?;
+    authorize(target, &change, new, owner)?;
     let text = new.map(Label::text).transpose()?;
     if change.class == Class::Same
         && label::get(target.relation, target.attnum).is_some() == new.is_some()

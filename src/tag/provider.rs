@@ -71,7 +71,7 @@ fn check(object: &pg_sys::ObjectAddress, label: *const c_char) -> Result<()> {
         }
     };
     let change = target.classify(old.as_ref(), new.as_ref());
-    change::authorize(&target, &change, true)?;
+    change::authorize(&target, &change, new.as_ref(), true)?;
     if malformed || change.class != Class::Same {
         change::begin(&target, old.as_ref(), new.as_ref())?;
     }

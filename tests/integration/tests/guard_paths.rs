@@ -161,13 +161,13 @@ fn rows_are_not_shown_by_errors_policies_and_triggers_of_a_change() -> Result<()
 fn an_exclusion_constraint_shows_no_row_that_is_there() -> Result<()> {
     let node = node()?;
     node.exec(
-        "CREATE TABLE stay (guest text, during daterange, room int,
+        "CREATE TABLE stay (guest text, during daterange, room int, nr int UNIQUE,
                             EXCLUDE USING gist (during WITH &&));
          CREATE TABLE stay_part (guest text, during daterange, room int) PARTITION BY LIST (room);
          CREATE TABLE stay_part_1 PARTITION OF stay_part FOR VALUES IN (1);
          ALTER TABLE stay_part_1 ADD EXCLUDE USING gist (during WITH &&);
          CREATE TABLE open (during daterange, room int, EXCLUDE USING gist (during WITH &&));
-         INSERT INTO stay VALUES ('x', '[2001-02-03,2001-02-05)', 1);
+         INSERT INTO stay VALUES ('x', '[2001-02-03,2001-02-05)', 1, 1);
          INSERT INTO stay_part VALUES ('x', '[2001-02-03,2001-02-05)', 1);
          GRANT INSERT, SELECT ON stay, stay_part, stay_part_1, open TO app",
     )?;
@@ -200,7 +200,31 @@ fn an_exclusion_constraint_shows_no_row_that_is_there() -> Result<()> {
             assert!(!text.contains("2001-02-05"), "{text}");
         }
     }
+    // Nor where the statement also reads what may be read.
+    node.exec("SELECT custodian.clear_column('stay', c) FROM unnest('{room,nr}'::text[]) c")?;
+    for more in [
+        format!("{} RETURNING room", insert("stay", "2001-02-01")),
+        format!(
+            "{} ON CONFLICT (nr) DO NOTHING",
+            insert("stay", "2001-02-01")
+        ),
+        "MERGE INTO stay s USING (VALUES (7)) v(room) ON s.room = v.room
+           WHEN NOT MATCHED THEN INSERT (during, room) VALUES ('[2001-02-01,2001-03-01)', 7)"
+            .to_owned(),
+        "INSERT INTO stay (during, room) SELECT '[2001-02-01,2001-03-01)', room FROM stay"
+            .to_owned(),
+        "COPY stay (during, room) FROM STDIN".to_owned(),
+    ] {
+        let refused = app.refused(&more);
+        assert_eq!(refused.sqlstate(), "42501", "{more}: {refused}");
+        let text = format!("{refused:?}");
+        assert!(text.contains("is not allowed"), "{more}: {text}");
+        assert!(!text.contains("2001-02-05"), "{more}: {text}");
+    }
     app.batch_execute(&insert("open", "2001-02-01"))?;
+    app.batch_execute(
+        "INSERT INTO open (during, room) VALUES ('[2002-01-01,2002-01-02)', 1) RETURNING during",
+    )?;
     Ok(())
 }
 
@@ -283,5 +307,81 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         away.batch_execute(statement)
             .map_err(|error| integration::Error::new(format!("{statement}: {error}")))?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_function_in_a_parallel_worker_reads_what_its_leader_may_read() -> Result<()> {
+    let node = node()?;
+    node.exec(&format!(
+        "INSERT INTO customer SELECT i, '{CANARY}', 'basic' FROM generate_series(1, 1000) i;
+         ANALYZE customer;
+         CREATE FUNCTION mails() RETURNS text STABLE PARALLEL SAFE LANGUAGE plpgsql AS
+           $$ BEGIN RETURN (SELECT count(email) FROM customer); END $$;
+         CREATE FUNCTION plans() RETURNS text STABLE PARALLEL SAFE LANGUAGE plpgsql AS
+           $$ BEGIN RETURN (SELECT count(plan) FROM customer); END $$;
+         CREATE FUNCTION file() RETURNS text STABLE PARALLEL SAFE LANGUAGE plpgsql AS
+           $$ BEGIN RETURN pg_read_file('PG_VERSION'); END $$;
+         ALTER FUNCTION pg_read_file(text) PARALLEL SAFE;
+         GRANT SELECT ON customer TO app"
+    ))?;
+    let forced = node.text(
+        "SELECT 'SET ' || name || ' = on' FROM pg_settings
+         WHERE name IN ('force_parallel_mode', 'debug_parallel_query')",
+    )?;
+    let forced = forced.as_str();
+    let spread = "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+                  SET parallel_leader_participation = off";
+    node.alter_system("custodian.enforce", "on")?;
+    let mut inside = node.client()?;
+    let mut app = node.client_as("app", "postgres")?;
+    let mut away = node.client_as("away", "postgres")?;
+    for client in [&mut inside, &mut app, &mut away] {
+        client.batch_execute(forced)?;
+        // It is a worker that calls the function.
+        assert!(client.text("EXPLAIN SELECT plans()")?.contains("Gather"));
+    }
+    assert_eq!(inside.text("SELECT mails()")?, "1000");
+    for client in [&mut app, &mut away] {
+        assert_eq!(client.text("SELECT plans()")?, "1000");
+        let refused = client.refused("SELECT mails()");
+        assert!(
+            refused
+                .to_string()
+                .contains("reading \"public.customer\" from unix socket is not allowed"),
+            "{refused}"
+        );
+    }
+    assert_eq!(away.refused("SELECT file()").sqlstate(), "42501");
+    assert!(!inside.text("SELECT file()")?.is_empty());
+
+    // The same where several workers share a scan that the leader was let through.
+    for client in [&mut inside, &mut app] {
+        client.batch_execute(spread)?;
+    }
+    let calls = |function: &str| format!("SELECT count({function}()) FROM customer WHERE id < 20");
+    assert_eq!(inside.text(&calls("mails"))?, "19");
+    assert_eq!(app.text(&calls("plans"))?, "19");
+    assert_eq!(app.refused(&calls("mails")).sqlstate(), "42501");
+    assert_eq!(
+        node.text("SELECT DISTINCT role FROM custodian.guard_events WHERE object = 'public.customer' ORDER BY 1")?,
+        "app\naway"
+    );
+
+    // Nobody says who the client is but the server.
+    let claim = r#"{"remote":"Socket","role":"postgres","database":"postgres","issuer":null,"subject":null,"plaintext":false}"#;
+    for statement in [
+        format!("SET custodian.client = '{claim}'"),
+        format!("SELECT set_config('custodian.client', '{claim}', false)"),
+        format!("ALTER ROLE away SET custodian.client = '{claim}'"),
+        format!("ALTER FUNCTION mails() SET custodian.client = '{claim}'"),
+        format!("ALTER SYSTEM SET custodian.client = '{claim}'"),
+    ] {
+        away.refused(&statement);
+    }
+    away.batch_execute("RESET custodian.client; SET custodian.client TO DEFAULT; RESET ALL")?;
+    away.batch_execute("DISCARD ALL")?;
+    away.batch_execute(forced)?;
+    assert_eq!(away.refused("SELECT mails()").sqlstate(), "42501");
     Ok(())
 }

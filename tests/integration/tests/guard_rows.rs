@@ -438,6 +438,31 @@ fn an_owner_puts_no_other_column_in_the_place_of_the_residency() -> Result<()> {
         "{output}"
     );
     assert_eq!(stage.node.text(named)?, "bare_child.country,shared.country");
+    // Nor does the first tag of a column open it, by a residency or by that of each row, or through a parent's tag.
+    stage
+        .node
+        .exec("ALTER TABLE taken ADD note text DEFAULT 'canary'; ALTER TABLE shared ADD note text DEFAULT 'canary'")?;
+    for sql in [
+        "SELECT custodian.tag_column('taken', 'note', 'user.content', '{shop.account}', residency => '{us}')",
+        r#"SECURITY LABEL FOR custodian ON COLUMN taken.note IS
+             '{"category":"user.content","sensitivity":"personal","purposes":["shop.account"],"residency":["us"]}'"#,
+        "SELECT custodian.tag_column('shared', 'note', 'user.content', '{shop.account}')",
+        r#"CREATE TABLE app.above (note text);
+           SECURITY LABEL FOR custodian ON COLUMN app.above.note IS
+             '{"category":"user.content","sensitivity":"personal","purposes":["shop.account"],"residency":["us"]}'"#,
+    ] {
+        let output = stage.from(&stage.us, sql)?;
+        assert!(
+            !output.success() && output.all().contains("Nobody has reviewed it"),
+            "{sql}: {output}"
+        );
+        let read = stage.from(&stage.us, "SELECT note FROM taken")?;
+        assert!(!read.success() && !read.all().contains(CANARY), "{read}");
+    }
+    let closed = "SELECT custodian.tag_column('taken', 'note', 'user.content', '{shop.account}')";
+    stage.from(&stage.us, closed)?.ok()?;
+    let inside = "SELECT custodian.tag_column('shared', 'note', 'user.content', '{shop.account}', residency => '{cn}')";
+    stage.from(&stage.cn, inside)?.ok()?;
     // The tag follows a rename.
     stage
         .from(
