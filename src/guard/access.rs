@@ -468,10 +468,11 @@ fn remember(access: &Access, before: Option<Stamp>, outcome: Outcome) {
         Outcome::Warned => !before.on,
         Outcome::ByRows => false,
     };
-    // Lanes end by themselves, and of these catalogs the label of the database decides.
+    // Lanes end by themselves, and of these catalogs the label of the database decides. Foreign tables are judged each time.
     if lasts
         && !lane::has_lanes()
         && !catalogs::holds_values(access.relation)
+        && !foreign::may_ship(access)
         && stamp() == Some(before)
     {
         PASSED.get().remember(before, read);
@@ -530,16 +531,21 @@ extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_s
 /// setting up a guard costs each statement.
 ///
 /// # Safety
-/// Both must be what the hook was called with.
+/// Both must be what the hook was called with: up to 15 the permissions are NULL, and stand in the range table.
 #[inline]
 unsafe fn admit(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
-    if session::is_known_inside() {
-        return;
-    }
+    let inside = session::is_known_inside();
     // SAFETY: by the caller's promise.
-    if unsafe { passed(range_table, permissions) } {
-        executor::forget();
-    } else {
+    unsafe {
+        // From 16 on, what a plan reaches by inheritance has no permissions of its own, so nothing of it passed before.
+        let reaches = cfg!(not(feature = "pg15")) && foreign::may_reach(range_table);
+        if !inside && !reaches && passed(range_table, permissions) {
+            executor::forget();
+            return;
+        }
+        foreign::gate(range_table, permissions);
+    }
+    if !inside {
         gate(range_table, permissions);
     }
 }
@@ -551,10 +557,7 @@ static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
 #[cfg(feature = "pg15")]
 unsafe extern "C-unwind" fn hook(range_table: *mut pg_sys::List, abort: bool) -> bool {
     // SAFETY: what the hook was called with.
-    unsafe {
-        foreign::gate(range_table, range_table);
-        admit(range_table, std::ptr::null_mut());
-    }
+    unsafe { admit(range_table, std::ptr::null_mut()) };
     // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
     unsafe {
         match PREVIOUS {
@@ -572,10 +575,7 @@ unsafe extern "C-unwind" fn hook(
     abort: bool,
 ) -> bool {
     // SAFETY: what the hook was called with.
-    unsafe {
-        foreign::gate(range_table, permissions);
-        admit(range_table, permissions);
-    }
+    unsafe { admit(range_table, permissions) };
     // SAFETY: as above.
     unsafe {
         match PREVIOUS {

@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use pgrx::prelude::*;
 
-use crate::compat;
+use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::refuse::{self, Flow};
@@ -131,7 +131,7 @@ extern "C-unwind" fn examine(range_table: *mut pg_sys::List, permissions: *mut p
 /// # Safety
 /// `range_table` must be the range table that the hook was called with.
 #[inline]
-unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
+pub unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
     // SAFETY: by the caller's promise, NULL or a list of range table entries.
     !unsafe {
         list::all(range_table, |entry: &pg_sys::RangeTblEntry| {
@@ -146,10 +146,21 @@ unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
     }
 }
 
+/// Whether what a statement asks for of a relation may reach foreign tables, now or once it has such partitions.
+pub fn may_ship(access: &Access) -> bool {
+    match relation::kind(access.relation) {
+        pg_sys::RELKIND_FOREIGN_TABLE => true,
+        pg_sys::RELKIND_PARTITIONED_TABLE => {
+            access.required & pg_sys::ACL_INSERT != 0 || access.updates
+        }
+        _ => false,
+    }
+}
+
 /// For the hook on permissions: refuses what ships to where the rules do not allow.
 ///
 /// # Safety
-/// Both must be what the hook was called with: up to 15 they are the same list.
+/// Both must be what the hook was called with.
 #[inline]
 pub unsafe fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
     // SAFETY: by the caller's promise.
