@@ -164,3 +164,52 @@ fn without_a_slot_for_the_launcher_the_postmaster_and_sessions_say_so() -> Resul
     );
     Ok(())
 }
+
+#[test]
+fn databases_beyond_those_that_can_have_a_scheduler_are_named_and_take_what_becomes_free()
+-> Result<()> {
+    let node = Cluster::builder("sixtyfour")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1h")
+        .conf("custodian.disposal = off")
+        .conf("max_worker_processes = 80")
+        .start()?;
+    node.create_database("origin")?
+        .batch_execute("CREATE EXTENSION pg_custodian")?;
+    // Nobody connects there, no scheduler either, so that copies need not wait for one to leave.
+    node.exec("ALTER DATABASE origin ALLOW_CONNECTIONS false")?;
+    for n in 1..=66 {
+        node.exec(&format!("CREATE DATABASE copy_{n} TEMPLATE origin"))?;
+    }
+    const SCHEDULERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian scheduler' AND datname LIKE 'copy%'";
+    wait_for_answer(&node, SCHEDULERS, "64");
+    let without = node.text(
+        "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database d
+         WHERE datname LIKE 'copy%' AND NOT EXISTS (SELECT FROM pg_stat_activity a
+                                                    WHERE a.datname = d.datname AND backend_type = 'pg_custodian scheduler')",
+    )?;
+    let without: Vec<&str> = without.split(' ').collect();
+    assert_eq!(without.len(), 2, "{without:?}");
+    for database in &without {
+        node.wait_for_log(
+            &format!("no scheduler could be started in database {database}\n"),
+            60,
+        );
+    }
+    // Where one goes, or the extension does, the next one has its place.
+    let with = node.text(
+        "SELECT string_agg(datname, ' ') FROM (SELECT datname FROM pg_stat_activity
+                                               WHERE backend_type = 'pg_custodian scheduler' AND datname LIKE 'copy%' LIMIT 2) a",
+    )?;
+    let (first, second) = with.split_once(' ').expect("two databases");
+    node.exec(&format!("DROP DATABASE {first}"))?;
+    let those = format!(
+        "{SCHEDULERS} AND datname IN ('{}', '{}')",
+        without[0], without[1]
+    );
+    wait_for_answer(&node, &those, "1");
+    node.client_as("postgres", second)?
+        .batch_execute("DROP EXTENSION pg_custodian")?;
+    wait_for_answer(&node, &those, "2");
+    Ok(())
+}

@@ -280,3 +280,53 @@ fn what_was_observed_of_a_table_goes_with_the_table() -> Result<()> {
     wait_for_answer(&node, observed, "");
     Ok(())
 }
+
+#[test]
+fn a_run_that_finds_more_than_it_may_dispose_of_undoes_that_batch_and_waits() -> Result<()> {
+    let node = Cluster::builder("tripwire")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 0.5")
+        .start()?;
+    // 40 of 100 rows may go. The batch that takes them waits, so that others can come.
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE gate AS SELECT 1 AS shut;
+         CREATE TABLE log (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+         INSERT INTO log SELECT n, 'x', now() - CASE WHEN n <= 40 THEN interval '1 year' ELSE '0' END FROM generate_series(1, 100) n;
+         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NULL; END';
+         CREATE TRIGGER wait AFTER DELETE ON log FOR EACH STATEMENT EXECUTE FUNCTION wait();
+         SELECT custodian.define_purpose('test.log', 'contract', '100 days');
+         SELECT custodian.tag_table('log', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('log', 'body', 'user.behavior', '{test.log}')",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND wait_event = 'PgSleep'",
+        "t",
+    );
+    node.exec(
+        "INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(101, 160) n;
+         DELETE FROM gate",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_planned, rows_done, reason FROM custodian.runs ORDER BY run_id LIMIT 1",
+        "superseded|40|40|more rows are due than the run may dispose",
+    );
+    assert_eq!(
+        node.text("SELECT count(*), count(*) FILTER (WHERE id > 100) FROM log")?,
+        "120|60"
+    );
+    // The next one asks.
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_planned FROM custodian.runs ORDER BY run_id DESC LIMIT 1",
+        "waiting|60",
+    );
+    node.exec("SELECT custodian.approve_run(run_id, 'an import of old rows') FROM custodian.runs WHERE state = 'waiting'")?;
+    wait_for_answer(&node, "SELECT count(*), min(id) FROM log", "60|41");
+    Ok(())
+}

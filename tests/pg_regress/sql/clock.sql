@@ -77,6 +77,22 @@ WHERE relation IN ('clock.device'::regclass, 'clock.reading'::regclass) ORDER BY
 SELECT column_name, state, decided_by FROM custodian.explain_row('clock.device', '{"vendor": "v", "serial": "2"}', '2030-01-01Z');
 SELECT custodian.release_hold(:hold, 'clock_counsel', 'over');
 
+-- The clock is a superuser's to move, and moves for the session alone.
+SET ROLE clock_counsel;
+SET custodian.clock_offset = '1d';
+RESET ROLE;
+CREATE TABLE clock.moved (id int, at timestamptz, a text);
+INSERT INTO clock.moved VALUES (1, now() - interval '23 hours', 'a');
+SELECT custodian.tag_table('clock.moved', clock => 'at');
+SELECT custodian.tag_column('clock.moved', 'a', 'user.content', '{app.day}', on_expiry => 'set_null');
+SELECT state FROM custodian.explain_row('clock.moved', '{"id": 1}');
+SET custodian.clock_offset = '2h';
+SELECT state FROM custodian.explain_row('clock.moved', '{"id": 1}');
+SELECT action, rows FROM custodian.preview('clock.moved');
+\c -
+SET client_min_messages = warning;
+SELECT state FROM custodian.explain_row('clock.moved', '{"id": 1}');
+
 DROP SCHEMA clock CASCADE;
 DELETE FROM custodian.hold;
 DROP EXTENSION pg_custodian;
