@@ -8,8 +8,8 @@ use pgrx::pg_sys;
 
 use super::way::{Blocks, Known, LISTED, Walk, Way, most};
 use super::{
-    BATCH_TIMEOUT, Batched, End, LOOKED_AT_AGAIN, MOST_OBSTACLES, Part, RETRIES, SMALL, Sweep,
-    TRIPPED, is_contention, pause, transaction,
+    BATCH_TIMEOUT, Batched, End, LOOKED_AT_AGAIN, MOST_OBSTACLES, PASSES, Part, RETRIES, SMALL,
+    Sweep, TRIPPED, is_contention, pause, transaction,
 };
 use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind};
@@ -167,7 +167,7 @@ impl Sweep {
     ) -> std::result::Result<End, Caught> {
         let mut walk = Walk::new(ranges);
         let (mut passed, mut shown) = (0, None);
-        let mut retries = 0;
+        let (mut retries, mut again) = (0, 1);
         loop {
             let blocks = walk.next(size.blocks());
             if blocks.is_empty() {
@@ -199,6 +199,11 @@ impl Sweep {
                 },
                 Ok(Batched::Tripped) => return Ok(End::Tripped),
                 Ok(Batched::Rows(_)) => {}
+                // Rows that somebody wrote there meanwhile are due after the statement, too.
+                Ok(Batched::Swallowed(_)) if again < PASSES => {
+                    again += 1;
+                    continue;
+                }
                 Ok(Batched::Swallowed(_)) => {
                     for blocks in &blocks {
                         self.swallowed(part, blocks)?;
@@ -233,7 +238,7 @@ impl Sweep {
             if self.obstacles > MOST_OBSTACLES {
                 return Ok(End::GaveUp);
             }
-            retries = 0;
+            (retries, again) = (0, 1);
             walk.advance(&blocks);
             passed += u64::from(count);
             let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
