@@ -3,7 +3,7 @@
 //! Where a table says in a column of its rows where each may be (`residency_column`), that counts in place of what
 //! its columns' tags say. A query passes when each of its scans of the table lets through only rows whose
 //! residency the session's region is, or lies in: the planner's prover must find that out from the conditions that the
-//! scan evaluates. What is evaluated before these sees other rows, so nothing there may be able to tell what it sees: neither
+//! scan evaluates, with the values that parameters have in this execution. What is evaluated before these sees other rows, so nothing there may be able to tell what it sees: neither
 //! by a function, nor by an error, nor by the server's counts of what an index gave. What is not understood is refused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +44,7 @@ impl Unproved {
     pub const fn reason(self) -> &'static str {
         match self {
             Unproved::NoCondition => {
-                "The query's conditions do not imply, in constants, that it reads only rows that may be there."
+                "The query's conditions do not imply, in constants or parameters, that it reads only rows that may be there."
             }
             Unproved::Before => {
                 "Before it is known where a row may be, the query evaluates something on it that could tell its values."
@@ -65,7 +65,7 @@ impl Unproved {
     pub fn hint(self, condition: &str) -> String {
         match self {
             Unproved::NoCondition => format!(
-                "Add to each use of the table the condition {condition}, in constants and not in parameters."
+                "Add to each use of the table the condition {condition}, in constants or parameters of the column's type."
             ),
             Unproved::Before | Unproved::Index => format!(
                 "Read the table in a subquery that has only the condition {condition} and OFFSET 0, and put all other conditions around it."
@@ -213,7 +213,7 @@ pub fn passes(
         .map(|by_row| by_row.name.clone());
     // SAFETY: the plan of the statement that is starting.
     let (scans, family) = unsafe {
-        let Some(scans) = plan::scans(starting.plan()) else {
+        let Some(scans) = plan::scans(starting.plan(), starting.parameters()) else {
             return Ok(Err(Unproved::Statement));
         };
         (scans, plan::family(starting.plan(), entry))

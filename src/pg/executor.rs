@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 
 use crate::guard::session;
 use crate::guc;
+use crate::pg::parameters::Parameters;
 
 /// A statement at its start.
 #[derive(Clone, Copy)]
@@ -56,6 +57,12 @@ impl Starting {
         // SAFETY: as above; NULL or where its rows go. Those of the leader's part alone go into a queue.
         unsafe { (*self.query).dest.as_ref() }
             .is_some_and(|to| to.mydest == pg_sys::CommandDest::DestTupleQueue)
+    }
+
+    /// What it is executed with. They stay what they are to its end.
+    pub fn parameters(self) -> Parameters {
+        // SAFETY: as above.
+        Parameters::Now(unsafe { (*self.query).params })
     }
 
     /// Whether the statement is explained, or counted row by row for another reason.

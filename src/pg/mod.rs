@@ -27,6 +27,7 @@ pub mod namespace;
 pub mod object_access;
 pub mod own_index;
 pub mod parallel;
+pub mod parameters;
 pub mod plan;
 pub mod planner;
 pub mod port;

@@ -1,7 +1,7 @@
 //! What a plan does with the rows of tables: which it scans, by which conditions, and in which order these are evaluated.
 //!
-//! Conditions are copied, with the scanned relation as number 1 of the range table, which is how the prover has them. A plan
-//! with a node that is not known here is not understood at all.
+//! Conditions are copied, with the scanned relation as number 1 of the range table, which is how the prover has them, and with
+//! the values of parameters, as far as these are known. A plan with a node that is not known here is not understood at all.
 
 use std::ffi::{c_int, c_void};
 
@@ -10,6 +10,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 
 use crate::pg::list;
+use crate::pg::parameters::Parameters;
 use crate::pg::walker::expression_tree_walker;
 
 /// A condition, with the scanned relation as number 1 of the range table.
@@ -19,8 +20,8 @@ pub struct Condition {
     /// Whether evaluating it could tell what it is evaluated on: by an error, or by a function of a user.
     pub leaks: bool,
     /// Whether it could tell that it, or a part of it, is evaluated at all, and so what other parts said before: it calls
-    /// something that is not leakproof, be it on constants, or has a parameter, whose subquery may run only then. True
-    /// where `leaks` is.
+    /// something that is not leakproof, be it on constants, or has a parameter without a value, whose subquery may run only
+    /// then. True where `leaks` is.
     pub acts: bool,
 }
 
@@ -191,7 +192,14 @@ unsafe extern "C-unwind" fn does_something(node: *mut pg_sys::Node, context: *mu
                         expression_tree_walker(node, does_something, context)
                     })
             }
-            // Parameters, subqueries, coercions that may fail, and what is not known here.
+            // What will be a value, while the plan is made.
+            Tag::T_ArrayExpr if !context.is_null() => {
+                pg_guard_ffi_boundary(|| expression_tree_walker(node, does_something, context))
+            }
+            Tag::T_Param if !context.is_null() => {
+                (*node.cast::<pg_sys::Param>()).paramkind != pg_sys::ParamKind::PARAM_EXTERN
+            }
+            // Parameters without a value, subqueries, coercions that may fail, and what is not known here.
             _ => true,
         }
     }
@@ -201,9 +209,14 @@ unsafe extern "C-unwind" fn does_something(node: *mut pg_sys::Node, context: *mu
 ///
 /// # Safety
 /// `node` must be an expression.
-unsafe fn acts(node: *mut pg_sys::Node) -> bool {
-    // SAFETY: by the caller's promise; it only reads.
-    unsafe { does_something(node, std::ptr::null_mut()) }
+unsafe fn acts(node: *mut pg_sys::Node, parameters: Parameters) -> bool {
+    let mut later = ();
+    let context = match parameters {
+        Parameters::Later => std::ptr::from_mut(&mut later).cast(),
+        Parameters::Now(_) => std::ptr::null_mut(),
+    };
+    // SAFETY: by the caller's promise; it only reads, and of the context only whether there is one.
+    unsafe { does_something(node, context) }
 }
 
 /// The columns that a condition is about, by number: 0 for the whole row, negative ones for system columns.
@@ -238,8 +251,12 @@ pub unsafe fn columns_of(node: *mut pg_sys::Node, relation: u32) -> Vec<i16> {
 /// Copies of conditions over the relation with number `from`, over number 1.
 ///
 /// # Safety
-/// `conditions` must be NULL or a list of expressions.
-unsafe fn copied(conditions: *mut pg_sys::List, from: c_int) -> Vec<Condition> {
+/// `conditions` must be NULL or a list of expressions, of a statement with these parameters.
+unsafe fn copied(
+    conditions: *mut pg_sys::List,
+    from: c_int,
+    parameters: Parameters,
+) -> Vec<Condition> {
     // SAFETY: by the caller's promise; only copies are changed.
     unsafe {
         list::items::<pg_sys::Node>(conditions)
@@ -248,11 +265,12 @@ unsafe fn copied(conditions: *mut pg_sys::List, from: c_int) -> Vec<Condition> {
                 let node =
                     pg_sys::copyObjectImpl(std::ptr::from_ref(node).cast()).cast::<pg_sys::Node>();
                 pg_sys::ChangeVarNodes(node, from, 1, 0);
+                let node = parameters.put_into(node);
                 let leaks = leaks(node);
                 Condition {
                     node,
                     leaks,
-                    acts: leaks || acts(node),
+                    acts: leaks || acts(node, parameters),
                 }
             })
             .collect()
@@ -266,6 +284,7 @@ unsafe fn copied(conditions: *mut pg_sys::List, from: c_int) -> Vec<Condition> {
 unsafe fn copied_from_index(
     conditions: *mut pg_sys::List,
     columns: *mut pg_sys::List,
+    parameters: Parameters,
 ) -> Option<Vec<Condition>> {
     // SAFETY: by the caller's promise; map_variable_attnos() makes a copy.
     unsafe {
@@ -289,7 +308,7 @@ unsafe fn copied_from_index(
             pg_sys::Oid::INVALID,
             &mut whole_row,
         );
-        (!whole_row).then(|| copied(mapped.cast(), pg_sys::INDEX_VAR))
+        (!whole_row).then(|| copied(mapped.cast(), pg_sys::INDEX_VAR, parameters))
     }
 }
 
@@ -302,7 +321,11 @@ unsafe fn search(index: pg_sys::Oid, conditions: Vec<Condition>) -> Search {
     unsafe {
         let open = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let exact = (*(*open).rd_rel).relam == pg_sys::BTREE_AM_OID;
-        let predicate = copied(pg_sys::RelationGetIndexPredicate(open), 1);
+        let predicate = copied(
+            pg_sys::RelationGetIndexPredicate(open),
+            1,
+            Parameters::Now(std::ptr::null_mut()),
+        );
         pg_sys::index_close(open, pg_sys::NoLock as pg_sys::LOCKMODE);
         Search {
             conditions,
@@ -315,6 +338,7 @@ unsafe fn search(index: pg_sys::Oid, conditions: Vec<Condition>) -> Search {
 /// A walk over the nodes of a plan.
 struct Walk<'a> {
     entries: Vec<&'a pg_sys::RangeTblEntry>,
+    parameters: Parameters,
     scans: Vec<Scan>,
 }
 
@@ -325,6 +349,7 @@ impl Walk<'_> {
     /// `plan` must be NULL or a node of the plan whose range table this is.
     unsafe fn node(&mut self, plan: *mut pg_sys::Plan) -> Option<()> {
         use pg_sys::NodeTag as Tag;
+        let parameters = self.parameters;
         // SAFETY: by the caller's promise; each tag is the one of its type.
         unsafe {
             let Some(node) = plan.as_ref() else {
@@ -335,7 +360,7 @@ impl Walk<'_> {
                 Tag::T_SeqScan => self.scan(plan, |_| Some((Vec::new(), Vec::new())))?,
                 Tag::T_IndexScan => self.scan(plan, |entry| {
                     let scan = &*plan.cast::<pg_sys::IndexScan>();
-                    let conditions = copied(scan.indexqualorig, entry);
+                    let conditions = copied(scan.indexqualorig, entry, parameters);
                     let searches = vec![search(scan.indexid, conditions.clone())];
                     scan.indexorderby
                         .is_null()
@@ -343,8 +368,9 @@ impl Walk<'_> {
                 })?,
                 Tag::T_IndexOnlyScan => {
                     let scan = &*plan.cast::<pg_sys::IndexOnlyScan>();
-                    let conditions = copied_from_index(scan.recheckqual, scan.indextlist);
-                    let filter = copied_from_index(node.qual, scan.indextlist);
+                    let conditions =
+                        copied_from_index(scan.recheckqual, scan.indextlist, parameters);
+                    let filter = copied_from_index(node.qual, scan.indextlist, parameters);
                     self.scan(plan, |_| {
                         let conditions = conditions?;
                         let searches = vec![search(scan.indexid, conditions.clone())];
@@ -357,8 +383,8 @@ impl Walk<'_> {
                 Tag::T_BitmapHeapScan => self.scan(plan, |entry| {
                     let scan = &*plan.cast::<pg_sys::BitmapHeapScan>();
                     let mut searches = Vec::new();
-                    bitmap(node.lefttree, entry, &mut searches)?;
-                    Some((searches, copied(scan.bitmapqualorig, entry)))
+                    bitmap(node.lefttree, entry, parameters, &mut searches)?;
+                    Some((searches, copied(scan.bitmapqualorig, entry, parameters)))
                 })?,
                 Tag::T_SampleScan | Tag::T_TidScan | Tag::T_TidRangeScan => {
                     self.scan(plan, |_| None)?;
@@ -441,7 +467,7 @@ impl Walk<'_> {
                 Some((searches, searched)) => Way::Conditions {
                     searches,
                     searched,
-                    filter: copied((*plan).qual, number),
+                    filter: copied((*plan).qual, number, self.parameters),
                 },
                 None => Way::Other,
             };
@@ -470,14 +496,22 @@ impl Walk<'_> {
 ///
 /// # Safety
 /// `plan` must be a node below a bitmap scan.
-unsafe fn bitmap(plan: *mut pg_sys::Plan, entry: c_int, searches: &mut Vec<Search>) -> Option<()> {
+unsafe fn bitmap(
+    plan: *mut pg_sys::Plan,
+    entry: c_int,
+    parameters: Parameters,
+    searches: &mut Vec<Search>,
+) -> Option<()> {
     use pg_sys::NodeTag as Tag;
     // SAFETY: by the caller's promise; each tag is the one of its type.
     unsafe {
         let plans = match plan.as_ref()?.type_ {
             Tag::T_BitmapIndexScan => {
                 let scan = &*plan.cast::<pg_sys::BitmapIndexScan>();
-                searches.push(search(scan.indexid, copied(scan.indexqualorig, entry)));
+                searches.push(search(
+                    scan.indexid,
+                    copied(scan.indexqualorig, entry, parameters),
+                ));
                 return Some(());
             }
             Tag::T_BitmapAnd => (*plan.cast::<pg_sys::BitmapAnd>()).bitmapplans,
@@ -485,7 +519,12 @@ unsafe fn bitmap(plan: *mut pg_sys::Plan, entry: c_int, searches: &mut Vec<Searc
             _ => return None,
         };
         for plan in list::items::<pg_sys::Plan>(plans) {
-            bitmap(std::ptr::from_ref(plan).cast_mut(), entry, searches)?;
+            bitmap(
+                std::ptr::from_ref(plan).cast_mut(),
+                entry,
+                parameters,
+                searches,
+            )?;
         }
     }
     Some(())
@@ -495,8 +534,11 @@ unsafe fn bitmap(plan: *mut pg_sys::Plan, entry: c_int, searches: &mut Vec<Searc
 /// not known here.
 ///
 /// # Safety
-/// `planned` must be NULL or a plan of the server's planner.
-pub unsafe fn scans(planned: *mut pg_sys::PlannedStmt) -> Option<Vec<Scan>> {
+/// `planned` must be NULL or a plan of the server's planner, and the parameters those of its statement.
+pub unsafe fn scans(
+    planned: *mut pg_sys::PlannedStmt,
+    parameters: Parameters,
+) -> Option<Vec<Scan>> {
     // SAFETY: by the caller's promise.
     unsafe {
         let planned = planned.as_ref()?;
@@ -508,6 +550,7 @@ pub unsafe fn scans(planned: *mut pg_sys::PlannedStmt) -> Option<Vec<Scan>> {
         }
         let mut walk = Walk {
             entries: list::items(planned.rtable),
+            parameters,
             scans: Vec::new(),
         };
         walk.node(planned.planTree)?;
@@ -519,7 +562,7 @@ pub unsafe fn scans(planned: *mut pg_sys::PlannedStmt) -> Option<Vec<Scan>> {
 /// An entry of the range table and those of its partitions or children that the plan has instead.
 ///
 /// # Safety
-/// As for [`scans`].
+/// As for `planned` of [`scans`].
 pub unsafe fn family(planned: *mut pg_sys::PlannedStmt, entry: u32) -> Vec<u32> {
     let mut family = vec![entry];
     // SAFETY: by the caller's promise.

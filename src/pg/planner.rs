@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 
 use crate::guard::{own_residency, session};
 use crate::guc;
+use crate::pg::parameters::Parameters;
 use crate::pg::{list, plan};
 
 static mut PLANNER: pg_sys::planner_hook_type = None;
@@ -33,7 +34,7 @@ unsafe extern "C-unwind" {
 #[pg_guard]
 extern "C-unwind" fn order(planned: *mut pg_sys::PlannedStmt) {
     // SAFETY: the plan that the planner has just made.
-    for scan in unsafe { plan::scans(planned) }.unwrap_or_default() {
+    for scan in unsafe { plan::scans(planned, Parameters::Later) }.unwrap_or_default() {
         if let Some(column) = own_residency::column(scan.relation) {
             scan.move_to_front(|condition| !condition.acts && plan::columns(condition) == [column]);
         }

@@ -321,21 +321,15 @@ fn own_members(effects: &mut Effects, old: &ColumnTag, new: &ColumnTag) {
 pub fn classify_table(old: Option<&TableTag>, new: Option<&TableTag>) -> Change {
     match (old, new) {
         (None, None) => plain(Class::Same),
+        // What each row says of where it may be takes the place of what the tags of columns say, those that come later too.
+        (None, Some(new)) if new.residency_column.is_some() => {
+            let mut effects = Effects::default();
+            effects.fixed("residency_column", None, new.residency_column.as_ref());
+            effects.change()
+        }
         (None, Some(_)) => plain(Class::Add),
         (Some(_), None) => removal(),
         (Some(old), Some(new)) => table_tag(old, new),
-    }
-}
-
-/// Classifies the first label of a table some of whose columns have tags already: what each row says of where it may be would
-/// take the place of what these say.
-pub fn classify_table_of_tagged_columns(new: &TableTag) -> Change {
-    let mut effects = Effects::default();
-    effects.fixed("residency_column", None, new.residency_column.as_ref());
-    if new.residency_column.is_some() {
-        effects.change()
-    } else {
-        plain(Class::Add)
     }
 }
 

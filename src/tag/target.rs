@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::{label, relation};
 use crate::tag::grammar::{self, ColumnLabel, TableTag};
 use crate::tag::rules::{self, Change};
-use crate::tag::{names, parse, read};
+use crate::tag::{names, parse};
 
 /// A table, or a column of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -218,14 +218,6 @@ impl Target {
         label::get(self.relation, self.attnum).map(|text| self.parse(&text))
     }
 
-    /// Whether columns of the table have tags, its own or those of a table above it.
-    fn has_tagged_columns(&self) -> bool {
-        read::labels(self.relation)
-            .columns
-            .values()
-            .any(|label| *label != ColumnLabel::NotPersonal)
-    }
-
     /// What replacing one label of this target by another amounts to.
     pub fn classify(&self, old: Option<&Label>, new: Option<&Label>) -> Change {
         fn column(label: Option<&Label>) -> Option<&ColumnLabel> {
@@ -241,12 +233,7 @@ impl Target {
             }
         }
         match self.column {
-            None => match (table(old), table(new)) {
-                (None, Some(new)) if self.has_tagged_columns() => {
-                    rules::classify_table_of_tagged_columns(new)
-                }
-                (old, new) => rules::classify_table(old, new),
-            },
+            None => rules::classify_table(table(old), table(new)),
             Some(_) => rules::classify_column(column(old), column(new)),
         }
     }
