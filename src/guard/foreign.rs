@@ -126,6 +126,17 @@ extern "C-unwind" fn examine(range_table: *mut pg_sys::List, permissions: *mut p
     }
 }
 
+/// Before a table is truncated, whatever led to it: `TRUNCATE` is passed on to the server of a foreign table.
+pub fn before_truncate(table: pg_sys::Oid) -> Result<()> {
+    if !guc::preloaded()
+        || guc::enforce(Gate::Access) == Enforce::Off
+        || relation::kind(table) != pg_sys::RELKIND_FOREIGN_TABLE
+    {
+        return Ok(());
+    }
+    check(table)
+}
+
 /// Whether a statement may reach foreign tables: a look at its list of relations, for all statements.
 ///
 /// # Safety

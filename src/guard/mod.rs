@@ -16,7 +16,7 @@ pub mod ddl;
 mod destination;
 pub mod exposure;
 mod files;
-mod foreign;
+pub mod foreign;
 pub mod function;
 pub mod lane;
 mod login;
@@ -60,6 +60,7 @@ pub fn init() {
     sentinel::init();
     login::init();
     lane::session::init();
+    lane::archive::telling::init();
     access::init();
     executor::init();
     planner::init();

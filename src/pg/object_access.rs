@@ -1,5 +1,5 @@
 //! The object-access hook: one for the whole extension, which asks the modules that care before an object
-//! is dropped or a function is called.
+//! is dropped, a table truncated or a function called.
 
 use std::ffi::{c_int, c_void};
 
@@ -7,8 +7,9 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::Result;
+use crate::guard::lane::archive::telling;
 use crate::guard::row::dropping;
-use crate::guard::{function, residency_column};
+use crate::guard::{foreign, function, residency_column};
 use crate::pg::report;
 use crate::policy::declare::history;
 
@@ -38,9 +39,14 @@ fn before_execute(function: pg_sys::Oid) -> Result<()> {
 }
 
 /// Whether anybody cares: cheap, since the server asks for every function of every statement.
-fn concerns(access: pg_sys::ObjectAccessType::Type, object: pg_sys::Oid) -> bool {
+fn concerns(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+) -> bool {
     match access {
-        pg_sys::ObjectAccessType::OAT_DROP => true,
+        pg_sys::ObjectAccessType::OAT_POST_CREATE => telling::concerns(class),
+        pg_sys::ObjectAccessType::OAT_DROP | pg_sys::ObjectAccessType::OAT_TRUNCATE => true,
         pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => function::concerns(object),
         _ => false,
     }
@@ -63,7 +69,13 @@ extern "C-unwind" fn run(
             sub,
             internal,
         }),
+        pg_sys::ObjectAccessType::OAT_POST_CREATE => {
+            telling::after_create(class, object);
+            Ok(())
+        }
         pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => before_execute(object),
+        // Of each table that a TRUNCATE reaches, partitions and children too, once it is locked.
+        pg_sys::ObjectAccessType::OAT_TRUNCATE => foreign::before_truncate(object),
         _ => Ok(()),
     };
     if let Err(error) = verdict {
@@ -86,7 +98,7 @@ unsafe extern "C-unwind" fn hook(
             previous(access, class, object, sub, arg);
         }
         // Without a transaction no catalog can be read.
-        if concerns(access, object) && pg_sys::IsTransactionState() {
+        if concerns(access, class, object) && pg_sys::IsTransactionState() {
             let internal = access == pg_sys::ObjectAccessType::OAT_DROP
                 && arg
                     .cast::<pg_sys::ObjectAccessDrop>()

@@ -412,10 +412,25 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     let mut locks = node.client_as("postgres", "shop")?;
     locks.batch_execute("BEGIN; LOCK TABLE customer")?;
     let mut shop = node.client_as("postgres", "shop")?;
-    shop.batch_execute(
-        "BEGIN; CREATE TABLE reviewed (id int); SELECT custodian.clear_column('reviewed', 'id'); COMMIT;
-         CREATE TABLE unreviewed (id int, note text)",
-    )?;
+    let warned = |sql: &str| -> Result<bool> {
+        let output = node.psql_as("postgres", "shop", sql)?;
+        output.ok()?;
+        Ok(output
+            .all()
+            .contains("archiving WAL to a place outside will stop"))
+    };
+    for harmless in [
+        "BEGIN; CREATE TABLE reviewed (id int); SELECT custodian.clear_column('reviewed', 'id'); COMMIT",
+        "CREATE TEMP TABLE passing (id int); CREATE UNLOGGED TABLE light (id int); CREATE SEQUENCE numbers",
+        "BEGIN; CREATE TABLE undone (id int); ROLLBACK",
+        "BEGIN; CREATE TABLE gone (id int); DROP TABLE gone; COMMIT",
+        "CREATE INDEX ON reviewed (id)",
+    ] {
+        assert!(!warned(harmless)?, "{harmless}");
+    }
+    assert_eq!(node.text("SHOW archive_command")?, command);
+    // Who makes it is told at once, which is before archiving stops.
+    assert!(warned("CREATE TABLE unreviewed (id int, note text)")?);
     command_becomes(&node, "");
     locks.batch_execute("ROLLBACK")?;
     node.exec("ALTER DATABASE template1 ALLOW_CONNECTIONS true")?;
@@ -427,13 +442,18 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
         "SELECT custodian.clear_column('unreviewed', c) FROM unnest('{id,note}'::text[]) c",
     )?;
     command_becomes(&node, &command);
+    assert!(!warned("BEGIN; SELECT lo_unlink(lo_create(4712)); COMMIT")?);
+    assert!(warned("SELECT lo_create(4712)")?);
+    command_becomes(&node, "");
+    shop.batch_execute("SELECT lo_unlink(4712)")?;
+    command_becomes(&node, &command);
 
     // So does a database without the extension, where nobody reviews anything; also where that cannot be written down.
     let in_the_way = node
         .data_dir()
         .join("pg_custodian/archive_lanes/standing.new");
     std::fs::create_dir(&in_the_way)?;
-    drop(node.create_database("bare")?);
+    assert!(warned("CREATE DATABASE bare")?);
     command_becomes(&node, "");
     std::fs::remove_dir(&in_the_way)?;
     wait_until("the database is named", 60, || {

@@ -4,7 +4,7 @@
 //! physical: it has all databases with all rows, so each of them needs a lane, under a transfer that covers everything in it
 //! ([`qualify`]). Each scheduler reports what its database allows, and the launcher puts these together ([`watch`]), in
 //! files that the gate on settings reads ([`disk`]): it decides in the postmaster, where no table can be read.
-//! [`ending`] sees to it that what ended is not in force any more.
+//! [`ending`] sees to it that what ended is not in force any more, and [`telling`] that who is about to end it knows.
 
 mod disk;
 mod ending;
@@ -13,6 +13,7 @@ mod open;
 mod qualify;
 mod standing;
 mod store;
+pub mod telling;
 mod watch;
 
 pub use ending::Ending;

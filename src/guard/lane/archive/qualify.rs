@@ -9,6 +9,8 @@ use crate::guard::lane::qualify::covers;
 use crate::pg::{relation, sandbox, spi};
 use crate::tag::grammar::{ColumnLabel, TableTag};
 
+pub const LARGE_OBJECTS: &str = "There are large objects, which nobody can tag or clear.";
+
 /// Columns named in one message.
 const MAX_NAMED: usize = 8;
 
@@ -25,7 +27,7 @@ fn tables() -> Result<Vec<pg_sys::Oid>> {
     })
 }
 
-fn has_large_objects() -> Result<bool> {
+pub fn has_large_objects() -> Result<bool> {
     sandbox::as_extension_owner(|| {
         Ok(spi::select_one(
             "SELECT 1 FROM pg_catalog.pg_largeobject_metadata LIMIT 1",
@@ -52,18 +54,35 @@ fn by_rows(table: pg_sys::Oid) -> String {
     )
 }
 
+/// Those of some relations whose changes are in the WAL; one that is gone again is left out.
+pub fn in_wal(relations: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+    relations
+        .iter()
+        .copied()
+        .filter(|table| {
+            matches!(
+                relation::kind(*table),
+                pg_sys::RELKIND_RELATION | pg_sys::RELKIND_MATVIEW
+            ) && relation::persistence(*table) == pg_sys::RELPERSISTENCE_PERMANENT
+        })
+        .collect()
+}
+
 /// Why a transfer does not cover an archive of this database; `None` when it does.
 pub fn fault(transfer: &Transfer) -> Result<Option<String>> {
     if let Some(reason) = by_consent(transfer) {
         return Ok(Some(reason));
     }
     if has_large_objects()? {
-        return Ok(Some(
-            "There are large objects, which nobody can tag or clear.".to_owned(),
-        ));
+        return Ok(Some(LARGE_OBJECTS.to_owned()));
     }
+    fault_of(transfer, &tables()?)
+}
+
+/// The same for some of its tables alone.
+pub fn fault_of(transfer: &Transfer, tables: &[pg_sys::Oid]) -> Result<Option<String>> {
     let mut offending: Vec<(pg_sys::Oid, Column)> = Vec::new();
-    for table in tables()? {
+    for &table in tables {
         // Without a lock: what is to end must not wait for who holds one.
         let (columns, by_row) = exposure::recorded(table);
         if columns
