@@ -186,6 +186,16 @@ impl Builder {
     /// # Errors
     /// If it cannot be made or does not start; the text shows the end of its log.
     pub fn start(self) -> Result<Cluster> {
+        let cluster = self.prepare()?;
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    /// Makes the cluster, and does not start it.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn prepare(self) -> Result<Cluster> {
         let dir = WorkDir::new()?;
         let data = dir.path().join("data");
         match &self.source {
@@ -195,7 +205,7 @@ impl Builder {
         }
         let port = free_port()?;
         self.configure(dir.path(), &data, port)?;
-        let cluster = Cluster::new(
+        Ok(Cluster::new(
             dir,
             Settings {
                 address: self.address(),
@@ -204,9 +214,7 @@ impl Builder {
                 place: self.place,
                 env: self.env,
             },
-        );
-        cluster.start()?;
-        Ok(cluster)
+        ))
     }
 
     fn address(&self) -> Option<String> {

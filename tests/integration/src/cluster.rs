@@ -55,6 +55,11 @@ impl Cluster {
 
     // ----- where it is -----
 
+    /// Has it run in another network namespace, or in none, from its next start on.
+    pub fn move_to(&mut self, place: Option<&Place>) {
+        self.settings.place = place.cloned();
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

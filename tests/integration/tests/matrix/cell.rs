@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use integration::host::WorkDir;
-use integration::{Cluster, Error, Output, Program, Result, poll};
+use integration::{Cluster, Error, Output, Place as Namespace, Program, Result, poll};
 
 use crate::channels::{Asks, Brings, Channel, Run};
 use crate::peers::{Peer, Place};
@@ -188,6 +188,42 @@ impl Attempt<'_> {
         Ok(wrong)
     }
 
+    /// Where the peer runs.
+    fn place(&self) -> Option<&Namespace> {
+        let net = self.stage.net.as_ref()?;
+        match self.peer.place {
+            Place::At(place) => Some(net.at(place)),
+            Place::Loopback if self.channel.of_standby => Some(net.at("cn-e")),
+            Place::Loopback => Some(net.at("cn-a")),
+            Place::Socket => None,
+        }
+    }
+
+    /// A standby that connects as the peer does.
+    fn follow(&self) -> Result<Output> {
+        let node = self.target();
+        let tls = match self.peer.cert {
+            Some(region) => {
+                let cert = self.stage.certs.client(region, self.peer.role)?;
+                format!(
+                    "sslmode=verify-ca sslcert={} sslkey={} sslrootcert={}",
+                    cert.cert.display(),
+                    cert.key.display(),
+                    cert.authorities.display()
+                )
+            }
+            None => "sslmode=disable".to_owned(),
+        };
+        let conninfo = format!(
+            "host={} port={} user={} password=wrong {tls}",
+            self.host(node),
+            node.port(),
+            self.peer.role
+        );
+        let mut follower = self.stage.follower.borrow_mut();
+        follower.follow(self.place(), &conninfo, &self.lsn)
+    }
+
     /// A program that connects as the peer does; or as somebody on the node, when it is the node that connects.
     fn program(&self, name: &str) -> Result<Program> {
         let node = self.target();
@@ -206,16 +242,7 @@ impl Attempt<'_> {
             Some(region) => program.cert(&self.stage.certs.client(region, self.peer.role)?),
             None => program.env("PGSSLMODE", "disable"),
         };
-        let place = match (self.peer.place, &self.stage.net) {
-            (Place::At(place), Some(net)) => Some(net.at(place)),
-            (Place::Loopback, Some(net)) => Some(net.at(if self.channel.of_standby {
-                "cn-e"
-            } else {
-                "cn-a"
-            })),
-            _ => None,
-        };
-        Ok(program.inside(place))
+        Ok(program.inside(self.place()))
     }
 
     fn run(&self) -> Result<Output> {
@@ -245,12 +272,20 @@ impl Attempt<'_> {
                 .program(name)?
                 .args(arguments.iter().map(|text| self.fill(text)))
                 .run(),
+            Run::Standby => self.follow(),
         }
     }
 
-    /// Whether these bytes, or their hexadecimal form, are in anything that the peer has: what its programs wrote,
-    /// and all files in its directory.
-    fn has(&self, text: &str) -> Result<bool> {
+    /// Whether values that begin with this, or their hexadecimal form, are in anything that the peer has: what its programs
+    /// wrote, and all files in its directory. A standby has those that it was allowed before, so there only this attempt's count.
+    fn has(&self, prefix: &str) -> Result<bool> {
+        let (text, place) = match self.channel.run {
+            Run::Standby => (
+                format!("{prefix}{:04}", self.number),
+                self.stage.follower.borrow().data(),
+            ),
+            _ => (prefix.to_owned(), self.dir.path().to_owned()),
+        };
         let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
         // The statements that it was given are its own.
         let status = Command::new("grep")
@@ -261,11 +296,11 @@ impl Attempt<'_> {
                 "-F",
                 "--exclude=*.stdin",
                 "-e",
-                text,
+                &text,
                 "-e",
                 &hex,
             ])
-            .arg(self.dir.path())
+            .arg(place)
             .status()?;
         match status.code() {
             Some(0) => Ok(true),

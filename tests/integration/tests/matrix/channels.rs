@@ -7,7 +7,7 @@
 use Asks::*;
 use Brings::{Card, Nothing, Published};
 use Gate::*;
-use Run::{Program, Replication as Walsender, Sql};
+use Run::{Program, Replication as Walsender, Sql, Standby};
 
 /// The gates, as `custodian.guard_events` calls them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub enum Run {
     Replication(&'static str),
     /// A program of PostgreSQL with its arguments.
     Program(&'static str, &'static [&'static str]),
+    /// A server that follows as a standby.
+    Standby,
 }
 
 #[derive(Debug)]
@@ -152,6 +154,9 @@ const KEEP_SLOT: &str = "SELECT pg_create_logical_replication_slot('{slot}', 'pg
 const LARGE: &str = "SELECT lo_put(4711, 0, convert_to('{card}', 'UTF8'))";
 
 pub const CHANNELS: &[Channel] = &[
+    // First, while there is little WAL to follow.
+    channel(WHOLE, "a standby that follows", Physical, Card, Standby),
+    channel(WHOLE, "a standby that follows a standby", Physical, Card, Standby).of_standby(),
     channel(WHOLE, "`pg_basebackup`", Physical, Card, Program("pg_basebackup", BACKUP)),
     channel(WHOLE, "`pg_basebackup` of a standby", Physical, Card, Program("pg_basebackup", BACKUP)).of_standby(),
     channel(WHOLE, "`pg_receivewal`", Physical, Card, Program("pg_receivewal", WAL)),
@@ -172,6 +177,9 @@ pub const CHANNELS: &[Channel] = &[
     channel(CHANGES, "another publication", Logical(Replication), Card,
         Program("pg_recvlogical", &["-d", "postgres", "--slot={slot}", "--start", "--no-loop", "-f", "-", "--endpos={lsn}",
             "-o", "proto_version=1", "-o", "publication_names=everything"])),
+    channel(CHANGES, "a publication more", Logical(Replication), Published,
+        Program("pg_recvlogical", &["-d", "postgres", "--slot={slot}", "--start", "--no-loop", "-f", "-", "--endpos={lsn}",
+            "-o", "proto_version=1", "-o", "publication_names=contacts,harmless"])),
     channel(CHANGES, "logical messages with the publication", Logical(Replication), Published,
         Program("pg_recvlogical", &["-d", "postgres", "--slot={slot}", "--start", "--no-loop", "-f", "-", "--endpos={lsn}",
             "-o", "proto_version=1", "-o", "publication_names=contacts", "-o", "messages=true"])),

@@ -10,6 +10,7 @@
 
 mod cell;
 mod channels;
+mod follower;
 mod page;
 mod peers;
 mod rule;

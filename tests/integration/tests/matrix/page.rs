@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 30] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 33] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -81,6 +81,20 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 30] = [
         "channel_settings_by_file_keep_the_old_value",
     ),
     (
+        "`archive_command`, `archive_library`, `restore_command`, `archive_cleanup_command`, `recovery_end_command`, `ssl_passphrase_command`, `primary_conninfo`, the log's and `shared_preload_libraries`, by `ALTER SYSTEM`",
+        "settings",
+        "refused, but for values that the rules name, and empty ones",
+        "guard_channels",
+        "channel_settings_by_alter_system",
+    ),
+    (
+        "the same by included files and `postgresql.auto.conf`, on the server's command line, and for sessions, roles, databases and functions",
+        "settings",
+        "the old value stays; emptied, or a finding; refused by the server itself (55P02)",
+        "guard_settings",
+        "no_way_to_set_a_setting_leads_past_the_gate",
+    ),
+    (
         "settings at the start of the server",
         "settings",
         "emptied, or a finding",
@@ -102,7 +116,7 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 30] = [
         "archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed",
     ),
     (
-        "reads and writes of foreign tables whose server is not allowed any more, views, partitions, prepared statements and functions included",
+        "reads and writes, and TRUNCATE, of foreign tables whose server is not allowed any more, views, partitions, prepared statements and functions included",
         "access",
         "refused, inside too",
         "guard_foreign",
@@ -177,6 +191,13 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 30] = [
         "refused outside where they are not",
         "guard_rows",
         "rows_pass_by_their_own_residency_and_nothing_of_others_is_told",
+    ),
+    (
+        "what a lane says of slot, plugin, publications and messages, field by field",
+        "replication",
+        "refused where one differs",
+        "guard_lanes",
+        "a_lane_lets_the_initial_copy_and_changes_through_and_only_to_the_receiver",
     ),
     (
         "copies of tables whose rows say where they may be",

@@ -171,7 +171,7 @@ pub const IN_OTHER_DATABASE: &str = "lane_database";
 /// The lane that is closed before anybody uses it.
 pub const CLOSED: &str = "lane_closed";
 
-pub const PEERS: [Peer; 30] = [
+pub const PEERS: [Peer; 32] = [
     peer(
         "from a network of the region",
         InRegion,
@@ -252,6 +252,20 @@ pub const PEERS: [Peer; 30] = [
         Loopback,
         Some("eutwo"),
         "lane_cert",
+    ),
+    peer(
+        "another issuer, from the network",
+        LaneDiffers,
+        At("eu-a"),
+        Some("eutwo"),
+        "lane_both",
+    ),
+    peer(
+        "another network, with the certificate",
+        LaneDiffers,
+        At("eu-b"),
+        Some("eu"),
+        "lane_both",
     ),
     peer(
         "the role, by certificate",

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use integration::{Certs, Cluster, Net, Result, Sql, quote_literal};
 use postgres::Client;
 
+use crate::follower::Follower;
 use crate::peers::{self, AUTHORITIES, CLOSED, IN_OTHER_DATABASE, INTRUDER, LANES, PLACES};
 use crate::rule::Mode;
 
@@ -21,6 +22,7 @@ pub struct Stage {
     /// For questions about events, so that it is not the last statement of the other.
     watcher: RefCell<Client>,
     pub attempts: Cell<u32>,
+    pub follower: RefCell<Follower>,
     pub standby: Cluster,
     pub node: Cluster,
     pub certs: Certs,
@@ -281,11 +283,13 @@ impl Stage {
                 .conninfo(&format!("host={}", node.socket_dir().display())),
         };
         let standby = standby.start()?;
+        let follower = Follower::new(&node)?;
         node.wait_for_catchup(&standby, 60)?;
         Ok(Self {
             client: RefCell::new(node.client()?),
             watcher: RefCell::new(node.client()?),
             attempts: Cell::new(0),
+            follower: RefCell::new(follower),
             standby,
             node,
             certs,
