@@ -179,12 +179,16 @@ const BEFORE_COMMIT: u8 = 2;
 /// Has the callback of [`init_before_first_commit`] run before the next commit of this session.
 const BEFORE_FIRST_COMMIT: u8 = 4;
 
+/// Has the callback of [`init_on_making`] run before the commit of the current transaction.
+const ON_MAKING: u8 = 8;
+
 /// What is to run at the end of the current transaction.
 static WANTED: AtomicU8 = AtomicU8::new(0);
 
 static mut AFTER: Option<fn()> = None;
 static mut BEFORE: Option<fn() -> Result<()>> = None;
 static mut BEFORE_FIRST: Option<fn()> = None;
+static mut MAKING: Option<fn()> = None;
 
 /// Whether this was wanted, which it no longer is.
 fn take(wish: u8) -> bool {
@@ -207,6 +211,12 @@ extern "C-unwind" fn run_before_commit() {
     {
         report::raise(error);
     }
+    if take(ON_MAKING)
+        // SAFETY: written once, in `init_on_making`.
+        && let Some(callback) = unsafe { MAKING }
+    {
+        callback();
+    }
 }
 
 /// One for all that waits for the end of a transaction, since each costs every transaction. Unguarded on purpose, and
@@ -223,7 +233,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => run_before_commit(),
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
-            take(BEFORE_COMMIT);
+            take(BEFORE_COMMIT | ON_MAKING);
             if take(AFTER_COMMIT)
                 && event == XACT_EVENT_COMMIT
                 // SAFETY: written once, in `init_after_commit`.
@@ -274,4 +284,15 @@ pub fn init_before_first_commit(callback: fn()) {
 /// Asks for the callback before the first transaction of this session commits, however many end before otherwise.
 pub fn before_first_commit() {
     WANTED.fetch_or(BEFORE_FIRST_COMMIT, Ordering::Relaxed);
+}
+
+/// Says what [`on_making`] asks for.
+pub fn init_on_making(callback: fn()) {
+    // SAFETY: called once from _PG_init.
+    unsafe { MAKING = Some(callback) };
+}
+
+/// Asks for the callback before the current transaction's commit. Whether it is the first to ask in this transaction.
+pub fn on_making() -> bool {
+    WANTED.fetch_or(ON_MAKING, Ordering::Relaxed) & ON_MAKING == 0
 }

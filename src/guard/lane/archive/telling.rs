@@ -5,7 +5,6 @@
 //! changes nothing.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
 
@@ -31,13 +30,13 @@ thread_local! {
     static MADE: RefCell<Made> = RefCell::default();
 }
 
-/// Whether the current transaction has made anything.
-static ANYTHING: AtomicBool = AtomicBool::new(false);
-
 /// After an object was made. Reads no catalog.
 pub fn after_create(class: pg_sys::Oid, object: pg_sys::Oid) {
-    ANYTHING.store(true, Ordering::Relaxed);
+    let is_first = xact::on_making();
     MADE.with_borrow_mut(|made| {
+        if is_first {
+            *made = Made::default();
+        }
         if class == pg_sys::RelationRelationId {
             if made.tables.len() < MAX_TABLES && !made.tables.contains(&object) {
                 made.tables.push(object);
@@ -117,37 +116,14 @@ fn look(made: &Made) -> Result<()> {
     Ok(())
 }
 
-#[pg_guard]
-extern "C-unwind" fn tell() {
+/// Before a transaction commits that made something.
+fn tell() {
     if let Err(error) = look(&MADE.take()) {
         report::log(PgLogLevel::LOG, error);
     }
 }
 
-/// Unguarded where nothing was made: setting up a guard costs each transaction.
-unsafe extern "C-unwind" fn on_xact_event(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut std::ffi::c_void,
-) {
-    use pg_sys::XactEvent::{
-        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE,
-        XACT_EVENT_PREPARE,
-    };
-    if !ANYTHING.load(Ordering::Relaxed) {
-        return;
-    }
-    match event {
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => tell(),
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
-            ANYTHING.store(false, Ordering::Relaxed);
-            drop(MADE.take());
-        }
-        _ => {}
-    }
-}
-
-/// Registers what runs before commits. Only while preloading.
+/// Registers what runs before commits.
 pub fn init() {
-    // SAFETY: called once from _PG_init.
-    unsafe { pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut()) };
+    xact::init_on_making(tell);
 }
