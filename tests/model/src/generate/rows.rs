@@ -1,0 +1,62 @@
+//! Rows.
+
+use std::collections::BTreeMap;
+
+use super::Tape;
+use super::values::{clock_value, text_value};
+use crate::world::{Kind, Row, Value, World};
+
+/// A row with values of its own; it refers to none.
+pub(super) fn row(tape: &mut Tape, world: &World, table: usize) -> Row {
+    let id = 1 + world
+        .rows
+        .iter()
+        .filter_map(|row| match row.value("id") {
+            Value::Text(id) => id.parse::<u32>().ok(),
+            _ => None,
+        })
+        .max()
+        .unwrap_or(0);
+    let mut values = BTreeMap::new();
+    let above = world.tables[table].above;
+    for column in &world.tables[table].columns {
+        let value = match (column.kind, column.name.as_str()) {
+            (Kind::Key, "id") => Value::Text(id.to_string()),
+            (Kind::Key, "k2") => Value::Text(match above {
+                Some(above) if world.tables[above].partitioned => (table - above).to_string(),
+                _ => (1 + tape.pick(2)).to_string(),
+            }),
+            (Kind::Key, _) => Value::Null,
+            (Kind::Text | Kind::Path, _) => text_value(tape, column.not_null),
+            (kind, _) => clock_value(tape, kind),
+        };
+        values.insert(column.name.clone(), value);
+    }
+    Row { table, values }
+}
+
+/// Points the row's foreign keys at rows that exist.
+pub(super) fn point(tape: &mut Tape, world: &World, row: &mut Row) {
+    for key in &world.foreign_keys {
+        if !world.is_within(row.table, key.child) {
+            continue;
+        }
+        let parents: Vec<&Row> = world
+            .rows
+            .iter()
+            .filter(|parent| {
+                parent.table == key.parent
+                    || world.tables[key.parent].partitioned
+                        && world.is_within(parent.table, key.parent)
+            })
+            .collect();
+        if parents.is_empty() || tape.chance(15) {
+            continue;
+        }
+        let parent = tape.one(&parents);
+        for (column, parent_column) in key.columns.iter().zip(&key.parent_columns) {
+            row.values
+                .insert(column.clone(), parent.value(parent_column).clone());
+        }
+    }
+}
