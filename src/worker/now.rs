@@ -131,7 +131,14 @@ pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
             Some(_) => {}
         }
     }
-    if let (Some(only), false) = (only, tagged) {
+    // A partitioned table without partitions governs nothing, and is tagged all the same.
+    let is_empty = |only: pg_sys::Oid| {
+        let table = schema.tables.get(&only.to_u32());
+        table.is_some_and(|table| table.tag.is_some() || !table.column_tags.is_empty())
+    };
+    if let (Some(only), false) = (only, tagged)
+        && !is_empty(only)
+    {
         return Err(Error::new(
             Kind::UndefinedObject,
             format!("{} is not tagged", relation::describe(only)),

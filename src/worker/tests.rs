@@ -115,6 +115,22 @@ mod tests {
     }
 
     #[pg_test]
+    fn sweep_now_finds_nothing_to_do_in_a_partitioned_table_without_partitions() -> Result<(), Error>
+    {
+        customers()?;
+        Spi::run(
+            "CREATE TABLE public.visit (id int, at timestamptz, page text) PARTITION BY RANGE (at);
+             SELECT custodian.tag_table('public.visit', clock => 'at');
+             SELECT custodian.tag_column('public.visit', 'page', 'user.behavior', '{test.account}', on_expiry => 'set_null')",
+        )?;
+        assert_eq!(
+            text("SELECT * FROM custodian.sweep_now('public.visit')")?.as_deref(),
+            Some("")
+        );
+        Ok(())
+    }
+
+    #[pg_test]
     fn sweep_now_reports_an_obstacle_without_its_values() -> Result<(), Error> {
         customers()?;
         Spi::run("CREATE TABLE public.note (customer bigint REFERENCES public.customer)")?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::calendar::{Moment, Period};
-use crate::world::{Consent, Hold, Row, Value, World};
+use crate::world::{CellTag, Column, Consent, Hold, Row, Table, Value, World};
 
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -28,6 +28,14 @@ pub enum Change {
     Insert(Row),
     /// The row with this index is deleted by a user, where the server lets it.
     Delete(usize),
+    /// A partition, or an inheritance child, leaves the table above it.
+    Detach(usize),
+    /// One that left, comes below the other table again.
+    Attach(usize, usize),
+    /// A new partition comes with rows. It is the next table.
+    Divide(Box<Table>, Vec<Row>),
+    /// A table, and what is below it, gets a column, rows that are there this value of it, and the column a tag.
+    Extend(usize, Column, Value, Option<CellTag>),
 }
 
 impl World {
@@ -56,13 +64,25 @@ impl World {
                 let Consent {
                     kind, key, purpose, ..
                 } = policy.consents[*at].clone();
+                let mut known = false;
                 for consent in &mut policy.consents {
                     if (&consent.kind, &consent.key, &consent.purpose) == (&kind, &key, &purpose)
                         && consent.granted <= now
                     {
+                        known = true;
                         consent.withdrawn =
                             Some(consent.withdrawn.map_or(now, |before| before.min(now)));
                     }
+                }
+                // A withdrawal without a consent on record is recorded, and counts.
+                if !known {
+                    policy.consents.push(Consent {
+                        kind,
+                        key,
+                        purpose,
+                        granted: now,
+                        withdrawn: Some(now),
+                    });
                 }
             }
             Change::Erase(kind, key) => (*self, _) = self.erase(kind, key),
@@ -90,6 +110,12 @@ impl World {
             }
             Change::Insert(row) => self.rows.push(row.clone()),
             Change::Delete(at) => self.delete(&BTreeSet::from([*at])),
+            Change::Detach(table) => self.detach(*table),
+            Change::Attach(table, above) => self.attach(*table, *above),
+            Change::Divide(table, rows) => self.divide(table, rows),
+            Change::Extend(table, column, value, tag) => {
+                self.extend(*table, column, value, tag.as_ref());
+            }
         }
     }
 }

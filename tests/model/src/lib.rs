@@ -15,6 +15,7 @@ pub mod decide;
 pub mod generate;
 pub mod label;
 pub mod refuse;
+mod structure;
 #[cfg(test)]
 mod tests;
 mod tighten;

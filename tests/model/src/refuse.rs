@@ -78,6 +78,17 @@ impl World {
                     .all(|child| self.may_not_go(&self.rows[child]) == Some(false));
                 alone.then_some(false)
             }
+            // What leaves would take kept rows out of what keeps them.
+            Change::Detach(table) => {
+                let rows = self.rows.iter().filter(|row| row.table == *table);
+                let kept: Vec<Option<bool>> = rows.map(|row| self.may_not_go(row)).collect();
+                match () {
+                    () if kept.contains(&Some(true)) => Some(true),
+                    () if kept.contains(&None) => None,
+                    () => Some(false),
+                }
+            }
+            Change::Attach(..) | Change::Divide(..) | Change::Extend(..) => Some(false),
             _ => None,
         }
     }

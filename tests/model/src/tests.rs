@@ -503,3 +503,88 @@ fn generated_worlds_reach_every_state_and_deletion() {
     }
     assert!(deleted > 500 && in_circles > 50, "{deleted} {in_circles}");
 }
+
+#[test]
+fn a_withdrawal_without_a_consent_on_record_counts() {
+    let mut world = simple();
+    world.now = on(2023, 2, 1);
+    world
+        .policy
+        .purposes
+        .get_mut("m.p")
+        .expect("it is there")
+        .consent_based = true;
+    let later = Consent {
+        kind: "person".to_owned(),
+        key: vec!["1".to_owned()],
+        purpose: "m.p".to_owned(),
+        granted: on(2023, 2, 10),
+        withdrawn: None,
+    };
+    world.policy.consents.push(later);
+    assert_eq!(states(&world), [State::Active, State::Active]);
+    world.apply(&Change::Withdraw(0));
+    assert_eq!(states(&world), [State::Due, State::Active]);
+    world.now = on(2023, 2, 10);
+    assert_eq!(states(&world), [State::Active, State::Active]);
+}
+
+/// The simple world with its table a partition of `whole`, which has the tags.
+fn divided() -> World {
+    let mut world = simple();
+    let mut whole = world.tables[0].clone();
+    whole.name = "whole".to_owned();
+    whole.partitioned = true;
+    world.tables.push(whole);
+    let part = &mut world.tables[0];
+    part.name = "whole_1".to_owned();
+    part.above = Some(1);
+    (part.tag, part.cells) = (None, BTreeMap::new());
+    world.foreign_keys.push(ForeignKey {
+        name: "boss".to_owned(),
+        child: 1,
+        columns: vec!["boss".to_owned()],
+        parent: 1,
+        parent_columns: vec!["id".to_owned()],
+        on_delete: OnDelete::SetNull,
+    });
+    world
+}
+
+#[test]
+fn what_leaves_takes_its_tags_and_references_along() {
+    let mut world = divided();
+    world.now = on(2023, 2, 28);
+    assert_eq!(states(&world), [State::Due, State::Due]);
+    let table = Hold::Table { table: 1 };
+    world.apply(&Change::Place(table));
+    assert_eq!(world.refuses(&Change::Detach(0)), Some(true));
+    world.apply(&Change::Release(0));
+    assert_eq!(world.refuses(&Change::Detach(0)), Some(false));
+    world.apply(&Change::Detach(0));
+    assert_eq!(states(&world), [State::Due, State::Due]);
+    assert!(world.tables[0].label().is_some() && world.foreign_keys.len() == 2);
+    // A hold on what it left is none on it, until it is back.
+    world.apply(&Change::Place(Hold::Table { table: 1 }));
+    assert_eq!(states(&world), [State::Due, State::Due]);
+    world.apply(&Change::Attach(0, 1));
+    assert_eq!(states(&world), [State::Held, State::Held]);
+    assert_eq!(world.foreign_keys.len(), 1);
+}
+
+#[test]
+fn a_new_column_is_decided_like_others() {
+    let mut world = divided();
+    world.now = on(2023, 2, 28);
+    let column = Column {
+        name: "e".to_owned(),
+        kind: Kind::Text,
+        not_null: false,
+    };
+    let tag = world.tables[1].cells["c"].clone();
+    let value = Value::Text("y".to_owned());
+    world.apply(&Change::Extend(1, column, value, Some(tag)));
+    assert_eq!(world.decide().states[0]["e"], State::Due);
+    let (after, _) = world.sweep();
+    assert_eq!(after.rows[0].value("e"), &Value::Null);
+}

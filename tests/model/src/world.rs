@@ -218,3 +218,21 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 }
+
+impl World {
+    /// The number of a partition or child, by its name: that of its value in the partition key.
+    pub fn number(&self, table: usize) -> &str {
+        let name = &self.tables[table].name;
+        name.split_once('_').map_or("", |(_, number)| number)
+    }
+
+    /// The table that this one was once below, if it left.
+    pub fn left(&self, table: usize) -> Option<usize> {
+        let table = &self.tables[table];
+        let (root, _) = table
+            .name
+            .split_once('_')
+            .filter(|_| table.above.is_none())?;
+        self.tables.iter().position(|other| other.name == root)
+    }
+}

@@ -1,16 +1,18 @@
 //! Random schemas that the worker sweeps, in the present: the clock is not moved, so that watermarks are in force, and
 //! what becomes due again behind them must be noticed, for no pass looks at everything.
 
-use integration::{Cluster, Error, Result, poll};
+use integration::{Error, Result, Sql, poll};
 use retention_model::calendar::DAY;
 use retention_model::change::Change;
 use retention_model::generate::{self, Tape};
 use retention_model::world::{Value, World};
 
-use crate::story::{
-    self, FEATURES, Place, Possible, Session, Totals, Went, actual, apart, apply_as_users,
-    differences, is_at_rest, present, rest, wrongly,
-};
+use crate::dress::Dress;
+use crate::possible::{Possible, differences, is_at_rest, rest};
+use crate::session::{Place, Session, Went, actual, present, set_up, wrongly};
+use crate::shrink::{self, Case, Part};
+use crate::story::{FEATURES, Totals, apart, apply_as_users, step};
+use crate::structure;
 
 /// Changes in each schema while the worker disposes of what was due from the beginning.
 const BESIDE: usize = 3;
@@ -18,8 +20,9 @@ const BESIDE: usize = 3;
 /// Changes one at a time, each with an exact comparison.
 const QUIET: usize = 3;
 
-/// How long the worker may take for all schemas.
-const PATIENCE: u64 = 300;
+/// How long the worker may take for all schemas, in seconds; and for one alone that is told again to make it smaller.
+pub const PATIENCE: u64 = 300;
+pub const PATIENCE_ALONE: u64 = 30;
 
 /// Moves all that happened in a world by whole days, so that its present is today.
 fn to_present(world: &mut World) {
@@ -62,8 +65,13 @@ fn to_present(world: &mut World) {
 
 struct Schema<'a> {
     session: Session,
-    name: String,
+    dress: Dress,
+    case: &'a Case,
     tape: Tape<'a>,
+    structures: Tape<'a>,
+    /// How many changes were thought of.
+    changes: usize,
+    patience: u64,
     world: World,
     holds: Vec<i64>,
     possible: Possible,
@@ -74,7 +82,7 @@ struct Schema<'a> {
 fn returns(before: &World, change: &Change) -> bool {
     if !matches!(
         change,
-        Change::Insert(_) | Change::Update(..) | Change::Delete(_)
+        Change::Insert(_) | Change::Update(..) | Change::Delete(_) | Change::Divide(..)
     ) {
         return false;
     }
@@ -85,19 +93,24 @@ fn returns(before: &World, change: &Change) -> bool {
 }
 
 impl<'a> Schema<'a> {
-    fn new(place: Place, seed: u64, bytes: &'a [u8]) -> Result<Schema<'a>> {
-        let mut tape = Tape::new(bytes);
-        let mut world = generate::world(&mut tape, FEATURES);
-        apart(&mut world);
-        to_present(&mut world);
-        let name = format!("r{seed}");
-        let mut session = Session::new(place, &name, 0)?;
-        let holds = story::set_up(&mut session.client, &name, &world)?;
+    fn new(place: Place, told: &'a Told, patience: u64) -> Result<Schema<'a>> {
+        let mut tape = Tape::new(&told.tape);
+        let mut structures = Tape::new(&told.more);
+        let mut world = world(&mut tape);
+        let name = format!("r{}", told.case.seed);
+        let dress = Dress::new(&name, &mut structures, &world, &told.case.without);
+        shrink::leave_out(&mut world, &told.case.without);
+        let mut session = Session::new(place, &dress, 0)?;
+        let holds = set_up(&mut session.client, &dress, &world)?;
         let possible = Possible::new(&world);
         Ok(Schema {
             session,
-            name,
+            dress,
+            case: &told.case,
             tape,
+            structures,
+            changes: 0,
+            patience,
             world,
             holds,
             possible,
@@ -105,10 +118,14 @@ impl<'a> Schema<'a> {
         })
     }
 
-    /// The next change that time itself is not, and how it went.
-    fn change(&mut self) -> Result<Option<(Change, Went)>> {
+    /// The next change that time itself is not, and how it went; of the tables, or another one.
+    fn change(&mut self, part: Part) -> Result<Option<(Change, Went)>> {
         self.world.now = present();
-        let Some(change) = generate::change(&mut self.tape, &self.world, FEATURES) else {
+        let next = match part {
+            Part::Step(_) => step(&mut self.structures, &self.world),
+            _ => generate::change(&mut self.tape, &self.world, FEATURES),
+        };
+        let Some(change) = next.filter(|_| !self.case.without.contains(&part)) else {
             return Ok(None);
         };
         if matches!(change, Change::Later(_)) || returns(&self.world, &change) {
@@ -142,43 +159,59 @@ impl<'a> Schema<'a> {
         Ok((change, went))
     }
 
+    /// What a change that was made makes of the world; `totals` says how it went.
+    fn note(&mut self, totals: &mut Totals, change: &Change, went: &Went, at_rest: bool) {
+        match went {
+            Went::Done => {
+                if let Some(name) = structure::name(&self.world, change) {
+                    totals.see(name);
+                }
+                if at_rest {
+                    self.world.apply(change);
+                } else {
+                    self.possible.move_to(self.world.now);
+                    self.possible.apply(&self.world, change);
+                    apply_as_users(&mut self.world, change);
+                }
+            }
+            Went::Refused => totals.refused += 1,
+            Went::Failed => {}
+        }
+    }
+
     fn beside(&mut self, totals: &mut Totals) -> Result<()> {
         for _ in 0..BESIDE {
             self.trespass(totals, false)?;
-            let Some((change, went)) = self.change()? else {
-                continue;
-            };
-            totals.beside += 1;
-            match went {
-                Went::Done => {
-                    self.possible.move_to(self.world.now);
-                    self.possible.apply(&self.world, &change);
-                    apply_as_users(&mut self.world, &change);
+            for part in [Part::Step(self.changes), Part::Change(self.changes)] {
+                if let Some((change, went)) = self.change(part)? {
+                    totals.beside += 1;
+                    self.note(totals, &change, &went, false);
                 }
-                Went::Refused => totals.refused += 1,
-                Went::Failed => {}
             }
+            self.changes += 1;
         }
         Ok(())
     }
 
+    /// One change, of the tables or another one: the worker would come between two.
     fn quiet(&mut self, totals: &mut Totals) -> Result<()> {
         self.trespass(totals, true)?;
-        let Some((change, went)) = self.change()? else {
-            return Ok(());
-        };
-        totals.judged += wrongly(&self.world, &change, &went)?;
-        match went {
-            Went::Done => self.world.apply(&change),
-            Went::Refused => totals.refused += 1,
-            Went::Failed => {}
+        for part in [Part::Step(self.changes), Part::Change(self.changes)] {
+            if let Some((change, went)) = self.change(part)? {
+                totals.judged += wrongly(&self.world, &change, &went)?;
+                self.note(totals, &change, &went, true);
+                if went == Went::Done {
+                    break;
+                }
+            }
         }
+        self.changes += 1;
         Ok(())
     }
 
     /// What is there, under the policy of now.
     fn found(&mut self) -> Result<World> {
-        let mut found = actual(&mut self.session.client, &self.name, &self.world)?;
+        let mut found = actual(&mut self.session.client, &self.dress, &self.world)?;
         found.now = present();
         Ok(found)
     }
@@ -186,34 +219,66 @@ impl<'a> Schema<'a> {
     /// What is there, once that is what the model leaves: while rows are read an hour may strike, at which more is due.
     fn as_expected(&mut self) -> Result<World> {
         let mut wrong = Vec::new();
-        let found = poll(PATIENCE, || {
+        let found = poll(self.patience, || {
             let found = self.found().ok()?;
             self.world.now = found.now;
             wrong = differences(&rest(&self.world), &found);
             wrong.is_empty().then_some(found)
         });
-        found.ok_or_else(|| self.why(&wrong.join("\n")))
+        found.ok_or_else(|| Error::new(wrong.join("\n")))
+    }
+
+    /// Nothing went before it was due, when the worker was at it beside users.
+    fn in_time(&mut self, totals: &mut Totals) -> Result<()> {
+        let found = self.found()?;
+        self.possible.move_to(found.now);
+        self.possible.sweep();
+        let early = self.possible.too_early(&self.world, &found);
+        if !early.is_empty() {
+            return Err(Error::new(early.join("\n")));
+        }
+        totals.deleted += self.world.rows.len().saturating_sub(found.rows.len());
+        totals.disposed += self.possible.cells();
+        self.world = found;
+        Ok(())
+    }
+
+    /// That something due is left, with what the worker said of it.
+    fn left(&mut self) -> Error {
+        let found = match self.found() {
+            Ok(found) => found,
+            Err(why) => return why,
+        };
+        let runs = self
+            .session
+            .client
+            .text("SELECT * FROM custodian.runs ORDER BY run_id DESC LIMIT 100")
+            .unwrap_or_default();
+        self.why(&format!(
+            "left what is due: {:?} of {:#?}\nruns:\n{runs}",
+            found.decide(),
+            found.rows
+        ))
     }
 
     fn why(&self, problem: &str) -> Error {
         Error::new(format!(
-            "{}: {problem}\nafter:\n{}\nin {:#?}",
-            self.name,
+            "{problem}\nafter:\n{}\nin {:#?}",
             self.log.join("\n"),
             self.world
         ))
     }
 }
 
-/// Waits until the model finds nothing left to do in any schema.
-fn until_rest(node: &Cluster, schemas: &mut [Schema]) -> Result<()> {
+/// Waits until the model finds nothing left to do in any schema. Where that is not so, says of which.
+fn until_rest(schemas: &mut [Schema], patience: u64) -> Result<(), Failures> {
     let mut last = Vec::new();
-    let done = poll(PATIENCE, || {
+    let done = poll(patience, || {
         last.clear();
-        for schema in schemas.iter_mut() {
+        for (at, schema) in schemas.iter_mut().enumerate() {
             let found = schema.found().ok()?;
             if !is_at_rest(&found) {
-                last.push(schema.name.clone());
+                last.push(at);
             }
         }
         last.is_empty().then_some(())
@@ -221,71 +286,126 @@ fn until_rest(node: &Cluster, schemas: &mut [Schema]) -> Result<()> {
     if done.is_some() {
         return Ok(());
     }
-    let mut why: Vec<String> = Vec::new();
-    for schema in schemas
-        .iter_mut()
-        .filter(|schema| last.contains(&schema.name))
-    {
-        let found = schema.found()?;
-        let problem = format!(
-            "left what is due: {:?} of {:#?}",
-            found.decide(),
-            found.rows
-        );
-        why.push(schema.why(&problem).to_string());
+    let mut failures = Vec::new();
+    for (at, schema) in schemas.iter_mut().enumerate() {
+        if last.contains(&at) {
+            failures.push(Failure {
+                case: Some(schema.case.clone()),
+                why: schema.left(),
+            });
+        }
     }
-    Err(Error::new(format!(
-        "{}\nruns:\n{}",
-        why.join("\n"),
-        node.text("SELECT * FROM custodian.runs ORDER BY run_id DESC LIMIT 100")?
-    )))
+    if failures.is_empty() {
+        failures.push(Failure {
+            case: None,
+            why: Error::new("what is left could not be read"),
+        });
+    }
+    Err(Failures(failures))
 }
 
-/// Lets the worker sweep the schemas of these tapes while things change in them, and compares.
-pub fn tell(node: &Cluster, tapes: &[(u64, Vec<u8>)]) -> Result<Totals> {
-    let place = Place {
-        node,
-        database: "postgres",
-    };
+/// A story of the worker's with its choices.
+pub struct Told {
+    pub case: Case,
+    pub tape: Vec<u8>,
+    pub more: Vec<u8>,
+}
+
+/// What went wrong, and in which story, if that is known.
+#[derive(Debug)]
+pub struct Failure {
+    pub case: Option<Case>,
+    pub why: Error,
+}
+
+/// At least one.
+#[derive(Debug)]
+pub struct Failures(pub Vec<Failure>);
+
+impl From<Error> for Failures {
+    fn from(why: Error) -> Self {
+        Failures(vec![Failure { case: None, why }])
+    }
+}
+
+fn world(tape: &mut Tape) -> World {
+    let mut world = generate::world(tape, FEATURES);
+    apart(&mut world);
+    to_present(&mut world);
+    world
+}
+
+/// What can be left out of a story.
+pub fn parts(told: &Told) -> Vec<Part> {
+    shrink::parts(&world(&mut Tape::new(&told.tape)), BESIDE + QUIET)
+}
+
+/// Lets the worker sweep the schemas of these stories while things change in them, and compares.
+pub fn tell(place: Place, stories: &[Told], patience: u64) -> Result<Totals, Failures> {
     let mut totals = Totals::default();
     let mut schemas = Vec::new();
-    for (seed, bytes) in tapes {
-        let mut schema = Schema::new(place, *seed, bytes)?;
-        schema.beside(&mut totals)?;
-        schemas.push(schema);
-    }
-    until_rest(node, &mut schemas)?;
-    for schema in &mut schemas {
-        let found = schema.found()?;
-        schema.possible.move_to(found.now);
-        schema.possible.sweep();
-        let early = schema.possible.too_early(&schema.world, &found);
-        if !early.is_empty() {
-            return Err(schema.why(&early.join("\n")));
+    let mut failures = Vec::new();
+    for told in stories {
+        let failed = |why| Failure {
+            case: Some(told.case.clone()),
+            why,
+        };
+        match Schema::new(place, told, patience) {
+            Ok(mut schema) => match schema.beside(&mut totals) {
+                Ok(()) => schemas.push(schema),
+                Err(why) => failures.push(failed(schema.why(&why.to_string()))),
+            },
+            Err(why) => failures.push(failed(why)),
         }
-        totals.deleted += schema.world.rows.len() - found.rows.len();
-        totals.disposed += schema.possible.cells();
-        schema.world = found;
     }
+    if !failures.is_empty() {
+        return Err(Failures(failures));
+    }
+    for schema in &schemas {
+        for feature in schema.dress.features(&schema.world) {
+            totals.see(feature);
+        }
+    }
+    until_rest(&mut schemas, patience)?;
+    each(&mut schemas, |schema| schema.in_time(&mut totals))?;
     for _ in 0..QUIET {
-        for schema in &mut schemas {
-            schema.quiet(&mut totals)?;
-        }
-        until_rest(node, &mut schemas)?;
-        for schema in &mut schemas {
+        each(&mut schemas, |schema| schema.quiet(&mut totals))?;
+        until_rest(&mut schemas, patience)?;
+        each(&mut schemas, |schema| {
             let found = schema.as_expected()?;
-            totals.deleted += schema.world.rows.len() - found.rows.len();
+            totals.deleted += schema.world.rows.len().saturating_sub(found.rows.len());
             schema.world = found;
-        }
+            Ok(())
+        })?;
     }
-    let watched: i64 = node
+    let mut client = place.node.client_as("postgres", place.database)?;
+    let watched: usize = client
         .text("SELECT count(*) FROM custodian.watermark WHERE isfinite(cutoff)")?
         .parse()
         .unwrap_or(0);
-    if watched < 20 {
-        return Err(Error::new(format!(
-            "only {watched} watermarks are in force"
-        )));
+    if watched < stories.len() && stories.len() > 1 {
+        return Err(Error::new(format!("only {watched} watermarks are in force")).into());
     }
     Ok(totals)
+}
+
+/// Does it in all schemas, and says in which it failed.
+fn each(
+    schemas: &mut [Schema],
+    mut act: impl FnMut(&mut Schema) -> Result<()>,
+) -> Result<(), Failures> {
+    let mut failures = Vec::new();
+    for schema in schemas {
+        if let Err(why) = act(schema) {
+            failures.push(Failure {
+                case: Some(schema.case.clone()),
+                why: schema.why(&why.to_string()),
+            });
+        }
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Failures(failures))
+    }
 }

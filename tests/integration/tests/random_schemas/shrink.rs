@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use retention_model::world::{Value, World};
 
+use crate::dress::PIECES;
+
 /// Something of a story that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -16,6 +18,11 @@ pub enum Part {
     Erasure(usize),
     /// The change that is thought of as this one, from 0.
     Change(usize),
+    /// The change of tables that is thought of as this one.
+    Step(usize),
+    /// A piece of what the world looks like in SQL: keys of several types, generated columns, domains, partitions of
+    /// partitions, and how users go about it, from 0.
+    Dress(usize),
 }
 
 /// A story: the seed of its choices, and what is left out of it. Written `1000017 without row-3 change-0`.
@@ -33,6 +40,8 @@ impl fmt::Display for Part {
             Part::Consent(number) => ("consent", number),
             Part::Erasure(number) => ("erasure", number),
             Part::Change(number) => ("change", number),
+            Part::Step(number) => ("step", number),
+            Part::Dress(number) => ("dress", number),
         };
         write!(f, "{kind}-{number}")
     }
@@ -51,6 +60,8 @@ impl FromStr for Part {
             "consent" => Ok(Part::Consent(number)),
             "erasure" => Ok(Part::Erasure(number)),
             "change" => Ok(Part::Change(number)),
+            "step" => Ok(Part::Step(number)),
+            "dress" => Ok(Part::Dress(number)),
             _ => Err(wrong()),
         }
     }
@@ -93,6 +104,8 @@ pub fn parts(world: &World, changes: usize) -> Vec<Part> {
     let policy = &world.policy;
     (0..changes)
         .map(Part::Change)
+        .chain((0..changes).map(Part::Step))
+        .chain((0..PIECES).map(Part::Dress))
         .chain((0..policy.holds.len()).map(Part::Hold))
         .chain((0..policy.consents.len()).map(Part::Consent))
         .chain((0..policy.erasures.len()).map(Part::Erasure))

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use integration::{Result, quote_literal};
-use postgres::{Client, SimpleQueryMessage};
+use integration::quote_literal;
 use retention_model::calendar::{self, HOUR};
 use retention_model::change::Change;
 use retention_model::world::{Column, Consent, Hold, Kind, OnDelete, Row, Value, World};
 use retention_model::{Moment, Period};
 
-use crate::story::offset;
+use crate::dress::{Dress, Range};
+use crate::session::offset;
+use crate::structure;
 
 /// Names that are the same in all worlds become names of one schema: those of purposes, laws and kinds of subjects.
 pub fn local(schema: &str, name: &str) -> String {
@@ -20,14 +21,14 @@ pub fn local(schema: &str, name: &str) -> String {
 }
 
 /// A label with its names made those of the schema.
-fn localized(schema: &str, label: &str) -> String {
+pub fn localized(schema: &str, label: &str) -> String {
     label
         .replace("\"m.", &format!("\"{schema}."))
         .replace("\"kind\":\"", &format!("\"kind\":\"{schema}_"))
 }
 
-fn relation(schema: &str, world: &World, table: usize) -> String {
-    format!("{schema}.{}", world.tables[table].name)
+pub fn relation(dress: &Dress, world: &World, table: usize) -> String {
+    format!("{}.{}", dress.schema, world.tables[table].name)
 }
 
 fn interval(period: Period) -> String {
@@ -43,17 +44,6 @@ fn stamp(moment: Moment) -> String {
     quote_literal(&calendar::text(moment))
 }
 
-fn kind_sql(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Key => "int",
-        Kind::Text => "text",
-        Kind::Path => "jsonb",
-        Kind::Date => "date",
-        Kind::Timestamp => "timestamp",
-        Kind::TimestampTz => "timestamptz",
-    }
-}
-
 /// The columns as the server has them: the paths of a document are in one.
 fn columns(all: &[Column]) -> Vec<(String, Kind, bool)> {
     let mut columns: Vec<(String, Kind, bool)> = Vec::new();
@@ -67,16 +57,6 @@ fn columns(all: &[Column]) -> Vec<(String, Kind, bool)> {
         }
     }
     columns
-}
-
-fn literal(value: &Value, kind: Kind) -> String {
-    match value {
-        Value::Null => "NULL".to_owned(),
-        Value::Text(text) => quote_literal(text),
-        Value::Infinite => "'infinity'".to_owned(),
-        Value::Time(moment) if kind == Kind::TimestampTz => stamp(*moment),
-        Value::Time(moment) => quote_literal(calendar::text(*moment).trim_end_matches('Z')),
-    }
 }
 
 /// `{"a":{"b":"v"},"c":"w"}`, of the paths that have a value. Documents here are at most two levels deep.
@@ -102,73 +82,153 @@ fn document(row: &Row, name: &str) -> String {
     format!("'{{{}}}'", members.join(","))
 }
 
-fn insert(schema: &str, world: &World, row: &Row) -> String {
-    let columns = columns(&world.tables[row.table].columns);
-    let values: Vec<String> = columns
-        .iter()
-        .map(|(name, kind, _)| match kind {
-            Kind::Path => document(row, name),
-            kind => literal(row.value(name), *kind),
-        })
-        .collect();
-    let names: Vec<&str> = columns.iter().map(|(name, ..)| name.as_str()).collect();
+fn insert(dress: &Dress, world: &World, row: &Row) -> String {
+    insert_into(
+        dress,
+        world,
+        row,
+        dress.named(world, row.table, row.value("id")),
+    )
+}
+
+pub fn insert_into(dress: &Dress, world: &World, row: &Row, mut table: usize) -> String {
+    // Rows that are inserted into an inheritance parent are its own.
+    if !world.tables[table].partitioned {
+        table = row.table;
+    }
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    for (name, kind, _) in columns(&world.tables[row.table].columns) {
+        let (written, as_kind) = dress.written(world, row.table, &name, kind);
+        names.push(written);
+        values.push(match kind {
+            Kind::Path => document(row, &name),
+            _ => dress.literal(world, row.table, &name, as_kind, row.value(&name)),
+        });
+    }
     format!(
         "INSERT INTO {} ({}) VALUES ({});\n",
-        relation(schema, world, row.table),
+        relation(dress, world, table),
         names.join(", "),
         values.join(", ")
     )
 }
 
+/// The columns of a table as they are defined.
+fn items(dress: &Dress, world: &World, table: usize) -> Vec<String> {
+    columns(&world.tables[table].columns)
+        .iter()
+        .flat_map(|(name, kind, not_null)| {
+            dress.definitions(world, table, (name, *kind, *not_null))
+        })
+        .collect()
+}
+
+/// Whether the partition has partitions of its own.
+pub fn is_divided(dress: &Dress, world: &World, table: usize) -> bool {
+    let is_partition = match world.tables[table].above.or_else(|| world.left(table)) {
+        Some(above) => world.tables[above].partitioned,
+        None => false,
+    };
+    is_partition && dress.range(world, table).is_some()
+}
+
+/// A partition that is not attached, perhaps with partitions of its own. All have their columns in another order.
+pub fn partition(dress: &Dress, world: &World, at: usize, key: &[String]) -> String {
+    let name = relation(dress, world, at);
+    let mut items = items(dress, world, at);
+    items.reverse();
+    // The partition's key columns are NOT NULL before it is attached, as the parent's are.
+    let not_null = |name: &str| -> String {
+        let each = key.iter();
+        each.map(|column| format!("ALTER TABLE {name} ALTER {column} SET NOT NULL;\n"))
+            .collect()
+    };
+    let (by, bound) = match dress.range(world, at) {
+        None => {
+            return format!(
+                "CREATE TABLE {name} ({});\n{}",
+                items.join(", "),
+                not_null(&name)
+            );
+        }
+        Some(Range::Id) => {
+            let middle = Value::Text("5".to_owned());
+            ("id", dress.literal(world, at, "id", Kind::Key, &middle))
+        }
+        Some(Range::At) => ("at", "'2021-07-01 00:00:00Z'".to_owned()),
+    };
+    let mut sql = format!(
+        "CREATE TABLE {name} ({}) PARTITION BY RANGE ({by});\n{}",
+        items.join(", "),
+        not_null(&name)
+    );
+    let rest = match by {
+        "id" => format!("FOR VALUES FROM ({bound}) TO (MAXVALUE)"),
+        _ => "DEFAULT".to_owned(),
+    };
+    for (part, bounds) in [
+        ("lo", format!("FOR VALUES FROM (MINVALUE) TO ({bound})")),
+        ("hi", rest),
+    ] {
+        items.rotate_left(3);
+        let leaf = format!("{name}_{part}");
+        sql += &format!(
+            "CREATE TABLE {leaf} ({});\n{}",
+            items.join(", "),
+            not_null(&leaf)
+        );
+        sql += &format!("ALTER TABLE {name} ATTACH PARTITION {leaf} {bounds};\n");
+    }
+    sql
+}
+
+/// Puts a table below another one.
+pub fn attach(dress: &Dress, world: &World, at: usize, above: usize) -> String {
+    let name = relation(dress, world, at);
+    let parent = relation(dress, world, above);
+    if !world.tables[above].partitioned {
+        return format!("ALTER TABLE {name} INHERIT {parent};\n");
+    }
+    let number = Value::Text(world.number(at).to_owned());
+    let value = dress.literal(world, at, "k2", Kind::Key, &number);
+    format!("ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES IN ({value});\n")
+}
+
 /// Tables without their foreign keys. Partitions have their columns in another order, and are attached.
-fn tables(schema: &str, world: &World) -> String {
-    let mut sql = String::new();
+fn tables(dress: &Dress, world: &World) -> String {
+    let mut sql = dress.domains();
     for (at, table) in world.tables.iter().enumerate() {
-        let name = relation(schema, world, at);
-        let above = table.above.map(|above| &world.tables[above]);
-        let mut items: Vec<String> = columns(&table.columns)
-            .into_iter()
-            .map(|(name, kind, not_null)| {
-                let not_null = if not_null { " NOT NULL" } else { "" };
-                format!("{name} {}{not_null}", kind_sql(kind))
-            })
-            .collect();
-        let is_alone = above.is_none() && !world.tables.iter().any(|other| other.above == Some(at));
+        let name = relation(dress, world, at);
+        let mut items = items(dress, world, at);
+        let is_alone =
+            table.above.is_none() && !world.tables.iter().any(|other| other.above == Some(at));
         if is_alone && at % 2 == 1 {
             items.push("serial int GENERATED ALWAYS AS IDENTITY".to_owned());
         }
-        if above.is_some() {
-            items.reverse();
-        } else if !table.key.is_empty() {
+        if table.above.is_none() && !table.key.is_empty() {
             items.push(format!("PRIMARY KEY ({})", table.key.join(", ")));
         }
         let items = items.join(", ");
-        let parent = table.above.map(|above| relation(schema, world, above));
-        match (above, parent) {
-            (Some(above), Some(parent)) if above.partitioned => {
-                let number = at - table.above.unwrap_or_default();
-                // The partition's key columns are NOT NULL before it is attached, as the parent's are.
-                sql += &format!("CREATE TABLE {name} ({items});\n");
-                for column in &above.key {
-                    sql += &format!("ALTER TABLE {name} ALTER {column} SET NOT NULL;\n");
-                }
-                sql += &format!(
-                    "ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES IN ({number});\n"
-                );
+        match table.above {
+            Some(above) if world.tables[above].partitioned => {
+                sql += &partition(dress, world, at, &world.tables[above].key);
+                sql += &attach(dress, world, at, above);
             }
-            (Some(_), Some(parent)) => {
+            Some(above) => {
+                let parent = relation(dress, world, above);
                 sql += &format!("CREATE TABLE {name} () INHERITS ({parent});\n");
             }
-            _ if table.partitioned => {
+            None if table.partitioned => {
                 sql += &format!("CREATE TABLE {name} ({items}) PARTITION BY LIST (k2);\n");
             }
-            _ => sql += &format!("CREATE TABLE {name} ({items});\n"),
+            None => sql += &format!("CREATE TABLE {name} ({items});\n"),
         }
     }
     sql
 }
 
-fn foreign_keys(schema: &str, world: &World) -> String {
+fn foreign_keys(dress: &Dress, world: &World) -> String {
     let mut sql = String::new();
     for key in &world.foreign_keys {
         let action = match key.on_delete {
@@ -180,29 +240,29 @@ fn foreign_keys(schema: &str, world: &World) -> String {
         };
         sql += &format!(
             "ALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {action};\n",
-            relation(schema, world, key.child),
+            relation(dress, world, key.child),
             key.name,
             key.columns.join(", "),
-            relation(schema, world, key.parent),
+            relation(dress, world, key.parent),
             key.parent_columns.join(", "),
         );
     }
     sql
 }
 
-fn labels(schema: &str, world: &World) -> String {
+fn labels(dress: &Dress, world: &World) -> String {
     let mut sql = String::new();
     for (at, table) in world.tables.iter().enumerate() {
-        let name = relation(schema, world, at);
+        let name = relation(dress, world, at);
         if table.above.is_some() && table.own.is_none() {
             continue;
         }
         if let Some(label) = table.label() {
-            let label = quote_literal(&localized(schema, &label));
+            let label = quote_literal(&localized(&dress.schema, &label));
             sql += &format!("SECURITY LABEL FOR custodian ON TABLE {name} IS {label};\n");
         }
         for (column, label) in table.column_labels() {
-            let label = quote_literal(&localized(schema, &label));
+            let label = quote_literal(&localized(&dress.schema, &label));
             sql += &format!("SECURITY LABEL FOR custodian ON COLUMN {name}.{column} IS {label};\n");
         }
     }
@@ -210,10 +270,10 @@ fn labels(schema: &str, world: &World) -> String {
 }
 
 /// The past of the policy is written straight into its tables, for functions give it the present.
-fn policy(schema: &str, world: &World) -> String {
+fn policy(dress: &Dress, world: &World) -> String {
     let mut sql = String::new();
     for (name, purpose) in &world.policy.purposes {
-        let name = quote_literal(&local(schema, name));
+        let name = quote_literal(&local(&dress.schema, name));
         let basis = if purpose.consent_based {
             "consent"
         } else {
@@ -235,14 +295,14 @@ fn policy(schema: &str, world: &World) -> String {
     for (name, minimum) in &world.policy.minimums {
         sql += &format!(
             "INSERT INTO custodian.minimum (name, period, citation, defence) VALUES ({}, {}, 'a law', {});\n",
-            quote_literal(&local(schema, name)),
+            quote_literal(&local(&dress.schema, name)),
             interval(minimum.period),
             minimum.defence.is_some()
         );
         for (suspended, resumed) in minimum.defence.iter().flatten() {
             sql += &format!(
                 "INSERT INTO custodian.suspension (minimum, suspended_at, resumed_at) VALUES ({}, {}, {});\n",
-                quote_literal(&local(schema, name)),
+                quote_literal(&local(&dress.schema, name)),
                 stamp(*suspended),
                 resumed.map_or("NULL".to_owned(), stamp)
             );
@@ -251,14 +311,14 @@ fn policy(schema: &str, world: &World) -> String {
     for (name, period) in &world.policy.maximums {
         sql += &format!(
             "INSERT INTO custodian.maximum (name, period, citation) VALUES ({}, {}, 'another law');\n",
-            quote_literal(&local(schema, name)),
+            quote_literal(&local(&dress.schema, name)),
             interval(*period)
         );
     }
     for consent in &world.policy.consents {
         sql += &format!(
             "INSERT INTO custodian.consent (subject_kind, subject_key, purpose, granted_at, withdrawn_at) VALUES ({}, {}, {});\n",
-            subject(schema, consent),
+            subject(dress, world, consent),
             stamp(consent.granted),
             consent.withdrawn.map_or("NULL".to_owned(), stamp)
         );
@@ -267,7 +327,7 @@ fn policy(schema: &str, world: &World) -> String {
 }
 
 /// Erasures of the past: they are asked for at their time, before there are rows.
-fn erasures(schema: &str, world: &World) -> String {
+fn erasures(dress: &Dress, world: &World) -> String {
     if world.policy.erasures.is_empty() {
         return String::new();
     }
@@ -276,34 +336,34 @@ fn erasures(schema: &str, world: &World) -> String {
             .to_owned();
     for erasure in &world.policy.erasures {
         sql += &format!(
-            "SET LOCAL custodian.clock_offset = '{}s';\nSELECT custodian.erase_subject('{}', '{{{}}}', 'earlier request');\n",
+            "SET LOCAL custodian.clock_offset = '{}s';\nSELECT custodian.erase_subject('{}', {}, 'earlier request');\n",
             offset(erasure.at),
-            local(schema, &erasure.kind),
-            erasure.key.join(",")
+            local(&dress.schema, &erasure.kind),
+            dress.subject(world, &erasure.kind, &erasure.key)
         );
     }
     sql + "SELECT set_config('custodian.clock_offset', current_setting('test.offset'), true);\n"
 }
 
 /// Kind and key of a consent's subject, and its purpose.
-fn subject(schema: &str, consent: &Consent) -> String {
+fn subject(dress: &Dress, world: &World, consent: &Consent) -> String {
     format!(
-        "{}, '{{{}}}', {}",
-        quote_literal(&local(schema, &consent.kind)),
-        consent.key.join(","),
-        quote_literal(&local(schema, &consent.purpose))
+        "{}, {}, {}",
+        quote_literal(&local(&dress.schema, &consent.kind)),
+        dress.subject(world, &consent.kind, &consent.key),
+        quote_literal(&local(&dress.schema, &consent.purpose))
     )
 }
 
 /// A call that places the hold and gives its number.
-pub fn place(schema: &str, world: &World, hold: &Hold) -> String {
+pub fn place(dress: &Dress, world: &World, hold: &Hold) -> String {
     let scope = match hold {
         Hold::Subject { kind, key } => format!(
-            "subject_kind => '{}', subject_key => '{{{}}}'",
-            local(schema, kind),
-            key.join(",")
+            "subject_kind => '{}', subject_key => {}",
+            local(&dress.schema, kind),
+            dress.subject(world, kind, key)
         ),
-        Hold::Table { table } => format!("rel => '{}'", relation(schema, world, *table)),
+        Hold::Table { table } => format!("rel => '{}'", relation(dress, world, *table)),
         Hold::Rows { table, matching } => {
             let columns: Vec<String> = matching
                 .iter()
@@ -315,13 +375,14 @@ pub fn place(schema: &str, world: &World, hold: &Hold) -> String {
                 .collect();
             format!(
                 "rel => '{}', match => '{{{}}}'",
-                relation(schema, world, *table),
+                relation(dress, world, *table),
                 columns.join(",")
             )
         }
     };
     format!(
-        "SELECT custodian.place_hold('{schema}', approver => 'counsel', review_on => '2099-01-01', reason => 'suit', {scope})"
+        "SELECT custodian.place_hold('{}', approver => 'counsel', review_on => '2099-01-01', reason => 'suit', {scope})",
+        dress.schema
     )
 }
 
@@ -345,16 +406,21 @@ fn is_circular(world: &World, table: usize) -> bool {
 
 /// Some tables and partitions belong to another role. Tables in a circle keep one owner: otherwise rows that refer to
 /// each other stay.
-fn owners(schema: &str, world: &World) -> String {
+fn owners(dress: &Dress, world: &World) -> String {
+    let schema = &dress.schema;
     let mut sql = format!("GRANT USAGE ON SCHEMA {schema} TO counsel;\n");
     let number: usize = schema.trim_start_matches('r').parse().unwrap_or(0);
     for (at, table) in world.tables.iter().enumerate() {
         let root = table.above.unwrap_or(at);
-        if !is_circular(world, root) && (number + at).is_multiple_of(3) {
-            sql += &format!(
-                "ALTER TABLE {} OWNER TO counsel;\n",
-                relation(schema, world, at)
-            );
+        if is_circular(world, root) {
+            continue;
+        }
+        let name = relation(dress, world, at);
+        if (number + at).is_multiple_of(3) {
+            sql += &format!("ALTER TABLE {name} OWNER TO counsel;\n");
+        }
+        if is_divided(dress, world, at) && (number + at).is_multiple_of(2) {
+            sql += &format!("ALTER TABLE {name}_hi OWNER TO counsel;\n");
         }
     }
     // Whoever owns a table loses with it what was granted before.
@@ -362,25 +428,37 @@ fn owners(schema: &str, world: &World) -> String {
 }
 
 /// Everything but the holds.
-pub fn create(schema: &str, world: &World) -> String {
+pub fn create(dress: &Dress, world: &World) -> String {
     let rows: String = world
         .rows
         .iter()
-        .map(|row| insert(schema, world, row))
+        .map(|row| insert(dress, world, row))
         .collect();
     format!(
-        "CREATE SCHEMA {schema} AUTHORIZATION app;\nSET ROLE app;\n{}RESET ROLE;\n{}{}{}SET ROLE app;\n{rows}{}RESET ROLE;\n{}",
-        tables(schema, world),
-        policy(schema, world),
-        labels(schema, world),
-        erasures(schema, world),
-        foreign_keys(schema, world),
-        owners(schema, world),
+        "CREATE SCHEMA {} AUTHORIZATION app;\nSET ROLE app;\n{}RESET ROLE;\n{}{}{}SET ROLE app;\n{rows}{}RESET ROLE;\n{}",
+        dress.schema,
+        tables(dress, world),
+        policy(dress, world),
+        labels(dress, world),
+        erasures(dress, world),
+        foreign_keys(dress, world),
+        owners(dress, world),
     )
 }
 
+/// The relation by which users reach the row.
+fn named(dress: &Dress, world: &World, row: &Row) -> String {
+    relation(dress, world, dress.named(world, row.table, row.value("id")))
+}
+
+/// The condition that finds the row.
+fn is_row(dress: &Dress, world: &World, row: &Row) -> String {
+    let id = dress.literal(world, row.table, "id", Kind::Key, row.value("id"));
+    format!("id = {id}")
+}
+
 /// A change of rows or of the policy, but for holds and the passing of time.
-pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
+pub fn change(dress: &Dress, world: &World, change: &Change) -> Option<String> {
     let sql = match change {
         Change::Period(name, period) => {
             let purpose = &world.policy.purposes[name];
@@ -391,12 +469,15 @@ pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
             };
             format!(
                 "SELECT custodian.define_purpose('{}', '{basis}', {}, 'cn', {})",
-                local(schema, name),
+                local(&dress.schema, name),
                 interval(*period),
                 purpose.required
             )
         }
-        Change::End(name) => format!("SELECT custodian.end_purpose('{}')", local(schema, name)),
+        Change::End(name) => format!(
+            "SELECT custodian.end_purpose('{}')",
+            local(&dress.schema, name)
+        ),
         Change::Update(at, column, value) => {
             let row = &world.rows[*at];
             let kind = world.tables[row.table]
@@ -405,105 +486,54 @@ pub fn change(schema: &str, world: &World, change: &Change) -> Option<String> {
             let mut changed = row.clone();
             changed.values.insert(column.clone(), value.clone());
             let name = column.split('.').next().unwrap_or_default();
+            let (written, as_kind) = dress.written(world, row.table, name, kind);
             let value = match kind {
                 Kind::Path => document(&changed, name),
-                kind => literal(value, kind),
+                _ => dress.literal(world, row.table, column, as_kind, value),
             };
             format!(
-                "UPDATE {} SET {name} = {value} WHERE id = {}",
-                relation(schema, world, row.table),
-                literal(row.value("id"), Kind::Key)
+                "UPDATE {} SET {written} = {value} WHERE {}",
+                named(dress, world, row),
+                is_row(dress, world, row)
             )
         }
-        Change::Insert(row) => insert(schema, world, row),
-        Change::Delete(at) => format!(
-            "DELETE FROM {} WHERE id = {}",
-            relation(schema, world, world.rows[*at].table),
-            literal(world.rows[*at].value("id"), Kind::Key)
-        ),
+        Change::Insert(row) => insert(dress, world, row),
+        Change::Delete(at) => {
+            let row = &world.rows[*at];
+            format!(
+                "DELETE FROM {} WHERE {}",
+                named(dress, world, row),
+                is_row(dress, world, row)
+            )
+        }
         Change::Consent(consent) => {
             format!(
                 "SELECT custodian.record_consent({})",
-                subject(schema, consent)
+                subject(dress, world, consent)
             )
         }
         Change::Withdraw(at) => format!(
             "SELECT custodian.withdraw_consent({})",
-            subject(schema, &world.policy.consents[*at])
+            subject(dress, world, &world.policy.consents[*at])
         ),
         Change::Erase(kind, key) => format!(
-            "SELECT count(*) FROM custodian.erase_subject('{}', '{{{}}}', 'request')",
-            local(schema, kind),
-            key.join(",")
+            "SELECT count(*) FROM custodian.erase_subject('{}', {}, 'request')",
+            local(&dress.schema, kind),
+            dress.subject(world, kind, key)
         ),
         Change::Suspend(name) => {
             format!(
                 "SELECT custodian.suspend_defence('{}')",
-                local(schema, name)
+                local(&dress.schema, name)
             )
         }
         Change::Resume(name) => {
-            format!("SELECT custodian.resume_defence('{}')", local(schema, name))
+            format!(
+                "SELECT custodian.resume_defence('{}')",
+                local(&dress.schema, name)
+            )
         }
-        Change::Later(_) | Change::Place(_) | Change::Release(_) => return None,
+        change => return structure::change(dress, world, change),
     };
     Some(sql)
-}
-
-/// The rows as they are, in the tables of `world`.
-pub fn read(client: &mut Client, schema: &str, world: &World) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for (at, table) in world.tables.iter().enumerate() {
-        if table.partitioned {
-            continue;
-        }
-        let items: Vec<String> = table
-            .columns
-            .iter()
-            .map(|column| match column.kind {
-                Kind::Key | Kind::Text => format!("{}::text", column.name),
-                Kind::Path => {
-                    let (document, path) = column.name.split_once('.').unwrap_or_default();
-                    format!("{document} #>> '{{{}}}'", path.replace('.', ","))
-                }
-                kind => {
-                    // Whatever the session's time zone is.
-                    let moment = match kind {
-                        Kind::TimestampTz => column.name.clone(),
-                        _ => format!("{}::timestamp AT TIME ZONE 'UTC'", column.name),
-                    };
-                    format!(
-                        "CASE WHEN isfinite({0}) THEN (extract(epoch FROM {moment}) * 1000000)::bigint::text ELSE {0}::text END",
-                        column.name
-                    )
-                }
-            })
-            .collect();
-        let sql = format!(
-            "SELECT {} FROM ONLY {} ORDER BY id",
-            items.join(", "),
-            relation(schema, world, at)
-        );
-        for message in client.simple_query(&sql)? {
-            let SimpleQueryMessage::Row(found) = message else {
-                continue;
-            };
-            let values = table.columns.iter().enumerate().map(|(position, column)| {
-                let value = match found.get(position) {
-                    None => Value::Null,
-                    Some("infinity") if column.kind.is_time() => Value::Infinite,
-                    Some(text) if column.kind.is_time() => {
-                        Value::Time(text.parse().unwrap_or(Moment::MIN))
-                    }
-                    Some(text) => Value::Text(text.to_owned()),
-                };
-                (column.name.clone(), value)
-            });
-            rows.push(Row {
-                table: at,
-                values: values.collect(),
-            });
-        }
-    }
-    Ok(rows)
 }

@@ -4,6 +4,7 @@
 mod change;
 mod policy;
 mod rows;
+mod structure;
 mod tables;
 mod tags;
 mod values;
@@ -14,6 +15,7 @@ use crate::world::{Consent, Value, World};
 pub use change::change;
 use policy::{consent, erasure, hold, policy};
 use rows::{point, row};
+pub use structure::structure;
 use tables::{foreign_keys, table};
 use tags::{declare, own_tags, tags};
 

@@ -23,7 +23,8 @@ pub(super) fn row(tape: &mut Tape, world: &World, table: usize) -> Row {
         let value = match (column.kind, column.name.as_str()) {
             (Kind::Key, "id") => Value::Text(id.to_string()),
             (Kind::Key, "k2") => Value::Text(match above {
-                Some(above) if world.tables[above].partitioned => (table - above).to_string(),
+                Some(above) if world.tables[above].partitioned => world.number(table).to_owned(),
+                None if world.left(table).is_some() => world.number(table).to_owned(),
                 _ => (1 + tape.pick(2)).to_string(),
             }),
             (Kind::Key, _) => Value::Null,

@@ -1,0 +1,88 @@
+//! Changes of the tables themselves.
+
+use super::rows::{point, row};
+use super::tags::cell;
+use super::values::text_value;
+use super::{Features, Tape};
+use crate::change::Change;
+use crate::world::{Column, Kind, World};
+
+/// The name of the column that tables get.
+const ADDED: &str = "c3";
+
+/// A change of the tables; none where the tape asks for what cannot be. Also the tables that partitions left keep their
+/// place: what comes back is what left.
+pub fn structure(tape: &mut Tape, world: &World, features: Features) -> Option<Change> {
+    let tables = 0..world.tables.len();
+    match tape.pick(4) {
+        0 => {
+            let below: Vec<usize> = tables
+                .filter(|at| world.tables[*at].above.is_some())
+                .collect();
+            (!below.is_empty()).then(|| Change::Detach(tape.one(&below)))
+        }
+        1 => {
+            let left: Vec<(usize, usize)> = tables
+                .filter_map(|at| Some((at, world.left(at)?)))
+                .filter(|(at, from)| {
+                    world.tables[*at].columns.len() == world.tables[*from].columns.len()
+                })
+                .collect();
+            (!left.is_empty()).then(|| {
+                let (table, above) = tape.one(&left);
+                Change::Attach(table, above)
+            })
+        }
+        2 => divide(tape, world),
+        _ => {
+            let roots: Vec<usize> = tables
+                .filter(|at| world.tables[*at].above.is_none() && world.left(*at).is_none())
+                .filter(|at| world.tables[*at].column(ADDED).is_none())
+                .collect();
+            if roots.is_empty() {
+                return None;
+            }
+            let table = tape.one(&roots);
+            let column = Column {
+                name: ADDED.to_owned(),
+                kind: Kind::Text,
+                not_null: false,
+            };
+            let value = text_value(tape, false);
+            let is_tagged = world.tables[table].tag.is_some() && tape.chance(80);
+            let tag = is_tagged.then(|| cell(tape, world, table, Kind::Text, features));
+            Some(Change::Extend(table, column, value, tag))
+        }
+    }
+}
+
+/// A new partition, with rows.
+fn divide(tape: &mut Tape, world: &World) -> Option<Change> {
+    let partitioned: Vec<usize> = (0..world.tables.len())
+        .filter(|at| world.tables[*at].partitioned)
+        .collect();
+    if partitioned.is_empty() {
+        return None;
+    }
+    let above = tape.one(&partitioned);
+    let name = &world.tables[above].name;
+    let family = world
+        .tables
+        .iter()
+        .filter(|table| table.name.starts_with(&format!("{name}_")));
+    let mut table = world.tables[above].clone();
+    table.name = format!("{name}_{}", family.count() + 1);
+    table.above = Some(above);
+    table.partitioned = false;
+    table.own = None;
+    let mut divided = world.clone();
+    divided.tables.push(table.clone());
+    let mut rows = Vec::new();
+    for _ in 0..1 + tape.pick(3) {
+        let mut row = row(tape, &divided, world.tables.len());
+        point(tape, &divided, &mut row);
+        divided.rows.push(row.clone());
+        rows.push(row);
+    }
+    Some(Change::Divide(Box::new(table), rows))
+}
