@@ -252,7 +252,13 @@ mod tests {
     fn a_case_is_read_as_it_is_written() {
         let case = Case {
             seed: 1_000_017,
-            without: BTreeSet::from([Part::Row(3), Part::Change(0), Part::Erasure(1)]),
+            without: BTreeSet::from([
+                Part::Row(3),
+                Part::Change(0),
+                Part::Erasure(1),
+                Part::Step(2),
+                Part::Dress(4),
+            ]),
         };
         assert_eq!(case.to_string().parse(), Ok(case));
         let whole = Case {
