@@ -14,7 +14,14 @@ const ADDED: &str = "c3";
 /// place: what comes back is what left.
 pub fn structure(tape: &mut Tape, world: &World, features: Features) -> Option<Change> {
     let tables = 0..world.tables.len();
-    match tape.pick(4) {
+    // Mostly what left comes back, if there is any.
+    let has_left = tables.clone().any(|at| world.left(at).is_some());
+    let what = if has_left && tape.chance(60) {
+        1
+    } else {
+        tape.pick(4)
+    };
+    match what {
         0 => {
             let below: Vec<usize> = tables
                 .filter(|at| world.tables[*at].above.is_some())
