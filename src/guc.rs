@@ -3,11 +3,11 @@
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use pgrx::pg_sys;
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::break_glass;
+use crate::pg::guc_hook::{self, in_force};
 
 pub mod pace;
 
@@ -104,13 +104,6 @@ impl Gate {
 /// Whether a partition that is over is dropped, rather than emptied, when all of its rows are due for deletion.
 pub fn drop_partitions() -> bool {
     DROP_PARTITIONS.get()
-}
-
-/// The value of a setting that gates ask for with each statement, without looking at each time which thread asks.
-#[inline]
-fn in_force<T: GucEnum>(setting: &GucSetting<T>) -> T {
-    // SAFETY: the server keeps a number of the type there, and changes it only in the one thread that runs queries.
-    T::from_ordinal(unsafe { *setting.as_ptr() })
 }
 
 /// The mode a gate is in: its own setting, or `custodian.enforce`; while break-glass lasts, `warn` instead of `on`.
@@ -230,8 +223,7 @@ pub fn region_rules_file() -> Option<String> {
 
 /// Defines every setting and reserves the prefix.
 pub fn init() {
-    // SAFETY: reads a variable of the server that is set while it loads the preloaded libraries.
-    let preloaded = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    let preloaded = guc_hook::is_preloading();
     PRELOADED.store(preloaded, Ordering::Relaxed);
     GucRegistry::define_enum_guc(
         c"custodian.enforce",
@@ -393,6 +385,5 @@ pub fn init() {
         GucFlags::SUPERUSER_ONLY,
     );
     pace::init();
-    // SAFETY: called once from _PG_init with a NUL-terminated constant, after the last definition.
-    unsafe { pg_sys::MarkGUCPrefixReserved(c"custodian".as_ptr()) };
+    guc_hook::reserve_prefix(c"custodian");
 }

@@ -9,18 +9,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
+use pgrx::pg_shmem_init;
 
 use crate::evidence::ring::{Filter, Key, Ring};
 pub use crate::evidence::ring::{Gate, Handover, Outcome, Pending, Text};
 use crate::guc;
+use crate::pg::shared::{self, shared};
 use crate::pg::{time, xact};
 
-// SAFETY: a type of integers, byte arrays and field-less enums: fixed size, no pointers.
-unsafe impl PGRXSharedMemory for Ring {}
-
-// SAFETY: no other lock of the extension has this name.
-static RING: PgLwLock<Ring> = unsafe { PgLwLock::new(c"pg_custodian events") };
+shared!(lock RING: Ring = c"pg_custodian events");
 
 /// Events of this process alone that shared memory could not take.
 static UNSTORED: AtomicU64 = AtomicU64::new(0);
@@ -88,8 +85,7 @@ fn now() -> i64 {
 
 /// Whether shared memory can be used by this process.
 fn attached() -> bool {
-    // SAFETY: reads a backend-local pointer; without a PGPROC no lock can be waited for.
-    guc::preloaded() && unsafe { !pg_sys::MyProc.is_null() }
+    guc::preloaded() && shared::is_attached()
 }
 
 /// Records an event. May be called from any hook, before an ERROR or FATAL, outside a transaction and on a

@@ -6,7 +6,6 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use pgrx::Uuid;
-use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::json;
 use sha2::Sha256;
@@ -15,6 +14,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::keyfile::{self, Exported};
 use crate::evidence::ledger;
+use crate::pg::activity::Statement;
 use crate::pg::report::SqlResult;
 use crate::pg::{random, relation, sandbox, spi};
 
@@ -285,18 +285,7 @@ fn export_keys() -> SqlResult<String> {
 fn import_keys(mut keys: String) -> SqlResult<i32> {
     // The statement holds the keys: do not show it to whoever may see the activity of other sessions, nor to
     // whoever reads the log, where an error comes with its statement, and with those of functions as its context.
-    // SAFETY: a NUL-terminated constant that the call copies. The server takes NULL for no statement and no context;
-    // an error resets both.
-    let (statement, context) = unsafe {
-        pg_sys::pgstat_report_activity(
-            pg_sys::BackendState::STATE_RUNNING,
-            c"SELECT custodian.import_keys(…)".as_ptr(),
-        );
-        (
-            std::ptr::replace(&raw mut pg_sys::debug_query_string, std::ptr::null()),
-            std::ptr::replace(&raw mut pg_sys::error_context_stack, std::ptr::null_mut()),
-        )
-    };
+    let hidden = Statement::hide(c"SELECT custodian.import_keys(…)");
     require_superuser("import keys")?;
     let parsed = keyfile::read(&keys);
     keys.zeroize();
@@ -312,11 +301,7 @@ fn import_keys(mut keys: String) -> SqlResult<i32> {
         ledger::append("key.imported", "", json!({"keys": imported}))?;
     }
     // After an error they stay hidden, for its report.
-    // SAFETY: what was there before; the statement is still running, and so are the functions around this one.
-    unsafe {
-        pg_sys::debug_query_string = statement;
-        pg_sys::error_context_stack = context;
-    }
+    hidden.show();
     Ok(imported)
 }
 

@@ -252,6 +252,18 @@ pub struct Ring {
     announced: [u32; DATABASES],
 }
 
+crate::pg::shared::plain!(
+    enum Gate { Login, Replication, Ddl, Access, Settings, Sentinel, Copy, BreakGlass, Row, Policy }
+    enum Outcome { Refused, Warned }
+);
+crate::pg::shared::plain!(
+    struct Text<N: usize> { len, bytes }
+    struct Key { gate, outcome, database, database_name, role, peer, region, object, reason }
+    struct Slot { key, used, count, first_at, last_at, handed_at, handed }
+    struct Started { at, crashes }
+    struct Ring { slots, lost, lost_handed, started, announced }
+);
+
 impl Ring {
     pub const fn new(started_at: i64, crashes: u32) -> Self {
         let slot = Slot {

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
 use pgrx::prelude::*;
-use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+use pgrx::pg_shmem_init;
 
 use crate::error::{Error, Kind};
 use crate::guard::files::{self, Disk, read_text};
@@ -22,7 +22,8 @@ use crate::guard::lane::archive;
 use crate::guard::rules::{self, Noting, Own, Rules};
 use crate::guard::settings;
 use crate::guc;
-use crate::pg::report;
+use crate::pg::shared::{plain, shared};
+use crate::pg::{host, report, xact};
 
 /// Errors listed in one log message.
 const MAX_LISTED: usize = 20;
@@ -85,13 +86,10 @@ struct Shared {
     state: AtomicU8,
 }
 
-// SAFETY: atomics only: fixed size, no pointers.
-unsafe impl PGRXSharedMemory for Shared {}
-
-// SAFETY: no other shared memory of the extension has these names.
-static SHARED: PgAtomic<Shared> = unsafe { PgAtomic::new(c"pg_custodian rules") };
-// SAFETY: as above. The value means nothing: the lock keeps two processes from reading the file at once.
-static READING: PgLwLock<bool> = unsafe { PgLwLock::new(c"pg_custodian rules lock") };
+plain!(struct Shared { generation, read_at, state });
+shared!(atomic SHARED: Shared = c"pg_custodian rules");
+// The value means nothing: the lock keeps two processes from reading the file at once.
+shared!(lock READING: bool = c"pg_custodian rules lock");
 
 /// The rules in force, as one process sees them.
 pub struct Active {
@@ -143,15 +141,8 @@ fn own_addresses() -> Vec<IpAddr> {
 }
 
 fn data_directory() -> Option<PathBuf> {
-    // SAFETY: set before libraries are preloaded, and never changed after.
-    let directory = unsafe { pg_sys::DataDir };
-    if directory.is_null() {
-        return None;
-    }
-    // SAFETY: not NULL, and NUL-terminated.
-    let directory = unsafe { std::ffi::CStr::from_ptr(directory) };
     Some(PathBuf::from(std::ffi::OsStr::new(
-        directory.to_str().ok()?,
+        host::data_directory()?.to_str().ok()?,
     )))
 }
 
@@ -292,15 +283,11 @@ fn keep(problem: &str, detail: Option<String>) -> (State, Option<Rules>) {
     (state, rules)
 }
 
-fn now() -> i64 {
-    // SAFETY: reads the system clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
-}
 
 /// What shared memory begins with. Runs in the postmaster when the server starts, and again after a crash:
 /// processes started later inherit the rules read here.
 fn start() -> Shared {
-    let read_at = now();
+    let read_at = xact::server_now();
     let (state, rules) = load();
     let active = Active::new(1, rules);
     archive::at_start();
@@ -328,7 +315,7 @@ pub fn reload() {
 
 fn read_again() {
     let shared = SHARED.get();
-    let read_at = now();
+    let read_at = xact::server_now();
     let before = read_copy();
     let state_before = State::from_number(shared.state.load(Ordering::Relaxed));
     let (state, rules) = load();
@@ -345,9 +332,7 @@ fn read_again() {
 /// Whether this process has seen a reload since the file was read last. Only when preloaded.
 #[inline]
 pub fn is_stale() -> bool {
-    // SAFETY: reads a backend-local variable.
-    let reloaded_at = unsafe { pg_sys::PgReloadTime };
-    reloaded_at > SHARED.get().read_at.load(Ordering::Acquire)
+    xact::configuration_read_at() > SHARED.get().read_at.load(Ordering::Acquire)
 }
 
 /// The generation of the rules in force; 0 when the library is not preloaded.

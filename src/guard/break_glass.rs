@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
-use pgrx::{PGRXSharedMemory, PgAtomic, pg_shmem_init};
+use pgrx::pg_shmem_init;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
@@ -15,6 +15,7 @@ use crate::guc;
 use crate::pg::args::{required, words};
 use crate::pg::port::{self, Remote};
 use crate::pg::report::{self, SqlResult};
+use crate::pg::shared::{self, plain, shared};
 use crate::pg::{relation, time, xact};
 use crate::policy::model::{Finding, Severity};
 
@@ -26,18 +27,14 @@ struct Until {
     at: AtomicI64,
 }
 
-// SAFETY: an atomic: fixed size, no pointers.
-unsafe impl PGRXSharedMemory for Until {}
-
-// SAFETY: no other shared memory of the extension has this name.
-static UNTIL: PgAtomic<Until> = unsafe { PgAtomic::new(c"pg_custodian break-glass") };
+plain!(struct Until { at });
+shared!(atomic UNTIL: Until = c"pg_custodian break-glass");
 
 /// Until when it was to last when it was begun last, in the server's microseconds; 0 where it was ended before, or never
 /// begun, and in processes that cannot see shared memory, such as the postmaster.
 #[inline]
 pub fn until() -> i64 {
-    // SAFETY: reads a backend-local pointer.
-    if !guc::preloaded() || unsafe { pg_sys::MyProc.is_null() } {
+    if !guc::preloaded() || !shared::is_attached() {
         return 0;
     }
     UNTIL.get().at.load(Ordering::Relaxed)
@@ -69,11 +66,10 @@ fn record(object: &str, reason: String) {
 /// Fails unless a superuser asks who is connected over the unix socket as that role.
 fn authorize() -> Result<()> {
     guc::require_preload("break-glass")?;
-    // SAFETY: a catalog lookup inside a transaction; both the session's and the current user must be superusers.
-    let superuser = unsafe {
-        pg_sys::superuser_arg(relation::session_user())
-            && pg_sys::superuser_arg(relation::current_user())
-    };
+    // Both the session's and the current user.
+    let superuser = [relation::session_user(), relation::current_user()]
+        .into_iter()
+        .all(relation::is_superuser_role);
     let local = port::client().is_some_and(|client| client.remote == Remote::Socket);
     if superuser && local {
         return Ok(());

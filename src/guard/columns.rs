@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::guard::exposure::{self, Columns};
+use crate::pg::invalidation;
 
 /// Counts invalidations, so that what was read while one arrived is not kept. A process has one thread that runs queries;
 /// unlike a variable of the thread, this costs a statement no call.
@@ -25,8 +25,7 @@ pub fn invalidations() -> u64 {
     INVALIDATIONS.load(Ordering::Relaxed)
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+fn invalidate(relation: pg_sys::Oid) {
     INVALIDATIONS.fetch_add(1, Ordering::Relaxed);
     CACHE.with(|cache| {
         // Not to be had only while something is being put in, which the count makes good.
@@ -41,22 +40,15 @@ unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, relation: pg_sy
 }
 
 /// Which schemas are the server's and the extension's counts as well.
-unsafe extern "C-unwind" fn schemas_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+fn schemas_changed() {
     INVALIDATIONS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Has this session hear of changes from now on.
 pub fn listen() {
     if !REGISTERED.replace(true) {
-        // SAFETY: callbacks for the rest of this backend's life.
-        unsafe {
-            pg_sys::CacheRegisterRelcacheCallback(Some(invalidate), pg_sys::Datum::from(0usize));
-            pg_sys::CacheRegisterSyscacheCallback(
-                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
-                Some(schemas_changed),
-                pg_sys::Datum::from(0usize),
-            );
-        }
+        invalidation::of_each_relation(invalidate);
+        invalidation::of_catalog(pg_sys::SysCacheIdentifier::NAMESPACEOID, schemas_changed);
     }
 }
 

@@ -14,8 +14,9 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
+use crate::pg::statement::{self, node};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, relation, statement, xact};
+use crate::pg::{inherit, relation, xact};
 
 /// Whether a definition of a column has more than a default: a check, a key, or an expression that generates it.
 fn is_computed(command: &pg_sys::AlterTableCmd) -> bool {
@@ -43,13 +44,15 @@ fn computes(command: &pg_sys::AlterTableCmd) -> bool {
 
 /// The table whose rows ATTACH PARTITION evaluates the partition's constraint on, with the expressions of the key. Of
 /// an index nothing is evaluated.
-fn attached(command: &pg_sys::AlterTableCmd) -> Option<*const pg_sys::RangeVar> {
+fn attached(command: &pg_sys::AlterTableCmd) -> Option<&pg_sys::RangeVar> {
     if command.subtype != pg_sys::AlterTableType::AT_AttachPartition {
         return None;
     }
-    // SAFETY: the definition of ATTACH PARTITION is a PartitionCmd of the parse tree.
-    let partition = unsafe { command.def.cast::<pg_sys::PartitionCmd>().as_ref() }?;
-    (!partition.bound.is_null()).then_some(partition.name.cast_const())
+    let partition = statement::partition(command)?;
+    if partition.bound.is_null() {
+        return None;
+    }
+    node!(partition.name)
 }
 
 /// Checks a statement before it is executed.
@@ -74,24 +77,24 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some(index) = statement.cast::<pg_sys::IndexStmt>() {
-        return rows_of(index.relation, &session);
+        return rows_of(node!(index.relation), &session);
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
         let commands = statement::commands(alter);
         for command in &commands {
             if let Some(table) = attached(command) {
-                rows_of(table, &session)?;
+                rows_of(Some(table), &session)?;
             }
         }
         if commands.into_iter().any(computes) {
-            return rows_of(alter.relation, &session);
+            return rows_of(node!(alter.relation), &session);
         }
         return Ok(());
     }
     // What it defines is evaluated by ANALYZE, whoever runs that.
     if let Some(statistics) = statement.cast::<pg_sys::CreateStatsStmt>() {
         for table in statement::statistics_of(statistics) {
-            rows_of(table, &session)?;
+            rows_of(Some(table), &session)?;
         }
         return Ok(());
     }
@@ -105,7 +108,7 @@ pub fn before(statement: &Utility) -> Result<()> {
 }
 
 /// The rows of a table, and of those below it.
-fn rows_of(name: *const pg_sys::RangeVar, session: &Session) -> Result<()> {
+fn rows_of(name: Option<&pg_sys::RangeVar>, session: &Session) -> Result<()> {
     let Some(table) = relation::named(name) else {
         // The server says so.
         return Ok(());

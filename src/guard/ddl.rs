@@ -15,8 +15,9 @@ use crate::guard::lane::{qualify, store};
 use crate::guard::refuse::{self, Flow};
 use crate::guard::{active, session};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::utility::{self, Utility};
-use crate::pg::{inherit, list, namespace, relation, report, sandbox, spi};
+use crate::pg::statement::{self, names, node, nodes, string, text};
+use crate::pg::utility::Utility;
+use crate::pg::{inherit, namespace, relation, report, sandbox, spi};
 
 /// Columns named in one error.
 pub const MAX_NAMED: usize = 8;
@@ -33,27 +34,23 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some(create) = statement.cast::<pg_sys::CreatePublicationStmt>() {
-        return publication(create.pubname, create.pubobjects, create.for_all_tables);
+        return publication(string!(create.pubname), &nodes!(create.pubobjects), create.for_all_tables);
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterPublicationStmt>() {
         if alter.action == pg_sys::AlterPublicationAction::AP_DropObjects {
             return Ok(());
         }
-        return publication(alter.pubname, alter.pubobjects, alter.for_all_tables);
+        return publication(string!(alter.pubname), &nodes!(alter.pubobjects), alter.for_all_tables);
     }
     if let Some(create) = statement.cast::<pg_sys::CreateSubscriptionStmt>() {
-        return subscription(create.subname, create.conninfo);
+        return subscription(&string!(create.subname), text!(create.conninfo));
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterSubscriptionStmt>()
         && alter.kind == pg_sys::AlterSubscriptionType::ALTER_SUBSCRIPTION_CONNECTION
     {
-        return subscription(alter.subname, alter.conninfo);
+        return subscription(&string!(alter.subname), text!(alter.conninfo));
     }
     Ok(())
-}
-
-fn string(pointer: *const std::ffi::c_char) -> String {
-    utility::text(pointer).map_or_else(String::new, |text| text.to_string_lossy().into_owned())
 }
 
 /// The tables of a schema, or of all, that a publication of them would carry.
@@ -77,39 +74,23 @@ fn tables_of(schema: Option<pg_sys::Oid>) -> Result<Vec<Published>> {
 }
 
 /// What the list of a publication names. What does not exist is left to the server's own error.
-fn published(objects: *mut pg_sys::List) -> Result<Vec<Published>> {
+fn published(objects: &[&pg_sys::PublicationObjSpec]) -> Result<Vec<Published>> {
     use pg_sys::PublicationObjSpecType as Kind;
     let mut found = Vec::new();
-    // SAFETY: the parse tree's list of object specifications, valid during the statement.
-    for object in unsafe { list::items::<pg_sys::PublicationObjSpec>(objects) } {
+    for object in objects.iter().copied() {
         match object.pubobjtype {
             Kind::PUBLICATIONOBJ_TABLE => {
-                // SAFETY: of this kind of object, the table is set.
-                let Some(table) = (unsafe { object.pubtable.as_ref() }) else {
+                let table: Option<&pg_sys::PublicationTable> = node!(object.pubtable);
+                let name: Option<&pg_sys::RangeVar> = table.and_then(|table| node!(table.relation));
+                let (Some(table), Some(name)) = (table, name) else {
                     continue;
                 };
-                // SAFETY: the parse tree's strings; a RangeVar is looked up without a lock or an error.
-                let (relation, columns, with_children) = unsafe {
-                    let relation = pg_sys::RangeVarGetRelidExtended(
-                        table.relation,
-                        pg_sys::NoLock as i32,
-                        pg_sys::RVROption::RVR_MISSING_OK,
-                        None,
-                        std::ptr::null_mut(),
-                    );
-                    let columns = (!table.columns.is_null()).then(|| {
-                        list::items::<pg_sys::String>(table.columns)
-                            .into_iter()
-                            .map(|column| string(column.sval))
-                            .collect::<Vec<_>>()
-                    });
-                    (relation, columns, (*table.relation).inh)
-                };
-                if relation == pg_sys::Oid::INVALID {
+                let columns = (!table.columns.is_null()).then(|| names!(table.columns));
+                let Some(relation) = relation::named(Some(name)) else {
                     continue;
-                }
+                };
                 let mut relations = vec![relation];
-                if with_children {
+                if name.inh {
                     relations.extend(inherit::descendants(relation));
                 }
                 found.extend(relations.into_iter().map(|relation| Published {
@@ -118,9 +99,7 @@ fn published(objects: *mut pg_sys::List) -> Result<Vec<Published>> {
                 }));
             }
             Kind::PUBLICATIONOBJ_TABLES_IN_SCHEMA => {
-                // SAFETY: of this kind of object, the name is set.
-                let schema = unsafe { pg_sys::get_namespace_oid(object.name, true) };
-                if schema != pg_sys::Oid::INVALID {
+                if let Some(schema) = text!(object.name).and_then(namespace::by_name) {
                     found.extend(tables_of(Some(schema))?);
                 }
             }
@@ -151,9 +130,8 @@ fn permit(publication: &str) -> Result<Option<Vec<String>>> {
 }
 
 /// Whether a list names tables one by one, rather than schemas.
-fn names_tables_only(objects: *mut pg_sys::List) -> bool {
-    // SAFETY: the parse tree's list of object specifications, valid during the statement.
-    unsafe { list::items::<pg_sys::PublicationObjSpec>(objects) }
+fn names_tables_only(objects: &[&pg_sys::PublicationObjSpec]) -> bool {
+    objects
         .iter()
         .all(|object| object.pubobjtype == pg_sys::PublicationObjSpecType::PUBLICATIONOBJ_TABLE)
 }
@@ -168,22 +146,22 @@ fn is_covered(columns: &[(pg_sys::Oid, Column)]) -> Result<bool> {
     }))
 }
 
-fn publication(
-    name: *const std::ffi::c_char,
-    objects: *mut pg_sys::List,
-    all_tables: bool,
-) -> Result<()> {
+fn publication(name: String, objects: &[&pg_sys::Node], all_tables: bool) -> Result<()> {
     // Without the extension there is nothing that could be tagged or cleared. Login and commands are gated
     // in each database.
     if relation::extension_oid().is_none() {
         return Ok(());
     }
-    let name = string(name);
-    let selected = !all_tables && names_tables_only(objects);
+    let objects: Vec<&pg_sys::PublicationObjSpec> = objects
+        .iter()
+        .copied()
+        .filter_map(statement::cast)
+        .collect();
+    let selected = !all_tables && names_tables_only(&objects);
     let tables = if all_tables {
         tables_of(None)?
     } else {
-        published(objects)?
+        published(&objects)?
     };
     let permitted = permit(&name)?;
     let active = active::current();
@@ -238,9 +216,8 @@ fn publication(
     decide(format!("publication {name}"), None, error, true)
 }
 
-fn subscription(name: *const std::ffi::c_char, conninfo: *const std::ffi::c_char) -> Result<()> {
-    let name = string(name);
-    let text = utility::text(conninfo).map(CStr::to_string_lossy);
+fn subscription(name: &str, conninfo: Option<&CStr>) -> Result<()> {
+    let text = conninfo.map(CStr::to_string_lossy);
     let Some(unlawful) = destination::unlawful(text.as_deref()) else {
         return Ok(());
     };

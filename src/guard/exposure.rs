@@ -1,13 +1,12 @@
 //! What a relation's columns are to somebody outside: cleared, tagged with a residency, or unreviewed.
 
 use std::collections::BTreeSet;
-use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
 use crate::guard::rules::Rules;
 use crate::guard::tls;
-use crate::pg::{catalog, inherit, relation};
+use crate::pg::{attribute, inherit, relation, sql_type};
 use crate::tag::grammar::ColumnLabel;
 use crate::tag::{effective, read};
 
@@ -118,20 +117,10 @@ pub struct ByRow {
 
 impl ByRow {
     fn of(relation: pg_sys::Oid, name: String) -> ByRow {
-        // SAFETY: cached catalog lookups of a column that was just found.
-        let attnum = relation::column_number(relation, &name).filter(|attnum| unsafe {
-            let mut kind = pg_sys::Oid::INVALID;
-            let mut modifier = 0;
-            let mut collation = pg_sys::Oid::INVALID;
-            pg_sys::get_atttypetypmodcoll(
-                relation,
-                *attnum,
-                &mut kind,
-                &mut modifier,
-                &mut collation,
-            );
-            matches!(kind, pg_sys::TEXTOID | pg_sys::VARCHAROID)
-                && pg_sys::get_collation_isdeterministic(collation)
+        let attnum = relation::column_number(relation, &name).filter(|attnum| {
+            let declared = sql_type::declared(relation, *attnum);
+            matches!(declared.type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID)
+                && sql_type::is_deterministic(declared.collation)
         });
         ByRow { name, attnum }
     }
@@ -142,54 +131,6 @@ impl Columns {
     pub fn demands_tls(&self) -> bool {
         self.columns.iter().any(|column| column.tls)
     }
-}
-
-fn live_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
-    let mut columns = Vec::new();
-    // SAFETY: the relation is open, with a lock, while its descriptor is read; names are NUL-terminated.
-    unsafe {
-        let open = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
-        let Some(opened) = open.as_ref() else {
-            return columns;
-        };
-        let descriptor = opened.rd_att;
-        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
-        for attribute in (*descriptor).attrs.as_slice(count) {
-            if !attribute.attisdropped {
-                let name = CStr::from_ptr(attribute.attname.data.as_ptr());
-                columns.push((
-                    attribute.attnum,
-                    name.to_string_lossy().into_owned(),
-                    attribute.attgenerated != 0,
-                ));
-            }
-        }
-        pg_sys::relation_close(open, pg_sys::AccessShareLock as i32);
-    }
-    columns
-}
-
-/// The same by the catalog alone: for who must not wait until a VACUUM FULL or an ALTER TABLE lets go of the relation.
-fn recorded_columns(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
-    /// The index of `pg_attribute` on relation and number.
-    const BY_NUMBER: pg_sys::Oid = pg_sys::Oid::from_u32(2659);
-    catalog::scan(
-        pg_sys::AttributeRelationId,
-        BY_NUMBER,
-        &[(1, relation)],
-        |row| {
-            let attribute = row.form::<pg_sys::FormData_pg_attribute>();
-            (attribute.attnum > 0 && !attribute.attisdropped).then(|| {
-                // SAFETY: a name is NUL-terminated.
-                let name = unsafe { CStr::from_ptr(attribute.attname.data.as_ptr()) };
-                (
-                    attribute.attnum,
-                    name.to_string_lossy().into_owned(),
-                    attribute.attgenerated != 0,
-                )
-            })
-        },
-    )
 }
 
 /// A column with the label in force on it.
@@ -222,7 +163,7 @@ pub fn columns(relation: pg_sys::Oid) -> Columns {
 /// The columns of a relation with their exposure, and whether its rows say by themselves where they may be. Waits for no lock
 /// on it.
 pub fn recorded(relation: pg_sys::Oid) -> (Vec<Column>, bool) {
-    let (columns, _) = label_all(relation, recorded_columns(relation));
+    let (columns, _) = label_all(relation, attribute::recorded(relation));
     (exposed(columns), is_by_row(relation))
 }
 
@@ -337,7 +278,7 @@ fn shown(relation: pg_sys::Oid) -> Vec<i16> {
 /// The columns of a relation with their labels in force, and the relations that these depend on. A parent's tag governs its
 /// children; and who reads a parent reads its children too, so what a child tightened counts here as well.
 pub fn labelled(relation: pg_sys::Oid) -> (Vec<Labelled>, Vec<pg_sys::Oid>) {
-    label_all(relation, live_columns(relation))
+    label_all(relation, attribute::live(relation))
 }
 
 fn label_all(

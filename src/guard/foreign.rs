@@ -15,7 +15,7 @@ use crate::evidence::events::Database;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::{access, session, shipping};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{catalog, list, relation, report, sandbox};
+use crate::pg::{catalog, invalidation, list, relation, report, sandbox};
 
 const SERVERS: pg_sys::Oid = pg_sys::Oid::from_u32(1417);
 const SERVERS_BY_OID: pg_sys::Oid = pg_sys::Oid::from_u32(113);
@@ -26,22 +26,14 @@ thread_local! {
     static REGISTERED: Cell<bool> = const { Cell::new(false) };
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn invalidate(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+fn invalidate() {
     ANY.set(None);
 }
 
 /// Whether this database has foreign servers: without any, nobody pays for looking at partitions.
 fn any_server() -> bool {
     if !REGISTERED.replace(true) {
-        // SAFETY: a callback for the rest of this backend's life.
-        unsafe {
-            pg_sys::CacheRegisterSyscacheCallback(
-                pg_sys::SysCacheIdentifier::FOREIGNSERVEROID as i32,
-                Some(invalidate),
-                pg_sys::Datum::from(0usize),
-            );
-        }
+        invalidation::of_catalog(pg_sys::SysCacheIdentifier::FOREIGNSERVEROID, invalidate);
     }
     if let Some(known) = ANY.get() {
         return known;

@@ -11,7 +11,7 @@ use crate::guard::session;
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{sandbox, utility, xact};
+use crate::pg::{extension, sandbox, xact};
 
 /// The name of a function that is gated, and its gate. The numbers are those of the server's pg_proc.dat.
 const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
@@ -55,18 +55,10 @@ fn of_extension(function: pg_sys::Oid) -> Option<String> {
     if function.to_u32() < pg_sys::FirstNormalObjectId {
         return None;
     }
-    // SAFETY: catalog lookups inside a transaction; the name is NULL or NUL-terminated.
-    let extension = unsafe {
-        let extension = pg_sys::getExtensionOfObject(pg_sys::ProcedureRelationId, function);
-        if extension == pg_sys::Oid::INVALID {
-            return None;
-        }
-        utility::text(pg_sys::get_extension_name(extension))?
-    };
-    let extension = extension.to_string_lossy();
+    let extension = extension::of_object(pg_sys::ProcedureRelationId, function)?;
     EXTENSIONS
-        .contains(&extension.as_ref())
-        .then(|| extension.into_owned())
+        .contains(&extension.as_str())
+        .then_some(extension)
 }
 
 /// Whether a call must be looked at: not for other functions, nor from inside.

@@ -41,7 +41,7 @@ pub mod widening;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::pg::{executor, parallel, planner, report};
+use crate::pg::{executor, parallel, planner, report, setting_check};
 
 extension_sql_file!(
     "../../sql/guard.sql",
@@ -64,7 +64,7 @@ pub fn init() {
     access::init();
     executor::init();
     planner::init();
-    if let Err(error) = replication::init().and_then(|()| settings::init()) {
+    if let Err(error) = replication::init().and_then(|()| setting_check::init()) {
         report::raise(error);
     }
 }

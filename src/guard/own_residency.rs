@@ -22,7 +22,7 @@ use crate::pg::executor::Starting;
 use crate::pg::plan::{self, Condition, Scan, Search, Way};
 use crate::pg::prove::{self, Wanted};
 use crate::pg::utility::Utility;
-use crate::pg::{relation, sandbox};
+use crate::pg::{invalidation, relation, sandbox};
 
 /// Why rows do not pass by their own residency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,8 +280,7 @@ fn circumstances(generation: u64, mode: Enforce) -> u64 {
 pub fn notice_circumstances() {
     let now = circumstances(active::generation(), guc::enforce(Gate::Access));
     if PLANNED.swap(now, Ordering::Relaxed) != now {
-        // SAFETY: marks kept plans as not valid, as an invalidation message does, which may come at any time.
-        unsafe { pg_sys::ResetPlanCache() };
+        invalidation::of_kept_plans();
     }
 }
 

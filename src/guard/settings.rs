@@ -6,8 +6,7 @@
 //! commands that ship WAL are emptied then, for the rest a finding tells. Open archive lanes let `archive_command` ship outside
 //! ([`crate::guard::lane::archive`]); when they end, it is emptied at the reload that the launcher asks for.
 
-use std::ffi::{CStr, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::CStr;
 use std::path::{Component, Path};
 use std::rc::Rc;
 
@@ -23,13 +22,15 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
 use crate::guard::verdict::{self, Address, Peer, Verdict};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::utility::{self, Utility};
-use crate::pg::{guc_hook, relation, report};
+use crate::pg::setting_check::NewValue;
+use crate::pg::statement;
+use crate::pg::utility::Utility;
+use crate::pg::{guc_hook, host, relation, report};
 use crate::policy::model::{Finding, Severity};
 
 /// What a setting can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Power {
+pub enum Power {
     /// Its command or library is handed WAL: emptied at the start where it is not allowed.
     Ships,
     /// Its command runs in the server.
@@ -46,7 +47,8 @@ enum Power {
     Loads,
 }
 
-const GUARDED: [(&CStr, Power); 11] = [
+/// The settings that are guarded, with what each can do.
+pub const GUARDED: [(&CStr, Power); 11] = [
     (c"archive_command", Power::Ships),
     (c"archive_library", Power::Ships),
     (c"archive_cleanup_command", Power::Ships),
@@ -62,8 +64,6 @@ const GUARDED: [(&CStr, Power); 11] = [
 
 /// The setting that lanes can allow.
 const ARCHIVE_COMMAND: &str = "archive_command";
-
-static mut PREVIOUS: [pg_sys::GucStringCheckHook; GUARDED.len()] = [None; GUARDED.len()];
 
 /// Whether a list of libraries names this one, by name or by path.
 fn loads_this_library(list: &str) -> bool {
@@ -193,7 +193,8 @@ pub fn is_to_end(active: &Active, command: &str) -> bool {
         && fault(active, ARCHIVE_COMMAND, Power::Ships, command).is_some()
 }
 
-fn hint(power: Power) -> &'static str {
+/// What would make a value lawful.
+pub fn hint(power: Power) -> &'static str {
     match power {
         Power::Loads => "Keep pg_custodian in the list.",
         Power::Follows => {
@@ -219,25 +220,14 @@ pub fn before(statement: &Utility) -> Result<()> {
     if !guc::preloaded() || guc::enforce(Gate::Settings) == Enforce::Off {
         return Ok(());
     }
-    // SAFETY: the tag is the one of its type; the statement inside it is set, and its name is NULL or a string.
-    let (name, value) = unsafe {
-        let Some(alter) = statement.cast::<pg_sys::AlterSystemStmt>() else {
-            return Ok(());
-        };
-        let set = alter.setstmt;
-        if (*set).kind != pg_sys::VariableSetKind::VAR_SET_VALUE {
-            return Ok(());
-        }
-        let Some(name) = utility::text((*set).name) else {
-            return Ok(());
-        };
-        let value = pg_sys::ExtractSetVariableArgs(set);
-        (
-            name.to_string_lossy().to_ascii_lowercase(),
-            utility::text(value)
-                .map_or_else(String::new, |text| text.to_string_lossy().into_owned()),
-        )
+    let set = statement
+        .cast::<pg_sys::AlterSystemStmt>()
+        .and_then(statement::set_by_system);
+    let Some((name, value)) = set else {
+        return Ok(());
     };
+    let name = name.to_string_lossy().to_ascii_lowercase();
+    let value = value.to_string_lossy();
     let Some((_, power)) = GUARDED
         .iter()
         .find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())
@@ -264,18 +254,14 @@ pub fn before(statement: &Utility) -> Result<()> {
 
 /// Why a new value may not come into force. A value that is in force already stays, and findings tell of it; but for an
 /// `archive_command` whose lanes have ended: that is emptied here.
-fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
+pub fn inspect(at: usize, new: &mut NewValue) -> Option<String> {
     let (name, power) = GUARDED[at];
     if guc::enforce(Gate::Settings) != Enforce::On {
         return None;
     }
-    // SAFETY: the server passes a valid pointer to NULL or a NUL-terminated string.
-    let value = unsafe {
-        match utility::text(*new) {
-            Some(value) => value.to_string_lossy().into_owned(),
-            None => String::new(),
-        }
-    };
+    let value = new
+        .text()
+        .map_or_else(String::new, |value| value.to_string_lossy().into_owned());
     // To empty a setting needs no rules, which cannot be read yet while the server starts.
     let harmless = value.is_empty() && power != Power::Loads;
     if harmless {
@@ -287,8 +273,7 @@ fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
             && guc_hook::is_from_file(name)
             && is_to_end(&active::upcoming(), &value)
         {
-            // SAFETY: not NULL, as it was read above; a string of the server's that this hook may change.
-            unsafe { **new = 0 };
+            new.empty();
             tell_ended(name);
         }
         return None;
@@ -298,8 +283,7 @@ fn inspect(at: usize, new: *mut *mut c_char) -> Option<String> {
 
 /// Says in the log, once for all processes, that a command is not used any more.
 fn tell_ended(name: &CStr) {
-    // SAFETY: reads a variable that each process has.
-    if unsafe { pg_sys::IsUnderPostmaster } {
+    if host::is_child_of_postmaster() {
         return;
     }
     report::log(
@@ -314,40 +298,6 @@ fn tell_ended(name: &CStr) {
         .detail("WAL is kept until it is archived.")
         .hint("Set a command that the region rules allow, or open the lanes again."),
     );
-}
-
-/// One check hook, for the setting at `at`. Unguarded on purpose: the hook before it may raise errors of its own.
-unsafe fn check(
-    at: usize,
-    new: *mut *mut c_char,
-    extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    let reason = match catch_unwind(AssertUnwindSafe(|| inspect(at, new))) {
-        Ok(reason) => reason,
-        Err(_) => Some("The guard failed on it.".to_owned()),
-    };
-    if let Some(reason) = reason {
-        let text =
-            std::ffi::CString::new(format!("{reason} {}", hint(GUARDED[at].1))).unwrap_or_default();
-        return guc_hook::refuse_value(&text);
-    }
-    // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
-    unsafe {
-        match PREVIOUS[at] {
-            Some(previous) => previous(new, extra, source),
-            None => true,
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn hook<const AT: usize>(
-    new: *mut *mut c_char,
-    extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: as above.
-    unsafe { check(AT, new, extra, source) }
 }
 
 /// The values in force that are not allowed, with why.
@@ -403,28 +353,6 @@ pub fn findings(active: &Active) -> Vec<Finding> {
             remedy: hint(power).to_owned(),
         })
         .collect()
-}
-
-/// Installs the hooks. Only while preloading.
-pub fn init() -> Result<()> {
-    const HOOKS: [pg_sys::GucStringCheckHook; GUARDED.len()] = [
-        Some(hook::<0>),
-        Some(hook::<1>),
-        Some(hook::<2>),
-        Some(hook::<3>),
-        Some(hook::<4>),
-        Some(hook::<5>),
-        Some(hook::<6>),
-        Some(hook::<7>),
-        Some(hook::<8>),
-        Some(hook::<9>),
-        Some(hook::<10>),
-    ];
-    for (at, (name, _)) in GUARDED.iter().enumerate() {
-        // SAFETY: called once from _PG_init, in the postmaster.
-        unsafe { PREVIOUS[at] = guc_hook::chain_string(name, HOOKS[at])? };
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! files of the server.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
@@ -13,8 +13,10 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::verdict::{self, Verdict};
 use crate::guard::{active, ddl, session};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::utility::{self, Utility};
-use crate::pg::{list, relation};
+use crate::pg::foreign_server::{self, changed};
+use crate::pg::statement::{self, nodes, string, text};
+use crate::pg::utility::Utility;
+use crate::pg::{extension, relation};
 
 /// Extensions that reach the network, other files or programs of the server, by what their functions do.
 const REACHING: [&str; 24] = [
@@ -56,17 +58,16 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some(create) = statement.cast::<pg_sys::CreateForeignServerStmt>() {
-        let options = changed(BTreeMap::new(), create.options);
-        return server(&string(create.servername), create.fdwname, &options);
+        return server(create);
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterForeignServerStmt>() {
-        return existing(alter.servername, alter.options);
+        return existing(text!(alter.servername), &nodes!(alter.options));
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterFdwStmt>() {
-        return handler(alter.fdwname, alter.func_options);
+        return handler(alter);
     }
     if let Some(create) = statement.cast::<pg_sys::CreateForeignTableStmt>() {
-        if changed(BTreeMap::new(), create.options).contains_key("program") {
+        if changed(BTreeMap::new(), &nodes!(create.options)).contains_key("program") {
             return refuse_ddl(
                 "a foreign table that runs a program".to_owned(),
                 "a foreign table that runs a program is not allowed in a guarded region".to_owned(),
@@ -75,49 +76,25 @@ pub fn before(statement: &Utility) -> Result<()> {
                 None,
             );
         }
-        return existing(create.servername, std::ptr::null_mut());
+        return existing(text!(create.servername), &[]);
     }
     if let Some(import) = statement.cast::<pg_sys::ImportForeignSchemaStmt>() {
-        return existing(import.server_name, std::ptr::null_mut());
+        return existing(text!(import.server_name), &[]);
     }
     // What a mapping holds (a role, a password, a key) goes to the server, so it is the server that is judged.
     if let Some(create) = statement.cast::<pg_sys::CreateUserMappingStmt>() {
-        return existing(create.servername, std::ptr::null_mut());
+        return existing(text!(create.servername), &[]);
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterUserMappingStmt>() {
-        return existing(alter.servername, std::ptr::null_mut());
+        return existing(text!(alter.servername), &[]);
     }
     if let Some(create) = statement.cast::<pg_sys::CreateTableSpaceStmt>() {
-        return tablespace(&string(create.tablespacename), &string(create.location));
+        return tablespace(&string!(create.tablespacename), &string!(create.location));
     }
     if let Some(create) = statement.cast::<pg_sys::CreateExtensionStmt>() {
-        return extension(&string(create.extname));
+        return extension(&string!(create.extname));
     }
     Ok(())
-}
-
-fn string(pointer: *const c_char) -> String {
-    utility::text(pointer).map_or_else(String::new, |text| text.to_string_lossy().into_owned())
-}
-
-/// Options after a list of changes to them.
-fn changed(
-    mut options: BTreeMap<String, String>,
-    changes: *mut pg_sys::List,
-) -> BTreeMap<String, String> {
-    // SAFETY: a list of options of the parse tree or the catalog; the value of one that is not dropped is a string.
-    unsafe {
-        for option in list::items::<pg_sys::DefElem>(changes) {
-            let name = string(option.defname);
-            if option.defaction == pg_sys::DefElemAction::DEFELEM_DROP || option.arg.is_null() {
-                options.remove(&name);
-            } else {
-                let value = pg_sys::defGetString(std::ptr::from_ref(option).cast_mut());
-                options.insert(name, string(value));
-            }
-        }
-    }
-    options
 }
 
 fn refuse_ddl(
@@ -150,39 +127,23 @@ fn conninfo(options: &BTreeMap<String, String>) -> String {
 
 /// The name of the extension that a foreign-data wrapper belongs to.
 fn extension_of(wrapper: pg_sys::Oid) -> Option<String> {
-    // SAFETY: catalog lookups inside a transaction; the name is NULL or NUL-terminated.
-    unsafe {
-        let extension = pg_sys::getExtensionOfObject(pg_sys::ForeignDataWrapperRelationId, wrapper);
-        if extension == pg_sys::Oid::INVALID {
-            return None;
-        }
-        utility::text(pg_sys::get_extension_name(extension))
-            .map(|name| name.to_string_lossy().into_owned())
-    }
-}
-
-/// Whether a foreign-data wrapper can be used: without a handler it leads nowhere, and the server refuses its tables.
-fn has_handler(wrapper: pg_sys::Oid) -> bool {
-    // SAFETY: a catalog lookup that raises an error only for a wrapper that does not exist.
-    unsafe { (*pg_sys::GetForeignDataWrapper(wrapper)).fdwhandler != pg_sys::Oid::INVALID }
+    extension::of_object(pg_sys::ForeignDataWrapperRelationId, wrapper)
 }
 
 /// Judges a wrapper that is given a handler: its servers may exist already, and lead somewhere from now on.
-fn handler(wrapper: *const c_char, functions: *mut pg_sys::List) -> Result<()> {
-    // SAFETY: a list of options of the parse tree, and its string; no error where there is no such wrapper.
-    let (given, oid) = unsafe {
-        let given = list::items::<pg_sys::DefElem>(functions)
-            .iter()
-            .any(|option| string(option.defname) == "handler" && !option.arg.is_null());
-        (given, pg_sys::get_foreign_data_wrapper_oid(wrapper, true))
+fn handler(alter: &pg_sys::AlterFdwStmt) -> Result<()> {
+    let given = nodes!(alter.func_options)
+        .into_iter()
+        .filter_map(statement::cast::<pg_sys::DefElem>)
+        .any(|option| text!(option.defname) == Some(c"handler") && !option.arg.is_null());
+    let wrapper = text!(alter.fdwname).and_then(foreign_server::wrapper_named);
+    let Some(wrapper) = wrapper.filter(|_| given) else {
+        return Ok(());
     };
-    if !given
-        || oid == pg_sys::Oid::INVALID
-        || extension_of(oid).is_some_and(|extension| is_named(&extension))
-    {
+    if extension_of(wrapper).is_some_and(|extension| is_named(&extension)) {
         return Ok(());
     }
-    let name = string(wrapper);
+    let name = string!(alter.fdwname);
     refuse_ddl(
         format!("foreign-data wrapper {name}"),
         format!("foreign-data wrapper \"{name}\" is not allowed by the region rules"),
@@ -192,13 +153,13 @@ fn handler(wrapper: *const c_char, functions: *mut pg_sys::List) -> Result<()> {
     )
 }
 
-fn server(name: &str, wrapper: *const c_char, options: &BTreeMap<String, String>) -> Result<()> {
-    // SAFETY: the parse tree's string; without an error where there is no such wrapper, which the server reports.
-    let oid = unsafe { pg_sys::get_foreign_data_wrapper_oid(wrapper, true) };
-    if oid == pg_sys::Oid::INVALID {
+fn server(create: &pg_sys::CreateForeignServerStmt) -> Result<()> {
+    // The server reports a wrapper that is not there.
+    let Some(wrapper) = text!(create.fdwname).and_then(foreign_server::wrapper_named) else {
         return Ok(());
-    }
-    judge_server(name, oid, options)
+    };
+    let options = changed(BTreeMap::new(), &nodes!(create.options));
+    judge_server(&string!(create.servername), wrapper, &options)
 }
 
 /// Why a foreign server of this wrapper, with these options, is not allowed for a role; `None` when it is.
@@ -208,7 +169,7 @@ fn fault(
     role: pg_sys::Oid,
 ) -> Option<Unlawful> {
     match extension_of(wrapper).as_deref() {
-        _ if !has_handler(wrapper) => None,
+        _ if !foreign_server::has_handler(wrapper) => None,
         Some("postgres_fdw" | "dblink") => destination::unlawful_as(
             Some(&conninfo(options)),
             &relation::role_name(role).unwrap_or_default(),
@@ -227,27 +188,15 @@ fn fault(
 
 /// The same for a server that exists, as it is and for its owner; `None` also when there is none.
 pub fn fault_of_existing(name: &CStr) -> Option<Unlawful> {
-    // SAFETY: a catalog lookup with a NUL-terminated name; the record lives in the current memory context.
-    unsafe {
-        let found = pg_sys::GetForeignServerByName(name.as_ptr(), true).as_ref()?;
-        fault(
-            found.fdwid,
-            &changed(BTreeMap::new(), found.options),
-            found.owner,
-        )
-    }
+    let found = foreign_server::named(name)?;
+    fault(found.wrapper, &found.options, found.owner)
 }
 
 /// The server of a foreign table and why it is not allowed; `None` when it is.
 pub fn fault_of_table(table: pg_sys::Oid) -> Option<(String, Unlawful)> {
-    // SAFETY: catalog lookups of a foreign table that a statement has locked, and of its server; the records live in the
-    // current memory context.
-    unsafe {
-        let found = &*pg_sys::GetForeignServer((*pg_sys::GetForeignTable(table)).serverid);
-        let options = changed(BTreeMap::new(), found.options);
-        let unlawful = fault(found.fdwid, &options, found.owner)?;
-        Some((string(found.servername), unlawful))
-    }
+    let found = foreign_server::of_table(table)?;
+    let unlawful = fault(found.wrapper, &found.options, found.owner)?;
+    Some((found.name.to_string_lossy().into_owned(), unlawful))
 }
 
 fn judge_server(
@@ -268,16 +217,13 @@ fn judge_server(
 }
 
 /// Judges a foreign server that exists, with changes of its options.
-fn existing(name: *const c_char, changes: *mut pg_sys::List) -> Result<()> {
-    // SAFETY: the parse tree's string; NULL where there is no such server, which the server reports. The record lives in
-    // the current memory context.
-    unsafe {
-        let Some(found) = pg_sys::GetForeignServerByName(name, true).as_ref() else {
-            return Ok(());
-        };
-        let options = changed(changed(BTreeMap::new(), found.options), changes);
-        judge_server(&string(found.servername), found.fdwid, &options)
-    }
+fn existing(name: Option<&CStr>, changes: &[&pg_sys::Node]) -> Result<()> {
+    // The server reports one that is not there.
+    let Some(found) = name.and_then(foreign_server::named) else {
+        return Ok(());
+    };
+    let options = changed(found.options, changes);
+    judge_server(&found.name.to_string_lossy(), found.wrapper, &options)
 }
 
 fn is_named(extension: &str) -> bool {

@@ -4,7 +4,6 @@
 //! table, or a column that was cleared gets a tag: what would be refused in CREATE PUBLICATION is refused here.
 
 use std::collections::BTreeSet;
-use std::ffi::c_char;
 
 use pgrx::pg_sys;
 
@@ -15,8 +14,9 @@ use crate::guard::lane::model::Transfer;
 use crate::guard::lane::{qualify, store};
 use crate::guard::{ddl, rules::Rules};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::utility::{self, Utility};
-use crate::pg::{inherit, namespace, relation, sandbox, spi, statement};
+use crate::pg::statement::{self, node, string, text};
+use crate::pg::utility::Utility;
+use crate::pg::{inherit, namespace, relation, sandbox, spi};
 use crate::tag::grammar::ColumnLabel;
 
 /// A publication that carries a table, or would.
@@ -118,10 +118,6 @@ fn is_permanent(table: pg_sys::Oid) -> bool {
     relation::persistence(table) == pg_sys::RELPERSISTENCE_PERMANENT
 }
 
-fn string(pointer: *const c_char) -> String {
-    utility::text(pointer).map_or_else(String::new, |text| text.to_string_lossy().into_owned())
-}
-
 /// Checks a statement before it is executed.
 pub fn before(statement: &Utility) -> Result<()> {
     use pg_sys::NodeTag;
@@ -138,63 +134,57 @@ pub fn before(statement: &Utility) -> Result<()> {
     {
         return Ok(());
     }
-    // SAFETY: each tag is the one of its type; RangeVars are of the parse tree.
-    unsafe {
-        if let Some(create) = statement.cast::<pg_sys::CreateStmt>() {
-            // A partition is governed by its parent, and a column that is added there is looked at there.
-            if create.partbound.is_null() {
-                return new_table(create.relation);
-            }
-            return Ok(());
+    if let Some(create) = statement.cast::<pg_sys::CreateStmt>() {
+        // A partition is governed by its parent, and a column that is added there is looked at there.
+        if create.partbound.is_null() {
+            return new_table(node!(create.relation));
         }
-        if let Some(create) = statement.cast::<pg_sys::CreateTableAsStmt>() {
-            if create.objtype == pg_sys::ObjectType::OBJECT_TABLE && !create.into.is_null() {
-                return new_table((*create.into).rel);
-            }
-            return Ok(());
-        }
-        if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
-            return alter_table(alter);
-        }
-        if let Some(alter) = statement.cast::<pg_sys::AlterObjectSchemaStmt>()
-            && alter.objectType == pg_sys::ObjectType::OBJECT_TABLE
-            && let Some(table) = relation::named(alter.relation)
+        return Ok(());
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateTableAsStmt>() {
+        let into: Option<&pg_sys::IntoClause> = node!(create.into);
+        if let Some(into) = into
+            && create.objtype == pg_sys::ObjectType::OBJECT_TABLE
         {
-            let schema = namespace::named(alter.newschema);
-            if let Some(schema) = schema.filter(|schema| *schema != namespace::of(table))
-                && is_permanent(table)
-            {
-                return joins(&publications(&[schema], &[])?, table);
-            }
+            return new_table(node!(into.rel));
+        }
+        return Ok(());
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
+        return alter_table(alter);
+    }
+    if let Some(alter) = statement.cast::<pg_sys::AlterObjectSchemaStmt>()
+        && alter.objectType == pg_sys::ObjectType::OBJECT_TABLE
+        && let Some(table) = relation::named(node!(alter.relation))
+    {
+        let schema = text!(alter.newschema).and_then(namespace::by_name);
+        if let Some(schema) = schema.filter(|schema| *schema != namespace::of(table))
+            && is_permanent(table)
+        {
+            return joins(&publications(&[schema], &[])?, table);
         }
     }
     Ok(())
 }
 
 /// A table about to be made: none of its columns has been reviewed.
-fn new_table(name: *mut pg_sys::RangeVar) -> Result<()> {
-    // SAFETY: a RangeVar of the parse tree. The schema is looked up as the server will, without making one: that of a
-    // temporary table is not asked for.
-    let (schema, table) = unsafe {
-        let Some(var) = name.as_ref() else {
-            return Ok(());
-        };
-        if var.relpersistence as u8 != pg_sys::RELPERSISTENCE_PERMANENT {
-            return Ok(());
-        }
-        let schema = if var.schemaname.is_null() {
-            namespace::for_new()
-        } else {
-            namespace::named(var.schemaname)
-        };
-        (schema, string(var.relname))
+fn new_table(name: Option<&pg_sys::RangeVar>) -> Result<()> {
+    let Some(name) =
+        name.filter(|name| name.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT)
+    else {
+        return Ok(());
+    };
+    // The schema is looked up as the server will, without making one: that of a temporary table is not asked for.
+    let schema = match text!(name.schemaname) {
+        None => namespace::for_new(),
+        Some(schema) => namespace::by_name(schema),
     };
     let Some(schema) = schema else {
         return Ok(());
     };
     unreviewed(
         &publications(&[schema], &[])?,
-        &table,
+        &string!(name.relname),
         "The columns of a new table are unreviewed.",
     )
 }
@@ -286,7 +276,7 @@ fn is_published(command: &pg_sys::AlterTableCmd) -> bool {
 
 fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as Kind;
-    let Some(table) = relation::named(alter.relation) else {
+    let Some(table) = relation::named(node!(alter.relation)) else {
         return Ok(());
     };
     for command in statement::commands(alter) {
@@ -311,7 +301,7 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
             }
             Kind::AT_AttachPartition => {
                 let partition = statement::partition(command)
-                    .and_then(|attached| relation::named(attached.name));
+                    .and_then(|attached| relation::named(node!(attached.name)));
                 if let Some(partition) = partition {
                     attach(table, partition)?;
                 }

@@ -1,11 +1,9 @@
 //! Settings of how fast sweeps go. All are changed by a reload, also while a sweep runs.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::CString;
 use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::pg::{guc_hook, zone};
 use crate::worker::windows;
@@ -70,22 +68,11 @@ pub fn windows() -> String {
 }
 
 /// Refuses windows that cannot be read.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_windows(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the server passes a pointer to the new value, which is NULL or a NUL-terminated string.
-    let text = unsafe {
-        match (*value).is_null() {
-            true => return true,
-            false => CStr::from_ptr(*value).to_string_lossy(),
-        }
-    };
-    match windows::parse(&text, zone::exists) {
-        Ok(_) => true,
-        Err(detail) => guc_hook::invalid_value(&detail),
+struct Windows;
+
+impl guc_hook::Checked for Windows {
+    fn check(value: &str) -> Result<(), String> {
+        windows::parse(value, zone::exists).map(|_| ())
     }
 }
 
@@ -187,18 +174,11 @@ pub fn init() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
-    // SAFETY: the check hook is guarded, and reads only what the server passes.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"custodian.windows",
-            c"Daily windows in which sweeps run.",
-            c"Windows with their time zones, separated by commas, such as '01:00-05:00 Asia/Shanghai'. Outside of them, what is due is counted and waits. When empty, sweeps run at any time.",
-            &WINDOWS,
-            GucContext::Sighup,
-            GucFlags::default(),
-            Some(check_windows),
-            None,
-            None,
-        );
-    }
+    guc_hook::define_checked_text::<Windows>(
+        c"custodian.windows",
+        c"Daily windows in which sweeps run.",
+        c"Windows with their time zones, separated by commas, such as '01:00-05:00 Asia/Shanghai'. Outside of them, what is due is counted and waits. When empty, sweeps run at any time.",
+        &WINDOWS,
+        GucContext::Sighup,
+    );
 }

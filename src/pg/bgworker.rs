@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::panic::AssertUnwindSafe;
 
 use pgrx::PgTryBuilder;
+use pgrx::pg_guard;
 use pgrx::pg_sys;
 
 const LIBRARY: &CStr = c"pg_custodian";
@@ -217,10 +218,17 @@ pub fn extra() -> [u8; 128] {
     bytes
 }
 
-/// Runs `function` when this process ends, whatever the reason, while shared memory can still be reached.
-pub fn before_exit(function: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
-    // SAFETY: the function lives in this library, which is never unloaded.
-    unsafe { pg_sys::before_shmem_exit(Some(function), pg_sys::Datum::from(0)) };
+/// Runs `work` when this process ends, whatever the reason, while shared memory can still be reached.
+pub fn before_exit(work: fn()) {
+    // SAFETY: both functions live in this library, which is never unloaded.
+    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(work as usize)) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: c_int, work: pg_sys::Datum) {
+    // SAFETY: registered above, with a function of this type.
+    let work = unsafe { std::mem::transmute::<usize, fn()>(work.value()) };
+    work();
 }
 
 /// Ends this worker with exit code 1, after which the postmaster restarts one that has a restart time.

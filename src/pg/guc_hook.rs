@@ -1,10 +1,19 @@
-//! Check hooks on settings of the server: chained behind whatever is there.
+//! Settings: check hooks on those of the server, chained behind whatever is there, and what the definitions of our own
+//! need of it.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
 
+use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
+use pgrx::pg_sys::submodules::panic::pgrx_extern_c_guard;
 
 use crate::error::{Error, Result};
+use crate::pg::hook::Hook;
+
+/// A check hook on a setting that is text.
+pub type StringCheck =
+    unsafe extern "C-unwind" fn(*mut *mut c_char, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
+
 
 /// The record of a setting of the server.
 fn find(name: &CStr) -> Result<*mut pg_sys::config_generic> {
@@ -39,11 +48,12 @@ pub fn chain_enum(name: &CStr, hook: pg_sys::GucEnumCheckHook) -> Result<pg_sys:
     }
 }
 
-/// The same for a setting that is text.
-pub fn chain_string(
+/// The same for a setting that is text: `hook`, which must call `previous`, takes the place of what goes there.
+pub(super) fn chain_string(
     name: &CStr,
-    hook: pg_sys::GucStringCheckHook,
-) -> Result<pg_sys::GucStringCheckHook> {
+    previous: &Hook<StringCheck>,
+    hook: StringCheck,
+) -> Result<()> {
     let record = find(name)?;
     // SAFETY: as above.
     unsafe {
@@ -51,8 +61,9 @@ pub fn chain_string(
             return Err(Error::internal("a setting is not text"));
         }
         let record = record.cast::<pg_sys::config_string>();
-        Ok(std::mem::replace(&mut (*record).check_hook, hook))
+        previous.install(&raw mut (*record).check_hook, hook);
     }
+    Ok(())
 }
 
 /// The value of a setting as `SHOW` would give it; `None` when there is no such setting.
@@ -120,6 +131,84 @@ pub fn force(name: &CStr, value: &CStr) {
             value,
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// The value of a setting that gates ask for with each statement, without looking at each time which thread asks.
+#[inline]
+pub fn in_force<T: GucEnum>(setting: &GucSetting<T>) -> T {
+    // SAFETY: the server keeps a number of the type there, and changes it only in the one thread that runs queries.
+    T::from_ordinal(unsafe { *setting.as_ptr() })
+}
+
+/// Whether the server is loading the libraries of shared_preload_libraries.
+pub fn is_preloading() -> bool {
+    // SAFETY: reads a variable of the server.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Has the server refuse settings with this prefix that are not defined. After the last definition.
+pub fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: NUL-terminated; the server copies it.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}
+
+/// Whether the session applies changes of another server, which fires no ordinary triggers.
+pub fn is_replication_role() -> bool {
+    // SAFETY: reads a setting of this session.
+    let role = unsafe { pg_sys::SessionReplicationRole } as u32;
+    role == pg_sys::SESSION_REPLICATION_ROLE_REPLICA
+}
+
+/// A setting of ours whose text is checked before it is taken.
+pub trait Checked {
+    /// What is wrong with the value, if something is.
+    fn check(value: &str) -> std::result::Result<(), String>;
+}
+
+unsafe extern "C-unwind" fn check<T: Checked>(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    let look = || {
+        // SAFETY: the server passes a pointer to the new value, which is NULL or a NUL-terminated string.
+        let text = unsafe {
+            match (*value).is_null() {
+                true => return true,
+                false => CStr::from_ptr(*value).to_string_lossy(),
+            }
+        };
+        match T::check(&text) {
+            Ok(()) => true,
+            Err(detail) => invalid_value(&detail),
+        }
+    };
+    // SAFETY: called by the server's C code alone; nothing here needs dropping when an error passes.
+    unsafe { pgrx_extern_c_guard(look) }
+}
+
+/// Defines such a setting.
+pub fn define_checked_text<T: Checked>(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    context: GucContext,
+) {
+    // SAFETY: the check hook is guarded, and reads only what the server passes.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            context,
+            GucFlags::default(),
+            Some(check::<T>),
+            None,
+            None,
         );
     }
 }

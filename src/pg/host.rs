@@ -1,5 +1,7 @@
 //! The machine and the cluster that this server runs on.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 /// Which boot of the machine this is; `None` where the system does not tell.
@@ -23,6 +25,21 @@ pub fn uptime() -> i64 {
     time.tv_sec
         .saturating_mul(1_000_000)
         .saturating_add(time.tv_nsec / 1000)
+}
+
+/// The data directory; `None` before the server knows it.
+pub fn data_directory() -> Option<&'static CStr> {
+    // SAFETY: set before libraries are preloaded, NUL-terminated, and never changed after.
+    unsafe {
+        let directory = pg_sys::DataDir;
+        (!directory.is_null()).then(|| CStr::from_ptr(directory))
+    }
+}
+
+/// Whether this is a process that the postmaster started, and not the postmaster itself.
+pub fn is_child_of_postmaster() -> bool {
+    // SAFETY: reads a variable that each process has.
+    unsafe { pg_sys::IsUnderPostmaster }
 }
 
 /// The number that initdb gave to the cluster.

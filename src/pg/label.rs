@@ -1,11 +1,13 @@
 //! Reading and writing security labels of provider `custodian`.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 
+use pgrx::pg_guard;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::pg::catalog;
+use crate::pg::{catalog, report};
+use crate::tag::provider;
 
 /// The label provider's name.
 pub const PROVIDER: &CStr = c"custodian";
@@ -97,4 +99,27 @@ pub fn set(relation: pg_sys::Oid, attnum: i16, label: Option<&str>) -> Result<()
 pub fn invalidate(relation: pg_sys::Oid) {
     // SAFETY: queues an invalidation message in the current transaction; the relation exists and is locked.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) };
+}
+
+/// Called by the server after it checked that the user owns the object, and before it writes the label.
+#[pg_guard]
+unsafe extern "C-unwind" fn relabel(object: *const pg_sys::ObjectAddress, label: *const c_char) {
+    // SAFETY: the server passes a valid address, and NULL or a NUL-terminated string, which outlive the call.
+    let (object, label) = unsafe {
+        (
+            object.as_ref(),
+            (!label.is_null()).then(|| CStr::from_ptr(label)),
+        )
+    };
+    if let Some(object) = object
+        && let Err(error) = provider::check(object, label)
+    {
+        report::raise(error);
+    }
+}
+
+/// Registers the provider.
+pub fn init() {
+    // SAFETY: called once from _PG_init; the server copies the name.
+    unsafe { pg_sys::register_label_provider(PROVIDER.as_ptr(), Some(relabel)) };
 }

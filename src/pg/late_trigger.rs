@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::list;
+use crate::pg::value::{self, Value};
 use crate::policy::model::TypeClass;
 
 unsafe extern "C-unwind" {
@@ -182,23 +183,14 @@ impl<'a> Written<'a> {
     }
 
     /// The value of a column in the row; `None` when it is NULL, or there is no row.
-    pub fn value(&self, attnum: i16) -> Option<pg_sys::Datum> {
+    pub fn value(&self, attnum: i16) -> Option<Value<'a>> {
         let tuple = match self.on {
             On::Truncate => return None,
             On::Update if !self.before => self.data.tg_newtuple,
             _ => self.data.tg_trigtuple,
         };
-        let mut null = false;
-        // SAFETY: the tuple is one of this relation's, whose descriptor is open; the attribute number is checked
-        // against it.
-        let datum = unsafe {
-            let descriptor = (*self.data.tg_relation).rd_att;
-            if attnum < 1 || i32::from(attnum) > (*descriptor).natts || tuple.is_null() {
-                return None;
-            }
-            pg_sys::heap_getattr(tuple, i32::from(attnum), descriptor, &mut null)
-        };
-        (!null).then_some(datum)
+        // SAFETY: the tuple is one of this relation's, whose descriptor is open while the trigger runs.
+        unsafe { Value::of(tuple, (*self.data.tg_relation).rd_att, attnum) }
     }
 
     /// Whether the statement gave the row another value in a column; of a deleted row it took it away.
@@ -214,10 +206,8 @@ impl<'a> Written<'a> {
         // SAFETY: both are values of this column, whose number `value` has checked against the open descriptor.
         unsafe {
             let descriptor = (*self.data.tg_relation).rd_att;
-            let column = (*descriptor)
-                .attrs
-                .as_ptr()
-                .add(usize::from(attnum.unsigned_abs()).saturating_sub(1));
+            let column = value::column(descriptor, attnum);
+            let (old, new) = (old.datum(), new.datum());
             !datumIsEqual(old, new, (*column).attbyval, i32::from((*column).attlen))
         }
     }
@@ -225,7 +215,7 @@ impl<'a> Written<'a> {
     /// The instant in a column of the row, in the server's raw microseconds; `None` when it is NULL or
     /// infinite. `class` is the column's: a date counts from its midnight, a timestamp is read as UTC.
     pub fn instant(&self, attnum: i16, class: TypeClass) -> Option<i64> {
-        let datum = self.value(attnum)?;
+        let datum = self.value(attnum)?.datum();
         match class {
             TypeClass::Date => {
                 let days = datum.value() as i32;

@@ -1,6 +1,6 @@
 //! Schemas: looked up by name, by what is in them, and in the search path, without locks and without errors.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -22,9 +22,10 @@ pub fn by_name(name: &CStr) -> Option<pg_sys::Oid> {
     found(unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) })
 }
 
-/// The same by a name in a parse tree, or NULL.
-pub fn named(name: *const c_char) -> Option<pg_sys::Oid> {
-    by_name(crate::pg::utility::text(name)?)
+/// Whether a schema is one of temporary tables, of whatever session.
+pub fn is_temporary(schema: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe { pg_sys::isAnyTempNamespace(schema) }
 }
 
 /// The schema in which a statement would now make what it gives no schema to. None is made for it: where that would be the

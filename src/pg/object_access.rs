@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::guard::lane::archive::telling;
 use crate::guard::row::dropping;
 use crate::guard::{foreign, function, residency_column};
+use crate::pg::hook::Hook;
 use crate::pg::report;
 use crate::policy::declare::history;
 
@@ -52,7 +53,15 @@ fn concerns(
     }
 }
 
-static mut PREVIOUS: pg_sys::object_access_hook_type = None;
+static PREVIOUS: Hook<
+    unsafe extern "C-unwind" fn(
+        pg_sys::ObjectAccessType::Type,
+        pg_sys::Oid,
+        pg_sys::Oid,
+        c_int,
+        *mut c_void,
+    ),
+> = Hook::new();
 
 #[pg_guard]
 extern "C-unwind" fn run(
@@ -94,7 +103,7 @@ unsafe extern "C-unwind" fn hook(
     // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs. The argument of
     // a drop is its flags, or NULL.
     unsafe {
-        if let Some(previous) = PREVIOUS {
+        if let Some(previous) = PREVIOUS.previous() {
             previous(access, class, object, sub, arg);
         }
         // Without a transaction no catalog can be read.
@@ -114,8 +123,5 @@ unsafe extern "C-unwind" fn hook(
 /// Installs the hook behind whatever is there.
 pub fn init() {
     // SAFETY: called once from _PG_init, before any statement runs in this process.
-    unsafe {
-        PREVIOUS = pg_sys::object_access_hook;
-        pg_sys::object_access_hook = Some(hook);
-    }
+    unsafe { PREVIOUS.install(&raw mut pg_sys::object_access_hook, hook) };
 }

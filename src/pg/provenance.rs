@@ -54,7 +54,7 @@ fn kind(relation: pg_sys::Oid) -> u8 {
 }
 
 /// A copy of the query of a view or materialized view.
-pub fn query_of_view(view: pg_sys::Oid) -> Option<*mut pg_sys::Query> {
+pub(super) fn query_of_view(view: pg_sys::Oid) -> Option<*mut pg_sys::Query> {
     // SAFETY: the relation is open, with a lock, while its rules are read; a view has one rule for SELECT, with one action.
     // The copy lives in the current memory context.
     unsafe {
@@ -405,13 +405,11 @@ unsafe fn outputs<'a>(query: &pg_sys::Query) -> Vec<&'a pg_sys::TargetEntry> {
 }
 
 /// Where the output columns of an analyzed query come from, and what it uses.
-///
-/// # Safety
-/// `query` must be a valid analyzed query, rewritten or not.
-pub unsafe fn of(query: *mut pg_sys::Query) -> Provenance {
+pub fn of(query: &pg_sys::Query) -> Provenance {
+    let query = std::ptr::from_ref(query).cast_mut();
     let mut walk = Walk::default();
     walk.query(query);
-    // SAFETY: by the caller's promise.
+    // SAFETY: made of a reference above.
     let numbers: Vec<i16> = unsafe { outputs(&*query) }
         .into_iter()
         .map(|target| target.resno)
@@ -441,12 +439,11 @@ fn direct() -> Direct {
 }
 
 /// Columns that an INSERT fills, each with what its value is computed from.
-///
-/// # Safety
-/// `query` must be a valid analyzed INSERT that was not rewritten.
-pub unsafe fn of_insert(query: *mut pg_sys::Query) -> Vec<(i16, BTreeSet<Source>)> {
-    // SAFETY: by the caller's promise.
-    unsafe { list::items::<pg_sys::TargetEntry>((*query).targetList) }
+pub fn of_insert(query: &pg_sys::Query) -> Vec<(i16, BTreeSet<Source>)> {
+    // SAFETY: an analyzed query has a list of TargetEntry nodes there.
+    let targets = unsafe { list::items::<pg_sys::TargetEntry>(query.targetList) };
+    let query = std::ptr::from_ref(query).cast_mut();
+    targets
         .into_iter()
         .filter(|target| !target.resjunk)
         .map(|target| {

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::refusal;
 use crate::guc;
+use crate::pg::invalidation;
 use crate::policy::model::Ident;
 
 /// The schema of the extension.
@@ -36,8 +37,7 @@ thread_local! {
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn schemas_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+fn schemas_changed() {
     VERIFIED.set(None);
 }
 
@@ -56,14 +56,7 @@ pub fn schema_oid() -> Option<pg_sys::Oid> {
         return Some(schema);
     }
     if !LISTENING.replace(true) {
-        // SAFETY: a callback for the rest of this backend's life.
-        unsafe {
-            pg_sys::CacheRegisterSyscacheCallback(
-                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
-                Some(schemas_changed),
-                pg_sys::Datum::from(0usize),
-            );
-        }
+        invalidation::of_catalog(pg_sys::SysCacheIdentifier::NAMESPACEOID, schemas_changed);
     }
     if !is_ours(schema) {
         return None;
@@ -187,11 +180,9 @@ pub fn is_new(relation: pg_sys::Oid) -> bool {
     }
 }
 
-/// The relation that a statement names, if it exists; without a lock. `name` is NULL or of a parse tree.
-pub fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    if name.is_null() {
-        return None;
-    }
+/// The relation that a statement names, if it exists; without a lock. `None` for no name.
+pub fn named(name: Option<&pg_sys::RangeVar>) -> Option<pg_sys::Oid> {
+    let name = std::ptr::from_ref(name?);
     // SAFETY: a RangeVar of the parse tree; without an error where there is no such relation.
     let oid = unsafe {
         pg_sys::RangeVarGetRelidExtended(
@@ -203,6 +194,36 @@ pub fn named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
         )
     };
     (oid != pg_sys::Oid::INVALID).then_some(oid)
+}
+
+/// The relation of a name in parts, as it would be found by the search path.
+pub fn by_name_parts(parts: &[String]) -> Result<Option<pg_sys::Oid>> {
+    let mut strings = Vec::with_capacity(parts.len());
+    for part in parts {
+        strings.push(std::ffi::CString::new(part.as_str()).map_err(Error::internal)?);
+    }
+    let mut range = pg_sys::RangeVar {
+        type_: pg_sys::NodeTag::T_RangeVar,
+        inh: true,
+        relpersistence: b'p' as std::ffi::c_char,
+        location: -1,
+        ..Default::default()
+    };
+    let pointer = |string: &std::ffi::CString| string.as_ptr().cast_mut();
+    match strings.as_slice() {
+        [name] => range.relname = pointer(name),
+        [schema, name] => {
+            range.schemaname = pointer(schema);
+            range.relname = pointer(name);
+        }
+        [catalog, schema, name] => {
+            range.catalogname = pointer(catalog);
+            range.schemaname = pointer(schema);
+            range.relname = pointer(name);
+        }
+        _ => return Ok(None),
+    }
+    Ok(named(Some(&range)))
 }
 
 /// The name of a column by its number; `None` when there is no such column.
@@ -342,6 +363,18 @@ pub fn is_superuser() -> bool {
     unsafe { pg_sys::superuser() }
 }
 
+/// Whether a role is a superuser.
+pub fn is_superuser_role(role: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup by OID inside a transaction; false where there is no such role.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// Whether the current user has the privileges of a role.
+pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog lookup inside a transaction.
+    unsafe { pg_sys::has_privs_of_role(current_user(), role) }
+}
+
 /// Whether the current user owns the relation (membership counts, superusers always).
 pub fn is_owner(relation: pg_sys::Oid) -> bool {
     // SAFETY: a cached catalog lookup by OID.
@@ -354,15 +387,12 @@ pub fn is_steward() -> bool {
     is_superuser()
         || guc::steward_role()
             .and_then(|role| role_named(&role))
-            // SAFETY: a catalog lookup inside a transaction.
-            .is_some_and(|role| unsafe { pg_sys::has_privs_of_role(current_user(), role) })
+            .is_some_and(has_privileges_of)
 }
 
 /// Whether the current user may see what monitoring sees: a member of pg_monitor.
 pub fn is_monitor() -> bool {
-    let monitor = pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR);
-    // SAFETY: a catalog lookup inside a transaction.
-    unsafe { pg_sys::has_privs_of_role(current_user(), monitor) }
+    has_privileges_of(pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
 }
 
 /// Fails unless the current user is a steward, and puts the attempt on its way to the ledger. `action`

@@ -4,9 +4,13 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::error::{Error, Result};
+use crate::pg::value::Value;
+
 /// How values of one type become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextForm {
+    type_oid: pg_sys::Oid,
     function: pg_sys::Oid,
     kind: Form,
     /// The result may depend on settings, such as DateStyle.
@@ -63,6 +67,7 @@ impl TextForm {
             pg_sys::CIDROID,
         ];
         TextForm {
+            type_oid,
             function,
             kind,
             by_settings: !fixed.contains(&base),
@@ -70,7 +75,13 @@ impl TextForm {
     }
 
     /// The text of a value, which must be of the type this was made for.
-    pub fn text(self, value: pg_sys::Datum) -> String {
+    pub fn text(self, value: Value) -> Result<String> {
+        if !value.is_of(self.type_oid) {
+            return Err(Error::internal(
+                "a value of a row is of another type than was read before",
+            ));
+        }
+        let value = value.datum();
         // SAFETY: the function takes a value of this type; results are palloc'd and NUL-terminated, copied at
         // once, and go with the memory context of the statement.
         unsafe {
@@ -88,7 +99,7 @@ impl TextForm {
             };
             let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
             pg_sys::pfree(text.cast());
-            copy
+            Ok(copy)
         }
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::value::{self, Value};
 use crate::pg::{catalog, fresh, relation};
 
 /// When a trigger of ours fires.
@@ -192,9 +193,6 @@ pub struct Fired<'a> {
     pub event: Event,
 }
 
-/// A column's value in a row: `None` for NULL.
-pub type Value = Option<pg_sys::Datum>;
-
 impl<'a> Fired<'a> {
     /// # Safety
     /// `fcinfo` must be the argument of the function call that is being executed.
@@ -228,41 +226,36 @@ impl<'a> Fired<'a> {
         unsafe { (*self.data.tg_relation).rd_id }
     }
 
-    fn value(&self, tuple: pg_sys::HeapTuple, attnum: i16) -> Value {
-        if tuple.is_null() {
-            return None;
-        }
-        let mut null = false;
-        // SAFETY: the tuple is one of this relation's, open while the trigger runs; attnum is one of its columns.
-        let datum = unsafe {
-            pg_sys::heap_getattr(
-                tuple,
-                i32::from(attnum),
-                (*self.data.tg_relation).rd_att,
-                &mut null,
-            )
-        };
-        (!null).then_some(datum)
+    fn value(&self, tuple: pg_sys::HeapTuple, attnum: i16) -> Option<Value<'a>> {
+        // SAFETY: the tuple is one of this relation's, or NULL, and both are there while the trigger runs.
+        unsafe { Value::of(tuple, (*self.data.tg_relation).rd_att, attnum) }
     }
 
-    /// The column's value in the row deleted, or before the update.
-    pub fn old(&self, attnum: i16) -> Value {
+    /// The column's value in the row deleted, or before the update; `None` for NULL.
+    pub fn old(&self, attnum: i16) -> Option<Value<'a>> {
         self.value(self.data.tg_trigtuple, attnum)
     }
 
     /// The column's value after the update.
-    pub fn new_value(&self, attnum: i16) -> Value {
+    pub fn new_value(&self, attnum: i16) -> Option<Value<'a>> {
         self.value(self.data.tg_newtuple, attnum)
     }
 
-    /// Whether the update changed the column, byte for byte; `by_value` and `length` are its type's.
-    pub fn changed(&self, attnum: i16, by_value: bool, length: i16) -> bool {
-        match (self.old(attnum), self.new_value(attnum)) {
-            (None, None) => false,
-            (Some(old), Some(new)) if by_value => old.value() != new.value(),
-            // SAFETY: both are values of this column, and passed by reference.
-            (Some(old), Some(new)) => unsafe { bytes(old, length) != bytes(new, length) },
-            _ => true,
+    /// Whether the update changed the column, byte for byte.
+    pub fn changed(&self, attnum: i16) -> bool {
+        let (old, new) = match (self.old(attnum), self.new_value(attnum)) {
+            (None, None) => return false,
+            (Some(old), Some(new)) => (old.datum(), new.datum()),
+            _ => return true,
+        };
+        // SAFETY: both are values of this column, which the descriptor describes.
+        unsafe {
+            let column = &*value::column((*self.data.tg_relation).rd_att, attnum);
+            if column.attbyval {
+                old.value() != new.value()
+            } else {
+                bytes(old, column.attlen) != bytes(new, column.attlen)
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The ProcessUtility hook: one for the whole extension, which hands each utility statement to the modules
 //! that care, before and after the server executes it.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -9,8 +9,9 @@ use pgrx::prelude::*;
 use crate::error::Result;
 use crate::guard;
 use crate::guard::row::veto;
+use crate::pg::hook::Hook;
 use crate::pg::report;
-use crate::pg::statement::Statement;
+use crate::pg::statement::{self, Statement};
 use crate::policy::declare::history;
 use crate::tag::{derive, detach, provider, rename, rename_dependents};
 use crate::worker;
@@ -25,12 +26,7 @@ pub struct Utility<'a> {
 impl<'a> Utility<'a> {
     /// The parse tree as `T`, when it is one.
     pub fn cast<T: Statement>(&self) -> Option<&'a T> {
-        if self.node.type_ == T::TAG {
-            // SAFETY: the tag says which struct the node begins, and the trait that it is `T`.
-            Some(unsafe { &*std::ptr::from_ref(self.node).cast::<T>() })
-        } else {
-            None
-        }
+        statement::cast(self.node)
     }
 }
 
@@ -63,7 +59,18 @@ fn after(utility: Utility) -> Result<()> {
     worker::database::after(&utility)
 }
 
-static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+static PREVIOUS: Hook<
+    unsafe extern "C-unwind" fn(
+        *mut pg_sys::PlannedStmt,
+        *const c_char,
+        bool,
+        pg_sys::ProcessUtilityContext::Type,
+        pg_sys::ParamListInfo,
+        *mut pg_sys::QueryEnvironment,
+        *mut pg_sys::DestReceiver,
+        *mut pg_sys::QueryCompletion,
+    ),
+> = Hook::new();
 
 // The raw declaration: calling through pg_sys would strip context and cursor position from every error
 // that passes.
@@ -124,7 +131,7 @@ unsafe extern "C-unwind" fn hook(
     run_before(pstmt);
     // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs.
     unsafe {
-        match PREVIOUS {
+        match PREVIOUS.previous() {
             Some(previous) => previous(
                 pstmt,
                 query_string,
@@ -153,18 +160,5 @@ unsafe extern "C-unwind" fn hook(
 /// Installs the hook in front of whatever is there.
 pub fn init() {
     // SAFETY: called once from _PG_init, before any statement runs in this process.
-    unsafe {
-        PREVIOUS = pg_sys::ProcessUtility_hook;
-        pg_sys::ProcessUtility_hook = Some(hook);
-    }
-}
-
-/// A C string of a parse tree; `None` for NULL.
-pub fn text<'a>(pointer: *const c_char) -> Option<&'a CStr> {
-    if pointer.is_null() {
-        None
-    } else {
-        // SAFETY: strings of parse trees are NUL-terminated and live as long as the statement.
-        Some(unsafe { CStr::from_ptr(pointer) })
-    }
+    unsafe { PREVIOUS.install(&raw mut pg_sys::ProcessUtility_hook, hook) };
 }

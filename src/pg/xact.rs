@@ -166,6 +166,19 @@ pub fn server_now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// When this process read the configuration last.
+#[inline]
+pub fn configuration_read_at() -> i64 {
+    // SAFETY: reads a backend-local variable.
+    unsafe { pg_sys::PgReloadTime }
+}
+
+/// The number of the current subtransaction, or of the transaction where there is none inside it.
+pub fn subtransaction() -> u32 {
+    // SAFETY: reads backend-local state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
 /// The database this backend is connected to.
 pub fn database() -> pg_sys::Oid {
     // SAFETY: reads a variable set at connection.

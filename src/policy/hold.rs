@@ -280,7 +280,7 @@ fn place(
     scope: &Scope,
 ) -> Result<i64> {
     let id = hold_wait::patiently("the legal hold", &scope.roots, || {
-        sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
+        sync::lock_holds(pg_sys::ShareRowExclusiveLock)?;
         lock_trees(&scope.roots)?;
         let id = insert(scope, matter, approver, review_on, reason)?;
         sync::after_hold(&scope.roots)?;
@@ -443,7 +443,7 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
     check_approver(approver)?;
     let (matter, scope) = find(hold)?;
     hold_wait::patiently("the release of the legal hold", &scope.roots, || {
-        sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)?;
+        sync::lock_holds(pg_sys::ShareRowExclusiveLock)?;
         lock_trees(&scope.roots)?;
         lock_epochs(&scope.roots)?;
         // Again, now that nobody else can have released it.

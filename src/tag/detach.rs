@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::pg::statement::{self, node};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, label, lock, relation, statement};
+use crate::pg::{inherit, label, lock, relation};
 use crate::tag::change;
 use crate::tag::read;
 use crate::tag::target::{Label, Target};
@@ -21,7 +22,7 @@ pub fn before(utility: Utility) -> Result<()> {
     let commands = statement::commands(alter);
     // The server refuses everyone else in a moment.
     let Some(relation) =
-        relation::named(alter.relation).filter(|relation| relation::is_owner(*relation))
+        relation::named(node!(alter.relation)).filter(|relation| relation::is_owner(*relation))
     else {
         return Ok(());
     };
@@ -31,7 +32,7 @@ pub fn before(utility: Utility) -> Result<()> {
                 let partition = statement::partition(command);
                 // And a table that is no partition of this one.
                 if let Some(child) = partition
-                    .and_then(|partition| relation::named(partition.name))
+                    .and_then(|partition| relation::named(node!(partition.name)))
                     .filter(|child| inherit::parents(*child).contains(&relation))
                 {
                     keep_tags(child)?;

@@ -23,14 +23,16 @@ pub mod target;
 mod tests;
 pub mod view;
 
+use crate::pg::{label, parse_analysis};
+
 pgrx::extension_sql_file!(
     "../../sql/tag.sql",
     name = "tag",
     requires = [view::read_tags, "law"]
 );
 
-/// Registers the label provider.
+/// Registers the label provider, and follows what is copied.
 pub fn init() {
-    provider::init();
-    derive::insert::init();
+    label::init();
+    parse_analysis::init();
 }

@@ -3,16 +3,15 @@
 //! Labels are restored before configuration, keys and constraints, so only syntax and types are checked here.
 //! What a label means is checked by the functions that write labels, and by the compiler.
 
-use std::ffi::c_char;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::tls;
-use crate::pg::utility::{self, Utility};
-use crate::pg::{label, relation, report, xact};
+use crate::pg::utility::Utility;
+use crate::pg::{label, relation, xact};
 use crate::tag::change;
 use crate::tag::rules::Class;
 use crate::tag::target::Target;
@@ -20,21 +19,10 @@ use crate::tag::target::Target;
 /// The relation whose label the current SECURITY LABEL statement changes; 0 when none.
 static RELABELLED: AtomicU32 = AtomicU32::new(0);
 
-/// Called by the server after it checked that the user owns the object, and before it writes the label.
-#[pg_guard]
-extern "C-unwind" fn relabel(object: *const pg_sys::ObjectAddress, label: *const c_char) {
-    // SAFETY: the server passes a valid address that outlives the call.
-    let Some(object) = (unsafe { object.as_ref() }) else {
-        return;
-    };
-    if let Err(error) = check(object, label) {
-        report::raise(error);
-    }
-}
-
-fn check(object: &pg_sys::ObjectAddress, label: *const c_char) -> Result<()> {
+/// Asked by the server after it checked that the user owns the object, and before it writes the label; an error refuses it.
+pub fn check(object: &pg_sys::ObjectAddress, label: Option<&CStr>) -> Result<()> {
     if object.classId == pg_sys::DatabaseRelationId {
-        let text = utility::text(label).map(|text| text.to_string_lossy());
+        let text = label.map(CStr::to_string_lossy);
         return tls::check_database_label(object.objectId, text.as_deref());
     }
     if object.classId != pg_sys::RelationRelationId {
@@ -45,7 +33,7 @@ fn check(object: &pg_sys::ObjectAddress, label: *const c_char) -> Result<()> {
         .hint("Tag ordinary tables, partitioned tables, foreign tables and their columns."));
     }
     let target = Target::attribute(object.objectId, object.objectSubId)?;
-    let new = match utility::text(label) {
+    let new = match label {
         None => None,
         Some(text) => {
             let text = text.to_str().map_err(|_| {
@@ -102,10 +90,4 @@ pub fn after(utility: Utility) -> Result<()> {
             change::finish(pg_sys::Oid::from(relation))
         }
     }
-}
-
-/// Registers the provider.
-pub fn init() {
-    // SAFETY: called once from _PG_init; the server copies the name.
-    unsafe { pg_sys::register_label_provider(label::PROVIDER.as_ptr(), Some(relabel)) };
 }

@@ -1,11 +1,14 @@
 //! Tags name columns and foreign keys; when those are renamed, the tags follow. Otherwise a rename would end
 //! disposal, and two renames would put another column in a clock's place.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
-use crate::pg::utility::{Utility, text};
+use crate::pg::statement::{node, text};
+use crate::pg::utility::Utility;
 use crate::pg::{inherit, label, relation, xact};
 use crate::policy::compile::path;
 use crate::policy::load;
@@ -35,30 +38,29 @@ fn typed_tables(composite: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
 }
 
 fn renamed(statement: &pg_sys::RenameStmt) -> Option<Renamed> {
-    let name = |name| Some(text(name)?.to_string_lossy().into_owned());
-    // SAFETY: the parse tree's RangeVar, which may be NULL.
-    let range = unsafe { statement.relation.as_ref() }?;
+    let name = |text: Option<&CStr>| Some(text?.to_string_lossy().into_owned());
+    let range: &pg_sys::RangeVar = node!(statement.relation)?;
     let (old, family) = match statement.renameType {
         pg_sys::ObjectType::OBJECT_COLUMN => {
-            let relation = relation::named(statement.relation)?;
+            let relation = relation::named(Some(range))?;
             let root = inherit::root(relation);
             let mut family = inherit::descendants(root);
             family.push(root);
-            (name(statement.subname)?, family)
+            (name(text!(statement.subname))?, family)
         }
         pg_sys::ObjectType::OBJECT_ATTRIBUTE => {
-            let composite = relation::named(statement.relation)?;
-            (name(statement.subname)?, vec![composite])
+            let composite = relation::named(Some(range))?;
+            (name(text!(statement.subname))?, vec![composite])
         }
-        pg_sys::ObjectType::OBJECT_TABCONSTRAINT => (name(statement.subname)?, Vec::new()),
+        pg_sys::ObjectType::OBJECT_TABCONSTRAINT => (name(text!(statement.subname))?, Vec::new()),
         pg_sys::ObjectType::OBJECT_TABLE | pg_sys::ObjectType::OBJECT_FOREIGN_TABLE => {
-            (name(range.relname)?, Vec::new())
+            (name(text!(range.relname))?, Vec::new())
         }
         _ => return None,
     };
     Some(Renamed {
         old,
-        new: name(statement.newname)?,
+        new: name(text!(statement.newname))?,
         family,
     })
 }

@@ -1,11 +1,14 @@
 //! Tags name the tables that they let go along. When one of these is renamed, or moved to another schema, the tags follow:
 //! otherwise its rows would keep rows from being deleted.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::pg::utility::{Utility, text};
-use crate::pg::{label, relation, spi};
+use crate::pg::statement::{node, text};
+use crate::pg::utility::Utility;
+use crate::pg::{label, relation, spi, xact};
 use crate::tag::change;
 use crate::tag::target::{Label, Target};
 
@@ -48,8 +51,8 @@ impl Renamed {
     }
 }
 
-fn string(pointer: *const std::ffi::c_char) -> Option<String> {
-    text(pointer).map(|text| text.to_string_lossy().into_owned())
+fn string(text: Option<&CStr>) -> Option<String> {
+    text.map(|text| text.to_string_lossy().into_owned())
 }
 
 /// The table that `range` names once `change` was made to it, with the names before.
@@ -59,11 +62,11 @@ fn table(
 ) -> Result<Option<Renamed>> {
     let mut now = *range;
     change(&mut now);
-    let found = relation::named(&now).map(relation::qualified).transpose()?;
-    let (Some(ident), Some(name)) = (found.flatten(), string(range.relname)) else {
+    let found = relation::named(Some(&now)).map(relation::qualified).transpose()?;
+    let (Some(ident), Some(name)) = (found.flatten(), string(text!(range.relname))) else {
         return Ok(None);
     };
-    let schema = string(range.schemaname);
+    let schema = string(text!(range.schemaname));
     Ok(Some(Renamed::Table {
         schema: schema
             .as_deref()
@@ -79,11 +82,10 @@ fn renamed(utility: Utility) -> Result<Option<Renamed>> {
     let rename = utility.cast::<pg_sys::RenameStmt>();
     let moved = utility.cast::<pg_sys::AlterObjectSchemaStmt>();
     if let Some(statement) = rename {
-        // SAFETY: the parse tree's RangeVar, which may be NULL.
-        let range = unsafe { statement.relation.as_ref() };
+        let range: Option<&pg_sys::RangeVar> = node!(statement.relation);
         return match (statement.renameType, range) {
             (Type::OBJECT_SCHEMA, _) => {
-                let (Some(old), Some(new)) = (string(statement.subname), string(statement.newname))
+                let (Some(old), Some(new)) = (string(text!(statement.subname)), string(text!(statement.newname)))
                 else {
                     return Ok(None);
                 };
@@ -98,8 +100,8 @@ fn renamed(utility: Utility) -> Result<Option<Renamed>> {
             _ => Ok(None),
         };
     }
-    // SAFETY: the parse tree's RangeVar, which may be NULL.
-    let range = moved.and_then(|statement| unsafe { statement.relation.as_ref() });
+    let range: Option<&pg_sys::RangeVar> =
+        moved.and_then(|statement| node!(statement.relation));
     match (moved, range) {
         (Some(statement), Some(range)) if statement.objectType == Type::OBJECT_TABLE => {
             table(range, |now| now.schemaname = statement.newschema)
@@ -131,8 +133,8 @@ pub fn after(utility: Utility) -> Result<()> {
     if labels.is_empty() {
         return Ok(());
     }
-    // SAFETY: makes the new name visible to what comes next.
-    unsafe { pg_sys::CommandCounterIncrement() };
+    // The new name.
+    xact::command_done();
     let Some(renamed) = renamed(utility)? else {
         return Ok(());
     };

@@ -5,11 +5,11 @@ use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::NodeTag;
 
 use crate::error::Result;
 use crate::guc;
-use crate::pg::utility::{Utility, text};
+use crate::pg::statement::{self, names, nodes, string, text};
+use crate::pg::utility::Utility;
 use crate::pg::{database, latch, xact};
 use crate::worker::{shmem, team, wake};
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// become free.
 const BAR: i64 = 8_000_000;
 
-const EXTENSION: &CStr = c"pg_custodian";
+const EXTENSION: &str = "pg_custodian";
 
 /// Asks the workers of a database to leave and waits until they have, for at most two seconds.
 pub fn evict(database: pg_sys::Oid) {
@@ -38,49 +38,20 @@ pub fn evict(database: pg_sys::Oid) {
     }
 }
 
-fn names_extension(name: *const std::ffi::c_char) -> bool {
-    text(name) == Some(EXTENSION)
-}
-
-/// The option `name` of a list of options, when it is a string.
-fn option<'a>(options: *mut pg_sys::List, name: &CStr) -> Option<&'a CStr> {
-    list(options).find_map(|cell| {
-        // SAFETY: the lists handed over here hold DefElem nodes.
-        let element = unsafe { cell.cast::<pg_sys::DefElem>().as_ref()? };
-        if text(element.defname) != Some(name) || element.arg.is_null() {
-            return None;
-        }
-        // SAFETY: defGetString accepts every kind of node an option can have, and returns a C string.
-        text(unsafe { pg_sys::defGetString(std::ptr::from_ref(element).cast_mut()) })
-    })
-}
-
-fn list(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
-    // SAFETY: NULL, or a valid list of a parse tree, which lives as long as the statement.
-    let length = unsafe { list.as_ref() }.map_or(0, |list| list.length);
-    (0..length).filter_map(move |index| {
-        // SAFETY: the index is below the list's length.
-        unsafe { list.as_ref()?.elements.add(index as usize).as_ref() }.map(|cell| {
-            // SAFETY: a list of nodes or of pointers.
-            unsafe { cell.ptr_value }
-        })
-    })
-}
-
 /// The database that a command needs for itself, if the current user may run it.
 fn wanted(utility: &Utility) -> Option<pg_sys::Oid> {
     if let Some(drop) = utility.cast::<pg_sys::DropdbStmt>() {
-        owned(text(drop.dbname)?)
+        owned(text!(drop.dbname)?)
     } else if let Some(rename) = utility.cast::<pg_sys::RenameStmt>() {
         if rename.renameType != pg_sys::ObjectType::OBJECT_DATABASE {
             return None;
         }
-        owned(text(rename.subname)?)
+        owned(text!(rename.subname)?)
     } else if let Some(alter) = utility.cast::<pg_sys::AlterDatabaseStmt>() {
-        option(alter.options, c"tablespace")?;
-        owned(text(alter.dbname)?)
+        statement::option(&nodes!(alter.options), c"tablespace")?;
+        owned(text!(alter.dbname)?)
     } else if let Some(create) = utility.cast::<pg_sys::CreatedbStmt>() {
-        let template = option(create.options, c"template").unwrap_or(c"template1");
+        let template = statement::option(&nodes!(create.options), c"template").unwrap_or(c"template1");
         database::by_name(template).filter(|_| database::may_create())
     } else {
         None
@@ -93,28 +64,20 @@ fn owned(name: &CStr) -> Option<pg_sys::Oid> {
 
 /// Whether the command removes or updates the extension in this database.
 fn changes_extension(utility: &Utility) -> bool {
-    // SAFETY: each tag is that of the struct it is cast to; objects of DROP EXTENSION are String nodes.
-    unsafe {
-        if let Some(drop) = utility.cast::<pg_sys::DropStmt>() {
-            drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION
-                && list(drop.objects).any(|object| {
-                    let node = object.cast::<pg_sys::Node>();
-                    !node.is_null()
-                        && (*node).type_ == NodeTag::T_String
-                        && names_extension((*object.cast::<pg_sys::String>()).sval)
-                })
-        } else if let Some(alter) = utility.cast::<pg_sys::AlterExtensionStmt>() {
-            names_extension(alter.extname)
-        } else {
-            false
-        }
+    if let Some(drop) = utility.cast::<pg_sys::DropStmt>() {
+        drop.removeType == pg_sys::ObjectType::OBJECT_EXTENSION
+            && names!(drop.objects).iter().any(|name| name == EXTENSION)
+    } else if let Some(alter) = utility.cast::<pg_sys::AlterExtensionStmt>() {
+        string!(alter.extname) == EXTENSION
+    } else {
+        false
     }
 }
 
 fn creates_extension(utility: &Utility) -> bool {
     utility
         .cast::<pg_sys::CreateExtensionStmt>()
-        .is_some_and(|create| names_extension(create.extname))
+        .is_some_and(|create| string!(create.extname) == EXTENSION)
 }
 
 /// Runs before each utility statement.

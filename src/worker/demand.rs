@@ -19,34 +19,8 @@ use crate::worker::{now, pause, sweep};
 /// How often a worker is started that finds another sweep in its place.
 const ATTEMPTS: u32 = 20;
 
-/// The procedure.
-///
-/// # Safety
-/// Called by the server with the arguments of a function call.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn custodian_sweep(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: the server passes the arguments of this call, the first of which is a regclass.
-    let (allowed, only) = unsafe {
-        (
-            procedure::require_non_atomic(fcinfo, "custodian.sweep()"),
-            procedure::regclass(fcinfo, 0),
-        )
-    };
-    if let Err(error) = allowed.and_then(|()| call(only)) {
-        report::raise(error);
-    }
-    pg_sys::Datum::null()
-}
-
-/// Tells the server how the procedure is called.
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_custodian_sweep() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
-
-fn call(only: Option<pg_sys::Oid>) -> Result<()> {
+/// `custodian.sweep()`.
+pub fn call(only: Option<pg_sys::Oid>) -> Result<()> {
     relation::require_steward("dispose of rows")?;
     if xact::in_recovery() {
         return Err(Error::new(

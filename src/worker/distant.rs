@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
@@ -13,7 +12,7 @@ use crate::guard::row::chain::{self, Start};
 use crate::guard::row::lookup::{self, Source};
 use crate::pg::late_trigger::{On, Written};
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{fresh, inherit, lock, relation};
+use crate::pg::{fresh, inherit, invalidation, lock, relation};
 use crate::policy::model::TypeClass;
 
 /// A clock of a written row.
@@ -46,16 +45,13 @@ thread_local! {
 /// Set when some relation changed, and with it perhaps a foreign key.
 static STALE: AtomicBool = AtomicBool::new(false);
 
-extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+fn invalidated() {
     STALE.store(true, Ordering::Relaxed);
 }
 
 /// Listens for changes of relations.
 pub fn init() {
-    // SAFETY: called once from _PG_init; the callback only sets a flag.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null());
-    }
+    invalidation::of_relations(invalidated);
 }
 
 fn way(start: pg_sys::Oid, path: &str, class: TypeClass) -> Result<Rc<Way>> {
@@ -180,8 +176,7 @@ fn found(
             let Some(value) = written.value(*attnum) else {
                 return Ok(None);
             };
-            // SAFETY: the value is of the column's type without its domains, and lives as long as the trigger's row.
-            starts.push(Start::typed(unsafe { DatumWithOid::new(value, *type_oid) }));
+            starts.push(Start::typed(value.bind(*type_oid)?));
         }
         let row = follow(&way.source, starts, &way.expression)?;
         let Some(row) = row else {

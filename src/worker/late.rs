@@ -7,14 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::error::Result;
 use crate::guard::row::lookup;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::late_trigger::{self, On, Written};
+use crate::pg::statement::{self, node};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, lock, relation, report, sandbox, statement, time, trigger, xact};
+use crate::pg::{inherit, lock, relation, sandbox, time, trigger, xact};
 use crate::policy::compile::path;
 use crate::policy::model::{Leaf, RelId, Schema};
 use crate::policy::period::Instant;
@@ -330,7 +330,7 @@ pub fn before(utility: Utility) -> Result<()> {
     }
     // The server refuses everyone else in a moment.
     let Some(relation) =
-        relation::named(alter.relation).filter(|relation| relation::is_owner(*relation))
+        relation::named(node!(alter.relation)).filter(|relation| relation::is_owner(*relation))
     else {
         return Ok(());
     };
@@ -391,7 +391,7 @@ fn day_of(micros: i64) -> (i64, i64) {
     (start, start.saturating_add(DAY - 1))
 }
 
-fn late(written: &Written) -> Result<()> {
+pub fn late(written: &Written) -> Result<()> {
     let relation = written.relation();
     let looks: Vec<Look> = written
         .args()
@@ -495,28 +495,4 @@ pub fn queue(
     reopen::relation(relation, clock, "late-row")?;
     QUEUED.with_borrow_mut(|queued| queued.note(writer, &of, key));
     Ok(())
-}
-
-/// The trigger function. Its result is ignored after a row.
-///
-/// # Safety
-/// Called by the server with the arguments of a function call.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn custodian_late_row(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> pg_sys::Datum {
-    // SAFETY: the server passes the arguments of this call.
-    let written = unsafe { Written::new(fcinfo) };
-    if let Err(error) = written.and_then(|written| late(&written)) {
-        report::raise(error);
-    }
-    pg_sys::Datum::null()
-}
-
-/// Tells the server how the function is called.
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_custodian_late_row() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
 }

@@ -36,8 +36,7 @@ pub fn init() {
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+fn on_exit() {
     shmem::release_launcher(latch::my_pid());
 }
 

@@ -16,7 +16,7 @@ mod circumstance;
 mod counter;
 pub mod database;
 mod decide;
-mod demand;
+pub mod demand;
 mod directory;
 mod disposed;
 mod distant;

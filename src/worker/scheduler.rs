@@ -30,8 +30,7 @@ pub fn start(database: pg_sys::Oid) -> bool {
     })
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+fn on_exit() {
     latch::wake(shmem::release_scheduler(latch::my_pid()));
 }
 

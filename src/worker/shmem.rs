@@ -3,9 +3,10 @@
 //! rebuilt by the launcher.
 
 use pgrx::prelude::*;
-use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
+use pgrx::pg_shmem_init;
 
 use crate::guc;
+use crate::pg::shared::{plain, shared};
 use crate::pg::{latch, xact};
 use crate::worker::team;
 
@@ -142,8 +143,18 @@ pub struct Directory {
     pub slots: [Slot; SLOTS],
 }
 
-// SAFETY: fixed size, no pointers, no destructor.
-unsafe impl PGRXSharedMemory for Directory {}
+plain!(
+    enum State { Vacant, Starting, Looking, Active, Mismatch, Absent }
+    enum Answer { Planning, Nothing, Waits, Running, Ended, Failed }
+);
+plain!(
+    struct Seat { pid, table, run, batch_since }
+    struct Demand { requester, answer, run }
+    struct Slot {
+        database, state, scheduler, sweeps, vacuum, wake, since, barred_until, last_success, starved_since, demand,
+    }
+    struct Directory { launcher, launcher_missed, slots }
+);
 
 impl Default for Directory {
     fn default() -> Self {
@@ -176,8 +187,7 @@ impl Directory {
     }
 }
 
-// SAFETY: the name is used by nobody else.
-static DIRECTORY: PgLwLock<Directory> = unsafe { PgLwLock::new(c"pg_custodian worker") };
+shared!(lock DIRECTORY: Directory = c"pg_custodian worker");
 
 /// Asks for the shared memory. Only while preloading.
 // The macro names server versions that this crate has no feature for.

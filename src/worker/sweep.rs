@@ -74,8 +74,7 @@ pub fn start(database: pg_sys::Oid, table: u32, id: i64) -> bool {
     })
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+fn on_exit() {
     team::close(latch::my_pid());
     latch::wake(shmem::release_sweep(latch::my_pid()));
 }

@@ -5,9 +5,10 @@
 use std::ops::Range;
 
 use pgrx::prelude::*;
-use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
+use pgrx::pg_shmem_init;
 
 use crate::guc;
+use crate::pg::shared::{plain, shared};
 use crate::pg::xact;
 use crate::policy::period::Instant;
 
@@ -115,8 +116,14 @@ impl Team {
 
 struct Teams([Team; TEAMS]);
 
-// SAFETY: fixed size, no pointers, no destructor.
-unsafe impl PGRXSharedMemory for Teams {}
+plain!(
+    struct Helper { pid, taken, batch_since }
+    struct Task { database, run, item, leaf, step, after, asked }
+    struct Team {
+        leader, task, queue, queued, complete, helpers, lost, lost_count, obstacles, sqlstate,
+    }
+    struct Teams { 0 }
+);
 
 impl Default for Teams {
     fn default() -> Self {
@@ -124,8 +131,7 @@ impl Default for Teams {
     }
 }
 
-// SAFETY: the name is used by nobody else.
-static BOARD: PgLwLock<Teams> = unsafe { PgLwLock::new(c"pg_custodian teams") };
+shared!(lock BOARD: Teams = c"pg_custodian teams");
 
 /// Asks for the shared memory. Only while preloading.
 // The macro names server versions that this crate has no feature for.

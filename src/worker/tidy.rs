@@ -94,8 +94,7 @@ fn untidy() -> Result<Vec<pg_sys::Oid>> {
     })
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+fn on_exit() {
     latch::wake(shmem::release_vacuum(latch::my_pid()));
 }
 

@@ -12,7 +12,8 @@ use crate::guard::lane::model::Lane;
 use crate::guard::lane::{qualify, store};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::relation;
-use crate::pg::utility::{self, Utility};
+use crate::pg::statement::text;
+use crate::pg::utility::Utility;
 use crate::pg::xact;
 
 thread_local! {
@@ -35,7 +36,7 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     };
     USABLE.with_borrow_mut(Vec::clear);
-    let Some(name) = utility::text(alter.pubname).map(|name| name.to_string_lossy()) else {
+    let Some(name) = text!(alter.pubname).map(|name| name.to_string_lossy()) else {
         return Ok(());
     };
     let found = usable(|lane| lane.publications.iter().any(|known| *known == name))?;

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::guard::exposure::{self, Column, Exposure};
 use crate::guard::lane::model::Transfer;
-use crate::pg::{prove, relation, sandbox, spi};
+use crate::pg::{prove, relation, sandbox, spi, sql_type};
 use crate::tag::read;
 
 /// Columns named in one message.
@@ -86,8 +86,7 @@ fn carried(publication: &str) -> Result<std::result::Result<Vec<Carried>, String
 /// The type of a column, if there is such a column.
 fn type_of(table: pg_sys::Oid, column: &str) -> Option<pg_sys::Oid> {
     let attnum = relation::column_number(table, column)?;
-    // SAFETY: a cached catalog lookup of a column that was just found.
-    Some(unsafe { pg_sys::get_atttype(table, attnum) })
+    Some(sql_type::declared(table, attnum).type_oid)
 }
 
 /// The condition that rows of a table must satisfy to go under a transfer, as SQL over its columns; `None` when there is

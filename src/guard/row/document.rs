@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use crate::anonymize::json::jsonpath;
 use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
-use crate::pg::trigger::Value;
+use crate::pg::value::Value;
 
 /// Paths in one column, in the server's path language. A path that is kept is found, and refused, whatever else the
 /// document has.
@@ -32,7 +32,7 @@ pub enum Asked {
 }
 
 /// Whether that happens to one of the paths between two values of a `jsonb` column.
-pub fn any(asked: Asked, paths: &Paths, old: Value, new: Value) -> Result<bool> {
+pub fn any(asked: Asked, paths: &Paths, old: Option<Value>, new: Option<Value>) -> Result<bool> {
     let condition = match asked {
         Asked::Changed => "before IS DISTINCT FROM after",
         Asked::Emptied => "coalesce(before, 'null') <> 'null' AND coalesce(after, 'null') = 'null'",
@@ -46,14 +46,13 @@ pub fn any(asked: Asked, paths: &Paths, old: Value, new: Value) -> Result<bool> 
         at("$2")
     );
     let paths: Vec<String> = paths.0.iter().cloned().collect();
-    let args = [document(old), document(new), paths.into()];
+    let args = [document(old)?, document(new)?, paths.into()];
     Ok(!fresh::repeated(&sql, &args, Seen::Everything, 1)?.is_empty())
 }
 
-fn document<'a>(value: Value) -> DatumWithOid<'a> {
+fn document(value: Option<Value>) -> Result<DatumWithOid> {
     match value {
-        // SAFETY: a value of a column of type jsonb, which lives as long as the trigger's row.
-        Some(value) => unsafe { DatumWithOid::new(value, pg_sys::JSONBOID) },
-        None => DatumWithOid::null_oid(pg_sys::JSONBOID),
+        Some(value) => value.bind(pg_sys::JSONBOID),
+        None => Ok(DatumWithOid::null_oid(pg_sys::JSONBOID)),
     }
 }

@@ -3,18 +3,17 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use pgrx::PgList;
 use pgrx::pg_sys;
 
 use crate::compat;
 use crate::error::{Error, Result};
 use crate::guard::row::veto::{
-    Asked, guard_stays, installed, names, refuse_if_column_kept, refuse_if_kept, relation_named,
-    string, tree,
+    Asked, guard_stays, installed, refuse_if_column_kept, refuse_if_kept, tree,
 };
 use crate::guard::row::{own, reach, sync};
 use crate::pg::object_access::Drop;
-use crate::pg::{catalog, fresh, relation, trigger, xact};
+use crate::pg::statement::{names_of, nodes, strings};
+use crate::pg::{catalog, fresh, lock, relation, trigger, xact};
 use crate::worker::database::evict;
 use crate::worker::late;
 
@@ -37,8 +36,7 @@ thread_local! {
 /// Works on what was cleared in this very subtransaction.
 fn cleared<T>(work: impl FnOnce(&mut BTreeMap<u32, usize>) -> T) -> T {
     let transaction = compat::local_transaction_id();
-    // SAFETY: reads backend-local state.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    let subtransaction = xact::subtransaction();
     CLEARED.with_borrow_mut(|cleared| {
         if cleared.transaction != transaction || cleared.subtransaction != subtransaction {
             *cleared = Cleared {
@@ -118,8 +116,7 @@ fn clear_together(tables: &[pg_sys::Oid], may_drop: impl Fn(pg_sys::Oid) -> bool
             if guards == 0 {
                 continue;
             }
-            // SAFETY: a heavyweight lock, released with the transaction.
-            unsafe { pg_sys::LockRelationOid(relation, pg_sys::AccessExclusiveLock as i32) };
+            lock::relation(relation, pg_sys::AccessExclusiveLock);
             let name = relation::describe(relation);
             refuse_if_kept(relation, &format!("drop table \"{name}\""))?;
             cleared(|triggers| triggers.insert(relation.to_u32(), guards));
@@ -170,19 +167,10 @@ fn column_dropped(drop: Drop) -> Result<()> {
 
 /// Before a DROP statement, while everything it names is there.
 pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
-    // SAFETY: the objects of a DROP are nodes of the parse tree.
-    let objects: Vec<*mut pg_sys::Node> = unsafe {
-        PgList::<pg_sys::Node>::from_pg(statement.objects)
-            .iter_ptr()
-            .collect()
-    };
+    let objects = nodes!(statement.objects);
     match statement.removeType {
         pg_sys::ObjectType::OBJECT_EXTENSION => {
-            let ours = objects.iter().any(|object| {
-                // SAFETY: DROP EXTENSION names its objects by String nodes.
-                unsafe { object.cast::<pg_sys::String>().as_ref() }
-                    .is_some_and(|name| string(name.sval) == "pg_custodian")
-            });
+            let ours = strings(&objects).iter().any(|name| name == "pg_custodian");
             // The server refuses everyone else in its own words.
             if ours && own::may_change()? {
                 own::refuse_while_held(DROP_EXTENSION)?;
@@ -196,7 +184,7 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
         pg_sys::ObjectType::OBJECT_TABLE => {
             let mut tables = Vec::new();
             for object in objects {
-                tables.extend(relation_named(&names(object.cast()))?);
+                tables.extend(relation::by_name_parts(&names_of(object))?);
             }
             tables.sort_unstable_by_key(|table| table.to_u32());
             clear_together(&tables, relation::is_owner)?;
@@ -204,23 +192,17 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
         pg_sys::ObjectType::OBJECT_SCHEMA
             if statement.behavior == pg_sys::DropBehavior::DROP_CASCADE =>
         {
-            let schemas: Vec<String> = objects
-                .iter()
-                // SAFETY: DROP SCHEMA names its objects by String nodes.
-                .filter_map(|object| unsafe { object.cast::<pg_sys::String>().as_ref() })
-                .map(|name| string(name.sval))
-                .collect();
-            clear_together(&guarded_in(&schemas)?, |_| true)?;
+            clear_together(&guarded_in(&strings(&objects))?, |_| true)?;
         }
         pg_sys::ObjectType::OBJECT_TRIGGER => {
             for object in objects {
-                let mut name = names(object.cast());
+                let mut name = names_of(object);
                 let Some(trigger_name) = name.pop() else {
                     continue;
                 };
                 // The owner alone is told what is kept; the server refuses everyone else.
                 if let Some(relation) =
-                    relation_named(&name)?.filter(|relation| relation::is_owner(*relation))
+                    relation::by_name_parts(&name)?.filter(|relation| relation::is_owner(*relation))
                 {
                     let trigger_name =
                         std::ffi::CString::new(trigger_name).map_err(Error::internal)?;

@@ -26,7 +26,8 @@ use crate::guard::row::verdict::{self, Act, Keeper};
 use crate::guc::{self, MinimumGuard};
 use crate::pg::fresh;
 use crate::pg::trigger::{Event, Fired};
-use crate::pg::{clock, relation, report, sandbox, sql_type, time};
+use crate::pg::value::{Moment, Value};
+use crate::pg::{clock, guc_hook, invalidation, relation, report, sandbox, time, xact};
 use crate::policy::period::Instant;
 
 /// What was read is valid while the epoch locks are held that were taken for it: within the
@@ -54,24 +55,16 @@ pub fn forget() {
     STALE.store(true, Ordering::Relaxed);
 }
 
-extern "C-unwind" fn invalidated(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
-    forget();
-}
-
 /// Listens for changes of relations.
 pub fn init() {
-    // SAFETY: called once from _PG_init; the callback only sets a flag.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), pg_sys::Datum::null());
-    }
+    invalidation::of_relations(forget);
 }
 
 /// What keeps the rows of a relation, read at most once in a (sub)transaction.
 pub fn keeping(relation: pg_sys::Oid) -> Result<Rc<Keeping>> {
     let validity = Validity {
         transaction: compat::local_transaction_id(),
-        // SAFETY: reads backend-local state.
-        subtransaction: unsafe { pg_sys::GetCurrentSubTransactionId() },
+        subtransaction: xact::subtransaction(),
     };
     let stale = STALE.swap(false, Ordering::Relaxed);
     let known = CACHE.with_borrow_mut(|cache| {
@@ -173,9 +166,9 @@ impl Old<'_> {
             return Ok(None);
         };
         if column.form.by_settings {
-            return sandbox::with_pinned_settings(|| Ok(Some(column.form.text(value))));
+            return sandbox::with_pinned_settings(|| column.form.text(value).map(Some));
         }
-        Ok(Some(column.form.text(value)))
+        column.form.text(value).map(Some)
     }
 
     /// Asks the row at the end of a chain of foreign keys. If the present transaction has deleted it, as
@@ -197,8 +190,7 @@ impl Old<'_> {
             };
             let own = (self.fired.relation(), name.as_str());
             starts.push(match chain::handed_as(own, (first.parent, parent))? {
-                // SAFETY: the value is of the column's type without its domains, and lives as long as the trigger's row.
-                (type_oid, true) => Start::typed(unsafe { DatumWithOid::new(value, type_oid) }),
+                (type_oid, true) => Start::typed(value.bind(type_oid)?),
                 (type_oid, false) => Start::of(self.text(name)?.unwrap_or_default(), type_oid),
             });
         }
@@ -268,7 +260,7 @@ impl Old<'_> {
             let clock = self
                 .fired
                 .old(column.attnum)
-                .map(|value| instant(value, column))
+                .map(instant)
                 .transpose()?;
             return Ok(verdict::keeps(clock, *period, clock::wall()));
         }
@@ -300,25 +292,15 @@ impl Old<'_> {
 }
 
 /// The moment that a clock's value stands for.
-fn instant(value: pg_sys::Datum, column: &Column) -> Result<Instant> {
-    match sql_type::base(column.type_oid) {
-        pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID => {
-            let raw = value.value() as i64;
-            Ok(if raw == i64::MIN {
-                Instant::from_micros(i64::MIN)
-            } else {
-                time::instant_from_raw(raw)
-            })
+fn instant(value: Value) -> Result<Instant> {
+    match value.moment() {
+        Some(Moment::Micros(i64::MIN)) | Some(Moment::Day(i32::MIN)) => {
+            Ok(Instant::from_micros(i64::MIN))
         }
-        pg_sys::DATEOID => {
-            let day = value.value() as i32;
-            Ok(match day {
-                i32::MIN => Instant::from_micros(i64::MIN),
-                i32::MAX => Instant::from_micros(i64::MAX),
-                _ => time::instant_from_raw(i64::from(day) * 86_400_000_000),
-            })
-        }
-        _ => Err(Error::new(
+        Some(Moment::Micros(raw)) => Ok(time::instant_from_raw(raw)),
+        Some(Moment::Day(i32::MAX)) => Ok(Instant::from_micros(i64::MAX)),
+        Some(Moment::Day(day)) => Ok(time::instant_from_raw(i64::from(day) * 86_400_000_000)),
+        None => Err(Error::new(
             Kind::NotInPrerequisiteState,
             "the clock of a statutory minimum is neither a date nor a timestamp",
         )
@@ -351,7 +333,7 @@ fn updated(old: &Old) -> Result<()> {
         keeping
             .columns
             .get(name)
-            .is_some_and(|column| fired.changed(column.attnum, column.by_value, column.length))
+            .is_some_and(|column| fired.changed(column.attnum))
     };
     if keeping.has_holds() {
         let mut touched = false;
@@ -400,9 +382,7 @@ fn updated(old: &Old) -> Result<()> {
 
 /// Whether the triggers that enforce foreign keys fire in this session.
 fn keys_fire() -> bool {
-    // SAFETY: reads a setting of this session.
-    let role = unsafe { pg_sys::SessionReplicationRole } as u32;
-    role != pg_sys::SESSION_REPLICATION_ROLE_REPLICA
+    !guc_hook::is_replication_role()
 }
 
 /// Refuses when kept rows of another table refer to the row.
@@ -463,28 +443,7 @@ fn guard(fired: &Fired) -> Result<()> {
     }
 }
 
-/// The trigger function. Its result is ignored after a row and before a TRUNCATE.
-///
-/// # Safety
-/// Called by the server with the arguments of a function call.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn custodian_row_guard(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> pg_sys::Datum {
-    // SAFETY: the server passes the arguments of this call.
-    let fired = unsafe { Fired::new(fcinfo) };
-    let outcome = fired
-        .and_then(|fired| guard(&fired).inspect_err(|error| apply::stop(fired.relation(), error)));
-    if let Err(error) = outcome {
-        report::raise(error);
-    }
-    pg_sys::Datum::null()
-}
-
-/// Tells the server how the function is called.
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_custodian_row_guard() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
+/// What the trigger function does. Its result is ignored after a row and before a TRUNCATE.
+pub fn fire(fired: &Fired) -> Result<()> {
+    guard(fired).inspect_err(|error| apply::stop(fired.relation(), error))
 }

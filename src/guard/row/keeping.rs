@@ -38,8 +38,6 @@ pub struct Column {
     pub type_oid: pg_sys::Oid,
     /// The type without its domains.
     pub base: pg_sys::Oid,
-    pub by_value: bool,
-    pub length: i16,
     pub form: TextForm,
 }
 
@@ -520,14 +518,8 @@ fn shorten(mut hops: Vec<Key>, mut columns: Vec<String>) -> Result<Source> {
 
 fn attribute_type(relation: pg_sys::Oid, column: &str) -> Option<(pg_sys::Oid, i32)> {
     let attnum = relation::column_number(relation, column)?;
-    let mut type_oid = pg_sys::Oid::INVALID;
-    let mut typmod = -1;
-    let mut collation = pg_sys::Oid::INVALID;
-    // SAFETY: the column exists; the out-pointers are valid.
-    unsafe {
-        pg_sys::get_atttypetypmodcoll(relation, attnum, &mut type_oid, &mut typmod, &mut collation);
-    }
-    Some((type_oid, typmod))
+    let declared = sql_type::declared(relation, attnum);
+    Some((declared.type_oid, declared.modifier))
 }
 
 /// A relation with its columns, and nothing that keeps its rows yet.
@@ -539,7 +531,7 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
         )
     })?;
     let rows = fresh::rows(
-        "SELECT c.relowner, (c.relkind = 'p')::int, a.attnum, a.attname, a.atttypid, a.attbyval::int, a.attlen \
+        "SELECT c.relowner, (c.relkind = 'p')::int, a.attnum, a.attname, a.atttypid \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
          WHERE c.oid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         &[relation.into()],
@@ -573,8 +565,6 @@ fn describe(relation: pg_sys::Oid) -> Result<Keeping> {
                 quoted: relation::quote_identifier(name)?,
                 type_oid,
                 base: sql_type::base(type_oid),
-                by_value: fresh::number::<i32>(row, 5)? != 0,
-                length: fresh::number(row, 6)?,
                 form: TextForm::of(type_oid),
             },
         );

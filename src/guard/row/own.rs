@@ -6,10 +6,11 @@ use pgrx::pg_sys::{NodeTag, ObjectType};
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
-use crate::guard::row::veto::{guard_stays, names, string};
+use crate::guard::row::veto::guard_stays;
 use crate::guard::row::{fire, sync};
 use crate::pg::relation::named;
-use crate::pg::utility::{Utility, text};
+use crate::pg::statement::{self, any_node, names, node, string, text};
+use crate::pg::utility::Utility;
 use crate::pg::{namespace, relation, trigger, xact};
 use crate::policy::hold_read;
 
@@ -48,9 +49,7 @@ pub fn before(utility: Utility) -> Result<()> {
 
 /// Only the extension's owner, or a superuser, gets as far as changing it.
 pub(super) fn may_change() -> Result<bool> {
-    let owner = relation::extension_owner()?;
-    // SAFETY: a catalog lookup by OID.
-    Ok(unsafe { pg_sys::has_privs_of_role(relation::current_user(), owner) })
+    Ok(relation::has_privileges_of(relation::extension_owner()?))
 }
 
 /// What of the guard a statement changes.
@@ -62,61 +61,58 @@ enum Touched {
 }
 
 fn what(utility: Utility) -> Result<Option<Touched>> {
-    // SAFETY: each tag belongs to its struct, and each object type to the node that the grammar puts there.
-    unsafe {
-        if let Some(rename) = utility.cast::<pg_sys::RenameStmt>() {
-            return match rename.renameType {
-                ObjectType::OBJECT_TRIGGER => on_trigger(rename.relation, &string(rename.subname)),
-                ObjectType::OBJECT_SCHEMA => Ok(schema(&string(rename.subname), "rename")),
-                ObjectType::OBJECT_TABLE => Ok(table(rename.relation, "rename")),
-                kind => function(kind, rename.object, "rename"),
-            };
-        }
-        if let Some(owner) = utility.cast::<pg_sys::AlterOwnerStmt>() {
-            return match owner.objectType {
-                ObjectType::OBJECT_SCHEMA => {
-                    let name = owner.object.cast::<pg_sys::String>().as_ref();
-                    let name = name.map(|name| string(name.sval)).unwrap_or_default();
-                    Ok(schema(&name, "change the owner of"))
-                }
-                kind => function(kind, owner.object, "change the owner of"),
-            };
-        }
-        if let Some(moved) = utility.cast::<pg_sys::AlterObjectSchemaStmt>() {
-            return match moved.objectType {
-                ObjectType::OBJECT_TABLE => Ok(table(moved.relation, "move")),
-                kind => function(kind, moved.object, "move"),
-            };
-        }
-        if let Some(depends) = utility.cast::<pg_sys::AlterObjectDependsStmt>() {
-            let doing = "change what drops";
-            return match depends.objectType {
-                ObjectType::OBJECT_TRIGGER => {
-                    let mut name = names(depends.object.cast());
-                    on_trigger(depends.relation, &name.pop().unwrap_or_default())
-                }
-                kind => function(kind, depends.object, doing),
-            };
-        }
-        if let Some(alter) = utility.cast::<pg_sys::AlterFunctionStmt>() {
-            return function(alter.objtype, alter.func.cast(), "alter");
-        }
-        if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>() {
-            return Ok(created(create));
-        }
-        if let Some(contents) = utility.cast::<pg_sys::AlterExtensionContentsStmt>()
-            && contents.action < 0
-            && text(contents.extname) == Some(c"pg_custodian")
-        {
-            return Ok(Some(Touched::Guard(
-                "take anything out of extension \"pg_custodian\"".to_owned(),
-            )));
-        }
+    if let Some(rename) = utility.cast::<pg_sys::RenameStmt>() {
+        return match rename.renameType {
+            ObjectType::OBJECT_TRIGGER => on_trigger(node!(rename.relation), &string!(rename.subname)),
+            ObjectType::OBJECT_SCHEMA => Ok(schema(&string!(rename.subname), "rename")),
+            ObjectType::OBJECT_TABLE => Ok(table(node!(rename.relation), "rename")),
+            kind => function(kind, node!(rename.object), "rename"),
+        };
+    }
+    if let Some(owner) = utility.cast::<pg_sys::AlterOwnerStmt>() {
+        return match owner.objectType {
+            ObjectType::OBJECT_SCHEMA => {
+                let name = any_node!(owner.object).and_then(statement::string_of);
+                let name = name.unwrap_or_default();
+                Ok(schema(&name, "change the owner of"))
+            }
+            kind => function(kind, node!(owner.object), "change the owner of"),
+        };
+    }
+    if let Some(moved) = utility.cast::<pg_sys::AlterObjectSchemaStmt>() {
+        return match moved.objectType {
+            ObjectType::OBJECT_TABLE => Ok(table(node!(moved.relation), "move")),
+            kind => function(kind, node!(moved.object), "move"),
+        };
+    }
+    if let Some(depends) = utility.cast::<pg_sys::AlterObjectDependsStmt>() {
+        let doing = "change what drops";
+        return match depends.objectType {
+            ObjectType::OBJECT_TRIGGER => {
+                let mut name = any_node!(depends.object).map_or_else(Vec::new, statement::names_of);
+                on_trigger(node!(depends.relation), &name.pop().unwrap_or_default())
+            }
+            kind => function(kind, node!(depends.object), doing),
+        };
+    }
+    if let Some(alter) = utility.cast::<pg_sys::AlterFunctionStmt>() {
+        return function(alter.objtype, node!(alter.func), "alter");
+    }
+    if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>() {
+        return Ok(created(create));
+    }
+    if let Some(contents) = utility.cast::<pg_sys::AlterExtensionContentsStmt>()
+        && contents.action < 0
+        && text!(contents.extname) == Some(c"pg_custodian")
+    {
+        return Ok(Some(Touched::Guard(
+            "take anything out of extension \"pg_custodian\"".to_owned(),
+        )));
     }
     Ok(None)
 }
 
-fn on_trigger(range: *mut pg_sys::RangeVar, name: &str) -> Result<Option<Touched>> {
+fn on_trigger(range: Option<&pg_sys::RangeVar>, name: &str) -> Result<Option<Touched>> {
     // The owner of the table alone is told.
     let Some(table) = named(range).filter(|table| relation::is_owner(*table)) else {
         return Ok(None);
@@ -136,7 +132,7 @@ fn schema(name: &str, doing: &str) -> Option<Touched> {
         .then(|| Touched::Guard(format!("{doing} the schema of extension \"pg_custodian\"")))
 }
 
-fn table(range: *mut pg_sys::RangeVar, doing: &str) -> Option<Touched> {
+fn table(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {
     let relation = named(range)?;
     TABLES
         .iter()
@@ -149,11 +145,9 @@ fn table(range: *mut pg_sys::RangeVar, doing: &str) -> Option<Touched> {
         })
 }
 
-/// # Safety
-/// `object` must be what the grammar has for objects of this kind.
-unsafe fn function(
+fn function(
     kind: ObjectType::Type,
-    object: *mut pg_sys::Node,
+    object: Option<&pg_sys::ObjectWithArgs>,
     doing: &str,
 ) -> Result<Option<Touched>> {
     if !matches!(
@@ -162,19 +156,14 @@ unsafe fn function(
     ) {
         return Ok(None);
     }
-    let object = object.cast::<pg_sys::ObjectWithArgs>();
-    // SAFETY: functions are named by ObjectWithArgs nodes, by the caller's promise. A name that could be ours
-    // is looked up as the server does.
-    let ours = unsafe {
-        let Some(with_args) = object.as_ref() else {
-            return Ok(None);
-        };
-        if names(with_args.objname).last().map(String::as_str) != Some(FUNCTION) {
-            return Ok(None);
-        }
-        let found = pg_sys::LookupFuncWithArgs(kind, object, true);
-        sync::function()? == Some(found)
+    // A name that could be ours is looked up as the server does.
+    let Some(object) = object else {
+        return Ok(None);
     };
+    if names!(object.objname).last().map(String::as_str) != Some(FUNCTION) {
+        return Ok(None);
+    }
+    let ours = sync::function()? == Some(statement::function_of(kind, object));
     Ok(ours.then(|| Touched::Guard(format!("{doing} function \"custodian.{FUNCTION}\""))))
 }
 
@@ -182,7 +171,7 @@ const FUNCTION: &str = "row_guard";
 
 /// CREATE OR REPLACE.
 fn created(create: &pg_sys::CreateFunctionStmt) -> Option<Touched> {
-    let name = names(create.funcname);
+    let name = names!(create.funcname);
     let [.., last] = name.as_slice() else {
         return None;
     };

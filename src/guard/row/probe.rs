@@ -9,6 +9,7 @@ use crate::guard::row::keeping::{Keeping, Kept, Subjects};
 use crate::guard::row::lookup::{Key, Source};
 use crate::guard::row::verdict::Keeper;
 use crate::pg::fresh::{self, Seen};
+use crate::pg::value::Value;
 use crate::pg::{clock, lock, relation, sandbox, time};
 use crate::policy::model::HoldScope;
 use crate::policy::{foreign_code, hold_read};
@@ -236,16 +237,16 @@ fn minimum<'a>(
     })
 }
 
-/// A column's value and type; `None` for NULL.
-pub type Typed = (Option<pg_sys::Datum>, pg_sys::Oid);
+/// A column's value, `None` for NULL, and the column's type.
+pub type Typed<'a> = (Option<Value<'a>>, pg_sys::Oid);
 
 /// The rows that refer to a given row by a foreign key.
 pub struct Referring<'a> {
     pub key: &'a Key,
     /// The values that they refer to, in the key's order.
-    pub values: Vec<(pg_sys::Datum, pg_sys::Oid)>,
+    pub values: Vec<(Value<'a>, pg_sys::Oid)>,
     /// Any column of the row that is referred to, as it was before the statement.
-    pub old: &'a dyn Fn(&str) -> Result<Typed>,
+    pub old: &'a dyn Fn(&str) -> Result<Typed<'a>>,
 }
 
 fn run(keeping: &Keeping, probe: Probe, referring: Option<&Referring>) -> Result<Option<Keeper>> {
@@ -264,8 +265,7 @@ fn run(keeping: &Keeping, probe: Probe, referring: Option<&Referring>) -> Result
             condition.push_str(&format!(" AND ${} {operator} {child}", position + 1));
         }
         for (value, type_oid) in &referring.values {
-            // SAFETY: the value is of this type, and lives as long as the trigger's row.
-            args.push(unsafe { DatumWithOid::new(*value, *type_oid) });
+            args.push(value.bind(*type_oid)?);
         }
     }
     for param in probe.params {
@@ -277,8 +277,7 @@ fn run(keeping: &Keeping, probe: Probe, referring: Option<&Referring>) -> Result
                 let referring =
                     referring.ok_or_else(|| Error::internal("no row is referred to"))?;
                 match (referring.old)(&name)? {
-                    // SAFETY: as above.
-                    (Some(value), type_oid) => unsafe { DatumWithOid::new(value, type_oid) },
+                    (Some(value), type_oid) => value.bind(type_oid)?,
                     (None, type_oid) => DatumWithOid::null_oid(type_oid),
                 }
             }

@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::guard::row::{fire, sync};
 use crate::pg::relation::named;
+use crate::pg::statement::node;
 use crate::pg::{relation, xact};
 use crate::policy::relation_ref;
 use crate::worker;
@@ -15,7 +16,7 @@ fn target(statement: &pg_sys::CopyStmt) -> Option<pg_sys::Oid> {
     if !statement.is_from {
         return None;
     }
-    let target = named(statement.relation)?;
+    let target = named(node!(statement.relation))?;
     [c"hold", c"relation_ref"]
         .iter()
         .any(|name| relation::own_relation(name) == Some(target))
@@ -27,7 +28,7 @@ pub fn before(statement: &pg_sys::CopyStmt) -> Result<()> {
     match target(statement) {
         // The server refuses everyone else in a moment.
         Some(target) if relation::is_owner(target) => {
-            sync::lock_holds(pg_sys::ShareRowExclusiveLock as i32)
+            sync::lock_holds(pg_sys::ShareRowExclusiveLock)
         }
         _ => Ok(()),
     }

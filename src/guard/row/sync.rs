@@ -10,7 +10,7 @@ use crate::pg::fresh::{self, Seen};
 use crate::pg::subxact;
 use crate::pg::timeout;
 use crate::pg::trigger::{self, Firing, Installed};
-use crate::pg::{inherit, relation};
+use crate::pg::{inherit, lock, relation};
 use crate::policy::hold_read;
 use crate::policy::model::HoldScope;
 use crate::tag::read;
@@ -274,10 +274,7 @@ fn install(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<()> {
 
 /// Takes the triggers off a relation, unless somebody uses it just now: they do no harm there, and go later.
 fn retire(relation: pg_sys::Oid, function: pg_sys::Oid) {
-    // SAFETY: a conditional heavyweight lock, released with the transaction.
-    let alone =
-        unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessExclusiveLock as i32) };
-    if alone {
+    if lock::try_relation(relation, pg_sys::AccessExclusiveLock) {
         // Fails where this very session still uses the table; that is the same case.
         let _later = subxact::subtransaction(|| {
             remove(&trigger::on(relation, function));
@@ -289,10 +286,8 @@ fn retire(relation: pg_sys::Oid, function: pg_sys::Oid) {
 /// Keeps holds from being placed and tables from being tagged until the transaction ends; false when somebody
 /// does so just now.
 fn no_hold_is_placed() -> bool {
-    relation::own_relation(c"hold").is_some_and(|holds| {
-        // SAFETY: a conditional heavyweight lock, released with the transaction.
-        unsafe { pg_sys::ConditionalLockRelationOid(holds, pg_sys::ShareRowExclusiveLock as i32) }
-    })
+    relation::own_relation(c"hold")
+        .is_some_and(|holds| lock::try_relation(holds, pg_sys::ShareRowExclusiveLock))
 }
 
 /// Whether triggers that nothing needs go as well.
@@ -345,7 +340,7 @@ pub fn sync(root: pg_sys::Oid) -> Result<()> {
     if relation::extension_oid().is_none() {
         return Ok(());
     }
-    lock_holds(pg_sys::RowExclusiveLock as i32)?;
+    lock_holds(pg_sys::RowExclusiveLock)?;
     bring(Some(&surroundings(root)?), Unneeded::Stay)
 }
 
@@ -407,10 +402,9 @@ pub fn remove_all() -> Result<()> {
 }
 
 /// Keeps placing holds and changing tags apart: a table that is being tagged must see the holds, or be seen.
-pub fn lock_holds(mode: i32) -> Result<()> {
+pub fn lock_holds(mode: u32) -> Result<()> {
     let holds = relation::own_relation(c"hold")
         .ok_or_else(|| Error::internal("table custodian.hold is not there"))?;
-    // SAFETY: a heavyweight lock, released with the transaction.
-    unsafe { pg_sys::LockRelationOid(holds, mode) };
+    lock::relation(holds, mode);
     Ok(())
 }

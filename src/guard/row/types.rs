@@ -4,9 +4,10 @@
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::guard::row::veto::{Asked, names, refuse_if_column_kept};
+use crate::guard::row::veto::{Asked, refuse_if_column_kept};
 use crate::pg::fresh::{self, Seen};
-use crate::pg::relation;
+use crate::pg::statement::{self, names};
+use crate::pg::sql_type;
 
 /// Columns of tables whose values hold values of the type: as they are, in arrays, domains, ranges, or in
 /// columns of other composite types.
@@ -38,20 +39,10 @@ pub fn before_enum(statement: &pg_sys::AlterEnumStmt) -> Result<()> {
     if statement.oldVal.is_null() {
         return Ok(());
     }
-    let name = names(statement.typeName);
-    // SAFETY: the names are those of the parse tree; the lookup may find nothing. Ownership is looked up by
-    // OID: the server refuses everyone else in its own words.
-    let (type_oid, owner) = unsafe {
-        let found = pg_sys::LookupTypeNameOid(
-            std::ptr::null_mut(),
-            pg_sys::makeTypeNameFromNameList(statement.typeName),
-            true,
-        );
-        let owner = found != pg_sys::Oid::INVALID
-            && crate::compat::owns_type(found, relation::current_user());
-        (found, owner)
-    };
-    if !owner {
+    let name = names!(statement.typeName);
+    let type_oid = statement::enum_of(statement);
+    // The server refuses everyone else in its own words.
+    if type_oid == pg_sys::Oid::INVALID || !sql_type::is_owner(type_oid) {
         return Ok(());
     }
     // The values themselves may be personal data: they are not named.

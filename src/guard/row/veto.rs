@@ -3,7 +3,6 @@
 
 use std::ffi::CStr;
 
-use pgrx::PgList;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
@@ -13,8 +12,9 @@ use crate::guard::row::verdict::Act;
 use crate::guard::row::{dropping, fire, own, restore, sync, types};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::relation::named;
-use crate::pg::utility::{Utility, text};
-use crate::pg::{inherit, relation, sql_type, statement, trigger, xact};
+use crate::pg::statement::{self, node, string, text};
+use crate::pg::utility::Utility;
+use crate::pg::{inherit, relation, sql_type, trigger, xact};
 use crate::policy::relation_ref;
 
 /// Whether the extension is there to ask.
@@ -103,12 +103,6 @@ pub(super) fn refuse_if_column_kept(
     }
 }
 
-pub(super) fn string(name: *const std::ffi::c_char) -> String {
-    text(name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
 /// Before a utility statement.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_CopyStmt, T_DropStmt};
@@ -137,7 +131,7 @@ pub fn before(utility: Utility) -> Result<()> {
 
 fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    let Some(relation) = named(alter.relation) else {
+    let Some(relation) = named(node!(alter.relation)) else {
         return Ok(());
     };
     // The server refuses everyone else in its own words, and they learn nothing of what is kept.
@@ -148,12 +142,12 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
         match command.subtype {
             At::AT_DisableTrigAll => refuse_disabling(relation, None)?,
             At::AT_DisableTrig | At::AT_EnableTrig | At::AT_EnableReplicaTrig => {
-                refuse_disabling(relation, text(command.name))?;
+                refuse_disabling(relation, text!(command.name))?;
             }
             At::AT_DetachPartition => {
                 let partition = statement::partition(command);
                 // Of a partition its parent's owner may ask, of another table nobody.
-                if let Some(partition) = partition.and_then(|partition| named(partition.name))
+                if let Some(partition) = partition.and_then(|partition| named(node!(partition.name)))
                     && inherit::parents(partition).contains(&relation)
                 {
                     let name = relation::describe(partition);
@@ -169,7 +163,7 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
             }
             At::AT_DropColumn => {
                 // Here, since constraints of the column go before it does.
-                let column = string(command.name);
+                let column = string!(command.name);
                 for relation in with_columns_of(relation)? {
                     let name = relation::describe(relation);
                     refuse_if_column_kept(
@@ -188,7 +182,7 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
                 )?;
             }
             At::AT_AlterColumnType => {
-                let column = string(command.name);
+                let column = string!(command.name);
                 for relation in with_columns_of(relation)? {
                     let name = relation::describe(relation);
                     refuse_if_column_kept(
@@ -251,48 +245,6 @@ pub(super) fn guard_stays(relation: pg_sys::Oid) -> Error {
     error
 }
 
-/// The names in a qualified name of the parse tree.
-pub(super) fn names(list: *mut pg_sys::List) -> Vec<String> {
-    // SAFETY: a list of String nodes of the parse tree.
-    unsafe {
-        PgList::<pg_sys::String>::from_pg(list)
-            .iter_ptr()
-            .filter_map(|node| node.as_ref())
-            .map(|node| string(node.sval))
-            .collect()
-    }
-}
-
-/// The relation of a name in parts, as it would be found by the search path.
-pub(super) fn relation_named(parts: &[String]) -> Result<Option<pg_sys::Oid>> {
-    let mut strings = Vec::with_capacity(parts.len());
-    for part in parts {
-        strings.push(std::ffi::CString::new(part.as_str()).map_err(Error::internal)?);
-    }
-    let mut range = pg_sys::RangeVar {
-        type_: pg_sys::NodeTag::T_RangeVar,
-        inh: true,
-        relpersistence: b'p' as std::ffi::c_char,
-        location: -1,
-        ..Default::default()
-    };
-    let pointer = |string: &std::ffi::CString| string.as_ptr().cast_mut();
-    match strings.as_slice() {
-        [name] => range.relname = pointer(name),
-        [schema, name] => {
-            range.schemaname = pointer(schema);
-            range.relname = pointer(name);
-        }
-        [catalog, schema, name] => {
-            range.catalogname = pointer(catalog);
-            range.schemaname = pointer(schema);
-            range.relname = pointer(name);
-        }
-        _ => return Ok(None),
-    }
-    Ok(named(&range))
-}
-
 /// After a utility statement that succeeded.
 pub fn after(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag as Tag;
@@ -320,7 +272,7 @@ pub fn after(utility: Utility) -> Result<()> {
     if let Some(statement) = utility.cast::<pg_sys::CreateStmt>() {
         let inherits = !statement.partbound.is_null() || !statement.inhRelations.is_null();
         // A new table of its own has no tags yet, and so needs nothing.
-        if let Some(relation) = named(statement.relation)
+        if let Some(relation) = named(node!(statement.relation))
             && inherits
         {
             return sync::after_ddl(relation);
@@ -334,7 +286,7 @@ pub fn after(utility: Utility) -> Result<()> {
 
 fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    let Some(relation) = named(alter.relation) else {
+    let Some(relation) = named(node!(alter.relation)) else {
         return Ok(());
     };
     let concerns = statement::commands(alter).iter().any(|command| {
@@ -359,13 +311,13 @@ fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
 fn after_rename(statement: &pg_sys::RenameStmt) -> Result<()> {
     match statement.renameType {
         pg_sys::ObjectType::OBJECT_COLUMN => {
-            let Some(relation) = named(statement.relation) else {
+            let Some(relation) = named(node!(statement.relation)) else {
                 return Ok(());
             };
             relation_ref::rename_column(
                 &tree(relation),
-                &string(statement.subname),
-                &string(statement.newname),
+                &string!(statement.subname),
+                &string!(statement.newname),
             )
         }
         _ => relation_ref::refresh_names(),

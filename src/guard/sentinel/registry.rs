@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use pgrx::prelude::*;
-use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init};
+use pgrx::pg_shmem_init;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Text;
 use crate::guard::verdict::{Address, Peer};
+use crate::pg::shared::{plain, shared};
 use crate::pg::{bgworker, latch, port, xact};
 
 /// Walsenders at most; one more is refused, since it could not be watched.
@@ -60,11 +61,11 @@ impl Default for Registry {
     }
 }
 
-// SAFETY: integers, byte arrays and addresses: fixed size, no pointers.
-unsafe impl PGRXSharedMemory for Registry {}
-
-// SAFETY: no other lock of the extension has this name.
-static REGISTRY: PgLwLock<Registry> = unsafe { PgLwLock::new(c"pg_custodian walsenders") };
+plain!(
+    struct Entry { pid, database, plaintext, pending, lane, address, role, issuer, subject }
+    struct Registry { entries }
+);
+shared!(lock REGISTRY: Registry = c"pg_custodian walsenders");
 
 /// A walsender that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +100,7 @@ fn stored(text: &Text<NAME>) -> Option<String> {
     (!text.as_str().is_empty()).then(|| text.as_str().to_owned())
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+fn on_exit() {
     let pid = latch::my_pid();
     for entry in &mut REGISTRY.exclusive().entries {
         if entry.pid == pid {

@@ -16,9 +16,10 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::guard::exposure;
-use crate::pg::provenance::{self, Provenance, Source};
-use crate::pg::utility::{Utility, text};
-use crate::pg::{label, list, namespace, relation, xact};
+use crate::pg::provenance::{Provenance, Source};
+use crate::pg::statement::{self, node, nodes, text};
+use crate::pg::utility::Utility;
+use crate::pg::{label, namespace, relation, table_as, xact};
 use crate::tag::change;
 use crate::tag::grammar::{ColumnLabel, DerivedTag};
 use crate::tag::target::{Label, Target};
@@ -108,65 +109,25 @@ fn of_query(provenance: &Provenance) -> Vec<(i16, DerivedTag)> {
         .collect()
 }
 
-/// The analyzed query of a statement that makes a table of one.
-///
-/// # Safety
-/// `query` must be the query of a `CreateTableAsStmt`.
-unsafe fn analyzed(query: *mut pg_sys::Node) -> Option<*mut pg_sys::Query> {
-    // SAFETY: by the caller's promise; each tag is the one of its type.
-    unsafe {
-        if query.as_ref()?.type_ != pg_sys::NodeTag::T_Query {
-            return None;
-        }
-        let query = query.cast::<pg_sys::Query>();
-        if (*query).commandType != pg_sys::CmdType::CMD_UTILITY {
-            return Some(query);
-        }
-        // CREATE TABLE AS EXECUTE: what was prepared.
-        let statement = (*query).utilityStmt;
-        if statement.as_ref()?.type_ != pg_sys::NodeTag::T_ExecuteStmt {
-            return None;
-        }
-        let execute = statement.cast::<pg_sys::ExecuteStmt>();
-        let prepared = pg_sys::FetchPreparedStatement((*execute).name, false).as_ref()?;
-        // A view or the search path may be another since then: asking for the columns has it analyzed anew, as executing it
-        // will. Nothing is known of one that is still not valid, and its columns stay unreviewed.
-        pg_sys::CachedPlanGetTargetList(prepared.plansource, std::ptr::null_mut());
-        let source = prepared
-            .plansource
-            .as_ref()
-            .filter(|source| source.is_valid)?;
-        let queries = list::items::<pg_sys::Query>(source.query_list);
-        let only = queries.into_iter().next()?;
-        Some(std::ptr::from_ref(only).cast_mut())
-    }
-}
-
 /// The schema that a table will be made in; `None` for one of temporary tables.
-///
-/// # Safety
-/// `name` must be NULL or a RangeVar of the parse tree.
-unsafe fn place(name: *mut pg_sys::RangeVar) -> Option<(pg_sys::Oid, String)> {
-    // SAFETY: by the caller's promise. The schema is looked up as the server will, without making one.
-    unsafe {
-        let var = name.as_ref()?;
-        if var.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP {
-            return None;
-        }
-        let schema = if var.schemaname.is_null() {
-            namespace::for_new()?
-        } else {
-            namespace::named(var.schemaname)?
-        };
-        if pg_sys::isAnyTempNamespace(schema) {
-            return None;
-        }
-        // What is there already is not made.
-        let name = text(var.relname)?.to_string_lossy().into_owned();
-        match namespace::relation(schema, &name) {
-            Some(_) => None,
-            None => Some((schema, name)),
-        }
+fn place(name: Option<&pg_sys::RangeVar>) -> Option<(pg_sys::Oid, String)> {
+    let name = name?;
+    if name.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP {
+        return None;
+    }
+    // As the server will look it up, without making one.
+    let schema = match text!(name.schemaname) {
+        None => namespace::for_new()?,
+        Some(schema) => namespace::by_name(schema)?,
+    };
+    if namespace::is_temporary(schema) {
+        return None;
+    }
+    // What is there already is not made.
+    let name = text!(name.relname)?.to_string_lossy().into_owned();
+    match namespace::relation(schema, &name) {
+        Some(_) => None,
+        None => Some((schema, name)),
     }
 }
 
@@ -175,53 +136,49 @@ fn is_on() -> bool {
     !xact::is_upgrade() && relation::extension_oid().is_some()
 }
 
-/// # Safety
-/// `create` must be the statement at `statement`, or what it explains.
-unsafe fn table_of_query(statement: usize, create: &pg_sys::CreateTableAsStmt) -> Option<Pending> {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let (schema, name) = place(create.into.as_ref()?.rel)?;
-        let columns = of_query(&provenance::of(analyzed(create.query)?));
-        (!columns.is_empty()).then_some(Pending {
-            statement,
-            schema,
-            name,
-            columns: Columns::Numbered(columns),
-        })
-    }
+/// `statement` is the place of the statement that makes it.
+fn table_of_query(statement: usize, create: &pg_sys::CreateTableAsStmt) -> Option<Pending> {
+    let into: &pg_sys::IntoClause = node!(create.into)?;
+    let (schema, name) = place(node!(into.rel))?;
+    let columns = of_query(&table_as::provenance(create)?);
+    (!columns.is_empty()).then_some(Pending {
+        statement,
+        schema,
+        name,
+        columns: Columns::Numbered(columns),
+    })
 }
 
-/// # Safety
-/// `create` must be the statement at `statement`.
-unsafe fn table_like(statement: usize, create: &pg_sys::CreateStmt) -> Option<Pending> {
-    // SAFETY: by the caller's promise: a list of nodes, each of the type that its tag says.
-    unsafe {
-        let mut columns = Vec::new();
-        for element in list::items::<pg_sys::Node>(create.tableElts) {
-            if element.type_ != pg_sys::NodeTag::T_TableLikeClause {
-                continue;
-            }
-            let like = &*std::ptr::from_ref(element).cast::<pg_sys::TableLikeClause>();
-            let Some(model) = relation::named(like.relation) else {
-                continue;
-            };
-            columns.extend(
-                of_source(model)
-                    .into_iter()
-                    .filter_map(|column| Some((column.name, column.label?.derive()?))),
-            );
-        }
-        if columns.is_empty() {
-            return None;
-        }
-        let (schema, name) = place(create.relation)?;
-        Some(Pending {
-            statement,
-            schema,
-            name,
-            columns: Columns::Named(columns),
-        })
+/// The tables that LIKE names.
+fn likes(create: &pg_sys::CreateStmt) -> Vec<&pg_sys::TableLikeClause> {
+    nodes!(create.tableElts)
+        .into_iter()
+        .filter_map(statement::cast)
+        .collect()
+}
+
+fn table_like(statement: usize, create: &pg_sys::CreateStmt) -> Option<Pending> {
+    let mut columns = Vec::new();
+    for like in likes(create) {
+        let Some(model) = relation::named(node!(like.relation)) else {
+            continue;
+        };
+        columns.extend(
+            of_source(model)
+                .into_iter()
+                .filter_map(|column| Some((column.name, column.label?.derive()?))),
+        );
     }
+    if columns.is_empty() {
+        return None;
+    }
+    let (schema, name) = place(node!(create.relation))?;
+    Some(Pending {
+        statement,
+        schema,
+        name,
+        columns: Columns::Named(columns),
+    })
 }
 
 /// Before a utility statement: finds out what a table about to be made is made of.
@@ -236,33 +193,21 @@ pub fn before(utility: &Utility) -> Result<()> {
     ) {
         return Ok(());
     }
-    // SAFETY: each tag is the one of its type. What EXPLAIN explains is an analyzed query.
-    let found = unsafe {
-        if let Some(create) = utility.cast::<pg_sys::CreateStmt>() {
-            let elements = list::items::<pg_sys::Node>(create.tableElts);
-            let like = elements
-                .iter()
-                .any(|element| element.type_ == NodeTag::T_TableLikeClause);
-            if !like || !is_on() {
-                return Ok(());
-            }
-            table_like(statement, create)
-        } else if let Some(create) = utility.cast::<pg_sys::CreateTableAsStmt>() {
-            if !is_on() {
-                return Ok(());
-            }
-            table_of_query(statement, create)
-        } else if let Some(explain) = utility.cast::<pg_sys::ExplainStmt>() {
-            // EXPLAIN ANALYZE makes the table, too.
-            let Some(create) = explained(explain) else {
-                return Ok(());
-            };
-            if !is_on() {
-                return Ok(());
-            }
-            table_of_query(statement, create)
-        } else {
-            None
+    let found = if let Some(create) = utility.cast::<pg_sys::CreateStmt>() {
+        if likes(create).is_empty() || !is_on() {
+            return Ok(());
+        }
+        table_like(statement, create)
+    } else {
+        // EXPLAIN ANALYZE makes the table, too.
+        let create = utility.cast::<pg_sys::CreateTableAsStmt>().or_else(|| {
+            utility
+                .cast::<pg_sys::ExplainStmt>()
+                .and_then(table_as::explained)
+        });
+        match create {
+            Some(create) if is_on() => table_of_query(statement, create),
+            _ => None,
         }
     };
     if let Some(found) = found {
@@ -277,26 +222,10 @@ pub fn before(utility: &Utility) -> Result<()> {
     Ok(())
 }
 
-/// # Safety
-/// `explain` must be a statement that was analyzed.
-unsafe fn explained(explain: &pg_sys::ExplainStmt) -> Option<&pg_sys::CreateTableAsStmt> {
-    // SAFETY: by the caller's promise; each tag is the one of its type.
-    unsafe {
-        if explain.query.as_ref()?.type_ != pg_sys::NodeTag::T_Query {
-            return None;
-        }
-        let statement = (*explain.query.cast::<pg_sys::Query>()).utilityStmt;
-        if statement.as_ref()?.type_ != pg_sys::NodeTag::T_CreateTableAsStmt {
-            return None;
-        }
-        statement.cast::<pg_sys::CreateTableAsStmt>().as_ref()
-    }
-}
-
 /// After a utility statement: tags the columns of the table that was made, or of a view that was filled anew.
 pub fn after(utility: &Utility) -> Result<()> {
     if let Some(refresh) = utility.cast::<pg_sys::RefreshMatViewStmt>() {
-        return match relation::named(refresh.relation) {
+        return match relation::named(node!(refresh.relation)) {
             Some(view) if is_on() => again(view),
             _ => Ok(()),
         };
@@ -330,11 +259,10 @@ pub fn after(utility: &Utility) -> Result<()> {
 
 /// Derives the tags of a materialized view anew: its rows are of now. What a steward cleared stays.
 fn again(view: pg_sys::Oid) -> Result<()> {
-    let Some(query) = provenance::query_of_view(view) else {
+    let Some(provenance) = table_as::of_view(view) else {
         return Ok(());
     };
-    // SAFETY: the query of a rule is analyzed.
-    let columns = of_query(&unsafe { provenance::of(query) });
+    let columns = of_query(&provenance);
     let kept: Vec<_> = columns
         .into_iter()
         .filter(|(number, _)| {

@@ -219,8 +219,7 @@ fn start(number: usize) -> bool {
     })
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+fn on_exit() {
     latch::wake(team::leave(latch::my_pid()));
 }
 

@@ -1,0 +1,18 @@
+//! Which extension an object belongs to.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+/// The name of the extension that an object of a catalog belongs to.
+pub fn of_object(class: pg_sys::Oid, object: pg_sys::Oid) -> Option<String> {
+    // SAFETY: catalog lookups inside a transaction; the name is NULL or NUL-terminated, and is copied at once.
+    unsafe {
+        let extension = pg_sys::getExtensionOfObject(class, object);
+        if extension == pg_sys::Oid::INVALID {
+            return None;
+        }
+        let name = pg_sys::get_extension_name(extension);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
