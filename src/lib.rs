@@ -5,7 +5,6 @@
 use pgrx::prelude::*;
 
 mod anonymize;
-mod compat;
 mod error;
 mod evidence;
 mod guard;

@@ -7,9 +7,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use pgrx::pg_shmem_init;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::pg_shmem_init;
 
 use crate::evidence::ring::{Filter, Key, Ring};
 pub use crate::evidence::ring::{Gate, Handover, Outcome, Pending, Text};

@@ -253,8 +253,22 @@ pub struct Ring {
 }
 
 crate::pg::shared::plain!(
-    enum Gate { Login, Replication, Ddl, Access, Settings, Sentinel, Copy, BreakGlass, Row, Policy }
-    enum Outcome { Refused, Warned }
+    enum Gate {
+        Login,
+        Replication,
+        Ddl,
+        Access,
+        Settings,
+        Sentinel,
+        Copy,
+        BreakGlass,
+        Row,
+        Policy,
+    }
+    enum Outcome {
+        Refused,
+        Warned,
+    }
 );
 crate::pg::shared::plain!(
     struct Text<N: usize> { len, bytes }

@@ -9,9 +9,7 @@
 use std::cell::RefCell;
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::active;
@@ -28,8 +26,9 @@ use crate::guard::session::{self, Session};
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::backend_local::BackendLocal;
-use crate::pg::executor::{self, Starting};
+use crate::pg::backend_local::backend_local;
+use crate::pg::compat::{Access, Asked};
+use crate::pg::executor::Starting;
 use crate::pg::{relation, report, sandbox, xact};
 
 pub use crate::guard::columns::columns;
@@ -41,21 +40,14 @@ const READING: &str = "reading";
 thread_local! {
     static SEEN: RefCell<Seen> = RefCell::new(Seen::default());
 }
-// SAFETY: hooks of the executor run in the thread that executes queries.
-static PASSED: BackendLocal<Passed> = unsafe { BackendLocal::new(Passed::new()) };
+backend_local!(PASSED: Passed = Passed::new());
 
 /// The attribute numbers that a query reads; `None` when it reads the row as a whole, or asks for the rows
 /// without naming a column, whose number alone may tell something.
 fn attributes(access: &Access) -> Option<Vec<i16>> {
     let mut attributes = Vec::new();
-    let mut member = -1;
-    loop {
-        // SAFETY: NULL or a valid set, which lives as long as the plan.
-        member = unsafe { pg_sys::bms_next_member(access.read, member) };
-        if member < 0 {
-            break;
-        }
-        match member + pg_sys::FirstLowInvalidHeapAttributeNumber {
+    for number in access.attributes() {
+        match number {
             number if number > 0 => attributes.push(i16::try_from(number).ok()?),
             0 => return None,
             // System columns say which row it is, and nothing of what is in it.
@@ -480,11 +472,8 @@ fn remember(access: &Access, before: Option<Stamp>, outcome: Outcome) {
 }
 
 /// Whether all that a statement asks for passed before, and would again.
-///
-/// # Safety
-/// Both must be what the hook was called with.
 #[inline]
-unsafe fn passed(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> bool {
+pub fn passed(asked: Asked) -> bool {
     let Some(stamp) = stamp() else {
         return false;
     };
@@ -494,18 +483,13 @@ unsafe fn passed(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List)
     }
     let passed = PASSED.get();
     passed.is_of(stamp)
-        // SAFETY: by the caller's promise.
-        && unsafe {
-            compat::every_access(range_table, permissions, |access| {
-                access.read().is_some_and(|read| passed.has(&read))
-            })
-        }
+        && asked.every_access(|access| access.read().is_some_and(|read| passed.has(&read)))
 }
 
-#[pg_guard]
-extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
+/// Refuses what the session may not read, or remembers that it passed.
+pub fn gate(asked: Asked) {
     // Taken in any case: it is of this check alone.
-    let starting = Starting::of(range_table);
+    let starting = asked.starting();
     own_residency::notice_circumstances();
     if guc::enforce(Gate::Access) == Enforce::Off || starting.is_some_and(Starting::is_of_leader) {
         return;
@@ -518,78 +502,10 @@ extern "C-unwind" fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_s
     }
     listen();
     let before = stamp().filter(|stamp| stamp.generation == session.active.generation);
-    // SAFETY: what the hook was called with, used within the call.
-    for access in unsafe { compat::accesses(range_table, permissions) } {
+    for access in asked.accesses() {
         match check(&access, starting, &session) {
             Ok(outcome) => remember(&access, before, outcome),
             Err(error) => report::raise(error),
         }
-    }
-}
-
-/// Lets through what passed before, and examines all else. Unguarded on purpose, and without a local that needs dropping:
-/// setting up a guard costs each statement.
-///
-/// # Safety
-/// Both must be what the hook was called with: up to 15 the permissions are NULL, and stand in the range table.
-#[inline]
-unsafe fn admit(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
-    let inside = session::is_known_inside();
-    // SAFETY: by the caller's promise.
-    unsafe {
-        // From 16 on, what a plan reaches by inheritance has no permissions of its own, so nothing of it passed before.
-        let reaches = cfg!(not(feature = "pg15")) && foreign::may_reach(range_table);
-        if !inside && !reaches && passed(range_table, permissions) {
-            executor::forget();
-            return;
-        }
-        foreign::gate(range_table, permissions);
-    }
-    if !inside {
-        gate(range_table, permissions);
-    }
-}
-
-static mut PREVIOUS: pg_sys::ExecutorCheckPerms_hook_type = None;
-
-/// Unguarded on purpose, without a local that needs dropping: errors pass through unchanged. To return false
-/// would not refuse where the caller asked for no error.
-#[cfg(feature = "pg15")]
-unsafe extern "C-unwind" fn hook(range_table: *mut pg_sys::List, abort: bool) -> bool {
-    // SAFETY: what the hook was called with.
-    unsafe { admit(range_table, std::ptr::null_mut()) };
-    // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
-    unsafe {
-        match PREVIOUS {
-            Some(previous) => previous(range_table, abort),
-            None => true,
-        }
-    }
-}
-
-/// The same from 16 on.
-#[cfg(not(feature = "pg15"))]
-unsafe extern "C-unwind" fn hook(
-    range_table: *mut pg_sys::List,
-    permissions: *mut pg_sys::List,
-    abort: bool,
-) -> bool {
-    // SAFETY: what the hook was called with.
-    unsafe { admit(range_table, permissions) };
-    // SAFETY: as above.
-    unsafe {
-        match PREVIOUS {
-            Some(previous) => previous(range_table, permissions, abort),
-            None => true,
-        }
-    }
-}
-
-/// Installs the hook in front of whatever is there. Only while preloading.
-pub fn init() {
-    // SAFETY: called once from _PG_init, in the postmaster.
-    unsafe {
-        PREVIOUS = pg_sys::ExecutorCheckPerms_hook;
-        pg_sys::ExecutorCheckPerms_hook = Some(hook);
     }
 }

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 
-use pgrx::prelude::*;
 use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
 
 use crate::error::{Error, Kind};
 use crate::guard::files::{self, Disk, read_text};
@@ -282,7 +282,6 @@ fn keep(problem: &str, detail: Option<String>) -> (State, Option<Rules>) {
     };
     (state, rules)
 }
-
 
 /// What shared memory begins with. Runs in the postmaster when the server starts, and again after a crash:
 /// processes started later inherit the rules read here.

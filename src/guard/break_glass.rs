@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use pgrx::datum::Interval;
-use pgrx::prelude::*;
 use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};

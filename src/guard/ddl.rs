@@ -34,13 +34,21 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some(create) = statement.cast::<pg_sys::CreatePublicationStmt>() {
-        return publication(string!(create.pubname), &nodes!(create.pubobjects), create.for_all_tables);
+        return publication(
+            string!(create.pubname),
+            &nodes!(create.pubobjects),
+            create.for_all_tables,
+        );
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterPublicationStmt>() {
         if alter.action == pg_sys::AlterPublicationAction::AP_DropObjects {
             return Ok(());
         }
-        return publication(string!(alter.pubname), &nodes!(alter.pubobjects), alter.for_all_tables);
+        return publication(
+            string!(alter.pubname),
+            &nodes!(alter.pubobjects),
+            alter.for_all_tables,
+        );
     }
     if let Some(create) = statement.cast::<pg_sys::CreateSubscriptionStmt>() {
         return subscription(&string!(create.subname), text!(create.conninfo));

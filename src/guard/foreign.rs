@@ -9,13 +9,13 @@ use std::cell::Cell;
 
 use pgrx::prelude::*;
 
-use crate::compat::{self, Access};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Database;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::{access, session, shipping};
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{catalog, invalidation, list, relation, report, sandbox};
+use crate::pg::compat::{Access, Asked};
+use crate::pg::{catalog, invalidation, relation, report, sandbox};
 
 const SERVERS: pg_sys::Oid = pg_sys::Oid::from_u32(1417);
 const SERVERS_BY_OID: pg_sys::Oid = pg_sys::Oid::from_u32(113);
@@ -76,15 +76,9 @@ fn check(table: pg_sys::Oid) -> Result<()> {
 
 /// The foreign tables to which a statement can ship: those that it names or its plan reaches, and partitions to which rows
 /// may be routed.
-fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
-    // SAFETY: the lists that the hook was called with, used within the call.
-    let (entries, accesses) = unsafe {
-        (
-            list::items::<pg_sys::RangeTblEntry>(range_table),
-            compat::accesses(range_table, permissions),
-        )
-    };
-    let mut tables: Vec<pg_sys::Oid> = entries
+fn reached(asked: Asked) -> Vec<pg_sys::Oid> {
+    let mut tables: Vec<pg_sys::Oid> = asked
+        .entries()
         .into_iter()
         .filter(|entry| {
             entry.rtekind == pg_sys::RTEKind::RTE_RELATION
@@ -94,7 +88,7 @@ fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Ve
         .collect();
     // Asked here also for what reads only, so that it is known for the next statement.
     let any = any_server();
-    for access in accesses {
+    for access in asked.accesses() {
         // A row lock asks for the right to UPDATE as well, and moves nothing.
         let routes = access.required & pg_sys::ACL_INSERT != 0 || access.updates;
         if routes && any && relation::kind(access.relation) == pg_sys::RELKIND_PARTITIONED_TABLE {
@@ -106,12 +100,12 @@ fn reached(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) -> Ve
     tables
 }
 
-#[pg_guard]
-extern "C-unwind" fn examine(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
+/// Refuses what ships to where the rules do not allow.
+pub fn examine(asked: Asked) {
     if guc::enforce(Gate::Access) == Enforce::Off || sandbox::is_extension_owner() {
         return;
     }
-    for table in reached(range_table, permissions) {
+    for table in reached(asked) {
         if let Err(error) = check(table) {
             report::raise(error);
         }
@@ -130,23 +124,17 @@ pub fn before_truncate(table: pg_sys::Oid) -> Result<()> {
 }
 
 /// Whether a statement may reach foreign tables: a look at its list of relations, for all statements.
-///
-/// # Safety
-/// `range_table` must be the range table that the hook was called with.
 #[inline]
-pub unsafe fn may_reach(range_table: *mut pg_sys::List) -> bool {
-    // SAFETY: by the caller's promise, NULL or a list of range table entries.
-    !unsafe {
-        list::all(range_table, |entry: &pg_sys::RangeTblEntry| {
-            entry.rtekind != pg_sys::RTEKind::RTE_RELATION
-                || match entry.relkind as u8 {
-                    pg_sys::RELKIND_FOREIGN_TABLE => false,
-                    // No look into catalogs here, where an error could not be raised.
-                    pg_sys::RELKIND_PARTITIONED_TABLE => ANY.get() == Some(false),
-                    _ => true,
-                }
-        })
-    }
+pub fn may_reach(asked: Asked) -> bool {
+    !asked.every_entry(|entry| {
+        entry.rtekind != pg_sys::RTEKind::RTE_RELATION
+            || match entry.relkind as u8 {
+                pg_sys::RELKIND_FOREIGN_TABLE => false,
+                // No look into catalogs here, where an error could not be raised.
+                pg_sys::RELKIND_PARTITIONED_TABLE => ANY.get() == Some(false),
+                _ => true,
+            }
+    })
 }
 
 /// Whether what a statement asks for of a relation may reach foreign tables, now or once it has such partitions.
@@ -157,17 +145,5 @@ pub fn may_ship(access: &Access) -> bool {
             access.required & pg_sys::ACL_INSERT != 0 || access.updates
         }
         _ => false,
-    }
-}
-
-/// For the hook on permissions: refuses what ships to where the rules do not allow.
-///
-/// # Safety
-/// Both must be what the hook was called with.
-#[inline]
-pub unsafe fn gate(range_table: *mut pg_sys::List, permissions: *mut pg_sys::List) {
-    // SAFETY: by the caller's promise.
-    if unsafe { may_reach(range_table) } {
-        examine(range_table, permissions);
     }
 }

@@ -1,10 +1,9 @@
 //! Login gate: a walsender is let in from inside, or by a lane that is open for it.
 //!
-//! The hook runs in the new backend once the client has been authenticated, and also when that failed.
+//! It is judged in the new backend, once the client has been authenticated.
 
 use std::ffi::CString;
 
-use pgrx::pg_sys::libpq::{ClientAuthentication_hook, ClientAuthentication_hook_type, be};
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
@@ -18,11 +17,6 @@ use crate::guard::{replication, session, tls};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::{database_label, port, report};
 use crate::worker::{shmem, silence};
-
-/// The server's STATUS_OK.
-const STATUS_OK: i32 = 0;
-
-static mut PREVIOUS: ClientAuthentication_hook_type = None;
 
 fn check() -> Result<()> {
     if !port::is_walsender() {
@@ -108,35 +102,12 @@ fn refuse_with(session: &Session, detail: String, remedy: &str) -> Result<()> {
     )
 }
 
-#[pg_guard]
-extern "C-unwind" fn gate(status: i32) {
-    if status != STATUS_OK {
-        return;
-    }
+/// Judges a client that has been authenticated.
+pub fn gate() {
     silence::of_the_launcher();
     port::hand_to_workers();
     if let Err(error) = check() {
         // FATAL: a walsender whose login was refused must not live on.
         report::log(PgLogLevel::FATAL, error);
-    }
-}
-
-/// Unguarded on purpose, without a local that needs dropping: errors of other libraries pass unchanged.
-unsafe extern "C-unwind" fn hook(port: *mut be::Port, status: i32) {
-    gate(status);
-    // SAFETY: PREVIOUS is written once, before any client connects; the arguments are passed on as they came.
-    unsafe {
-        if let Some(previous) = PREVIOUS {
-            previous(port, status);
-        }
-    }
-}
-
-/// Installs the hook in front of whatever is there. Only while preloading.
-pub fn init() {
-    // SAFETY: called once from _PG_init, in the postmaster.
-    unsafe {
-        PREVIOUS = ClientAuthentication_hook;
-        ClientAuthentication_hook = Some(hook);
     }
 }

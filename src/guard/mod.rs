@@ -19,11 +19,11 @@ mod files;
 pub mod foreign;
 pub mod function;
 pub mod lane;
-mod login;
+pub mod login;
 pub mod opening;
 pub mod own_residency;
 mod refuse;
-mod replication;
+pub mod replication;
 pub mod residency_column;
 pub mod row;
 pub mod rules;
@@ -41,7 +41,9 @@ pub mod widening;
 use pgrx::prelude::*;
 
 use crate::guc;
-use crate::pg::{executor, parallel, planner, report, setting_check};
+use crate::pg::{
+    authentication, executor, message, parallel, permissions, planner, report, setting_check,
+};
 
 extension_sql_file!(
     "../../sql/guard.sql",
@@ -58,13 +60,13 @@ pub fn init() {
     break_glass::init();
     active::init();
     sentinel::init();
-    login::init();
+    authentication::init();
     lane::session::init();
     lane::archive::telling::init();
-    access::init();
+    permissions::init();
     executor::init();
     planner::init();
-    if let Err(error) = replication::init().and_then(|()| setting_check::init()) {
+    if let Err(error) = message::init().and_then(|()| setting_check::init()) {
         report::raise(error);
     }
 }

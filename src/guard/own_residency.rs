@@ -211,13 +211,10 @@ pub fn passes(
         .by_row
         .as_ref()
         .map(|by_row| by_row.name.clone());
-    // SAFETY: the plan of the statement that is starting.
-    let (scans, family) = unsafe {
-        let Some(scans) = plan::scans(starting.plan(), starting.parameters()) else {
-            return Ok(Err(Unproved::Statement));
-        };
-        (scans, plan::family(starting.plan(), entry))
+    let Some(scans) = starting.scans() else {
+        return Ok(Err(Unproved::Statement));
     };
+    let family = starting.family(entry);
     for scan in scans.iter().filter(|scan| family.contains(&scan.entry)) {
         let own = access::columns(scan.relation);
         let same = own.by_row.as_ref().map(|by_row| &by_row.name) == name.as_ref();

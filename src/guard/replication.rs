@@ -11,7 +11,6 @@ use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
@@ -23,7 +22,8 @@ use crate::guard::sentinel::registry;
 use crate::guard::session;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{guc_hook, report};
+use crate::pg::message::{self, Message};
+use crate::pg::{activity, guc_hook};
 
 const ANNOUNCEMENT: &CStr = c"received replication command: %s";
 
@@ -35,9 +35,11 @@ static ANNOUNCE: AtomicBool = AtomicBool::new(false);
 /// the announcements'; otherwise 0.
 static LOWEST: AtomicI32 = AtomicI32::new(0);
 
-static mut PREVIOUS_EMIT: pg_sys::emit_log_hook_type = None;
-static mut PREVIOUS_ANNOUNCE_CHECK: pg_sys::GucBoolCheckHook = None;
-static mut PREVIOUS_LEVEL_CHECK: pg_sys::GucEnumCheckHook = None;
+/// Whether this process is a walsender whose commands are gated.
+#[inline]
+pub fn is_watching() -> bool {
+    WATCHING.load(Ordering::Relaxed)
+}
 
 /// Whether messages of level LOG do not reach the log under `log_min_messages = level`.
 fn hides_announcements(level: i32) -> bool {
@@ -46,9 +48,7 @@ fn hides_announcements(level: i32) -> bool {
 
 /// Starts to watch the commands of this walsender. Called at login.
 pub fn watch() -> Result<()> {
-    // SAFETY: reads variables of this process.
-    let (announce, lowest) =
-        unsafe { (pg_sys::log_replication_commands, pg_sys::log_min_messages) };
+    let (announce, lowest) = message::settings();
     ANNOUNCE.store(announce, Ordering::Relaxed);
     guc_hook::force(c"log_replication_commands", c"on");
     if hides_announcements(lowest) {
@@ -56,9 +56,7 @@ pub fn watch() -> Result<()> {
         guc_hook::force(c"log_min_messages", c"log");
     }
     WATCHING.store(true, Ordering::Relaxed);
-    // SAFETY: as above.
-    let (announced, lowest) =
-        unsafe { (pg_sys::log_replication_commands, pg_sys::log_min_messages) };
+    let (announced, lowest) = message::settings();
     if !announced || hides_announcements(lowest) {
         return Err(
             Error::internal("replication commands cannot be watched in this session")
@@ -78,14 +76,8 @@ fn decide() -> Result<Option<String>> {
     if judgement.verdict == Verdict::Inside {
         return Ok(None);
     }
-    // SAFETY: set by the server to the command before it announces it.
-    let text = unsafe { pg_sys::debug_query_string };
-    let command = if text.is_null() {
-        None
-    } else {
-        // SAFETY: not NULL, NUL-terminated, and valid while the command runs.
-        command::parse(&unsafe { CStr::from_ptr(text) }.to_string_lossy())
-    };
+    // The server sets it to the command before it announces it.
+    let command = activity::statement().and_then(|text| command::parse(&text));
     if command.as_ref().is_some_and(Command::is_harmless) {
         return Ok(None);
     }
@@ -125,112 +117,43 @@ fn decide() -> Result<Option<String>> {
     Ok(warning)
 }
 
-fn raise(error: Error) -> ! {
-    // SAFETY: the memory of the message being written is about to be discarded, so the new error must not be
-    // made there. MessageContext lives as long as the session's main loop.
-    unsafe { pg_sys::MemoryContextSwitchTo(pg_sys::MessageContext) };
-    report::raise(error)
-}
-
-#[pg_guard]
-extern "C-unwind" fn inspect(data: *mut pg_sys::ErrorData) {
-    // SAFETY: the server hands over the message that it is about to write.
-    let Some(data) = (unsafe { data.as_mut() }) else {
-        return;
-    };
-    if data.elevel >= PgLogLevel::ERROR as i32 {
-        if data.elevel < LOWEST.load(Ordering::Relaxed) {
-            data.output_to_server = false;
+/// Looks at a message that this walsender is about to write.
+pub fn inspect(message: &mut Message) {
+    if message.level() >= PgLogLevel::ERROR as i32 {
+        if message.level() < LOWEST.load(Ordering::Relaxed) {
+            message.hide();
         }
         return;
     }
     if LOWEST.load(Ordering::Relaxed) != 0 {
-        data.output_to_server = false;
+        message.hide();
     }
-    // SAFETY: message_id is NULL or the untranslated format string.
-    if data.message_id.is_null() || unsafe { CStr::from_ptr(data.message_id) } != ANNOUNCEMENT {
+    if !message.is(ANNOUNCEMENT) {
         return;
     }
     if !ANNOUNCE.load(Ordering::Relaxed) {
-        data.output_to_server = false;
+        message.hide();
     }
     match catch_unwind(AssertUnwindSafe(decide)) {
         Ok(Ok(None)) => {}
         Ok(Ok(Some(warning))) => {
             if let Ok(text) = std::ffi::CString::new(warning) {
-                // SAFETY: the copy is made in the message's own memory and goes with it.
-                data.detail_log =
-                    unsafe { pg_sys::MemoryContextStrdup(data.assoc_context, text.as_ptr()) };
-                data.output_to_server = true;
+                message.show_with(&text);
             }
         }
-        Ok(Err(error)) => raise(error),
-        Err(_) => raise(
+        Ok(Err(error)) => message::raise_instead(error),
+        Err(_) => message::raise_instead(
             Error::internal("the region guard failed on a replication command")
                 .detail("The command was refused."),
         ),
     }
 }
 
-/// Unguarded on purpose, without a local that needs dropping: errors pass through unchanged.
-unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
-    if WATCHING.load(Ordering::Relaxed) {
-        inspect(data);
-    }
-    // SAFETY: PREVIOUS_EMIT is written once, in the postmaster.
-    unsafe {
-        if let Some(previous) = PREVIOUS_EMIT {
-            previous(data);
-        }
-    }
-}
-
-const REFUSED: &CStr =
+/// Why a walsender may not turn its announcements off.
+pub const REFUSED: &CStr =
     c"The region guard watches replication commands through the log, so a walsender may not turn them off.";
 
-unsafe extern "C-unwind" fn check_announce(
-    new: *mut bool,
-    extra: *mut *mut std::ffi::c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: the server passes a valid value; PREVIOUS_ANNOUNCE_CHECK is written once, in the postmaster.
-    unsafe {
-        if WATCHING.load(Ordering::Relaxed) && !*new {
-            return guc_hook::refuse_value(REFUSED);
-        }
-        match PREVIOUS_ANNOUNCE_CHECK {
-            Some(previous) => previous(new, extra, source),
-            None => true,
-        }
-    }
-}
-
-unsafe extern "C-unwind" fn check_level(
-    new: *mut i32,
-    extra: *mut *mut std::ffi::c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        if WATCHING.load(Ordering::Relaxed) && hides_announcements(*new) {
-            return guc_hook::refuse_value(REFUSED);
-        }
-        match PREVIOUS_LEVEL_CHECK {
-            Some(previous) => previous(new, extra, source),
-            None => true,
-        }
-    }
-}
-
-/// Installs the hooks. Only while preloading.
-pub fn init() -> Result<()> {
-    // SAFETY: called once from _PG_init, in the postmaster.
-    unsafe {
-        PREVIOUS_EMIT = pg_sys::emit_log_hook;
-        pg_sys::emit_log_hook = Some(emit);
-        PREVIOUS_ANNOUNCE_CHECK =
-            guc_hook::chain_bool(c"log_replication_commands", Some(check_announce))?;
-        PREVIOUS_LEVEL_CHECK = guc_hook::chain_enum(c"log_min_messages", Some(check_level))?;
-    }
-    Ok(())
+/// Whether a walsender may not set `log_min_messages` so.
+pub fn refuses_level(level: i32) -> bool {
+    is_watching() && hides_announcements(level)
 }

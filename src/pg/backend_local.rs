@@ -14,8 +14,19 @@ impl<T> BackendLocal<T> {
         BackendLocal(value)
     }
 
+    /// The value.
     #[inline]
     pub const fn get(&self) -> &T {
         &self.0
     }
 }
+
+/// Declares a static of the backend.
+macro_rules! backend_local {
+    ($name:ident: $type:ty = $value:expr) => {
+        // SAFETY: this library makes no threads, and the server calls it in the one that runs queries.
+        static $name: $crate::pg::backend_local::BackendLocal<$type> =
+            unsafe { $crate::pg::backend_local::BackendLocal::new($value) };
+    };
+}
+pub(crate) use backend_local;

@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use crate::guard::session;
 use crate::guc;
 use crate::pg::parameters::Parameters;
+use crate::pg::plan;
 
 /// A statement at its start.
 #[derive(Clone, Copy)]
@@ -46,9 +47,16 @@ impl Starting {
         (!known.is_null() && known == range_table).then_some(starting)
     }
 
-    pub fn plan(self) -> *mut pg_sys::PlannedStmt {
+    /// The scans of its plan with the parameters it has; `None` as [`plan::scans`] has it.
+    pub fn scans(self) -> Option<Vec<plan::Scan>> {
         // SAFETY: as above.
-        unsafe { (*self.query).plannedstmt }
+        unsafe { plan::scans((*self.query).plannedstmt, self.parameters()) }
+    }
+
+    /// What its plan has in place of an entry of the range table: see [`plan::family`].
+    pub fn family(self, entry: u32) -> Vec<u32> {
+        // SAFETY: as above.
+        unsafe { plan::family((*self.query).plannedstmt, entry) }
     }
 
     /// Whether it is a part of a leader's statement, which a parallel worker executes: the leader's session was asked about
@@ -60,7 +68,7 @@ impl Starting {
     }
 
     /// What it is executed with. They stay what they are to its end.
-    pub fn parameters(self) -> Parameters {
+    fn parameters(self) -> Parameters {
         // SAFETY: as above.
         Parameters::Now(unsafe { (*self.query).params })
     }

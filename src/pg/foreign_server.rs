@@ -65,7 +65,11 @@ pub fn changed(
     mut options: BTreeMap<String, String>,
     changes: &[&pg_sys::Node],
 ) -> BTreeMap<String, String> {
-    for option in changes.iter().copied().filter_map(statement::cast::<pg_sys::DefElem>) {
+    for option in changes
+        .iter()
+        .copied()
+        .filter_map(statement::cast::<pg_sys::DefElem>)
+    {
         let name = statement::string!(option.defname);
         match statement::value_of(option) {
             Some(value) if option.defaction != pg_sys::DefElemAction::DEFELEM_DROP => {

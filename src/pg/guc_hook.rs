@@ -10,61 +10,59 @@ use pgrx::pg_sys::submodules::panic::pgrx_extern_c_guard;
 use crate::error::{Error, Result};
 use crate::pg::hook::Hook;
 
-/// A check hook on a setting that is text.
-pub type StringCheck =
-    unsafe extern "C-unwind" fn(*mut *mut c_char, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
+/// A check hook on a setting that is on or off.
+pub type BoolCheck =
+    unsafe extern "C-unwind" fn(*mut bool, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
 
+/// A check hook on a setting that is one of several words.
+pub type EnumCheck =
+    unsafe extern "C-unwind" fn(*mut i32, *mut *mut c_void, pg_sys::GucSource::Type) -> bool;
+
+/// A check hook on a setting that is text.
+pub type StringCheck = unsafe extern "C-unwind" fn(
+    *mut *mut c_char,
+    *mut *mut c_void,
+    pg_sys::GucSource::Type,
+) -> bool;
 
 /// The record of a setting of the server.
 fn find(name: &CStr) -> Result<*mut pg_sys::config_generic> {
-    crate::compat::find_setting(name).ok_or_else(|| {
+    crate::pg::compat::find_setting(name).ok_or_else(|| {
         Error::internal(format!("setting {} does not exist", name.to_string_lossy()))
     })
 }
 
-/// Puts a check hook on a setting of type boolean; returns the one that was there.
-pub fn chain_bool(name: &CStr, hook: pg_sys::GucBoolCheckHook) -> Result<pg_sys::GucBoolCheckHook> {
-    let record = find(name)?;
-    // SAFETY: the record is the server's own and lives as long as the process; its type says what it is.
-    unsafe {
-        if (*record).vartype != pg_sys::config_type::PGC_BOOL {
-            return Err(Error::internal("a setting is not boolean"));
+macro_rules! chain {
+    ($(#[$doc:meta])* $name:ident, $check:ty, $kind:ident, $record:ident, $problem:literal) => {
+        $(#[$doc])*
+        pub(super) fn $name(name: &CStr, previous: &Hook<$check>, hook: $check) -> Result<()> {
+            let record = find(name)?;
+            // SAFETY: called from _PG_init. The record is the server's own and lives as long as the process; its type says
+            // what it is.
+            unsafe {
+                if (*record).vartype != pg_sys::config_type::$kind {
+                    return Err(Error::internal($problem));
+                }
+                let record = record.cast::<pg_sys::$record>();
+                previous.install(&raw mut (*record).check_hook, hook);
+            }
+            Ok(())
         }
-        let record = record.cast::<pg_sys::config_bool>();
-        Ok(std::mem::replace(&mut (*record).check_hook, hook))
-    }
+    };
 }
 
-/// The same for a setting that is one of several words.
-pub fn chain_enum(name: &CStr, hook: pg_sys::GucEnumCheckHook) -> Result<pg_sys::GucEnumCheckHook> {
-    let record = find(name)?;
-    // SAFETY: as above.
-    unsafe {
-        if (*record).vartype != pg_sys::config_type::PGC_ENUM {
-            return Err(Error::internal("a setting is not an enumeration"));
-        }
-        let record = record.cast::<pg_sys::config_enum>();
-        Ok(std::mem::replace(&mut (*record).check_hook, hook))
-    }
-}
-
-/// The same for a setting that is text: `hook`, which must call `previous`, takes the place of what goes there.
-pub(super) fn chain_string(
-    name: &CStr,
-    previous: &Hook<StringCheck>,
-    hook: StringCheck,
-) -> Result<()> {
-    let record = find(name)?;
-    // SAFETY: as above.
-    unsafe {
-        if (*record).vartype != pg_sys::config_type::PGC_STRING {
-            return Err(Error::internal("a setting is not text"));
-        }
-        let record = record.cast::<pg_sys::config_string>();
-        previous.install(&raw mut (*record).check_hook, hook);
-    }
-    Ok(())
-}
+chain!(
+    /// Puts a check hook, which must call `previous`, on a setting of type boolean.
+    chain_bool, BoolCheck, PGC_BOOL, config_bool, "a setting is not boolean"
+);
+chain!(
+    /// The same for a setting that is one of several words.
+    chain_enum, EnumCheck, PGC_ENUM, config_enum, "a setting is not an enumeration"
+);
+chain!(
+    /// The same for a setting that is text.
+    chain_string, StringCheck, PGC_STRING, config_string, "a setting is not text"
+);
 
 /// The value of a setting as `SHOW` would give it; `None` when there is no such setting.
 pub fn value(name: &CStr) -> Option<String> {

@@ -1,16 +1,19 @@
-//! Safe wrappers over the server's C interface: most of the extension's `unsafe` lives here.
+//! Safe wrappers over the server's C interface: all `unsafe` of the extension lives here, with the hooks and the functions that the
+//! server calls by symbol.
 
 pub mod activity;
 pub mod apply;
 pub mod archiver;
 pub mod args;
 pub mod attribute;
+pub mod authentication;
 pub mod backend_local;
 pub mod bgworker;
 pub mod catalog;
 pub mod check;
 pub mod clock;
 pub mod clock_index;
+pub mod compat;
 pub mod database;
 pub mod database_label;
 pub mod entry;
@@ -30,12 +33,14 @@ pub mod latch;
 pub mod late_trigger;
 pub mod list;
 pub mod lock;
+pub mod message;
 pub mod namespace;
 pub mod object_access;
 pub mod own_index;
 pub mod parallel;
 pub mod parameters;
 pub mod parse_analysis;
+pub mod permissions;
 pub mod plan;
 pub mod planner;
 pub mod port;
@@ -62,8 +67,8 @@ pub mod timeout;
 pub mod top_level;
 pub mod trigger;
 pub mod utility;
-pub mod value;
 pub mod vacuum;
+pub mod value;
 pub mod walker;
 pub mod xact;
 pub mod zone;

@@ -34,7 +34,7 @@ pub fn leader_has_no_client() -> bool {
         process
             .lockGroupLeader
             .as_ref()
-            .is_some_and(crate::compat::is_of_the_server)
+            .is_some_and(crate::pg::compat::is_of_the_server)
     }
 }
 

@@ -25,7 +25,21 @@ macro_rules! primitive {
 }
 
 primitive!(
-    bool, u8, u16, u32, u64, usize, i32, i64, AtomicU8, AtomicI64, AtomicU64, pg_sys::Oid, Ipv4Addr, Ipv6Addr, IpAddr,
+    bool,
+    u8,
+    u16,
+    u32,
+    u64,
+    usize,
+    i32,
+    i64,
+    AtomicU8,
+    AtomicI64,
+    AtomicU64,
+    pg_sys::Oid,
+    Ipv4Addr,
+    Ipv6Addr,
+    IpAddr,
     Instant,
 );
 

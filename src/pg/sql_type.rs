@@ -60,5 +60,5 @@ pub fn is_deterministic(collation: pg_sys::Oid) -> bool {
 /// Whether the current user owns a type (membership counts, superusers always).
 pub fn is_owner(type_oid: pg_sys::Oid) -> bool {
     // SAFETY: a cached catalog lookup by OID.
-    unsafe { crate::compat::owns_type(type_oid, pg_sys::GetUserId()) }
+    unsafe { crate::pg::compat::owns_type(type_oid, pg_sys::GetUserId()) }
 }

@@ -101,10 +101,7 @@ pub fn cast<T: Statement>(node: &pg_sys::Node) -> Option<&T> {
 ///
 /// # Safety
 /// The pointer must be NULL, or to a node that lives as long as `parent`.
-pub unsafe fn child<P: Statement, T: Statement>(
-    _: &P,
-    pointer: *const pg_sys::Node,
-) -> Option<&T> {
+pub unsafe fn child<P: Statement, T: Statement>(_: &P, pointer: *const pg_sys::Node) -> Option<&T> {
     // SAFETY: by the caller's promise.
     unsafe { pointer.as_ref() }.and_then(cast)
 }
@@ -113,7 +110,10 @@ pub unsafe fn child<P: Statement, T: Statement>(
 ///
 /// # Safety
 /// As above.
-pub unsafe fn any_child<P: Statement>(_: &P, pointer: *const pg_sys::Node) -> Option<&pg_sys::Node> {
+pub unsafe fn any_child<P: Statement>(
+    _: &P,
+    pointer: *const pg_sys::Node,
+) -> Option<&pg_sys::Node> {
     // SAFETY: by the caller's promise.
     unsafe { pointer.as_ref() }
 }
@@ -145,7 +145,9 @@ pub unsafe fn children<P: Statement>(_: &P, list: *mut pg_sys::List) -> Vec<&pg_
 macro_rules! node {
     ($parent:ident . $field:ident) => {
         // SAFETY: a field of a struct of the server's, which points to a node, or is NULL.
-        unsafe { $crate::pg::statement::child($parent, $parent.$field.cast::<pgrx::pg_sys::Node>()) }
+        unsafe {
+            $crate::pg::statement::child($parent, $parent.$field.cast::<pgrx::pg_sys::Node>())
+        }
     };
 }
 pub(crate) use node;

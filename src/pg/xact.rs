@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{executor, report};
+use crate::pg::{compat, executor, report};
 
 /// Runs `work` in a transaction of its own and commits it. An error, raised or returned, aborts the
 /// transaction and is handed over. No snapshot is active when `work` starts: it takes its locks first and
@@ -171,6 +171,11 @@ pub fn server_now() -> i64 {
 pub fn configuration_read_at() -> i64 {
     // SAFETY: reads a backend-local variable.
     unsafe { pg_sys::PgReloadTime }
+}
+
+/// The number of the transaction in this session: no two transactions of a session share one.
+pub fn local_transaction_id() -> u32 {
+    compat::local_transaction_id()
 }
 
 /// The number of the current subtransaction, or of the transaction where there is none inside it.

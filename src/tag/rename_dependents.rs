@@ -62,7 +62,9 @@ fn table(
 ) -> Result<Option<Renamed>> {
     let mut now = *range;
     change(&mut now);
-    let found = relation::named(Some(&now)).map(relation::qualified).transpose()?;
+    let found = relation::named(Some(&now))
+        .map(relation::qualified)
+        .transpose()?;
     let (Some(ident), Some(name)) = (found.flatten(), string(text!(range.relname))) else {
         return Ok(None);
     };
@@ -85,8 +87,10 @@ fn renamed(utility: Utility) -> Result<Option<Renamed>> {
         let range: Option<&pg_sys::RangeVar> = node!(statement.relation);
         return match (statement.renameType, range) {
             (Type::OBJECT_SCHEMA, _) => {
-                let (Some(old), Some(new)) = (string(text!(statement.subname)), string(text!(statement.newname)))
-                else {
+                let (Some(old), Some(new)) = (
+                    string(text!(statement.subname)),
+                    string(text!(statement.newname)),
+                ) else {
                     return Ok(None);
                 };
                 Ok(Some(Renamed::Schema {
@@ -100,8 +104,7 @@ fn renamed(utility: Utility) -> Result<Option<Renamed>> {
             _ => Ok(None),
         };
     }
-    let range: Option<&pg_sys::RangeVar> =
-        moved.and_then(|statement| node!(statement.relation));
+    let range: Option<&pg_sys::RangeVar> = moved.and_then(|statement| node!(statement.relation));
     match (moved, range) {
         (Some(statement), Some(range)) if statement.objectType == Type::OBJECT_TABLE => {
             table(range, |now| now.schemaname = statement.newschema)

@@ -51,7 +51,8 @@ fn wanted(utility: &Utility) -> Option<pg_sys::Oid> {
         statement::option(&nodes!(alter.options), c"tablespace")?;
         owned(text!(alter.dbname)?)
     } else if let Some(create) = utility.cast::<pg_sys::CreatedbStmt>() {
-        let template = statement::option(&nodes!(create.options), c"template").unwrap_or(c"template1");
+        let template =
+            statement::option(&nodes!(create.options), c"template").unwrap_or(c"template1");
         database::by_name(template).filter(|_| database::may_create())
     } else {
         None

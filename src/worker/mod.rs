@@ -43,6 +43,7 @@ mod run;
 mod scheduler;
 pub mod shmem;
 pub mod silence;
+mod slot;
 mod survey;
 mod sweep;
 mod sweeps;

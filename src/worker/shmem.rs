@@ -2,12 +2,14 @@
 //! fixed-size, pointer-free structure in shared memory. Tables are the truth; this is lost with a crash and
 //! rebuilt by the launcher.
 
-use pgrx::prelude::*;
 use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
 
 use crate::guc;
 use crate::pg::shared::{plain, shared};
 use crate::pg::{latch, xact};
+use crate::worker::slot::EMPTY;
+pub use crate::worker::slot::{Answer, Demand, SEATS, Seat, Slot, State};
 use crate::worker::team;
 
 /// How many databases can have a scheduler at the same time.
@@ -18,124 +20,6 @@ const SECOND: i64 = 1_000_000;
 /// How long a scheduler may take from its registration until it claims its slot.
 const START_LIMIT: i64 = 15 * SECOND;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum State {
-    /// Nobody is there: free, barred, or asked for.
-    Vacant,
-    /// The launcher asked for a scheduler, which has not come up yet.
-    Starting,
-    /// A scheduler is looking whether the extension is there.
-    Looking,
-    /// A scheduler works here.
-    Active,
-    /// A scheduler is here and keeps still: library and SQL version differ.
-    Mismatch,
-    /// A scheduler looked and found no extension.
-    Absent,
-}
-
-/// How many sweeps can be in a database at the same time.
-pub const SEATS: usize = 8;
-
-/// A sweep worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
-    /// 0 is nobody.
-    pub pid: i32,
-    /// The table, no other sweep of which is let in.
-    pub table: u32,
-    /// The run; 0: it is being planned.
-    pub run: i64,
-    /// When its present batch began; 0 is between batches.
-    pub batch_since: i64,
-}
-
-const EMPTY: Seat = Seat {
-    pid: 0,
-    table: 0,
-    run: 0,
-    batch_since: 0,
-};
-
-#[derive(Clone, Copy)]
-pub struct Slot {
-    pub database: pg_sys::Oid,
-    pub state: State,
-    /// Process ids; 0 is nobody.
-    pub scheduler: i32,
-    pub sweeps: [Seat; SEATS],
-    pub vacuum: i32,
-    /// Something changed that the scheduler, or the launcher, should look at now.
-    pub wake: bool,
-    /// When the state became `Starting`.
-    pub since: i64,
-    /// No scheduler may be here before this moment of the server's clock.
-    pub barred_until: i64,
-    /// When a round last ended without an error; 0 is never.
-    pub last_success: i64,
-    /// Since when a worker could not be started for want of a slot of max_worker_processes; 0 is fine.
-    pub starved_since: i64,
-    /// What the last sweep on demand has to say.
-    pub demand: Demand,
-}
-
-/// What a sweep on demand tells the session that waits for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Demand {
-    /// The process id of that session.
-    pub requester: i32,
-    pub answer: Answer,
-    /// The run it is about; 0 is none.
-    pub run: i64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Answer {
-    /// The worker is there, and has not found out yet.
-    Planning,
-    /// Nothing is due, or it has to wait for rows that refer to it.
-    Nothing,
-    /// The run waits for an approval.
-    Waits,
-    /// The run is being executed.
-    Running,
-    /// The run was executed; its row says with which outcome.
-    Ended,
-    /// It could not be planned.
-    Failed,
-}
-
-impl Slot {
-    pub const FREE: Slot = Slot {
-        database: pg_sys::Oid::INVALID,
-        state: State::Vacant,
-        scheduler: 0,
-        sweeps: [EMPTY; SEATS],
-        vacuum: 0,
-        wake: false,
-        since: 0,
-        barred_until: 0,
-        last_success: 0,
-        starved_since: 0,
-        demand: Demand {
-            requester: 0,
-            answer: Answer::Nothing,
-            run: 0,
-        },
-    };
-
-    pub fn idle(&self) -> bool {
-        self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()
-    }
-
-    /// Whether a sweep worker is there.
-    pub fn is_swept(&self) -> bool {
-        self.sweeps.iter().any(|seat| seat.pid != 0)
-    }
-}
-
 pub struct Directory {
     pub launcher: i32,
     /// When a session last said that there is no launcher; 0 is never.
@@ -144,15 +28,6 @@ pub struct Directory {
 }
 
 plain!(
-    enum State { Vacant, Starting, Looking, Active, Mismatch, Absent }
-    enum Answer { Planning, Nothing, Waits, Running, Ended, Failed }
-);
-plain!(
-    struct Seat { pid, table, run, batch_since }
-    struct Demand { requester, answer, run }
-    struct Slot {
-        database, state, scheduler, sweeps, vacuum, wake, since, barred_until, last_success, starved_since, demand,
-    }
     struct Directory { launcher, launcher_missed, slots }
 );
 

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use pgrx::prelude::*;
 use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
 
 use crate::guc;
 use crate::pg::shared::{plain, shared};

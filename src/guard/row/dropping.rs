@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use pgrx::pg_sys;
 
-use crate::compat;
 use crate::error::{Error, Result};
 use crate::guard::row::veto::{
     Asked, guard_stays, installed, refuse_if_column_kept, refuse_if_kept, tree,
@@ -35,7 +34,7 @@ thread_local! {
 
 /// Works on what was cleared in this very subtransaction.
 fn cleared<T>(work: impl FnOnce(&mut BTreeMap<u32, usize>) -> T) -> T {
-    let transaction = compat::local_transaction_id();
+    let transaction = xact::local_transaction_id();
     let subtransaction = xact::subtransaction();
     CLEARED.with_borrow_mut(|cleared| {
         if cleared.transaction != transaction || cleared.subtransaction != subtransaction {

@@ -13,7 +13,6 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::compat;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::{self, Database, Event as Recorded, Gate, Outcome};
 use crate::guard::row::apply;
@@ -63,7 +62,7 @@ pub fn init() {
 /// What keeps the rows of a relation, read at most once in a (sub)transaction.
 pub fn keeping(relation: pg_sys::Oid) -> Result<Rc<Keeping>> {
     let validity = Validity {
-        transaction: compat::local_transaction_id(),
+        transaction: xact::local_transaction_id(),
         subtransaction: xact::subtransaction(),
     };
     let stale = STALE.swap(false, Ordering::Relaxed);
@@ -257,11 +256,7 @@ impl Old<'_> {
         if source.hops.is_empty() {
             let name = source.columns.first().map_or("", String::as_str);
             let column = self.column(name)?;
-            let clock = self
-                .fired
-                .old(column.attnum)
-                .map(instant)
-                .transpose()?;
+            let clock = self.fired.old(column.attnum).map(instant).transpose()?;
             return Ok(verdict::keeps(clock, *period, clock::wall()));
         }
         let name = source.columns.first().map_or("", String::as_str);

@@ -63,7 +63,9 @@ enum Touched {
 fn what(utility: Utility) -> Result<Option<Touched>> {
     if let Some(rename) = utility.cast::<pg_sys::RenameStmt>() {
         return match rename.renameType {
-            ObjectType::OBJECT_TRIGGER => on_trigger(node!(rename.relation), &string!(rename.subname)),
+            ObjectType::OBJECT_TRIGGER => {
+                on_trigger(node!(rename.relation), &string!(rename.subname))
+            }
             ObjectType::OBJECT_SCHEMA => Ok(schema(&string!(rename.subname), "rename")),
             ObjectType::OBJECT_TABLE => Ok(table(node!(rename.relation), "rename")),
             kind => function(kind, node!(rename.object), "rename"),

@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::guard::row::veto::{Asked, refuse_if_column_kept};
 use crate::pg::fresh::{self, Seen};
-use crate::pg::statement::{self, names};
 use crate::pg::sql_type;
+use crate::pg::statement::{self, names};
 
 /// Columns of tables whose values hold values of the type: as they are, in arrays, domains, ranges, or in
 /// columns of other composite types.

@@ -147,7 +147,8 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_DetachPartition => {
                 let partition = statement::partition(command);
                 // Of a partition its parent's owner may ask, of another table nobody.
-                if let Some(partition) = partition.and_then(|partition| named(node!(partition.name)))
+                if let Some(partition) =
+                    partition.and_then(|partition| named(node!(partition.name)))
                     && inherit::parents(partition).contains(&relation)
                 {
                     let name = relation::describe(partition);

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use pgrx::prelude::*;
 use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Text;
