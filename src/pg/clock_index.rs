@@ -113,8 +113,22 @@ unsafe fn beginning_with(
 
 const DAY: i64 = 86_400_000_000;
 
-/// Memory of a bitmap; beyond it whole blocks are noted in place of rows, which is all that is asked for.
-const BITMAP: i64 = 4 << 20;
+/// The least memory of a bitmap; beyond it, or `maintenance_work_mem`, whole blocks are noted in place of rows.
+const LEAST: usize = 4 << 20;
+
+/// How much memory places may take, in bytes.
+pub fn memory() -> usize {
+    // SAFETY: reads a setting, in kilobytes.
+    let memory = unsafe { pg_sys::maintenance_work_mem };
+    usize::try_from(memory)
+        .unwrap_or(0)
+        .saturating_mul(1024)
+        .max(LEAST)
+}
+
+/// The most rows that a block can have.
+#[cfg(feature = "pg18")]
+const MOST: usize = pg_sys::BLCKSZ as usize / 24;
 
 impl ClockIndex {
     fn datum(&self, raw: i64) -> pg_sys::Datum {
@@ -127,13 +141,14 @@ impl ClockIndex {
     }
 
     /// The blocks of the heap that may have rows whose clock is at most `latest` and at least `earliest`, both in the
-    /// server's microseconds, in order, until `each` says that it wants no more. Rows that are dead but still in the
+    /// server's microseconds, in order, each with the places of these rows, where they are told apart. Of a row that was
+    /// changed without its indexes the place is that of its oldest version. Rows that are dead but still in the
     /// index count. `false` when the index is gone. Under a lock of the heap, with a snapshot.
-    pub fn blocks(
+    pub fn places(
         &self,
         latest: i64,
         earliest: Option<i64>,
-        each: impl FnMut(u32) -> bool,
+        each: impl FnMut(u32, Option<&[u16]>),
     ) -> Result<bool> {
         let mut keys: Vec<pg_sys::ScanKeyData> = Vec::with_capacity(2);
         let mut key = |strategy: u16, function: pg_sys::Oid, bound: i64| {
@@ -166,7 +181,7 @@ impl ClockIndex {
             if index.is_null() {
                 return Ok(false);
             }
-            let bitmap = pg_sys::tbm_create(BITMAP as _, std::ptr::null_mut());
+            let bitmap = pg_sys::tbm_create(memory() as _, std::ptr::null_mut());
             #[cfg(not(feature = "pg18"))]
             let scan = pg_sys::index_beginscan_bitmap(index, pg_sys::GetActiveSnapshot(), count);
             #[cfg(feature = "pg18")]
@@ -187,27 +202,45 @@ impl ClockIndex {
     }
 }
 
-/// The blocks of a bitmap, which come in order.
+/// The blocks of a bitmap, which come in order, with the offsets that are noted; `None` where the block as a whole is.
 ///
 /// # Safety
 /// The bitmap must be filled, and not be iterated over yet.
-unsafe fn go_through(bitmap: *mut pg_sys::TIDBitmap, mut each: impl FnMut(u32) -> bool) {
+unsafe fn go_through(bitmap: *mut pg_sys::TIDBitmap, mut each: impl FnMut(u32, Option<&[u16]>)) {
     // SAFETY: the bitmap is as the caller says; each result is valid until the next one.
     unsafe {
         #[cfg(not(feature = "pg18"))]
         {
             let iterator = pg_sys::tbm_begin_iterate(bitmap);
-            while pg_sys::tbm_iterate(iterator)
-                .as_ref()
-                .is_some_and(|page| each(page.blockno))
-            {}
+            while let Some(page) = pg_sys::tbm_iterate(iterator).as_ref() {
+                let offsets = usize::try_from(page.ntuples).ok();
+                each(
+                    page.blockno,
+                    offsets.map(|count| page.offsets.as_slice(count)),
+                );
+            }
             pg_sys::tbm_end_iterate(iterator);
         }
         #[cfg(feature = "pg18")]
         {
             let iterator = pg_sys::tbm_begin_private_iterate(bitmap);
             let mut page = pg_sys::TBMIterateResult::default();
-            while pg_sys::tbm_private_iterate(iterator, &mut page) && each(page.blockno) {}
+            let mut offsets = [0; MOST];
+            while pg_sys::tbm_private_iterate(iterator, &mut page) {
+                let count = match page.lossy {
+                    true => None,
+                    false => {
+                        let count = pg_sys::tbm_extract_page_tuple(
+                            &mut page,
+                            offsets.as_mut_ptr(),
+                            MOST as u32,
+                        );
+                        usize::try_from(count).ok()
+                    }
+                };
+                // More than were asked for is all of the block.
+                each(page.blockno, count.and_then(|count| offsets.get(..count)));
+            }
             pg_sys::tbm_end_private_iterate(iterator);
         }
     }

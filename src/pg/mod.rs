@@ -62,6 +62,8 @@ pub mod statement;
 pub mod subxact;
 pub mod table_as;
 pub mod textform;
+pub mod tid_scan;
+pub mod tids;
 pub mod time;
 pub mod timeout;
 pub mod top_level;

@@ -6,7 +6,8 @@ use pgrx::spi::{Spi, SpiHeapTupleData};
 use pgrx::{FromDatum, IntoDatum};
 
 use crate::error::{Error, Result};
-use crate::pg::{sandbox, time};
+use crate::pg::tids::Page;
+use crate::pg::{sandbox, tid_scan, time};
 use crate::policy::period::Instant;
 use crate::policy::render::{Param, Statement, Tid};
 
@@ -167,6 +168,25 @@ pub fn count_fresh(statement: &Statement) -> Result<i64> {
 pub fn run(statement: &Statement) -> Result<u64> {
     let params = bind(&statement.params)?;
     execute(&statement.sql, &params)
+}
+
+/// The same along these places of the relation that the statement changes, as [`tid_scan::along`] does it.
+pub fn run_along(
+    statement: &Statement,
+    relation: pgrx::pg_sys::Oid,
+    pages: &[Page],
+) -> Result<u64> {
+    let params = bind(&statement.params)?;
+    let by_reference = matches!(
+        statement.params.last(),
+        Some(Param::Tid(_) | Param::Tids(_))
+    );
+    let mark = params
+        .last()
+        .filter(|_| by_reference)
+        .and_then(|param| Some(param.datum()?.sans_lifetime()))
+        .ok_or_else(|| Error::internal("a batch has no bounds"))?;
+    tid_scan::along(relation, pages, mark, || execute(&statement.sql, &params))
 }
 
 /// Runs a statement that writes and yields OIDs, each with a number of rows.

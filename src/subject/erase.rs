@@ -232,6 +232,7 @@ fn table(
                     cutoff: now,
                     after: None,
                     except: &[],
+                    places: None,
                 })?
             } else {
                 let count = render::count(plan, &step, leaf, &work.policy, now, None);

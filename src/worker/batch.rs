@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
+use crate::pg::tids::Places;
 use crate::pg::{heap, lock, spi, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::epoch;
@@ -28,6 +29,8 @@ pub struct Target<'a> {
     pub after: Option<&'a Reach>,
     /// Rows that are left out: they failed a while ago.
     pub except: &'a [Tid],
+    /// Where an index has named rows: of the ranges, which are of whole blocks then, only these are looked at.
+    pub places: Option<&'a Places>,
 }
 
 /// Every row of a heap.
@@ -36,6 +39,12 @@ pub const WHOLE: Range<Tid> = Tid::start_of(0)..Tid::start_of(u32::MAX);
 /// The rows of a range of blocks.
 pub const fn rows_of(blocks: &Range<u32>) -> Range<Tid> {
     Tid::start_of(blocks.start)..Tid::start_of(blocks.end)
+}
+
+/// The blocks of ranges of rows.
+fn blocks_of(ranges: &[Range<Tid>]) -> Vec<Range<u32>> {
+    let blocks = |range: &Range<Tid>| range.start.block..range.end.block;
+    ranges.iter().map(blocks).collect()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +115,7 @@ pub fn dispose_ranges(
         cutoff,
         after,
         except,
+        places,
     } = target;
     if !lock(&work.plan, leaf)? {
         return Ok(Outcome::Stale);
@@ -124,6 +134,11 @@ pub fn dispose_ranges(
         key::with_key(&work.plan, For::Making, || {
             let deletes = *step == Step::Rows;
             let in_circle = deletes && !work.plan.circle.is_empty();
+            // Without code of its own nothing in the table can have swallowed the statement.
+            let has_code = |leaf: &Leaf| heap::has_own_code(pg_sys::Oid::from(leaf.id));
+            let has_code = has_code(leaf) || in_circle && concerned(&work.plan, leaf).any(has_code);
+            // Such code may have moved rows: all of the ranges are looked at, before and afterwards.
+            let places = places.filter(|_| !has_code && !in_circle);
             let watched = match deletes {
                 true => Some(along::watch(&work.plan)?),
                 false => None,
@@ -131,6 +146,16 @@ pub fn dispose_ranges(
             let gone = late::while_sweeping(leaf, || {
                 as_leaf_owner(&work.plan, leaf, || {
                     let mut gone: BTreeMap<u32, i64> = BTreeMap::new();
+                    if let (Some(places), [first, ..], [.., last]) = (places, ranges, ranges) {
+                        let pages = places.within(&blocks_of(ranges));
+                        if !pages.is_empty() {
+                            let statement = within(&batch, &(first.start..last.end));
+                            let relation = pg_sys::Oid::from(leaf.id);
+                            let rows = spi::run_along(&statement, relation, &pages)?;
+                            gone.insert(leaf.id, i64::try_from(rows).unwrap_or(i64::MAX));
+                        }
+                        return Ok(gone);
+                    }
                     for range in ranges {
                         let statement = within(&batch, range);
                         if in_circle {
@@ -152,9 +177,7 @@ pub fn dispose_ranges(
                 None => Vec::new(),
             };
             let mut left: i64 = 0;
-            // Without code of its own nothing in the table can have swallowed the statement.
-            let has_code = |leaf: &Leaf| heap::has_own_code(pg_sys::Oid::from(leaf.id));
-            if has_code(leaf) || in_circle && concerned(&work.plan, leaf).any(has_code) {
+            if has_code {
                 let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after);
                 // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
                 // and so what the names and operators of the second statement mean.

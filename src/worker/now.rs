@@ -185,6 +185,7 @@ fn table(
                 cutoff,
                 after: marks.after(leaf),
                 except: &[],
+                places: None,
             };
             let (done, along) = dispose(&target)?;
             if done == 0 && number.is_none() {

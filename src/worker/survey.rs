@@ -250,7 +250,7 @@ fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<i64> {
 
 /// The density that VACUUM or ANALYZE last saw, times the present size, as the planner does it; `None` when
 /// neither ever ran.
-fn estimate(leaf: pg_sys::Oid, blocks: u32) -> Result<Option<i64>> {
+pub fn estimate(leaf: pg_sys::Oid, blocks: u32) -> Result<Option<i64>> {
     sandbox::as_extension_owner(|| {
         let seen = spi::select_one(
             "SELECT reltuples::float8, relpages FROM pg_catalog.pg_class

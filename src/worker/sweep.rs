@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::error_names::Names;
 use crate::pg::subxact::Caught;
+use crate::pg::tids::Places;
 use crate::pg::{bgworker, latch, report, timeout, xact};
 use crate::policy::model::Leaf;
 use crate::policy::reach::Reach;
@@ -179,6 +180,8 @@ struct Part {
     number: i32,
     /// Rows in quarantine.
     except: Vec<Tid>,
+    /// Where an index has named rows: no others are looked at.
+    places: Option<Places>,
     /// The file of the leaf, where all of it is passed over in order: how far is noted.
     filenode: Option<pg_sys::Oid>,
 }
@@ -307,6 +310,7 @@ impl Sweep {
                     after: marks.after(leaf).cloned(),
                     number: 0,
                     filenode: None,
+                    places: None,
                     except: entries.iter().map(|entry| entry.tid).collect(),
                     item,
                 };
@@ -341,7 +345,8 @@ impl Sweep {
             return Ok(end);
         }
         self.enter(Phase::ChoosingWay)?;
-        let (way, heap) = self.way(part)?;
+        let (way, heap, places) = self.way(part)?;
+        part.places = places;
         let (id, number) = (self.run.id, part.number);
         let (filenode, reached) = transaction(|| {
             xact::commit_asynchronously();
@@ -370,6 +375,8 @@ impl Sweep {
             } else {
                 self.enter(Phase::Verifying)?;
             }
+            // What has moved is where nothing led to when the pass began.
+            part.places = None;
             let few = way.by_index && self.disposed - before <= LOOKED_AT_AGAIN;
             if heap > SMALL && !few {
                 // To look at all of it again would cost as much as counting: the next round counts.
@@ -406,7 +413,7 @@ impl Sweep {
     /// Whether a step that was not planned has become due in a leaf since, as by a reopening. In a large leaf without
     /// an index it is left to the next round.
     fn newly_due(&mut self, part: &Part) -> std::result::Result<bool, Caught> {
-        let (way, heap) = self.way(part)?;
+        let (way, heap, _) = self.way(part)?;
         if heap > SMALL && !(way.by_index && way.blocks() <= u64::from(SMALL)) {
             self.unseen.insert(part.leaf.id);
             return Ok(false);

@@ -167,9 +167,11 @@ impl Sweep {
             after: task.after.map(Reach::since),
             number: task.item,
             filenode: None,
+            places: None,
             except: entries.iter().map(|entry| entry.tid).collect(),
             item,
         };
+        part.places = sweep.along_index(&part)?.2;
         let mut size = BatchSize::first();
         let outcome = loop {
             match team::take_as_helper(number, leader, latch::my_pid()) {

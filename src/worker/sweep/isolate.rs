@@ -135,6 +135,7 @@ impl Sweep {
             number: part.number,
             except: Vec::new(),
             filenode: None,
+            places: None,
         };
         loop {
             pgrx::check_for_interrupts!();

@@ -95,6 +95,7 @@ impl Sweep {
                 number,
                 except: Vec::new(),
                 filenode: None,
+                places: None,
             })
         })
     }

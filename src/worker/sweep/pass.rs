@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Moment};
 
 use pgrx::pg_sys;
 
-use super::way::{Blocks, Known, LISTED, Walk, Way, most};
+use super::way::{Blocks, Known, LISTED, MOST_RANGES, Walk, Way, most};
 use super::{
     BATCH_TIMEOUT, Batched, End, LOOKED_AT_AGAIN, MOST_OBSTACLES, PASSES, Part, RETRIES, SMALL,
     Sweep, TRIPPED, is_contention, pause, transaction,
@@ -15,6 +15,7 @@ use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind};
 use crate::guc;
 use crate::pg::subxact::Caught;
+use crate::pg::tids::Places;
 use crate::pg::{bgworker, clock_index, error_names, heap, latch, spi, time, timeout, xact};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::reach::Reach;
@@ -23,7 +24,7 @@ use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
 use crate::worker::position::{self, Phase, Position};
 use crate::worker::work::Work;
-use crate::worker::{disposed, run, shmem, team};
+use crate::worker::{disposed, run, shmem, survey, team};
 
 /// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
 const SHOWN: u64 = SEGMENT as u64;
@@ -64,15 +65,18 @@ impl Sweep {
         })
     }
 
-    /// How to go over the leaf: to the blocks where rows are due, where some were reopened that lie anywhere, or along an
+    /// How to go over the leaf, and the places that an index has named where these are gone to: to the blocks where rows are due, where some were reopened that lie anywhere, or along an
     /// index on the clock, or to the blocks of few rows that no index leads to; each where these are few.
-    pub(super) fn way(&self, part: &Part) -> std::result::Result<(Way, u32), Caught> {
+    pub(super) fn way(
+        &self,
+        part: &Part,
+    ) -> std::result::Result<(Way, u32, Option<Places>), Caught> {
         let back = part.after.as_ref().is_some_and(Reach::looks_back);
         if back && let Some((blocks, heap)) = self.listed(part)? {
             let known = Known::Listed { blocks, back };
-            return Ok((Way::choose(&part.leaf.ident, heap, known), heap));
+            return Ok((Way::choose(&part.leaf.ident, heap, known), heap, None));
         }
-        let (way, heap) = self.along_index(part)?;
+        let (way, heap, places) = self.along_index(part)?;
         // To find them once more, and that none is left, lets the leaf have its watermark also while others keep coming free.
         let planned = self.planned.get(&part.number);
         let few = planned.is_some_and(|rows| *rows <= LOOKED_AT_AGAIN);
@@ -83,12 +87,15 @@ impl Sweep {
             && let Some((blocks, heap)) = self.listed(part)?
         {
             let known = Known::Listed { blocks, back };
-            return Ok((Way::choose(&part.leaf.ident, heap, known), heap));
+            return Ok((Way::choose(&part.leaf.ident, heap, known), heap, None));
         }
-        Ok((way, heap))
+        Ok((way, heap, places))
     }
 
-    fn along_index(&self, part: &Part) -> std::result::Result<(Way, u32), Caught> {
+    pub(super) fn along_index(
+        &self,
+        part: &Part,
+    ) -> std::result::Result<(Way, u32, Option<Places>), Caught> {
         let Work { plan, policy, .. } = &self.work;
         let Part {
             step, leaf, after, ..
@@ -97,7 +104,7 @@ impl Sweep {
         let oid = pg_sys::Oid::from(leaf.id);
         transaction(|| {
             let heap = heap::blocks(oid)?;
-            let mut known = Known::NoClock;
+            let (mut known, mut named) = (Known::NoClock, None);
             for range in &ranges {
                 let Some(index) = clock_index::find(oid, &range.column)? else {
                     if known == Known::NoClock {
@@ -109,24 +116,35 @@ impl Sweep {
                 };
                 let latest = time::raw(range.latest);
                 let earliest = range.earliest.map(time::raw);
-                let most = most(heap);
                 let mut blocks = Blocks::default();
+                let mut places = Places::within_memory(clock_index::memory());
                 let found = as_leaf_owner(plan, leaf, || {
-                    index.blocks(latest, earliest, |block| {
+                    index.places(latest, earliest, |block, offsets| {
                         blocks.push(block);
-                        blocks.named <= most
+                        places.push(block, offsets);
                     })
                 })?;
                 if !found {
                     continue;
                 }
+                let all = survey::estimate(oid, heap)?.and_then(|rows| u64::try_from(rows).ok());
+                let by_block = all.unwrap_or(0) / u64::from(heap.max(1));
                 known = Known::Index {
                     name: index.name,
-                    blocks: Some(blocks).filter(|blocks| blocks.named <= most),
+                    blocks,
+                    rows: (!places.is_full()).then(|| {
+                        places
+                            .rows
+                            .saturating_add(places.whole.saturating_mul(by_block))
+                    }),
+                    all,
                 };
+                named = Some(places).filter(|places| !places.is_full());
                 break;
             }
-            Ok((Way::choose(&leaf.ident, heap, known), heap))
+            let way = Way::choose(&leaf.ident, heap, known);
+            let places = named.filter(|_| way.by_places);
+            Ok((way, heap, places))
         })
     }
 
@@ -165,7 +183,11 @@ impl Sweep {
         size: &mut BatchSize,
         (before, total): (u64, u64),
     ) -> std::result::Result<End, Caught> {
-        let mut walk = Walk::new(ranges);
+        let most_ranges = match part.places {
+            Some(_) => usize::MAX,
+            None => MOST_RANGES,
+        };
+        let mut walk = Walk::new(ranges, most_ranges);
         let (mut passed, mut shown) = (0, None);
         let (mut retries, mut again) = (0, 1);
         loop {
@@ -261,6 +283,7 @@ impl Sweep {
             cutoff: self.run.cutoff,
             after: part.after.as_ref(),
             except: &part.except,
+            places: part.places.as_ref(),
         };
         let (id, number, limit) = (self.run.id, part.number, self.limit);
         let committed = self.committed;

@@ -33,10 +33,13 @@ pub enum Known {
     NoClock,
     /// No index begins with the clock, a column of this name.
     NoIndex { column: String },
-    /// This index leads to these blocks; `None`: to more than are worth going to one by one.
+    /// This index leads to these blocks, and in them to this many rows, as far as can be told, of all that the leaf has;
+    /// `None`: to more than there is room to note, and nothing is known of them all.
     Index {
         name: String,
-        blocks: Option<Blocks>,
+        blocks: Blocks,
+        rows: Option<u64>,
+        all: Option<u64>,
     },
 }
 
@@ -45,6 +48,8 @@ pub enum Known {
 pub struct Way {
     pub ranges: Vec<Range<u32>>,
     pub by_index: bool,
+    /// Of its blocks only the rows are looked at that an index named.
+    pub by_places: bool,
     /// In the manner of EXPLAIN. Names of objects and numbers of blocks only.
     pub text: String,
 }
@@ -52,6 +57,9 @@ pub struct Way {
 /// Blocks that an index names are gone to when they are at most one in this many of the heap: a pass over everything
 /// reads in order, and needs no list.
 const SPARSE: u32 = 2;
+
+/// Where it names more blocks, rows that it names are gone to when they are at most one in this many.
+const SPARSE_ROWS: u64 = 2;
 
 /// Up to this many blocks between two that an index names are passed over with them: less than a statement costs.
 const GAP: u32 = 16;
@@ -86,6 +94,7 @@ impl Way {
                 .filter(|all| !all.is_empty())
                 .collect(),
             by_index: false,
+            by_places: false,
             text: format!("Block Range Pass on {name}  (blocks={heap})\n  Reason: {reason}"),
         };
         // Rows that are added behind the end meanwhile are for the next pass.
@@ -104,6 +113,7 @@ impl Way {
             Way {
                 ranges,
                 by_index: true,
+                by_places: false,
                 text,
             }
         };
@@ -121,21 +131,44 @@ impl Way {
             Known::NoIndex { column } => pass(format!("no index begins with {column}")),
             Known::Index {
                 name: index,
-                blocks: None,
-            } => pass(format!(
-                "{index} leads to more than {} of {heap} blocks",
-                most(heap)
-            )),
+                blocks,
+                ..
+            } if blocks.named <= most(heap) => {
+                let reason = format!("{index} leads to {} of {heap} blocks", blocks.named);
+                let by = format!("Index Block Ranges using {index}");
+                Way {
+                    by_places: true,
+                    ..go_to(blocks, &by, &reason)
+                }
+            }
             Known::Index {
                 name: index,
-                blocks: Some(blocks),
+                blocks,
+                rows,
+                all,
             } => {
-                let reason = format!("{index} leads to {} of {heap} blocks", blocks.named);
-                go_to(
-                    blocks,
-                    &format!("Index Block Ranges using {index}"),
-                    &reason,
-                )
+                let named = blocks.named;
+                if let (Some(rows), Some(all)) = (rows, all)
+                    && rows <= all / SPARSE_ROWS
+                {
+                    return Way {
+                        by_places: true,
+                        text: format!(
+                            "Index Places using {index} on {name}  (rows={rows}, blocks={named} of {heap})\n  \
+                             Reason: {index} leads to no more than one in {SPARSE_ROWS} rows"
+                        ),
+                        ..pass(String::new())
+                    };
+                }
+                let more = match (rows, all) {
+                    (None, _) => "more than maintenance_work_mem has room for".to_owned(),
+                    (_, None) => "it is not known how many rows there are".to_owned(),
+                    _ => format!("more than one in {SPARSE_ROWS} rows"),
+                };
+                pass(format!(
+                    "{index} leads to more than {} of {heap} blocks, and {more}",
+                    most(heap)
+                ))
             }
         }
     }
@@ -152,14 +185,16 @@ pub struct Walk<'a> {
     ranges: &'a [Range<u32>],
     at: usize,
     block: u32,
+    most_ranges: usize,
 }
 
-/// A batch has at most this many ranges of blocks, each a statement of its own.
-const MOST_RANGES: usize = 64;
+/// A batch has at most this many ranges of blocks where each is a statement of its own.
+pub const MOST_RANGES: usize = 64;
 
 impl<'a> Walk<'a> {
-    pub fn new(ranges: &'a [Range<u32>]) -> Walk<'a> {
+    pub fn new(ranges: &'a [Range<u32>], most_ranges: usize) -> Walk<'a> {
         Walk {
+            most_ranges,
             ranges,
             at: 0,
             block: ranges.first().map_or(0, |range| range.start),
@@ -179,7 +214,7 @@ impl<'a> Walk<'a> {
                 taken.push(start_here..end);
                 left -= end - start_here;
             }
-            if left == 0 || taken.len() == MOST_RANGES {
+            if left == 0 || taken.len() >= self.most_ranges {
                 break;
             }
             start = 0;
@@ -234,7 +269,9 @@ mod tests {
     fn index(ranges: Vec<Range<u32>>, named: u32) -> Known {
         Known::Index {
             name: "t_seen_idx".to_owned(),
-            blocks: Some(Blocks { ranges, named }),
+            blocks: Blocks { ranges, named },
+            rows: Some(100),
+            all: Some(300),
         }
     }
 
@@ -266,18 +303,51 @@ mod tests {
 
     #[test]
     fn everything_is_passed_over_where_an_index_leads_everywhere_or_there_is_none() {
-        let known = Known::Index {
+        let everywhere = |rows, all| Known::Index {
             name: "t_seen_idx".to_owned(),
-            blocks: None,
+            blocks: Blocks {
+                ranges: one(0..1000),
+                named: 900,
+            },
+            rows,
+            all,
         };
-        let way = Way::choose(&ident("s.t"), 1000, known);
+        let way = Way::choose(&ident("s.t"), 1000, everywhere(Some(501), Some(1000)));
         assert_eq!(way.ranges, one(0..1000));
+        assert!(!way.by_places);
         assert_eq!(
             way.text,
-            "Block Range Pass on s.t  (blocks=1000)\n  Reason: t_seen_idx leads to more than 500 of 1000 blocks"
+            "Block Range Pass on s.t  (blocks=1000)\n  \
+             Reason: t_seen_idx leads to more than 500 of 1000 blocks, and more than one in 2 rows"
         );
+        let way = Way::choose(&ident("s.t"), 1000, everywhere(Some(1), None));
+        assert!(!way.by_places);
+        let way = Way::choose(&ident("s.t"), 1000, everywhere(None, Some(1000)));
+        assert!(!way.by_places);
         let way = Way::choose(&ident("s.t"), 0, Known::NoClock);
         assert_eq!(way.ranges, []);
+    }
+
+    #[test]
+    fn few_rows_in_most_blocks_are_gone_to_one_by_one() {
+        let known = Known::Index {
+            name: "t_seen_idx".to_owned(),
+            blocks: Blocks {
+                ranges: one(3..1010),
+                named: 900,
+            },
+            rows: Some(500),
+            all: Some(1000),
+        };
+        let way = Way::choose(&ident("s.t"), 1000, known);
+        // All of it is passed in order, and how far is noted, as in any pass.
+        assert_eq!(way.ranges, one(0..1000));
+        assert!(way.by_places && !way.by_index);
+        assert_eq!(
+            way.text,
+            "Index Places using t_seen_idx on s.t  (rows=500, blocks=900 of 1000)\n  \
+             Reason: t_seen_idx leads to no more than one in 2 rows"
+        );
     }
 
     #[test]
@@ -291,7 +361,7 @@ mod tests {
     #[test]
     fn a_walk_takes_every_block_once_whatever_the_sizes_of_its_batches() {
         let ranges = [3..5, 9..10, 100..140];
-        let mut walk = Walk::new(&ranges);
+        let mut walk = Walk::new(&ranges, MOST_RANGES);
         let mut seen = Vec::new();
         for size in [1, 3, 0, 16, 7, 100, 1] {
             let taken = walk.next(size);
@@ -311,7 +381,7 @@ mod tests {
     #[test]
     fn what_failed_is_taken_again_in_smaller_batches() {
         let ranges = [0..10, 20..30];
-        let walk = Walk::new(&ranges);
+        let walk = Walk::new(&ranges, MOST_RANGES);
         assert_eq!(walk.next(16), [0..10, 20..26]);
         assert_eq!(walk.next(8), one(0..8));
     }
@@ -319,7 +389,7 @@ mod tests {
     #[test]
     fn a_batch_has_no_more_ranges_than_statements_can_be_made_at_once() {
         let ranges: Vec<Range<u32>> = (0..200).map(|n| n * 100..n * 100 + 1).collect();
-        let mut walk = Walk::new(&ranges);
+        let mut walk = Walk::new(&ranges, MOST_RANGES);
         let taken = walk.next(1000);
         assert_eq!(taken.len(), MOST_RANGES);
         walk.advance(&taken);
