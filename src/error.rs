@@ -29,6 +29,8 @@ pub enum Kind {
     NotInPrerequisiteState,
     /// 55P03: a lock could not be had in time.
     LockNotAvailable,
+    /// 09000: a trigger or a rule of a table does not let happen what must.
+    TriggeredAction,
     /// 25001: not inside a transaction block or a function.
     ActiveTransaction,
     /// 53000: the server has none left of what this needs.
@@ -55,6 +57,7 @@ impl Kind {
             Kind::WrongObjectType => "42809",
             Kind::NotInPrerequisiteState => "55000",
             Kind::LockNotAvailable => "55P03",
+            Kind::TriggeredAction => "09000",
             Kind::ActiveTransaction => "25001",
             Kind::InsufficientResources => "53000",
             Kind::ProgramLimitExceeded => "54000",

@@ -97,13 +97,24 @@ fn item_pointer(place: Tid) -> pgrx::pg_sys::ItemPointerData {
     tid
 }
 
+fn place(row: &Row, column: usize) -> Result<Tid> {
+    let tid = row.must::<pgrx::pg_sys::ItemPointerData>(column)?;
+    let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
+    Ok(Tid { block, offset })
+}
+
 /// The places of rows that a statement such as `SELECT ctid …` yields.
 pub fn places(statement: &Statement) -> Result<Vec<Tid>> {
     let params = bind(&statement.params)?;
-    select(&statement.sql, &params, |row| {
-        let tid = row.must::<pgrx::pg_sys::ItemPointerData>(1)?;
-        let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
-        Ok(Tid { block, offset })
+    select(&statement.sql, &params, |row| place(row, 1))
+}
+
+/// The relations and places of rows that a statement such as `SELECT tableoid, ctid … FOR UPDATE` locks, which sees what
+/// committed before it.
+pub fn locked(statement: &Statement) -> Result<Vec<(u32, Tid)>> {
+    let params = bind(&statement.params)?;
+    write(&statement.sql, &params, |row| {
+        Ok((row.must::<pgrx::pg_sys::Oid>(1)?.to_u32(), place(row, 2)?))
     })
 }
 

@@ -137,8 +137,8 @@ fn counts(relations: &[pg_sys::Oid]) -> Result<BTreeMap<u32, Counts>> {
     })
 }
 
-/// Begins to count what the deletion of rows of the plan reaches.
-pub fn watch(plan: &Plan) -> Result<Watched> {
+/// The relations that the deletion of rows of the plan reaches, each with whether its rows were declared to go along.
+fn reachable(plan: &Plan) -> BTreeMap<u32, bool> {
     let mut declared: BTreeMap<u32, bool> = BTreeMap::new();
     for (id, goes_along) in cascade::relations(plan) {
         let top = pg_sys::Oid::from(id);
@@ -147,9 +147,19 @@ pub fn watch(plan: &Plan) -> Result<Watched> {
         }
     }
     if !plan.circle.is_empty() {
-        let leaves = plan.together().flat_map(|plan| &plan.leaves);
-        declared.extend(leaves.map(|leaf| (leaf.id, false)));
+        // Partitions that were attached since the plan was made are none of its leaves.
+        for top in plan.together().map(|plan| pg_sys::Oid::from(plan.table)) {
+            let below = inherit::descendants(top);
+            let all = std::iter::once(top).chain(below);
+            declared.extend(all.map(|relation| (relation.to_u32(), false)));
+        }
     }
+    declared
+}
+
+/// Begins to count what the deletion of rows of the plan reaches.
+pub fn watch(plan: &Plan) -> Result<Watched> {
+    let declared = reachable(plan);
     if declared.is_empty() {
         return Ok(Watched {
             before: BTreeMap::new(),
@@ -169,7 +179,7 @@ impl Watched {
     ///
     /// Errors: 55P03 where a foreign key's action reached rows that are to go first, or stay: they came after the
     /// statement's snapshot. Whoever gets it undoes the batch. Where code of the tables' owner ran, that may have been
-    /// it, and is not told apart.
+    /// it, and is not told apart: there the rows were locked before ([`lock`]), so that none could come.
     pub fn ended(self, plan: &Plan, by_statement: &BTreeMap<u32, i64>) -> Result<Vec<Along>> {
         let peers = peers(plan);
         let mut along: Vec<Along> = by_statement
@@ -177,14 +187,18 @@ impl Watched {
             .filter(|(id, rows)| peers.contains(id) && **rows > 0)
             .map(|(id, rows)| Along::of(pg_sys::Oid::from(*id), TOGETHER, *rows))
             .collect();
-        if self.before.is_empty() {
+        // What was attached meanwhile was not counted before: what earlier statements of the transaction did there counts too.
+        let mut watched = self.before;
+        for (id, declared) in reachable(plan) {
+            watched.entry(id).or_insert((declared, Counts::default()));
+        }
+        if watched.is_empty() {
             return Ok(along);
         }
-        let relations: Vec<pg_sys::Oid> =
-            self.before.keys().copied().map(pg_sys::Oid::from).collect();
+        let relations: Vec<pg_sys::Oid> = watched.keys().copied().map(pg_sys::Oid::from).collect();
         let after = counts(&relations)?;
         let mut unexpected = None;
-        for (id, (declared, before)) in self.before {
+        for (id, (declared, before)) in watched {
             let now = after.get(&id).copied().unwrap_or_default();
             let own = by_statement.get(&id).copied().unwrap_or_default();
             let deleted = now.deleted - before.deleted - own;
@@ -212,6 +226,66 @@ impl Watched {
             .hint("Try again.")),
         }
     }
+}
+
+/// Whether the rows of the plan are locked before they are deleted: foreign keys' actions may reach rows that are to stay,
+/// and what did so afterwards could not be told from what code of the tables' owner did.
+pub fn must_lock(plan: &Plan) -> bool {
+    let may_reach = || cascade::relations(plan).values().any(|declared| !declared);
+    (!plan.circle.is_empty() || may_reach()) && has_code(plan)
+}
+
+/// How often rows are locked that others came to refer to while those before were being locked.
+const ROUNDS: u32 = 4;
+
+/// Executes a statement of [`render::locking`], until no row is left to lock: whoever came to refer to one before has
+/// committed by then, and whoever comes afterwards waits. Gives the places of those in the leaf.
+///
+/// Errors: 55P03 when rows kept coming.
+pub fn lock(plan: &Plan, leaf: &Leaf, statement: &render::Statement) -> Result<Vec<render::Tid>> {
+    let mut known = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        let locked = spi::locked(statement)?;
+        let places = locked.iter().filter(|(relation, _)| *relation == leaf.id);
+        let places = places.map(|(_, place)| *place).collect();
+        if plan.circle.is_empty() || locked.iter().all(|row| known.contains(row)) {
+            return Ok(places);
+        }
+        known.extend(locked);
+    }
+    Err(changed(plan))
+}
+
+fn changed(plan: &Plan) -> Error {
+    let tables = render::circle::names(plan);
+    Error::new(
+        Kind::LockNotAvailable,
+        format!("rows of {tables} were changed while they were being deleted"),
+    )
+    .hint("Try again.")
+}
+
+/// Fails unless a statement over a circle deleted every row that it came to: rows would refer to others that are gone, or a
+/// foreign key's action would take along what is to stay.
+///
+/// Errors: 09000 where triggers or rules may have kept one, else 55P03. Whoever gets it undoes the batch.
+pub fn require_all(plan: &Plan, reached: i64, gone: i64) -> Result<()> {
+    if reached == gone {
+        return Ok(());
+    }
+    if !has_code(plan) {
+        return Err(changed(plan));
+    }
+    Err(Error::new(
+        Kind::TriggeredAction,
+        format!(
+            "{} of {reached} rows of {} that go together stay",
+            reached.saturating_sub(gone),
+            render::circle::names(plan)
+        ),
+    )
+    .detail("A trigger of one of these tables swallows what deletes them, or another transaction changed them meanwhile.")
+    .hint("Remove that trigger, or have it let go of rows that are due."))
 }
 
 /// Whether triggers or rules of users ran when rows of the plan went, and rows that were declared to go along.

@@ -15,7 +15,7 @@ use crate::evidence::{keys, ledger};
 use crate::pg::args::{required, words};
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
-use crate::pg::{clock, lock, relation, sandbox, spi, time, xact};
+use crate::pg::{clock, relation, sandbox, spi, time, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
@@ -27,7 +27,7 @@ use crate::policy::render::{self, Step, facts};
 use crate::policy::{epoch, purpose};
 use crate::subject::key;
 use crate::tag::grammar::DisposalMode;
-use crate::worker::batch::Target;
+use crate::worker::batch::{self, Target};
 use crate::worker::work::{self, Work};
 use crate::worker::{now, pause, reopen};
 
@@ -125,8 +125,13 @@ fn answer(verdict: &Verdict) -> (String, Option<String>) {
     (reason, verdict.citation.clone())
 }
 
-/// What stays of the subject's rows on a leaf: for each reason its columns, rows, and until when.
-fn stays(work: &Work, leaf: &Leaf, now: Instant, lines: &mut Vec<Line>) -> Result<()> {
+/// Why a row or cell stays that an erasure should have disposed of.
+const STILL_THERE: &str =
+    "due: a row that refers to it is still there, or it was changed meanwhile";
+
+/// What stays of the subject's rows on a leaf: for each reason its columns, rows, and until when. Once an erasure was
+/// carried out (`acted`) that is all that is there.
+fn stays(work: &Work, leaf: &Leaf, now: Instant, acted: bool, lines: &mut Vec<Line>) -> Result<()> {
     type Key = (String, Option<String>, Vec<String>);
     type Reasons = BTreeMap<(String, Option<String>), (BTreeSet<String>, Option<Instant>)>;
     let Work { plan, policy, .. } = work;
@@ -144,9 +149,8 @@ fn stays(work: &Work, leaf: &Leaf, now: Instant, lines: &mut Vec<Line>) -> Resul
     for facts in &rows {
         let mut reasons = Reasons::new();
         for verdict in evaluate(plan, policy, facts, now) {
-            if verdict.action != Action::Nothing
-                || matches!(verdict.state, State::Disposed | State::Unresolved)
-            {
+            let goes = verdict.action != Action::Nothing;
+            if goes && !acted || matches!(verdict.state, State::Disposed | State::Unresolved) {
                 continue;
             }
             let until = match verdict.state {
@@ -155,7 +159,10 @@ fn stays(work: &Work, leaf: &Leaf, now: Instant, lines: &mut Vec<Line>) -> Resul
                 _ => verdict.until,
             };
             let (columns, known) = reasons
-                .entry(answer(&verdict))
+                .entry(match goes {
+                    true => (STILL_THERE.to_owned(), None),
+                    false => answer(&verdict),
+                })
                 .or_insert((BTreeSet::new(), until));
             columns.insert(verdict.column);
             *known = known.zip(until).map(|(one, other)| one.max(other));
@@ -222,7 +229,13 @@ fn table(
         return Err(pause::refused(&plan.ident.name, &reason));
     }
     let mut found = Vec::new();
-    for step in render::steps(plan) {
+    let told = render::steps(plan);
+    let steps = match act {
+        true => render::steps_of_disposal(plan),
+        false => told.clone(),
+    };
+    let mut went: Vec<(Step, Line)> = Vec::new();
+    for step in steps {
         for leaf in &plan.leaves {
             let (rows, along) = if act {
                 now::dispose(&Target {
@@ -255,7 +268,7 @@ fn table(
                 })?
             };
             if rows > 0 {
-                found.push(Line {
+                let line = Line {
                     relation: root,
                     columns: step.columns(plan),
                     action: step.action(plan),
@@ -263,21 +276,28 @@ fn table(
                     rows: Some(rows),
                     until: None,
                     citation: None,
-                });
+                };
+                went.push((step, line));
             }
-            found.extend(along.into_iter().map(|along| Line {
-                relation: along.relation,
-                columns: along.columns(plan),
-                action: along.action.to_owned(),
-                reason: Along::reason(plan),
-                rows: Some(along.rows),
-                until: None,
-                citation: None,
+            went.extend(along.into_iter().map(|along| {
+                let line = Line {
+                    relation: along.relation,
+                    columns: along.columns(plan),
+                    action: along.action.to_owned(),
+                    reason: Along::reason(plan),
+                    rows: Some(along.rows),
+                    until: None,
+                    citation: None,
+                };
+                (step, line)
             }));
         }
     }
+    // In the order in which previews tell them.
+    went.sort_by_key(|(step, _)| told.iter().position(|other| other == step));
+    found.extend(went.into_iter().map(|(_, line)| line));
     for leaf in &plan.leaves {
-        xact::with_snapshot(|| stays(&work, leaf, now, &mut found))?;
+        xact::with_snapshot(|| stays(&work, leaf, now, act, &mut found))?;
     }
     for (column, why) in &plan.unresolved {
         let reason = format!("tag not resolved: {why}");
@@ -287,7 +307,17 @@ fn table(
     Ok(())
 }
 
-/// Every table of the subject's kind. A table whose own tag switches disposal off is left alone, and says so.
+/// Takes the locks under which [`all`] acts on tables of the kinds, all before the first of them is touched.
+pub(super) fn lock<'k>(kinds: impl IntoIterator<Item = &'k String>) -> Result<()> {
+    let mut roots = Vec::new();
+    for kind in kinds {
+        let tables = xact::with_snapshot(|| tables(kind))?;
+        roots.extend(tables.into_iter().map(|(root, ..)| root));
+    }
+    batch::lock_tables(roots, None)
+}
+
+/// Every table of the subject's kind, to `act` on under the locks of [`lock`]. A table whose own tag switches disposal off is left alone, and says so.
 pub(super) fn all(erasing: &Erasing, now: Instant, act: bool) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (root, name, mode) in xact::with_snapshot(|| tables(&erasing.kind))? {
@@ -300,12 +330,8 @@ pub(super) fn all(erasing: &Erasing, now: Instant, act: bool) -> Result<Vec<Line
             }
             continue;
         }
-        if act {
-            lock::epoch(root, lock::Mode::Share)?;
-            lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
-            if let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
-                return Err(pause::refused(&name, &reason));
-            }
+        if act && let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
+            return Err(pause::refused(&name, &reason));
         }
         table(root, erasing, now, act, &mut lines)?;
     }
@@ -431,6 +457,7 @@ fn erase_subject(
     now::require_able()?;
     let erasing = subject(kind, key)?;
     let now = clock::now();
+    lock([&erasing.kind])?;
     let lines = all(&erasing, now, true)?;
     xact::with_snapshot(|| store(&erasing, now, &reason, &lines))?;
     Ok(TableIterator::new(lines.into_iter().map(Line::row)))

@@ -110,7 +110,11 @@ fn again(act: bool) -> Result<Vec<Line>> {
     let now = clock::now();
     let secrets = keys::all(Use::Ledger)?;
     let mut lines = Vec::new();
-    for (kind, erasures) in xact::with_snapshot(recorded)? {
+    let recorded = xact::with_snapshot(recorded)?;
+    if act {
+        erase::lock(recorded.keys())?;
+    }
+    for (kind, erasures) in recorded {
         let mut found = BTreeMap::new();
         for (root, _, mode) in xact::with_snapshot(|| erase::tables(&kind))? {
             if !matches!(mode, None | Some(DisposalMode::On)) {

@@ -9,14 +9,14 @@ use pgrx::pg_sys;
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::pg::tids::Places;
-use crate::pg::{heap, lock, spi, xact};
+use crate::pg::{heap, inherit, lock, spi, xact};
 use crate::policy::along::{self, Along};
-use crate::policy::epoch;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Statement, Step, Tid};
+use crate::policy::{compile, epoch, load};
 use crate::worker::late;
 use crate::worker::work::{self, Work};
 
@@ -76,6 +76,21 @@ pub fn lock(plan: &Plan, leaf: &Leaf) -> Result<bool> {
     Ok(there.all(heap::lock_for_write))
 }
 
+/// Takes the locks that keep policy and tables as they are for what a transaction disposes of in several tables: of these and
+/// of all that go together with them, and that of the policy last, as whoever changes it does. `only` says which part of the
+/// schema the tables are of.
+pub fn lock_tables(
+    tables: impl IntoIterator<Item = pg_sys::Oid>,
+    only: Option<pg_sys::Oid>,
+) -> Result<()> {
+    let schema = xact::with_snapshot(|| load::schema(only))?;
+    let tables = tables.into_iter().map(|table| table.to_u32());
+    for table in compile::together(&schema, tables) {
+        lock::epoch(pg_sys::Oid::from(table), lock::Mode::Share)?;
+    }
+    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)
+}
+
 /// The leaf, and those that its rows may go together with.
 fn concerned<'p>(plan: &'p Plan, leaf: &'p Leaf) -> impl Iterator<Item = &'p Leaf> {
     let in_circle = !plan.circle.is_empty();
@@ -93,7 +108,15 @@ pub fn fits(work: &Work, leaf: &Leaf) -> Result<bool> {
             return Ok(false);
         }
     }
-    Ok(true)
+    // Statements over a circle follow references into partitions that no plan knows.
+    let in_circle = !work.plan.circle.is_empty();
+    Ok(!in_circle || work.plan.together().all(has_its_members))
+}
+
+/// Whether below the plan's table there is nothing that was not there when it was made.
+fn has_its_members(plan: &Plan) -> bool {
+    let mut below = inherit::descendants(pg_sys::Oid::from(plan.table)).into_iter();
+    below.all(|relation| plan.family.contains(&relation.to_u32()))
 }
 
 /// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller
@@ -137,12 +160,19 @@ pub fn dispose_ranges(
             // Without code of its own nothing in the table can have swallowed the statement.
             let has_code = |leaf: &Leaf| heap::has_own_code(pg_sys::Oid::from(leaf.id));
             let has_code = has_code(leaf) || in_circle && concerned(&work.plan, leaf).any(has_code);
-            // Such code may have moved rows: all of the ranges are looked at, before and afterwards.
-            let places = places.filter(|_| !has_code && !in_circle);
             let watched = match deletes {
                 true => Some(along::watch(&work.plan)?),
                 false => None,
             };
+            let locking = match deletes && along::must_lock(&work.plan) {
+                true => {
+                    let (plan, policy) = (&work.plan, &work.policy);
+                    Some(render::locking(plan, leaf, policy, *cutoff, *after))
+                }
+                false => None,
+            };
+            // Such code may have moved rows: all of the ranges are looked at, before and afterwards.
+            let places = places.filter(|_| !has_code && !in_circle && locking.is_none());
             let gone = late::while_sweeping(leaf, || {
                 as_leaf_owner(&work.plan, leaf, || {
                     let mut gone: BTreeMap<u32, i64> = BTreeMap::new();
@@ -157,9 +187,19 @@ pub fn dispose_ranges(
                         return Ok(gone);
                     }
                     for range in ranges {
-                        let statement = within(&batch, range);
+                        let mut statement = within(&batch, range);
+                        if let Some(locking) = &locking {
+                            let rows = along::lock(&work.plan, leaf, &within(locking, range))?;
+                            statement = statement.only(&rows);
+                        }
                         if in_circle {
-                            for (leaf, rows) in spi::counts(&statement)? {
+                            let counts = spi::counts(&statement)?;
+                            let (reached, counts): (Vec<_>, Vec<_>) = counts
+                                .into_iter()
+                                .partition(|(id, _)| *id == render::REACHED);
+                            let all = |counts: &[(u32, i64)]| counts.iter().map(|of| of.1).sum();
+                            along::require_all(&work.plan, all(&reached), all(&counts))?;
+                            for (leaf, rows) in counts {
                                 *gone.entry(leaf).or_default() += rows;
                             }
                         } else {

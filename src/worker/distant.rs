@@ -139,8 +139,10 @@ pub fn read_before(
     let changed = written.on == On::Update;
     let found = found(&before, path, class, |source, starts, expression| {
         for hop in &source.hops {
-            // To delete a row of a referring table waits for nobody who has locked the other one.
-            if !lock::try_relation(hop.parent, pg_sys::AccessShareLock) {
+            // To delete a row of a referring table waits for nobody who has locked the other one, or a partition of it.
+            let below = inherit::descendants(hop.parent);
+            let mut all = std::iter::once(hop.parent).chain(below);
+            if !all.all(|relation| lock::try_relation(relation, pg_sys::AccessShareLock)) {
                 return Err(Error::new(Kind::LockNotAvailable, "a table is locked"));
             }
         }

@@ -10,7 +10,7 @@ use crate::evidence::keys;
 use crate::guc;
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{clock, lock, relation, xact};
+use crate::pg::{clock, relation, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::load;
 use crate::policy::model::Leaf;
@@ -80,6 +80,7 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     require_able()?;
     let horizon = xact::with_snapshot(mark::horizon)?;
     let tables = xact::with_snapshot(|| tables(only))?;
+    batch::lock_tables(tables.iter().map(|(root, _)| *root), only)?;
     let mut rows = Vec::new();
     for (id, name) in tables {
         // A partition of it, or a part of its tree.
@@ -148,7 +149,8 @@ pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
     Ok(tables)
 }
 
-/// Sweeps one table, or the part of it that was asked for, every step and leaf in one statement each.
+/// Sweeps one table, or the part of it that was asked for, every step and leaf in one statement each. Under the locks of
+/// [`batch::lock_tables`].
 fn table(
     root: pg_sys::Oid,
     part: Option<pg_sys::Oid>,
@@ -156,8 +158,6 @@ fn table(
     horizon: Option<Instant>,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    lock::epoch(root, lock::Mode::Share)?;
-    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
     if let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
         return Err(pause::refused(name, &reason));
     }

@@ -142,8 +142,20 @@ fn is_over(run: i64) -> bool {
     matches!(over, Ok(true))
 }
 
+/// Whether rows of `from` refer to rows of `to`, over any number of tables.
+fn leads_to(referring: &BTreeMap<u32, BTreeSet<u32>>, from: u32, to: u32) -> bool {
+    let mut found = BTreeSet::new();
+    let mut open = vec![to];
+    while let Some(table) = open.pop() {
+        let more = referring.get(&table).into_iter().flatten();
+        open.extend(more.filter(|other| found.insert(**other)));
+    }
+    found.contains(&from)
+}
+
 /// The next table to go to: of those that nothing holds up the one that was looked at longest ago, earlier ones first. A
-/// table waits for those before it whose rows refer to its own and which are `pending` or `busy`. Pure.
+/// table waits for those before it whose rows refer to its own and which are `pending` or `busy`, and for every `busy` one
+/// that it is in a circle with: sweeps of both would meet in the same rows. Pure.
 pub fn next(
     pending: &[u32],
     busy: &BTreeSet<u32>,
@@ -154,12 +166,16 @@ pub fn next(
     let holds_up = |table: u32, other: u32| {
         order.get(&other) < order.get(&table) && (pending.contains(&other) || busy.contains(&other))
     };
+    let is_swept = |table: u32| {
+        busy.iter().any(|other| {
+            *other != table
+                && leads_to(referring, *other, table)
+                && leads_to(referring, table, *other)
+        })
+    };
     let free = |table: u32| {
-        referring
-            .get(&table)
-            .into_iter()
-            .flatten()
-            .all(|other| !holds_up(table, *other))
+        let mut others = referring.get(&table).into_iter().flatten();
+        others.all(|other| !holds_up(table, *other)) && !is_swept(table)
     };
     (0..pending.len())
         .filter(|at| free(pending[*at]))
@@ -206,6 +222,20 @@ mod tests {
             next(&[2], &BTreeSet::from([1]), &referring, &order, |_| None),
             None
         );
+    }
+
+    #[test]
+    fn no_table_is_swept_beside_another_of_its_circle_whatever_their_order() {
+        // A ring of three, and 4, to which rows of the first refer.
+        let referring = map(&[(1, &[3]), (2, &[1]), (3, &[2]), (4, &[1])]);
+        let order = order(&[1, 2, 3, 4]);
+        for busy in [2, 3] {
+            let busy = BTreeSet::from([busy]);
+            assert_eq!(next(&[1], &busy, &referring, &order, |_| None), None);
+            assert_eq!(next(&[4], &busy, &referring, &order, |_| None), Some(0));
+        }
+        let below = BTreeSet::from([4]);
+        assert_eq!(next(&[1], &below, &referring, &order, |_| None), Some(0));
     }
 
     #[test]

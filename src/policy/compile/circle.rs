@@ -148,6 +148,17 @@ fn comes_back(plan: &Plan, family: &[RelId]) -> bool {
     })
 }
 
+/// The tables whose rows may go together with those of `tables`, with these themselves.
+pub fn together(schema: &Schema, tables: impl IntoIterator<Item = RelId>) -> BTreeSet<RelId> {
+    let circles = Circles::of(schema);
+    let mut found = BTreeSet::new();
+    for table in tables {
+        found.extend(circles.together.get(&table).into_iter().flatten());
+        found.insert(table);
+    }
+    found
+}
+
 impl Compiler<'_> {
     /// The foreign keys by which rows of the table refer to each other, and over circles of tables: what they connect
     /// goes together. What cannot is a finding.

@@ -28,6 +28,8 @@ use crate::tag::names;
 use cells::{Cell, Unresolved, unresolved};
 use circle::{As, Circles};
 
+pub use circle::together;
+
 /// How deep dependents of dependents are looked into: rows further down block.
 const MAX_DEPTH: usize = 6;
 

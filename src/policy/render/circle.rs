@@ -119,7 +119,8 @@ impl Scope<'_> {
 
     /// A statement that deletes the rows of `leaf` that `condition` holds for, and with them all rows of the table and
     /// of its peers that refer to them over any number of steps. It yields one row for each leaf: its OID, and how many
-    /// rows were deleted there. Also says where the condition ends in it. No foreign key is checked before all are gone, also one that says RESTRICT.
+    /// rows were deleted there; and one with [`REACHED`], and how many were to be. Also says where the condition ends in it.
+    /// No foreign key is checked before all are gone, also one that says RESTRICT.
     pub fn delete_together(
         &mut self,
         row: &str,
@@ -131,10 +132,7 @@ impl Scope<'_> {
         let step = self.step(&reached, &plan.circle);
         let mut deletes = Vec::new();
         let mut counts = Vec::new();
-        let leaves = plan
-            .together()
-            .flat_map(|plan| plan.leaves.iter().map(move |leaf| (plan, leaf)));
-        for (at, (judge, other)) in leaves.enumerate() {
+        for (at, (judge, other)) in leaves(plan).into_iter().enumerate() {
             let alias = self.alias();
             // Looked at again where another transaction changed the row meanwhile.
             let free = self.row_free(&alias, judge, Some(other));
@@ -145,25 +143,74 @@ impl Scope<'_> {
             ));
             counts.push(format!("SELECT {}::oid, count(*) FROM gone{at}", other.id));
         }
-        let head = format!(
-            "WITH RECURSIVE {reached} (relation, place) AS (SELECT {row}.tableoid, {row}.ctid FROM ONLY {} AS {row} \
-             WHERE {condition}",
-            leaf.ident.quoted,
-        );
+        let head = head(&reached, row, leaf, condition);
         let statement = format!(
-            "{head} UNION {step}), {} {}",
+            "{head} UNION {step}), {} {} UNION ALL SELECT {REACHED}::oid, count(*) FROM {reached}",
             deletes.join(", "),
             counts.join(" UNION ALL ")
         );
         (statement, head.len())
     }
+
+    /// A statement that locks the rows which [`Scope::delete_together`] would delete, so that none comes to refer to them. It
+    /// yields the OID of each one's leaf, and its place. Also says where the condition ends in it.
+    pub fn lock_together(
+        &mut self,
+        row: &str,
+        plan: &Plan,
+        leaf: &Leaf,
+        condition: &str,
+    ) -> (String, usize) {
+        let reached = self.alias();
+        let step = self.step(&reached, &plan.circle);
+        let mut locks = Vec::new();
+        let mut places = Vec::new();
+        for (at, (_, other)) in leaves(plan).into_iter().enumerate() {
+            let alias = self.alias();
+            locks.push(format!(
+                "locked{at} AS (SELECT {}::oid, {alias}.ctid FROM ONLY {} AS {alias} WHERE {alias}.ctid = ANY \
+                 (ARRAY(SELECT {reached}.place FROM {reached} WHERE {reached}.relation = {}::oid)) FOR UPDATE OF {alias})",
+                other.id, other.ident.quoted, other.id
+            ));
+            places.push(format!("SELECT * FROM locked{at}"));
+        }
+        let head = head(&reached, row, leaf, condition);
+        let statement = format!(
+            "{head} UNION {step}), {} {}",
+            locks.join(", "),
+            places.join(" UNION ALL ")
+        );
+        (statement, head.len())
+    }
+}
+
+/// What a statement over a circle calls the number of rows that it came to: no relation has this OID.
+pub const REACHED: u32 = 0;
+
+/// The leaves of all tables that go together, in the same order by whichever of them a statement is: it locks rows in it.
+fn leaves(plan: &Plan) -> Vec<(&Plan, &Leaf)> {
+    let all = plan.together();
+    let mut leaves: Vec<(&Plan, &Leaf)> = all
+        .flat_map(|plan| plan.leaves.iter().map(move |leaf| (plan, leaf)))
+        .collect();
+    leaves.sort_by_key(|(_, leaf)| leaf.id);
+    leaves
+}
+
+/// How a statement begins that starts from the rows of `leaf` that `condition` holds for.
+fn head(reached: &str, row: &str, leaf: &Leaf, condition: &str) -> String {
+    format!(
+        "WITH RECURSIVE {reached} (relation, place) AS (SELECT {row}.tableoid, {row}.ctid FROM ONLY {} AS {row} \
+         WHERE {condition}",
+        leaf.ident.quoted,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use crate::policy::compile::compile;
     use crate::policy::fixture::{at, foreign_key, policy, schema, table, tag};
-    use crate::policy::render::{Step, Tid, batch};
+    use crate::policy::render::{Step, Tid, batch, locking};
 
     #[test]
     fn a_statement_over_a_circle_leaves_out_rows_where_its_condition_is() {
@@ -192,6 +239,38 @@ mod tests {
         );
         for table in ["DELETE FROM ONLY s.one AS ", "DELETE FROM ONLY s.two AS "] {
             assert!(only.sql.contains(table), "{}", only.sql);
+        }
+    }
+
+    /// Two batches that delete the same rows in opposite order would wait for each other.
+    #[test]
+    fn statements_of_all_tables_of_a_circle_go_over_their_leaves_in_one_order() {
+        let delete = r#"{"clock":"at","on_expiry":"delete"}"#;
+        let one = table(1, "one", delete, &[("a", &tag(&["p.a"], ""))]);
+        let two = table(2, "two", delete, &[("a", &tag(&["p.a"], ""))]);
+        let keys = vec![
+            foreign_key("a_fk", &one, "id", &two),
+            foreign_key("b_fk", &two, "id", &one),
+        ];
+        let policy = policy(&[("p.a", 1)]);
+        let schema = schema(vec![one, two], keys);
+        let now = at("2024-01-01T00:00:00Z");
+        for table in [1, 2] {
+            let plan = compile(&schema, &policy, table);
+            let leaf = &plan.leaves[0];
+            let statements = [
+                batch(&plan, &Step::Rows, leaf, &policy, now, None),
+                locking(&plan, leaf, &policy, now, None),
+            ];
+            for (statement, what) in statements.iter().zip(["gone", "locked"]) {
+                let at = |number: u32, name: &str| {
+                    let part = format!("{what}{number} AS (");
+                    let (_, part) = statement.sql.split_once(&part).unwrap();
+                    part.find(&format!("FROM ONLY s.{name} AS ")).unwrap()
+                };
+                assert!(at(0, "one") < at(0, "two"), "{}", statement.sql);
+                assert!(at(1, "two") < 100, "{}", statement.sql);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod erasure;
 mod events;
 pub mod facts;
 pub mod kept;
+mod locking;
 mod range;
 pub mod sample;
 pub mod statement;
@@ -21,7 +22,9 @@ use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, Planned
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 pub use along::along;
+pub use circle::REACHED;
 use condition::{Scope, all, any, not};
+pub use locking::locking;
 pub use range::ranges;
 pub use statement::{Param, Statement, Tid};
 

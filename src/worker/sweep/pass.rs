@@ -369,6 +369,14 @@ impl Sweep {
     ) -> std::result::Result<(), Caught> {
         let (id, spent) = (self.run.id, self.take_spent());
         transaction(|| {
+            // The item before its run, as batches of helpers count.
+            if self.leader.is_none()
+                && let Some(filenode) = part.filenode
+            {
+                let unfinished = team::first_unfinished(latch::my_pid());
+                let block = unfinished.map_or(block, |unfinished| unfinished.min(block));
+                position::reach(id, part.number, block, filenode)?;
+            }
             run::account(id, &spent)?;
             if self.leader.is_none() {
                 let position = Position {
@@ -379,11 +387,6 @@ impl Sweep {
                     total,
                 };
                 position::show(id, &position)?;
-                if let Some(filenode) = part.filenode {
-                    let unfinished = team::first_unfinished(latch::my_pid());
-                    let block = unfinished.map_or(block, |unfinished| unfinished.min(block));
-                    position::reach(id, part.number, block, filenode)?;
-                }
             }
             xact::commit_asynchronously();
             Ok(())

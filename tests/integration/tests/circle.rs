@@ -165,10 +165,9 @@ fn the_worker_deletes_a_ring_of_three_tables_across_a_crash_and_while_one_is_pau
     node.start()?;
     node.exec("SELECT custodian.resume('audited', 's.three')")?;
     wait_for_answer(&node, LEFT, "10|10|10");
-    assert_eq!(
-        node.text("SELECT sum(rows_done) FROM custodian.runs WHERE state = 'done'")?,
-        "150"
-    );
+    // The run ends behind its last batch.
+    let done = "SELECT sum(rows_done) FROM custodian.runs WHERE state = 'done'";
+    wait_for_answer(&node, done, "150");
     Ok(())
 }
 

@@ -465,3 +465,46 @@ fn the_record_of_erasures_answers_sweeps_only() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn rows_of_a_subject_go_before_cells_so_that_nobody_comes_to_keep_one_in_between() -> Result<()> {
+    let node = cluster("erase_between")?;
+    node.exec(
+        "CREATE TABLE shop.profile (id int PRIMARY KEY, customer_id text, about text, seen timestamptz NOT NULL DEFAULT now());
+         CREATE TABLE shop.mark (profile int REFERENCES shop.profile);
+         ALTER TABLE shop.profile OWNER TO app;
+         INSERT INTO shop.profile VALUES (1, '1', 'about'), (2, '1', 'about');
+         INSERT INTO shop.mark VALUES (2);
+         GRANT SELECT ON shop.mark TO app;
+         SELECT custodian.tag_table('shop.profile', clock => 'seen', subject_kind => 'customer', subject_via => '{customer_id}', on_expiry => 'delete');
+         SELECT custodian.tag_column('shop.profile', 'about', 'user.content', '{shop.news}', on_expiry => 'set_null')",
+    )?;
+    // A row goes, and of the other one, to which something refers, a cell: somebody has that one locked for a while.
+    let mut other = node.client()?;
+    other.batch_execute("BEGIN; SELECT FROM shop.profile WHERE id = 2 FOR UPDATE")?;
+    let mut session = node.client()?;
+    const ERASE: &str = "SELECT string_agg(concat_ws(' ', action, rows), ', ') FROM custodian.erase_subject('customer', '{1}', 'request')
+                         WHERE relation = 'shop.profile'::regclass";
+    let erasing = std::thread::spawn(move || session.text(ERASE));
+    integration::wait_for_answer(
+        &node,
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%custodian.erase_subject(%' AND wait_event_type = 'Lock'
+           AND pid <> pg_backend_pid()",
+        "1",
+    );
+    // Whoever would refer to the row that goes waits, and finds it gone.
+    let refused = node
+        .client()?
+        .refused("SET lock_timeout = '1s'; INSERT INTO shop.mark VALUES (1)");
+    assert_eq!(refused.sqlstate(), "55P03");
+    other.batch_execute("COMMIT")?;
+    assert_eq!(
+        erasing.join().expect("the session ends")?,
+        "set null 1, delete row 1"
+    );
+    assert_eq!(
+        node.text("SELECT string_agg(concat_ws(' ', id, about), ',') FROM shop.profile")?,
+        "2"
+    );
+    Ok(())
+}

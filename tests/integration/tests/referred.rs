@@ -1,6 +1,8 @@
 //! Rows that others refer to and keep: a round does not look at them, and each goes in one of the next rounds after what
 //! referred to it is gone. The audit pass, which looks at everything, is a year away.
 
+use std::thread;
+
 use integration::{Cluster, Result, wait_for_answer, wait_until_swept};
 
 fn cluster(name: &str) -> Result<Cluster> {
@@ -379,6 +381,24 @@ fn a_row_comes_free_when_its_own_key_changes_and_when_triggers_of_what_refers_to
     )?;
     wait_for(&node, customers, "5 6");
     wait_for(&node, suppliers, "5 6 7");
+    swept();
+    // Nobody who deletes waits for who has locked a partition of what the row refers to.
+    let mut locks = node.client()?;
+    locks.batch_execute("BEGIN; LOCK TABLE supplier_1")?;
+    let mut session = node.client()?;
+    let delete =
+        thread::spawn(move || session.batch_execute("DELETE FROM letter WHERE supplier = 5"));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DELETE FROM letter%' AND wait_event_type = 'Lock'";
+    let ends = integration::wait_for("the row is deleted, or waits", 60, || {
+        match delete.is_finished() {
+            true => Some(true),
+            false => (node.text(waits).ok()? == "1").then_some(false),
+        }
+    });
+    locks.batch_execute("ROLLBACK")?;
+    assert!(ends, "it waits");
+    delete.join().expect("the session ends")?;
+    wait_for(&node, suppliers, "6 7");
     swept();
     node.exec("DELETE FROM letter")?;
     wait_for(
