@@ -184,6 +184,8 @@ CREATE TABLE custodian.run_item (
     -- All blocks before this one were passed, in this file of the leaf.
     passed_to bigint,
     filenode oid,
+    -- The table whose fuse the rows count for.
+    root     oid,
     PRIMARY KEY (run_id, item)
 );
 

@@ -1119,7 +1119,8 @@ ALTER TABLE custodian.run
 ALTER TABLE custodian.run_item
     ADD COLUMN way text,
     ADD COLUMN passed_to bigint,
-    ADD COLUMN filenode oid;
+    ADD COLUMN filenode oid,
+    ADD COLUMN root oid;
 
 CREATE OR REPLACE VIEW custodian.runs AS
 SELECT r.run_id,

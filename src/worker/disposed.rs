@@ -1,11 +1,12 @@
 //! What runs have disposed of: rows of other tables that went along with a batch, and what the fuse counts of a day.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 use crate::pg::{sandbox, spi};
 use crate::policy::along::Along;
-use crate::policy::cascade;
 use crate::policy::model::Plan;
 use crate::worker::run::add_item;
 use crate::worker::survey;
@@ -49,47 +50,28 @@ pub fn along(id: i64, plan: &Plan, along: &[Along]) -> Result<i64> {
     })
 }
 
-/// Rows of the plan's table disposed in the last 24 hours by runs other than `except` that nobody approved: by its own,
-/// without rows of other tables that went along, and by those of others with which they went along.
-pub fn lately(plan: &Plan, except: Option<i64>) -> Result<i64> {
-    let relation = pg_sys::Oid::from(plan.table);
-    let leaves: Vec<String> = plan
-        .leaves
-        .iter()
-        .map(|leaf| leaf.ident.name.clone())
-        .collect();
-    let along: Vec<String> = cascade::ALL
-        .iter()
-        .map(|action| (*action).to_owned())
-        .collect();
+/// What a run has disposed of so far, by the table whose fuse it counts for.
+pub fn by_root(id: i64) -> Result<BTreeMap<u32, i64>> {
     sandbox::as_extension_owner(|| {
-        Ok(spi::select_one(
-            "SELECT coalesce(sum(CASE WHEN r.relation = $1
-                                      THEN r.rows_done - (SELECT coalesce(sum(i.done), 0) FROM custodian.run_item i
-                                                          WHERE i.run_id = r.run_id AND i.action = ANY ($3))
-                                      ELSE (SELECT coalesce(sum(i.done), 0) FROM custodian.run_item i
-                                            WHERE i.run_id = r.run_id AND i.action = ANY ($3) AND i.leaf = ANY ($4)) END),
-                             0)::bigint
-             FROM custodian.run r
-             WHERE r.approved_at IS NULL AND r.run_id IS DISTINCT FROM $2
-               AND coalesce(r.finished_at, pg_catalog.clock_timestamp())
-                   > pg_catalog.clock_timestamp() - interval '24 hours'",
-            &[relation.into(), except.into(), along.into(), leaves.into()],
-            |row| row.must::<i64>(1),
-        )?
-        .unwrap_or(0))
+        let rows = spi::write(
+            "SELECT root, sum(done)::bigint FROM custodian.run_item WHERE run_id = $1 AND root IS NOT NULL GROUP BY root",
+            &[id.into()],
+            |row| Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), row.must::<i64>(2)?)),
+        )?;
+        Ok(rows.into_iter().collect())
     })
 }
 
-/// Rows of a relation, by name, disposed in the last 24 hours by runs that nobody approved, its own or as what went along.
-pub fn of_relation(leaf: &str) -> Result<i64> {
+/// Rows of a table, partitions and all, disposed in the last 24 hours by runs other than `except` that nobody approved: by its
+/// own, and by those of others with which they went along.
+pub fn lately(root: u32, except: Option<i64>) -> Result<i64> {
     sandbox::as_extension_owner(|| {
         Ok(spi::select_one(
             "SELECT coalesce(sum(i.done), 0)::bigint FROM custodian.run r JOIN custodian.run_item i USING (run_id)
-             WHERE i.leaf = $1 AND r.approved_at IS NULL
+             WHERE coalesce(i.root, r.relation) = $1 AND r.approved_at IS NULL AND r.run_id IS DISTINCT FROM $2
                AND coalesce(r.finished_at, pg_catalog.clock_timestamp())
                    > pg_catalog.clock_timestamp() - interval '24 hours'",
-            &[leaf.into()],
+            &[pg_sys::Oid::from(root).into(), except.into()],
             |row| row.must::<i64>(1),
         )?
         .unwrap_or(0))

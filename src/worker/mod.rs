@@ -27,6 +27,7 @@ mod fuse;
 mod heartbeat;
 pub mod late;
 mod launcher;
+mod limits;
 mod mark;
 pub mod now;
 mod pacing;

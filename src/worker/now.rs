@@ -7,7 +7,6 @@ use pgrx::{PgRelation, name};
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
-use crate::guc;
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{self, Caught};
 use crate::pg::{clock, relation, xact};
@@ -20,13 +19,14 @@ use crate::tag::grammar::DisposalMode;
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::disposed;
 use crate::worker::findings;
-use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::fuse::Verdict;
+use crate::worker::limits::Limits;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pause;
 use crate::worker::quarantine::Quarantine;
 use crate::worker::reopen;
 use crate::worker::run::{self, State};
-use crate::worker::survey;
+use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
 
 /// Disposes of what is due in a table and its partitions, in one partition, or in every tagged table, in the caller's
@@ -162,7 +162,7 @@ fn table(
         return Err(pause::refused(name, &reason));
     }
     let begun = xact::with_snapshot(|| begin(root, part, name, horizon))?;
-    let Some((work, id, cutoff, marks, limit)) = begun else {
+    let Some((work, id, cutoff, marks, limits)) = begun else {
         return Ok(());
     };
     let mut total: i64 = 0;
@@ -211,7 +211,7 @@ fn table(
             }
         }
     }
-    if total > limit {
+    if xact::with_snapshot(|| limits.are_exceeded(id, total))? {
         return Err(blown(
             name,
             "More rows are due than were counted a moment ago.",
@@ -288,7 +288,7 @@ pub fn dispose(target: &Target) -> Result<(i64, Vec<Along>)> {
     .hint("Remove that trigger or rule, or have it let go of rows that are due."))
 }
 
-type Begun = (Work, i64, Instant, Marks, i64);
+type Begun = (Work, i64, Instant, Marks, Limits);
 
 /// The leaves that were asked for.
 fn asked(work: &Work, part: Option<pg_sys::Oid>) -> impl Iterator<Item = &Leaf> {
@@ -323,18 +323,12 @@ fn begin(
             && run.state == State::Approved
             && run.plan == work.plan.digest
     });
-    let estimate = |planned, rows, except| -> Result<Estimate> {
-        Ok(Estimate {
-            planned,
-            disposed: disposed::lately(&work.plan, except)?,
-            rows,
-            fraction: guc::max_disposal_fraction(),
-        })
-    };
     if let Some(run) = approved {
-        let limit = estimate(run.planned, run.table_rows, Some(run.id))?.limit(true);
+        let items = run::items(run.id)?.into_iter();
+        let items: Vec<Item> = items.map(|(_, item, _)| item).collect();
+        let limits = Limits::of(&work.plan, &run, &items)?;
         run::begin(run.id)?;
-        return Ok(Some((work, run.id, run.cutoff, marks, limit)));
+        return Ok(Some((work, run.id, run.cutoff, marks, limits)));
     }
     let survey = subxact::subtransaction(|| {
         survey::survey(
@@ -355,18 +349,13 @@ fn begin(
     if survey.items.is_empty() {
         return Ok(None);
     }
-    let estimate = estimate(survey.planned(), survey.rows, None)?;
     if let Verdict::Wait { reason } = survey::verdict(&work, &survey)? {
         return Err(blown(name, &format!("{reason}.")));
     }
     let id = run::insert(&work, &survey, State::Running, Some("sweep_now"))?;
-    Ok(Some((
-        work,
-        id,
-        survey.cutoff,
-        marks,
-        estimate.limit(false),
-    )))
+    let run = run::get(id)?.ok_or_else(|| Error::internal("a run that was stored is gone"))?;
+    let limits = Limits::of(&work.plan, &run, &survey.items)?;
+    Ok(Some((work, id, survey.cutoff, marks, limits)))
 }
 
 /// An error of the table's own code, of which no more than the SQLSTATE may be said.

@@ -189,8 +189,8 @@ pub fn insert(work: &Work, survey: &Survey, state: State, reason: Option<&str>) 
 pub fn add_item(id: i64, item: &Item) -> Result<i32> {
     sandbox::as_extension_owner(|| {
         spi::write(
-            "INSERT INTO custodian.run_item (run_id, item, leaf, columns, action, reason, planned)
-             SELECT $1, coalesce(max(item), 0) + 1, $2, $3, $4, $5, $6 FROM custodian.run_item WHERE run_id = $1
+            "INSERT INTO custodian.run_item (run_id, item, leaf, columns, action, reason, planned, root)
+             SELECT $1, coalesce(max(item), 0) + 1, $2, $3, $4, $5, $6, $7 FROM custodian.run_item WHERE run_id = $1
              RETURNING item",
             &[
                 id.into(),
@@ -199,6 +199,7 @@ pub fn add_item(id: i64, item: &Item) -> Result<i32> {
                 item.action.as_str().into(),
                 item.reason.as_str().into(),
                 item.planned.into(),
+                pg_sys::Oid::from(item.root).into(),
             ],
             |row| row.must::<i32>(1),
         )?
@@ -242,7 +243,7 @@ pub fn forget_observed_but(governed: &BTreeSet<u32>) -> Result<()> {
 pub fn observed(relation: pg_sys::Oid) -> Result<Vec<Item>> {
     sandbox::as_extension_owner(|| {
         spi::select(
-            "SELECT i.leaf, i.columns, i.action, i.reason, i.planned
+            "SELECT i.leaf, i.columns, i.action, i.reason, i.planned, coalesce(i.root, 0::oid)
              FROM custodian.run_item i JOIN custodian.run r USING (run_id)
              WHERE r.relation = $1 AND r.state = 'observed' ORDER BY i.run_id, i.item",
             &[relation.into()],
@@ -253,6 +254,7 @@ pub fn observed(relation: pg_sys::Oid) -> Result<Vec<Item>> {
                     action: row.must(3)?,
                     reason: row.must(4)?,
                     planned: row.must(5)?,
+                    root: row.must::<pg_sys::Oid>(6)?.to_u32(),
                 })
             },
         )
@@ -466,7 +468,7 @@ pub fn set_state(
 pub fn items(id: i64) -> Result<Vec<(i32, Item, i64)>> {
     sandbox::as_extension_owner(|| {
         spi::select(
-            "SELECT item, leaf, columns, action, reason, planned, done FROM custodian.run_item
+            "SELECT item, leaf, columns, action, reason, planned, done, coalesce(root, 0::oid) FROM custodian.run_item
              WHERE run_id = $1 ORDER BY item",
             &[id.into()],
             |row| {
@@ -478,6 +480,7 @@ pub fn items(id: i64) -> Result<Vec<(i32, Item, i64)>> {
                         action: row.must(4)?,
                         reason: row.must(5)?,
                         planned: row.must(6)?,
+                        root: row.must::<pg_sys::Oid>(8)?.to_u32(),
                     },
                     row.must(7)?,
                 ))

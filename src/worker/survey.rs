@@ -13,6 +13,7 @@ use crate::policy::period::Instant;
 use crate::policy::render::{self, Step, Tid};
 use crate::worker::disposed;
 use crate::worker::fuse::{Estimate, Verdict};
+use crate::worker::limits;
 use crate::worker::mark::Marks;
 use crate::worker::partition::{self, Judgement};
 use crate::worker::quarantine::Quarantine;
@@ -22,6 +23,8 @@ use crate::worker::work::Work;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub leaf: String,
+    /// The table whose fuse the rows count for, by OID ([`limits::root`]); 0 where that is not known.
+    pub root: u32,
     pub columns: Vec<String>,
     pub action: String,
     pub reason: String,
@@ -57,6 +60,7 @@ impl Survey {
 pub fn item(plan: &Plan, step: Step, leaf: &Leaf, planned: i64) -> Item {
     Item {
         leaf: leaf.ident.name.clone(),
+        root: plan.table,
         columns: step.columns(plan),
         action: step.action(plan),
         reason: step.reason(plan),
@@ -68,6 +72,7 @@ pub fn item(plan: &Plan, step: Step, leaf: &Leaf, planned: i64) -> Item {
 pub fn along_item(plan: &Plan, along: &Along, planned: i64) -> Item {
     Item {
         leaf: along.leaf.clone(),
+        root: limits::root(plan, along.relation),
         columns: along.columns(plan),
         action: along.action.to_owned(),
         reason: Along::reason(plan),
@@ -80,25 +85,23 @@ pub fn along_item(plan: &Plan, along: &Along, planned: i64) -> Item {
 pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
     let own = Estimate {
         planned: survey.own(),
-        disposed: disposed::lately(&work.plan, None)?,
+        disposed: disposed::lately(work.plan.table, None)?,
         rows: survey.rows,
         fraction: guc::max_disposal_fraction(),
     };
     if let Verdict::Wait { reason } = own.verdict() {
         return Ok(Verdict::Wait { reason });
     }
-    let Some(leaf) = work.plan.leaves.first() else {
-        return Ok(Verdict::Go);
-    };
-    for along in &survey.along {
-        let estimate = Estimate {
-            planned: along.rows,
-            disposed: disposed::of_relation(&along.leaf)?,
-            rows: rows_of(&work.plan, leaf, along.relation)?,
-            fraction: own.fraction,
-        };
+    for (root, relations) in limits::others(&work.plan) {
+        let of = survey.items.iter().filter(|item| item.root == root);
+        let planned = of.map(|item| item.planned).sum();
+        if planned == 0 {
+            continue;
+        }
+        let estimate = limits::estimate(&work.plan, root, &relations, planned, None)?;
         if let Verdict::Wait { reason } = estimate.verdict() {
-            let reason = format!("rows of {} go along: {reason}", along.leaf);
+            let name = relation::describe(pg_sys::Oid::from(root));
+            let reason = format!("rows of {name} go along: {reason}");
             return Ok(Verdict::Wait { reason });
         }
     }
@@ -229,7 +232,7 @@ fn rows(plan: &Plan) -> Result<i64> {
 }
 
 /// How many rows a relation has that statements of the plan on the leaf read, or the leaf itself.
-fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<i64> {
+pub(super) fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<i64> {
     let blocks = heap::blocks(relation)?;
     if blocks > COUNTED_BLOCKS
         && let Some(estimate) = estimate(relation, blocks)?

@@ -6,7 +6,6 @@ use std::time::Duration;
 use pgrx::prelude::*;
 
 use crate::error::Result;
-use crate::guc;
 use crate::pg::error_names::Names;
 use crate::pg::subxact::Caught;
 use crate::pg::tids::Places;
@@ -16,7 +15,7 @@ use crate::policy::reach::Reach;
 use crate::policy::render::{self, Step, Tid};
 use crate::tag::grammar::DisposalMode;
 use crate::tag::read;
-use crate::worker::fuse::Estimate;
+use crate::worker::limits::Limits;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
 use crate::worker::position::{self, Phase};
@@ -24,7 +23,7 @@ use crate::worker::quarantine::{self, Quarantine};
 use crate::worker::run::{self, Run, Spent, State};
 use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
-use crate::worker::{disposed, pause as pauses, shmem, team};
+use crate::worker::{pause as pauses, shmem, team};
 
 mod help;
 mod isolate;
@@ -189,8 +188,8 @@ struct Part {
 struct Sweep {
     run: Run,
     work: Work,
-    /// Rows the run may dispose altogether.
-    limit: i64,
+    /// Rows the run may dispose altogether, by table.
+    limits: Limits,
     /// Rows that this process has disposed of.
     disposed: i64,
     obstacles: u32,
@@ -252,16 +251,12 @@ impl Sweep {
                 return Ok(None);
             }
         };
-        let estimate = Estimate {
-            planned: run.planned,
-            disposed: disposed::lately(&work.plan, Some(id))?,
-            rows: run.table_rows,
-            fraction: guc::max_disposal_fraction(),
-        };
-        let limit = estimate.limit(run.approved);
         let mut numbers = BTreeMap::new();
         let mut planned = BTreeMap::new();
-        for (number, item, _) in run::items(id)? {
+        let items = run::items(id)?;
+        let all: Vec<Item> = items.iter().map(|(_, item, _)| item.clone()).collect();
+        let limits = Limits::of(&work.plan, &run, &all)?;
+        for (number, item, _) in items {
             planned.insert(number, item.planned);
             numbers.insert((item.leaf, item.columns, item.action), number);
         }
@@ -273,7 +268,7 @@ impl Sweep {
             run::clear_obstacles(id)?;
         }
         Ok(Some(Sweep {
-            limit,
+            limits,
             disposed: 0,
             unseen: BTreeSet::new(),
             committed: 0,

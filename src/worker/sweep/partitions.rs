@@ -31,7 +31,7 @@ impl Sweep {
                 cutoff: self.run.cutoff,
                 run: self.run.id,
                 item: part.number,
-                limit: self.limit,
+                limit: self.limits.own(),
             });
             self.wal += xact::wal_written().saturating_sub(wal);
             match outcome? {

@@ -285,7 +285,7 @@ impl Sweep {
             except: &part.except,
             places: part.places.as_ref(),
         };
-        let (id, number, limit) = (self.run.id, part.number, self.limit);
+        let (id, number, limits) = (self.run.id, part.number, &self.limits);
         let committed = self.committed;
         let locked = Cell::new(false);
         let wal = xact::wal_written();
@@ -303,14 +303,14 @@ impl Sweep {
                         // The disk had the time of this batch for the one before. Before the run's row is locked, which is
                         // shared by all who sweep the table.
                         xact::flush_wal(committed);
-                        let done = xact::with_snapshot(|| {
-                            let done = run::progress(id, number, rows)?;
-                            match along.is_empty() {
-                                true => Ok(done),
-                                false => disposed::along(id, &target.work.plan, &along),
+                        let exceeded = xact::with_snapshot(|| {
+                            let mut done = run::progress(id, number, rows)?;
+                            if !along.is_empty() {
+                                done = disposed::along(id, &target.work.plan, &along)?;
                             }
+                            limits.are_exceeded(id, done)
                         })?;
-                        if done > limit {
+                        if exceeded {
                             // What the batch did is undone with its transaction.
                             return Err(Error::new(Kind::ProgramLimitExceeded, TRIPPED));
                         }

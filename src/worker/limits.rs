@@ -1,0 +1,122 @@
+//! How many rows of each table a run may dispose of: of its own, and of those whose rows go along with them.
+
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys;
+
+use crate::error::Result;
+use crate::guc;
+use crate::pg::{inherit, relation};
+use crate::policy::cascade;
+use crate::policy::model::Plan;
+use crate::worker::disposed;
+use crate::worker::fuse::Estimate;
+use crate::worker::run::Run;
+use crate::worker::survey::{self, Item};
+
+/// The table whose fuse rows of a relation count for, where they go with those of the plan: the tagged one, or the one that
+/// the foreign key names by which they go, partitions and all.
+pub fn root(plan: &Plan, relation: pg_sys::Oid) -> u32 {
+    let id = relation.to_u32();
+    let tagged = plan
+        .together()
+        .find(|plan| plan.leaves.iter().any(|leaf| leaf.id == id));
+    if let Some(tagged) = tagged {
+        return tagged.table;
+    }
+    let keys = cascade::relations(plan);
+    let mut at_or_above = std::iter::once(relation).chain(inherit::ancestors(relation));
+    let named = at_or_above.find(|relation| keys.contains_key(&relation.to_u32()));
+    named.unwrap_or(relation).to_u32()
+}
+
+/// The other tables of which rows go along, as they were declared to or in a circle, each with the relations that have them.
+pub fn others(plan: &Plan) -> BTreeMap<u32, Vec<pg_sys::Oid>> {
+    let oid = |id: u32| pg_sys::Oid::from(id);
+    let peers = plan.peers.iter().map(|peer| {
+        let leaves = peer.leaves.iter().map(|leaf| oid(leaf.id));
+        (peer.table, leaves.collect())
+    });
+    let declared = cascade::relations(plan).into_iter();
+    let declared = declared.filter(|(_, declared)| *declared).map(|(id, _)| {
+        let all = std::iter::once(oid(id)).chain(inherit::descendants(oid(id)));
+        let tables = all.filter(|relation| relation::kind(*relation) == pg_sys::RELKIND_RELATION);
+        (id, tables.collect())
+    });
+    declared.chain(peers).collect()
+}
+
+/// What the fuse is asked about such a table, of which `planned` rows are to go: without those that the run `except` has
+/// disposed of.
+pub fn estimate(
+    plan: &Plan,
+    root: u32,
+    relations: &[pg_sys::Oid],
+    planned: i64,
+    except: Option<i64>,
+) -> Result<Estimate> {
+    let mut rows: i64 = 0;
+    if let Some(leaf) = plan.leaves.first() {
+        for relation in relations {
+            rows = rows.saturating_add(survey::rows_of(plan, leaf, *relation)?);
+        }
+    }
+    Ok(Estimate {
+        planned,
+        disposed: disposed::lately(root, except)?,
+        rows,
+        fraction: guc::max_disposal_fraction(),
+    })
+}
+
+/// The most rows of each table that a run may dispose of altogether.
+pub struct Limits {
+    own: i64,
+    /// Of the plan's own table, and of all others.
+    by_root: BTreeMap<u32, i64>,
+}
+
+impl Limits {
+    /// Those of a run with these items.
+    pub fn of(plan: &Plan, run: &Run, items: &[Item]) -> Result<Limits> {
+        let planned = |root: u32| {
+            let of = items.iter().filter(|item| item.root == root);
+            of.map(|item| item.planned).sum::<i64>()
+        };
+        let others = others(plan);
+        let own = Estimate {
+            planned: match others.is_empty() {
+                true => run.planned,
+                false => planned(plan.table),
+            },
+            disposed: disposed::lately(plan.table, Some(run.id))?,
+            rows: run.table_rows,
+            fraction: guc::max_disposal_fraction(),
+        };
+        let own = own.limit(run.approved);
+        let mut by_root = BTreeMap::from([(plan.table, own)]);
+        for (root, relations) in others {
+            let estimate = estimate(plan, root, &relations, planned(root), Some(run.id))?;
+            by_root.insert(root, estimate.limit(run.approved));
+        }
+        Ok(Limits { own, by_root })
+    }
+
+    /// That of the run's own table.
+    pub const fn own(&self) -> i64 {
+        self.own
+    }
+
+    /// Whether a run that has disposed of `done` rows has more of some table than it may. In the transaction of a batch,
+    /// behind [`super::run::progress`]: no other batch of the run counts meanwhile.
+    pub fn are_exceeded(&self, run: i64, done: i64) -> Result<bool> {
+        if self.by_root.len() == 1 {
+            return Ok(done > self.own);
+        }
+        let done = disposed::by_root(run)?;
+        Ok(self
+            .by_root
+            .iter()
+            .any(|(root, limit)| done.get(root).is_some_and(|rows| rows > limit)))
+    }
+}
