@@ -385,3 +385,81 @@ fn parallel_and_background_workers_and_errors_of_other_code_are_unharmed() -> Re
     assert_no_event(&guarded);
     Ok(())
 }
+
+/// What those who manage and watch a server ask it, over the unix socket and over loopback: as which role, and what.
+const AGENTS: [(&str, &str); 10] = [
+    (
+        "manager",
+        "SELECT pg_is_in_recovery(), pg_current_wal_flush_lsn(), pg_postmaster_start_time()",
+    ),
+    (
+        "manager",
+        "SELECT application_name, state, sync_state, flush_lsn FROM pg_stat_replication",
+    ),
+    (
+        "manager",
+        "SELECT pg_create_physical_replication_slot('member')",
+    ),
+    ("manager", "SELECT pg_drop_replication_slot('member')"),
+    (
+        "manager",
+        "ALTER SYSTEM SET max_standby_streaming_delay = '20s'",
+    ),
+    ("manager", "CHECKPOINT"),
+    (
+        "exporter",
+        "SELECT state, count(*) FROM pg_stat_activity GROUP BY 1",
+    ),
+    (
+        "exporter",
+        "SELECT datname, xact_commit FROM pg_stat_database",
+    ),
+    (
+        "exporter",
+        "SELECT relname, n_dead_tup FROM pg_stat_user_tables",
+    ),
+    ("exporter", "SELECT count(*) FROM custodian.metrics"),
+];
+
+#[test]
+fn a_cluster_manager_and_an_exporter_work_once_their_roles_are_named() -> Result<()> {
+    let node = Cluster::builder("agents")
+        .preload("pg_custodian")
+        .conf("custodian.region = 'cn'")
+        .loopback()
+        .start()?;
+    let rules = "region cn\nlocal postgres\n";
+    guard(&node, &format!("{rules}local manager\nlocal exporter\n"))?;
+    node.exec(TABLES)?;
+    node.exec(
+        "CREATE ROLE manager LOGIN SUPERUSER REPLICATION; CREATE ROLE exporter LOGIN; GRANT pg_monitor TO exporter",
+    )?;
+    let ask = |over_tcp: bool, role: &str, sql: &str| {
+        let program = node.program("psql")?;
+        let program = if over_tcp {
+            program.over_tcp()
+        } else {
+            program
+        };
+        program.role(role).args(["-X", "-At", "-c", sql]).run()
+    };
+    for over_tcp in [false, true] {
+        for (role, sql) in AGENTS {
+            ask(over_tcp, role, sql)?.ok()?;
+        }
+    }
+    assert_no_event(&node);
+    // Without their lines they are whoever may stand behind a tunnel.
+    node.write_file("custodian_regions.conf", rules)?;
+    node.reload()?;
+    for over_tcp in [false, true] {
+        for (role, sql) in [AGENTS[1], AGENTS[2], AGENTS[6]] {
+            let output = ask(over_tcp, role, sql)?;
+            assert!(
+                !output.success() && output.stderr.contains("is not allowed"),
+                "{role}: {sql}: {output}"
+            );
+        }
+    }
+    Ok(())
+}

@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 33] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 34] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -240,6 +240,13 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 33] = [
         "unharmed",
         "guard_unharmed",
         "a_former_primary_is_rewound_over_the_network",
+    ),
+    (
+        "a cluster manager (Patroni) and exporters, over the unix socket and loopback",
+        "none",
+        "unharmed once a `local` line names their roles",
+        "guard_unharmed",
+        "a_cluster_manager_and_an_exporter_work_once_their_roles_are_named",
     ),
     (
         "logical replication inside the region",
