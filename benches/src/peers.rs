@@ -17,7 +17,7 @@ fn visits(rows: u64) -> String {
         "{VISITS};
          INSERT INTO visit SELECT n, '10.0.0.' || n % 250, repeat('x', 60),
              now() - CASE WHEN (n * 7919) % {rows} < {rows} / 10 THEN interval '250 days' ELSE interval '10 days' END
-         FROM generate_series(1, {rows}) n"
+         FROM generate_series(1::bigint, {rows}) n"
     )
 }
 
@@ -114,7 +114,7 @@ pub fn partman(sizes: Sizes) -> Result<Vec<Figure>> {
             "UPDATE partman.part_config SET retention = '7 months', retention_keep_table = false, infinite_time_partitions = true",
             &format!(
                 "INSERT INTO visit SELECT n, '10.0.0.' || n % 250, repeat('x', 60),
-                     date_trunc('month', now()) - n % 12 * interval '1 month' + interval '1 hour' FROM generate_series(1, {rows}) n"
+                     date_trunc('month', now()) - n % 12 * interval '1 month' + interval '1 hour' FROM generate_series(1::bigint, {rows}) n"
             ),
             "CREATE EXTENSION pg_custodian;
              SELECT custodian.define_purpose('shop.visit', 'contract', '7 months')",
