@@ -1,9 +1,10 @@
 //! Access gate, continued: statements that compute over the rows of a table without reading it as a query does.
 //!
 //! A new index, constraint, generated column or type of a column evaluates expressions on every row. Their functions can tell
-//! what they see, and so does the error of one that fails. The executor's permission check does not see it, so from
-//! outside such a statement counts as reading the whole row. A table that the transaction itself has made has no other rows
-//! than its own.
+//! what they see, and so does the error of one that fails. What a table is clustered by shows in the order of its rows, and
+//! whether a default partition stands in the way of another one in an error. The executor's permission check does not see
+//! it, so from outside such a statement counts as reading the whole row. A table that the transaction itself has made has no
+//! other rows than its own.
 
 use pgrx::pg_sys;
 
@@ -17,6 +18,7 @@ use crate::guc::{self, Enforce, Gate};
 use crate::pg::statement::{self, node};
 use crate::pg::utility::Utility;
 use crate::pg::{inherit, relation, xact};
+use crate::tag::rename;
 
 /// Whether a definition of a column has more than a default: a check, a key, or an expression that generates it.
 fn is_computed(command: &pg_sys::AlterTableCmd) -> bool {
@@ -29,16 +31,62 @@ fn is_computed(command: &pg_sys::AlterTableCmd) -> bool {
     })
 }
 
-/// Whether a part of ALTER TABLE evaluates something on the rows that are there.
+/// Whether a part of ALTER TABLE evaluates something on the rows that are there. Those that do not are named: whatever the
+/// server may learn to do counts as one that does.
 fn computes(command: &pg_sys::AlterTableCmd) -> bool {
     use pg_sys::AlterTableType as Kind;
     match command.subtype {
         Kind::AT_AddColumn => is_computed(command),
-        Kind::AT_AlterColumnType
-        | Kind::AT_AddConstraint
-        | Kind::AT_ValidateConstraint
-        | Kind::AT_AttachPartition => true,
-        _ => false,
+        Kind::AT_ColumnDefault
+        | Kind::AT_DropNotNull
+        | Kind::AT_DropExpression
+        | Kind::AT_SetStatistics
+        | Kind::AT_SetOptions
+        | Kind::AT_ResetOptions
+        | Kind::AT_SetStorage
+        | Kind::AT_SetCompression
+        | Kind::AT_DropColumn
+        | Kind::AT_AlterConstraint
+        | Kind::AT_DropConstraint
+        | Kind::AT_AlterColumnGenericOptions
+        | Kind::AT_ChangeOwner
+        | Kind::AT_DropCluster
+        | Kind::AT_SetLogged
+        | Kind::AT_SetUnLogged
+        | Kind::AT_DropOids
+        | Kind::AT_SetAccessMethod
+        | Kind::AT_SetTableSpace
+        | Kind::AT_SetRelOptions
+        | Kind::AT_ResetRelOptions
+        | Kind::AT_EnableTrig
+        | Kind::AT_EnableAlwaysTrig
+        | Kind::AT_EnableReplicaTrig
+        | Kind::AT_DisableTrig
+        | Kind::AT_EnableTrigAll
+        | Kind::AT_DisableTrigAll
+        | Kind::AT_EnableTrigUser
+        | Kind::AT_DisableTrigUser
+        | Kind::AT_EnableRule
+        | Kind::AT_EnableAlwaysRule
+        | Kind::AT_EnableReplicaRule
+        | Kind::AT_DisableRule
+        | Kind::AT_DropInherit
+        | Kind::AT_AddOf
+        | Kind::AT_DropOf
+        | Kind::AT_ReplicaIdentity
+        | Kind::AT_EnableRowSecurity
+        | Kind::AT_DisableRowSecurity
+        | Kind::AT_ForceRowSecurity
+        | Kind::AT_NoForceRowSecurity
+        | Kind::AT_GenericOptions
+        | Kind::AT_DetachPartition
+        | Kind::AT_DetachPartitionFinalize
+        | Kind::AT_AddIdentity
+        | Kind::AT_SetIdentity
+        | Kind::AT_DropIdentity => false,
+        // SET NOT NULL among them. INHERIT, too: the parent's tags would open columns that have none of their own. And
+        // CLUSTER ON: the next CLUSTER without an index goes by it.
+        _ => true,
     }
 }
 
@@ -55,16 +103,25 @@ fn attached(command: &pg_sys::AlterTableCmd) -> Option<&pg_sys::RangeVar> {
     node!(partition.name)
 }
 
-/// Checks a statement before it is executed.
-pub fn before(statement: &Utility) -> Result<()> {
+/// Whether a statement may compute over rows.
+fn is_of_interest(tag: pg_sys::NodeTag) -> bool {
     use pg_sys::NodeTag;
-    if !matches!(
-        statement.node.type_,
+    matches!(
+        tag,
         NodeTag::T_AlterTableStmt
             | NodeTag::T_IndexStmt
+            | NodeTag::T_ClusterStmt
+            | NodeTag::T_CreateStmt
+            | NodeTag::T_CreateForeignTableStmt
             | NodeTag::T_CreateStatsStmt
             | NodeTag::T_AlterDomainStmt
-    ) || session::is_known_inside()
+    )
+}
+
+/// Checks a statement before it is executed.
+pub fn before(statement: &Utility) -> Result<()> {
+    if !is_of_interest(statement.node.type_)
+        || session::is_known_inside()
         || !guc::preloaded()
         || guc::enforce(Gate::Access) == Enforce::Off
     {
@@ -77,46 +134,108 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some(index) = statement.cast::<pg_sys::IndexStmt>() {
-        return rows_of(node!(index.relation), &session);
+        let lock = if index.concurrent {
+            pg_sys::ShareUpdateExclusiveLock
+        } else {
+            pg_sys::ShareLock
+        };
+        return rows_of(node!(index.relation), lock as i32, &session);
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
         let commands = statement::commands(alter);
         for command in &commands {
             if let Some(table) = attached(command) {
-                rows_of(Some(table), &session)?;
+                rows_of(Some(table), pg_sys::AccessExclusiveLock as i32, &session)?;
             }
         }
         if commands.into_iter().any(computes) {
-            return rows_of(node!(alter.relation), &session);
+            return rows_of(node!(alter.relation), statement::lock_of(alter), &session);
         }
         return Ok(());
+    }
+    if let Some(cluster) = statement.cast::<pg_sys::ClusterStmt>() {
+        if !cluster.relation.is_null() {
+            return rows_of(
+                node!(cluster.relation),
+                pg_sys::AccessExclusiveLock as i32,
+                &session,
+            );
+        }
+        return everywhere(
+            inside,
+            "CLUSTER",
+            "clustering all tables",
+            "The order of rows would show values that they are clustered by.",
+            &session,
+        );
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateStmt>() {
+        return beside_default(create, &session);
+    }
+    if let Some(create) = statement.cast::<pg_sys::CreateForeignTableStmt>() {
+        return beside_default(&create.base, &session);
     }
     // What it defines is evaluated by ANALYZE, whoever runs that.
     if let Some(statistics) = statement.cast::<pg_sys::CreateStatsStmt>() {
         for table in statement::statistics_of(statistics) {
-            rows_of(Some(table), &session)?;
+            rows_of(
+                Some(table),
+                pg_sys::ShareUpdateExclusiveLock as i32,
+                &session,
+            )?;
         }
         return Ok(());
     }
+    // Add, validate, and set NOT NULL.
     if let Some(alter) = statement.cast::<pg_sys::AlterDomainStmt>()
-        && matches!(alter.subtype as u8, b'C' | b'V')
-        && !inside
+        && matches!(alter.subtype as u8, b'C' | b'V' | b'O')
     {
-        return domain(&session);
+        return everywhere(
+            inside,
+            "ALTER DOMAIN",
+            "adding a constraint to a domain",
+            "It is evaluated on values of every table with a column of this domain.",
+            &session,
+        );
     }
     Ok(())
 }
 
-/// The rows of a table, and of those below it.
-fn rows_of(name: Option<&pg_sys::RangeVar>, session: &Session) -> Result<()> {
-    let Some(table) = relation::named(name) else {
-        // The server says so.
-        return Ok(());
-    };
-    if !relation::is_owner(table) {
-        // The server refuses it, and says nothing of the table's tags.
+/// A new partition: where there is a default one, its rows are compared with the new bounds.
+fn beside_default(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> {
+    if create.partbound.is_null() {
         return Ok(());
     }
+    for parent in statement::parents_of(create) {
+        let lock = pg_sys::ShareUpdateExclusiveLock as i32;
+        if let Some(parent) = relation::named_and_locked(Some(parent), lock, relation::is_owner)
+            && let Some(default) = inherit::default_partition(parent)
+        {
+            whole(default, session)?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a table, and of those below it; of a composite type, those of its typed tables.
+///
+/// The lock is the one that the statement takes itself in a moment: whom it waited for could otherwise have put another table
+/// in the place of the name meanwhile.
+fn rows_of(name: Option<&pg_sys::RangeVar>, lock: i32, session: &Session) -> Result<()> {
+    // Of others' tables the server refuses it, and says nothing of their tags.
+    let Some(table) = relation::named_and_locked(name, lock, relation::is_owner) else {
+        return Ok(());
+    };
+    match relation::kind(table) {
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => Ok(()),
+        pg_sys::RELKIND_COMPOSITE_TYPE => rename::typed_tables(table)?
+            .into_iter()
+            .try_for_each(|table| whole(table, session)),
+        _ => whole(table, session),
+    }
+}
+
+fn whole(table: pg_sys::Oid, session: &Session) -> Result<()> {
     let mut tables = inherit::descendants(table);
     tables.push(table);
     tables
@@ -125,20 +244,23 @@ fn rows_of(name: Option<&pg_sys::RangeVar>, session: &Session) -> Result<()> {
         .try_for_each(|table| access::whole_row(table, session))
 }
 
-/// A constraint of a domain is evaluated on the columns of that type, in whatever table.
-fn domain(session: &Session) -> Result<()> {
+/// What looks at rows of any table: refused to whoever is not inside.
+fn everywhere(
+    inside: bool,
+    statement: &str,
+    doing: &str,
+    why: &str,
+    session: &Session,
+) -> Result<()> {
+    if inside {
+        return Ok(());
+    }
     let judgement = &session.judgement;
     let error = Error::new(
         Kind::RegionRefused,
-        format!(
-            "adding a constraint to a domain from {} is not allowed",
-            session.peer
-        ),
+        format!("{doing} from {} is not allowed", session.peer),
     )
-    .detail(format!(
-        "It is evaluated on values of every table with a column of this domain. {}",
-        judgement.reason
-    ))
+    .detail(format!("{why} {}", judgement.reason))
     .hint(judgement.remedy.clone());
     refuse::unless_only_warned(
         Flow {
@@ -147,7 +269,7 @@ fn domain(session: &Session) -> Result<()> {
             role: session.role.clone(),
             peer: session.peer.clone(),
             region: judgement.region.clone(),
-            object: "ALTER DOMAIN".to_owned(),
+            object: statement.to_owned(),
             error,
         },
         |_| {},

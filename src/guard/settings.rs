@@ -64,6 +64,8 @@ pub const GUARDED: [(&CStr, Power); 11] = [
 
 /// The setting that lanes can allow.
 const ARCHIVE_COMMAND: &str = "archive_command";
+/// The setting that says which libraries are loaded.
+const LIBRARIES: &str = "shared_preload_libraries";
 
 /// Whether a list of libraries names this one, by name or by path.
 fn loads_this_library(list: &str) -> bool {
@@ -220,21 +222,34 @@ pub fn before(statement: &Utility) -> Result<()> {
     if !guc::preloaded() || guc::enforce(Gate::Settings) == Enforce::Off {
         return Ok(());
     }
-    let set = statement
-        .cast::<pg_sys::AlterSystemStmt>()
-        .and_then(statement::set_by_system);
-    let Some((name, value)) = set else {
+    let Some(alter) = statement.cast::<pg_sys::AlterSystemStmt>() else {
         return Ok(());
     };
-    let name = name.to_string_lossy().to_ascii_lowercase();
-    let value = value.to_string_lossy();
-    let Some((_, power)) = GUARDED
+    let (name, value) = if let Some((name, value)) = statement::set_by_system(alter) {
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        (name, Some(value.to_string_lossy().into_owned()))
+    } else {
+        // RESET ALL has no name.
+        let name = statement::reset_by_system(alter).map_or_else(
+            || LIBRARIES.to_owned(),
+            |name| name.to_string_lossy().to_ascii_lowercase(),
+        );
+        (name, None)
+    };
+    let Some((setting, power)) = GUARDED
         .iter()
         .find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())
     else {
         return Ok(());
     };
-    let Some(reason) = fault(&active::current(), &name, *power, &value) else {
+    let reason = match value {
+        Some(value) => fault(&active::current(), &name, *power, &value),
+        // Other values are checked as they come into force; without the library nothing would check this one.
+        None => (*power == Power::Loads && guc_hook::is_from_alter_system(setting)).then(|| {
+            "The value in force, which loads pg_custodian, was set by ALTER SYSTEM.".to_owned()
+        }),
+    };
+    let Some(reason) = reason else {
         return Ok(());
     };
     let session = session::current();

@@ -79,6 +79,19 @@ pub fn is_from_file(name: &CStr) -> bool {
     find(name).is_ok_and(|record| unsafe { (*record).source == pg_sys::GucSource::PGC_S_FILE })
 }
 
+/// Whether the value in force is one that ALTER SYSTEM wrote.
+pub fn is_from_alter_system(name: &CStr) -> bool {
+    find(name).is_ok_and(|record| {
+        // SAFETY: the record is the server's own; NULL or the NUL-terminated name of a file.
+        let file = unsafe { (*record).sourcefile };
+        // SAFETY: as above.
+        !file.is_null()
+            && unsafe { CStr::from_ptr(file) }
+                .to_bytes()
+                .ends_with(b"/postgresql.auto.conf")
+    })
+}
+
 /// Empties a setting as what set it could have done, so that the next change of a file is followed again. For the
 /// postmaster while it starts. Whether it is empty then.
 pub fn empty(name: &CStr) -> bool {

@@ -29,6 +29,16 @@ pub fn children(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     children
 }
 
+/// The default partition of a partitioned table.
+pub fn default_partition(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    unsafe extern "C-unwind" {
+        fn get_default_partition_oid(parent: pg_sys::Oid) -> pg_sys::Oid;
+    }
+    // SAFETY: a cached catalog lookup by OID; of another relation there is none.
+    let default = unsafe { get_default_partition_oid(relation) };
+    (default != pg_sys::Oid::INVALID).then_some(default)
+}
+
 fn closure(
     relation: pg_sys::Oid,
     step: impl Fn(pg_sys::Oid) -> Vec<pg_sys::Oid>,

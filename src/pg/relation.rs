@@ -226,6 +226,27 @@ pub fn by_name_parts(parts: &[String]) -> Result<Option<pg_sys::Oid>> {
     Ok(named(Some(&range)))
 }
 
+/// The relation that a statement names, if it exists and `may` says so of it, under a lock until the end of the
+/// transaction: while that was waited for, the name may have come to mean another one. `may` is asked without a lock, so
+/// that nobody takes one who may not.
+pub fn named_and_locked(
+    name: Option<&pg_sys::RangeVar>,
+    lock: i32,
+    may: impl Fn(pg_sys::Oid) -> bool,
+) -> Option<pg_sys::Oid> {
+    loop {
+        let found = named(name).filter(|found| may(*found))?;
+        // SAFETY: takes a lock, or raises the server's error where it is not to be had; what the name means is looked up
+        // again after the changes that others made meanwhile were heard of.
+        unsafe { pg_sys::LockRelationOid(found, lock) };
+        if named(name) == Some(found) {
+            return Some(found);
+        }
+        // SAFETY: the lock that was taken above.
+        unsafe { pg_sys::UnlockRelationOid(found, lock) };
+    }
+}
+
 /// The name of a column by its number; `None` when there is no such column.
 pub fn column_name(relation: pg_sys::Oid, attnum: i16) -> Option<String> {
     // SAFETY: a cached catalog lookup; the result is NULL or a palloc'd string.

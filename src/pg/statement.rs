@@ -49,6 +49,7 @@ statements! {
     AlterTableCmd = T_AlterTableCmd,
     AlterTableStmt = T_AlterTableStmt,
     AlterUserMappingStmt = T_AlterUserMappingStmt,
+    ClusterStmt = T_ClusterStmt,
     ColumnDef = T_ColumnDef,
     Constraint = T_Constraint,
     CopyStmt = T_CopyStmt,
@@ -248,6 +249,20 @@ pub fn commands(alter: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
     nodes!(alter.cmds).into_iter().filter_map(cast).collect()
 }
 
+/// The lock that ALTER TABLE takes on its table.
+pub fn lock_of(alter: &pg_sys::AlterTableStmt) -> i32 {
+    // SAFETY: a statement of the server's, whose list has the parts that the server looks for.
+    unsafe { pg_sys::AlterTableGetLockLevel(alter.cmds) as i32 }
+}
+
+/// The tables that a CREATE TABLE inherits from, or is a partition of.
+pub fn parents_of(create: &pg_sys::CreateStmt) -> Vec<&pg_sys::RangeVar> {
+    nodes!(create.inhRelations)
+        .into_iter()
+        .filter_map(cast)
+        .collect()
+}
+
 /// What ATTACH PARTITION or DETACH PARTITION names.
 pub fn partition(command: &pg_sys::AlterTableCmd) -> Option<&pg_sys::PartitionCmd> {
     node!(command.def)
@@ -294,6 +309,12 @@ pub fn enum_of(alter: &pg_sys::AlterEnumStmt) -> pg_sys::Oid {
 pub fn range_table(query: &pg_sys::Query) -> Vec<&pg_sys::RangeTblEntry> {
     // SAFETY: an analyzed query has a list of RangeTblEntry nodes there, which lives as long as it does.
     unsafe { list::items(query.rtable) }
+}
+
+/// What ALTER SYSTEM … RESET, or SET … TO DEFAULT, names; `None` for RESET ALL.
+pub fn reset_by_system(alter: &pg_sys::AlterSystemStmt) -> Option<&CStr> {
+    let set: &pg_sys::VariableSetStmt = node!(alter.setstmt)?;
+    text!(set.name)
 }
 
 /// The name and the value of ALTER SYSTEM SET; `None` for its other forms.

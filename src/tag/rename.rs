@@ -26,8 +26,8 @@ struct Renamed {
     family: Vec<pg_sys::Oid>,
 }
 
-/// The tables of a composite type, whose columns are renamed with its attributes.
-fn typed_tables(composite: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
+/// The tables of a composite type, whose columns follow its attributes.
+pub fn typed_tables(composite: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     let rows = fresh::rows(
         "SELECT c.oid FROM pg_class c JOIN pg_type t ON t.oid = c.reloftype WHERE t.typrelid = $1",
         &[composite.into()],

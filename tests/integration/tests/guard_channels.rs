@@ -99,6 +99,18 @@ fn channel_settings_by_alter_system() -> Result<()> {
         "SELECT count(*) FROM custodian.guard_events WHERE gate = 'settings' AND outcome = 'refused'",
     )?;
     assert_ne!(events, "0");
+    // Where the value in force is one of ALTER SYSTEM's, taking it away may leave one without the library.
+    node.alter_system("shared_preload_libraries", "pg_custodian")?;
+    node.restart()?;
+    for reset in [
+        "RESET shared_preload_libraries",
+        "SET shared_preload_libraries TO DEFAULT",
+        "RESET ALL",
+    ] {
+        let text = refused(&node, &format!("ALTER SYSTEM {reset}"))?;
+        assert!(text.contains("set by ALTER SYSTEM"), "{text}");
+    }
+    node.exec("ALTER SYSTEM RESET work_mem")?;
     Ok(())
 }
 

@@ -258,6 +258,9 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
     node.exec(
         "CREATE TABLE parts (id int, email text) PARTITION BY LIST (id);
          CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1); CREATE TABLE part2 (id int, email text);
+         CREATE TABLE spread (id int, email text) PARTITION BY LIST (email);
+         CREATE TABLE spread_rest PARTITION OF spread DEFAULT; INSERT INTO spread VALUES (1, 'canary');
+         CREATE TABLE above (email text);
          CREATE DOMAIN kind AS text; CREATE TABLE clear (id int);
          SELECT custodian.clear_column('clear', 'id')",
     )?;
@@ -276,6 +279,12 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "ALTER TABLE parts ADD CHECK (email <> '')",
         "ALTER TABLE parts ATTACH PARTITION part2 FOR VALUES IN (2)",
         "ALTER DOMAIN kind ADD CHECK (VALUE <> '')",
+        "ALTER DOMAIN kind SET NOT NULL",
+        "ALTER TABLE customer ALTER email SET NOT NULL",
+        "ALTER TABLE customer INHERIT above",
+        "CLUSTER customer USING customer_pkey",
+        "CLUSTER",
+        "CREATE TABLE spread_canary PARTITION OF spread FOR VALUES IN ('canary')",
     ] {
         let refused = away.refused(statement);
         assert_eq!(refused.sqlstate(), "42501", "{statement}: {refused}");
@@ -298,7 +307,10 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          ALTER TABLE own ATTACH PARTITION own1 FOR VALUES IN (1); COMMIT",
         "CREATE TABLE mine (id int PRIMARY KEY, note text UNIQUE CHECK (note <> ''))",
         "BEGIN; CREATE TABLE other (id int); CREATE INDEX ON other (id); ALTER TABLE other ADD UNIQUE (id); COMMIT",
-        "CREATE INDEX ON clear (id)",
+        "CREATE INDEX clear_id ON clear (id)",
+        "ALTER TABLE clear ALTER id SET NOT NULL",
+        "CLUSTER clear USING clear_id",
+        "CREATE TABLE part3 PARTITION OF parts FOR VALUES IN (3)",
         "ALTER TABLE clear ADD CHECK (id > 0)",
         "ALTER TABLE customer ADD more text DEFAULT 'none' NOT NULL",
         "ALTER TABLE customer ALTER email SET STATISTICS 10",
@@ -383,5 +395,64 @@ fn a_function_in_a_parallel_worker_reads_what_its_leader_may_read() -> Result<()
     away.batch_execute("DISCARD ALL")?;
     away.batch_execute(forced)?;
     assert_eq!(away.refused("SELECT mails()").sqlstate(), "42501");
+    Ok(())
+}
+
+/// A function that tells what it is called with, and a cast to a type that calls it.
+const TELLING: &str = "
+CREATE TYPE told AS ENUM ('x');
+CREATE FUNCTION tell(x text) RETURNS told IMMUTABLE LANGUAGE plpgsql AS
+  $$ BEGIN RAISE NOTICE '%', x; RETURN 'x'; END $$;
+CREATE CAST (text AS told) WITH FUNCTION tell(text) AS ASSIGNMENT;
+CREATE FUNCTION is_told(x text) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS
+  $$ BEGIN RAISE NOTICE '%', x; RETURN true; END $$;
+";
+
+#[test]
+fn a_type_or_a_name_that_comes_to_mean_another_table_computes_over_no_rows_of_it() -> Result<()> {
+    let node = node()?;
+    node.exec(&format!(
+        "INSERT INTO customer VALUES (1, '{CANARY}', 'basic');
+         CREATE TABLE decoy (email text); SELECT custodian.clear_column('decoy', 'email')"
+    ))?;
+    node.exec(TELLING)?;
+    node.alter_system("custodian.enforce", "on")?;
+    let away = |statements: &str| {
+        node.program("psql")?
+            .role("away")
+            .args(["-X", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"])
+            .stdin(statements)
+            .start()
+    };
+    // The type is new, and the table that comes to be of it is not.
+    let output = away(
+        "BEGIN; CREATE TYPE kind AS (id int, email text, plan text);
+         ALTER TABLE customer OF kind; ALTER TYPE kind ALTER ATTRIBUTE email TYPE told CASCADE",
+    )?
+    .wait(60)?;
+    let text = output.all();
+    assert!(
+        !output.success() && text.contains("computing over rows of \"public.customer\""),
+        "{text}"
+    );
+    assert!(!text.contains(CANARY), "{text}");
+
+    // While the statement waits for the table of that name, another one gets the name.
+    let mut other = node.client()?;
+    let swap = "BEGIN; ALTER TABLE decoy RENAME TO gone; ALTER TABLE customer RENAME TO decoy";
+    other.batch_execute(swap)?;
+    let waiting = away("ALTER TABLE decoy ADD CHECK (is_told(email))")?;
+    let waits = "SELECT count(*) FROM pg_locks WHERE relation = 'gone'::regclass AND NOT granted";
+    wait_until("the statement waits", 60, || {
+        other.text(waits).is_ok_and(|count| count == "1")
+    });
+    other.batch_execute("COMMIT")?;
+    let output = waiting.wait(60)?;
+    let text = output.all();
+    assert!(
+        !output.success() && text.contains("computing over rows of \"public.decoy\""),
+        "{text}"
+    );
+    assert!(!text.contains(CANARY), "{text}");
     Ok(())
 }
