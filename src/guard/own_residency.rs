@@ -301,6 +301,8 @@ pub fn before(utility: &Utility) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::guard::rules::parse;
     use crate::guard::verdict::Verdict;
