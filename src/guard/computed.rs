@@ -8,10 +8,9 @@
 
 use pgrx::pg_sys;
 
-use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
+use crate::error::Result;
 use crate::guard::access;
-use crate::guard::refuse::{self, Flow};
+use crate::guard::refuse;
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
@@ -128,9 +127,10 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     let session = session::current();
-    let inside = session.judgement.verdict == Verdict::Inside;
     // What scripts of extensions make is the extensions' own.
-    if (inside && !session.plaintext) || xact::in_extension_script() {
+    if (session.judgement.verdict == Verdict::Inside && !session.plaintext)
+        || xact::in_extension_script()
+    {
         return Ok(());
     }
     if let Some(index) = statement.cast::<pg_sys::IndexStmt>() {
@@ -161,8 +161,7 @@ pub fn before(statement: &Utility) -> Result<()> {
                 &session,
             );
         }
-        return everywhere(
-            inside,
+        return refuse::outside(
             "CLUSTER",
             "clustering all tables",
             "The order of rows would show values that they are clustered by.",
@@ -190,8 +189,7 @@ pub fn before(statement: &Utility) -> Result<()> {
     if let Some(alter) = statement.cast::<pg_sys::AlterDomainStmt>()
         && matches!(alter.subtype as u8, b'C' | b'V' | b'O')
     {
-        return everywhere(
-            inside,
+        return refuse::outside(
             "ALTER DOMAIN",
             "adding a constraint to a domain",
             "It is evaluated on values of every table with a column of this domain.",
@@ -242,36 +240,4 @@ fn whole(table: pg_sys::Oid, session: &Session) -> Result<()> {
         .into_iter()
         .filter(|table| !relation::is_new(*table))
         .try_for_each(|table| access::whole_row(table, session))
-}
-
-/// What looks at rows of any table: refused to whoever is not inside.
-fn everywhere(
-    inside: bool,
-    statement: &str,
-    doing: &str,
-    why: &str,
-    session: &Session,
-) -> Result<()> {
-    if inside {
-        return Ok(());
-    }
-    let judgement = &session.judgement;
-    let error = Error::new(
-        Kind::RegionRefused,
-        format!("{doing} from {} is not allowed", session.peer),
-    )
-    .detail(format!("{why} {}", judgement.reason))
-    .hint(judgement.remedy.clone());
-    refuse::unless_only_warned(
-        Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: judgement.region.clone(),
-            object: statement.to_owned(),
-            error,
-        },
-        |_| {},
-    )
 }

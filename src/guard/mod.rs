@@ -20,6 +20,7 @@ pub mod foreign;
 pub mod function;
 pub mod lane;
 pub mod login;
+pub mod notification;
 pub mod opening;
 pub mod own_residency;
 mod refuse;

@@ -1,7 +1,9 @@
 //! What becomes of a flow that the rules do not allow: refused, or let through and recorded.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::evidence::events::{self, Database, Event, Outcome};
+use crate::guard::session::Session;
+use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
 
 /// A flow that is not allowed.
@@ -53,4 +55,31 @@ pub fn unless_only_warned(flow: Flow, warn: impl FnOnce(Error)) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Refuses, by the access gate, a statement that could show values of any table to whoever is not inside: `why`, in a
+/// sentence. `doing` is what the message calls it.
+pub fn outside(statement: &str, doing: &str, why: &str, session: &Session) -> Result<()> {
+    let judgement = &session.judgement;
+    if judgement.verdict == Verdict::Inside {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("{doing} from {} is not allowed", session.peer),
+    )
+    .detail(format!("{why} {}", judgement.reason))
+    .hint(judgement.remedy.clone());
+    unless_only_warned(
+        Flow {
+            gate: Gate::Access,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: judgement.region.clone(),
+            object: statement.to_owned(),
+            error,
+        },
+        |_| {},
+    )
 }

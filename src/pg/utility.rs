@@ -39,6 +39,7 @@ fn before(utility: Utility) -> Result<()> {
     guard::shipping::before(&utility)?;
     guard::widening::before(&utility)?;
     guard::computed::before(&utility)?;
+    guard::notification::before(&utility)?;
     guard::own_residency::before(&utility);
     guard::settings::before(&utility)?;
     detach::before(utility)?;

@@ -188,11 +188,11 @@ fn an_owner_restores_tags_but_not_what_a_steward_cleared() -> Result<()> {
     assert_eq!(
         errors,
         [
-            "pg_restore: error: could not execute query: ERROR:  must be a data steward to clear column shop.customer.country as not personal"
+            "pg_restore: error: could not execute query: ERROR:  must be a data steward to loosen the tag of table shop.customer"
         ]
     );
-    // pg_restore sends all labels of a table as one command, so one that was cleared keeps the others out: such a
-    // dump is restored by a steward or superuser.
+    // pg_restore sends all labels of a table as one command, so one that takes a steward, such as a residency_column or a
+    // column that was cleared, keeps the others out: such a dump is restored by a steward or superuser.
     let tags = "SELECT relation::text, column_name, kind FROM custodian.tags WHERE relation <> 'shop.customer'::regclass ORDER BY 1, 2";
     let mut target = node.client_as("postgres", "target")?;
     assert_eq!(

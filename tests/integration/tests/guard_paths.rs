@@ -1,6 +1,7 @@
 //! The region guard: ways to values that are not a SELECT.
 
 use integration::{Cluster, Result, Sql, wait_until};
+use postgres::fallible_iterator::FallibleIterator;
 
 /// A value of a tagged column.
 const CANARY: &str = "canary-4711@example.com";
@@ -454,5 +455,51 @@ fn a_type_or_a_name_that_comes_to_mean_another_table_computes_over_no_rows_of_it
         "{text}"
     );
     assert!(!text.contains(CANARY), "{text}");
+    Ok(())
+}
+
+#[test]
+fn notifications_reach_nobody_outside() -> Result<()> {
+    let node = node()?;
+    node.exec(
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_notify('news', NEW.email); RETURN NEW; END $$;
+         CREATE TRIGGER tell AFTER INSERT ON customer FOR EACH ROW EXECUTE FUNCTION tell()",
+    )?;
+    node.alter_system("custodian.enforce", "on")?;
+    let heard = |role: &str| -> Result<Vec<String>> {
+        let mut client = node.client_as(role, "postgres")?;
+        if role == "away" {
+            let refused = client.refused("LISTEN news").to_string();
+            assert!(
+                refused.contains("listening for notifications from") && !refused.contains("canary"),
+                "{refused}"
+            );
+        } else {
+            client.batch_execute("LISTEN news")?;
+        }
+        node.exec("DELETE FROM customer")?;
+        node.exec(&format!(
+            "INSERT INTO customer VALUES (1, '{CANARY}', 'basic')"
+        ))?;
+        // A round trip: what was sent before it has arrived.
+        client.batch_execute("SELECT 1")?;
+        let mut payloads = Vec::new();
+        let mut notifications = client.notifications();
+        let mut iterator = notifications.iter();
+        while let Some(notification) = iterator.next()? {
+            payloads.push(notification.payload().to_owned());
+        }
+        Ok(payloads)
+    };
+    assert_eq!(heard("away")?, Vec::<String>::new());
+    assert_eq!(heard("postgres")?, [CANARY]);
+    assert_eq!(
+        node.text("SELECT DISTINCT gate || '|' || object FROM custodian.guard_events WHERE object = 'LISTEN'")?,
+        "access|LISTEN"
+    );
+    // To send is no way out by itself.
+    node.client_as("away", "postgres")?
+        .batch_execute("NOTIFY news, 'from outside'; UNLISTEN *")?;
     Ok(())
 }

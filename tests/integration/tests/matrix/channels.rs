@@ -224,6 +224,7 @@ pub const CHANNELS: &[Channel] = &[
     channel(READS, "`table_to_xml()`", Session(Access), Card, Sql("SELECT table_to_xml('customer', true, false, '')")),
     channel(READS, "`ts_stat()`", Session(Access), Card, Sql("SELECT word FROM ts_stat('SELECT array_to_tsvector(ARRAY[card]) FROM customer')")),
     channel(READS, "EXPLAIN ANALYZE", Session(Access), Nothing, Sql("EXPLAIN ANALYZE SELECT card FROM customer")),
+    channel(READS, "LISTEN", Session(Access), Nothing, Sql("LISTEN news")),
     channel(READS, "foreign table", Session(Access), Card, Sql("SELECT card FROM a_foreign")),
     channel(READS, "foreign partition", Session(Access), Card, Sql("SELECT card FROM split"))
         .before("UPDATE split_there SET card = '{card}'"),
