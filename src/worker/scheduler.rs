@@ -1,7 +1,7 @@
 //! The scheduler: one per database with the extension. Each round it plans every tagged table, and starts a
 //! sweep where something is due.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
@@ -15,8 +15,9 @@ use crate::worker::round::Rounds;
 use crate::worker::shmem::{self, State};
 use crate::worker::tidy::Tidy;
 
-/// The shortest time between the beginnings of two rounds, however often the scheduler is woken.
-const SHORTEST: Duration = Duration::from_millis(250);
+/// No more than two rounds begin within this time, however often the scheduler is woken: whoever wakes one that was idle
+/// does not wait.
+const TWO_ROUNDS: Duration = Duration::from_millis(500);
 
 /// Starts a scheduler for a database; `false` when no worker can be had.
 pub fn start(database: pg_sys::Oid) -> bool {
@@ -73,7 +74,10 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     let mut lasting = sentinel::Lasting::default();
     let mut tidy = Tidy::default();
     let mut archives = archive::Reporter::default();
+    // When the last round began, and the one before.
+    let mut begun: (Option<Instant>, Option<Instant>) = (None, None);
     loop {
+        begun = (Some(Instant::now()), begun.0);
         if bgworker::reload_settings() {
             rounds.settings_changed();
             prune.settings_changed();
@@ -113,7 +117,10 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             ),
         }
         bgworker::report_idle();
-        if pause(database, &mut archives) {
+        let spare = begun.1.map_or(Duration::ZERO, |before| {
+            TWO_ROUNDS.saturating_sub(before.elapsed())
+        });
+        if pause(database, spare, &mut archives) {
             rounds.settings_changed();
             prune.settings_changed();
             tidy.settings_changed();
@@ -121,11 +128,11 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     }
 }
 
-/// Waits for the next round: the nap time, or until woken or told to reread the settings, which it reports.
-fn pause(database: pg_sys::Oid, archives: &mut archive::Reporter) -> bool {
-    latch::sleep(SHORTEST);
+/// Waits for the next round: `spare`, then the nap time, or until woken or told to reread the settings, which it reports.
+fn pause(database: pg_sys::Oid, spare: Duration, archives: &mut archive::Reporter) -> bool {
+    latch::sleep(spare);
     let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while !shmem::slot(database).is_some_and(|slot| slot.wake) {
         if bgworker::reload_settings() {
             return true;
