@@ -1,9 +1,12 @@
 //! Queries through SPI that return plain values. All run with pinned settings: what their names and operators
 //! mean must not depend on the caller's search_path.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
-use pgrx::spi::{Spi, SpiHeapTupleData};
-use pgrx::{FromDatum, IntoDatum};
+use pgrx::spi::{OwnedPreparedStatement, Spi, SpiHeapTupleData};
+use pgrx::{FromDatum, IntoDatum, PgOid};
 
 use crate::error::{Error, Result};
 use crate::pg::tids::Page;
@@ -60,6 +63,62 @@ pub fn select_one<T>(
     map: impl FnMut(&Row) -> Result<T>,
 ) -> Result<Option<T>> {
     Ok(select(sql, args, map)?.into_iter().next())
+}
+
+/// How many plans of [`kept`] queries a process keeps at most; further ones are planned each time.
+const MOST_KEPT: usize = 64;
+
+/// A query with the types of its arguments.
+type Prepared = (String, Vec<u32>);
+
+thread_local! {
+    /// Plans are never freed, also not when the process exits and their memory may be gone.
+    static KEPT: RefCell<HashMap<Prepared, &'static OwnedPreparedStatement>> = RefCell::default();
+}
+
+/// As [`select`] for a query that is run again and again, as for each table of a round: it is planned once, and kept in
+/// the session. The server plans it anew when what it depends on changes.
+pub fn kept<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    mut map: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    let types: Vec<u32> = args.iter().map(|arg| arg.oid().to_u32()).collect();
+    let key = (sql.to_owned(), types);
+    let (known, full) = KEPT.with_borrow(|kept| (kept.get(&key).copied(), kept.len() >= MOST_KEPT));
+    if known.is_none() && full {
+        return select(sql, args, map);
+    }
+    sandbox::with_pinned_settings(|| {
+        Spi::connect(|client| {
+            let plan = match known {
+                Some(plan) => plan,
+                None => {
+                    let types = key.1.iter().copied().map(pgrx::pg_sys::Oid::from);
+                    let types: Vec<PgOid> = types.map(PgOid::from).collect();
+                    let plan: &'static OwnedPreparedStatement =
+                        Box::leak(Box::new(client.prepare(sql, &types)?.keep()));
+                    KEPT.with_borrow_mut(|kept| kept.insert(key, plan));
+                    plan
+                }
+            };
+            let table = client.select(plan, None, args)?;
+            let mut rows = Vec::with_capacity(table.len());
+            for tuple in table {
+                rows.push(map(&Row { tuple })?);
+            }
+            Ok(rows)
+        })
+    })
+}
+
+/// The first row of a [`kept`] query, mapped.
+pub fn kept_one<T>(
+    sql: &str,
+    args: &[DatumWithOid],
+    map: impl FnMut(&Row) -> Result<T>,
+) -> Result<Option<T>> {
+    Ok(kept(sql, args, map)?.into_iter().next())
 }
 
 /// Runs a statement that writes, with RETURNING rows mapped.

@@ -81,7 +81,7 @@ pub fn own_since(epoch: i64) -> Result<Option<i64>> {
 /// The number of the policy in force, 0 before the first change.
 pub fn current() -> Result<i64> {
     sandbox::as_extension_owner(|| {
-        let epoch = spi::select_one(
+        let epoch = spi::kept_one(
             "SELECT pg_catalog.max(epoch) FROM custodian.epoch",
             &[],
             |row| row.get::<i64>(1),

@@ -62,7 +62,7 @@ fn last_pass(work: &Work, marks: &Marks, now: Instant) -> Option<Instant> {
 
 fn stored(relation: pg_sys::Oid) -> Result<Option<(String, Instant)>> {
     sandbox::as_extension_owner(|| {
-        spi::select_one(
+        spi::kept_one(
             "SELECT plan, overdue_since FROM custodian.backlog WHERE relation = $1",
             &[relation.into()],
             |row| {

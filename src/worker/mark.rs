@@ -96,7 +96,7 @@ pub fn load(
         };
         let oid = pg_sys::Oid::from(leaf.id);
         let (generation, cutoff, again, again_at) = sandbox::as_extension_owner(|| {
-            let found = spi::select_one(
+            let found = spi::kept_one(
                 "SELECT generation,
                         CASE WHEN isfinite(cutoff)
                               AND audited_at > clock_timestamp() - make_interval(secs => $3)

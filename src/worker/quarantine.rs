@@ -54,7 +54,7 @@ pub fn load(leaves: &[Leaf]) -> Result<Quarantine> {
         .collect();
     let mut quarantine = Quarantine::default();
     sandbox::as_extension_owner(|| {
-        let rows = spi::select(
+        let rows = spi::kept(
             "SELECT leaf, columns, action, (tid::text::point)[0]::bigint, (tid::text::point)[1]::int,
                     retry_at <= clock_timestamp()
              FROM custodian.quarantine WHERE leaf = ANY ($1) ORDER BY leaf, quarantine.tid",

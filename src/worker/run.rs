@@ -103,7 +103,7 @@ fn read(row: &spi::Row) -> Result<Run> {
 /// A run by its number.
 pub fn get(id: i64) -> Result<Option<Run>> {
     sandbox::as_extension_owner(|| {
-        spi::select_one(
+        spi::kept_one(
             &format!("SELECT {COLUMNS} FROM custodian.run WHERE run_id = $1"),
             &[id.into()],
             read,
@@ -114,7 +114,7 @@ pub fn get(id: i64) -> Result<Option<Run>> {
 /// The runs that are not over, oldest first.
 pub fn open() -> Result<Vec<Run>> {
     sandbox::as_extension_owner(|| {
-        spi::select(
+        spi::kept(
             &format!(
                 "SELECT {COLUMNS} FROM custodian.run
                  WHERE state IN ('waiting', 'approved', 'running', 'interrupted') ORDER BY run_id"
@@ -242,7 +242,7 @@ pub fn forget_observed_but(governed: &BTreeSet<u32>) -> Result<()> {
 /// The items of the table's observed run, if there is one, to compare a new count with.
 pub fn observed(relation: pg_sys::Oid) -> Result<Vec<Item>> {
     sandbox::as_extension_owner(|| {
-        spi::select(
+        spi::kept(
             "SELECT i.leaf, i.columns, i.action, i.reason, i.planned, coalesce(i.root, 0::oid)
              FROM custodian.run_item i JOIN custodian.run r USING (run_id)
              WHERE r.relation = $1 AND r.state = 'observed' ORDER BY i.run_id, i.item",
