@@ -176,7 +176,9 @@ fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
             "custodian.batch_target = 1ms",
         ],
     )?;
-    node.exec(SLOW)?;
+    // More of them, so that some are left for each of the interruptions.
+    let rows = SLOW.replace("generate_series(1, 300)", "generate_series(-299, 300)");
+    node.exec(&rows)?;
 
     let (pid, batches) = mid_sweep(&node, 0);
     assert_eq!(
@@ -219,16 +221,16 @@ fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
     wait_for_answer(
         &node,
         "SELECT state, rows_planned, rows_done FROM custodian.runs",
-        "done|300|300",
+        "done|600|600",
     );
     assert_eq!(
         node.text("SELECT count(*), count(DISTINCT id), max(id) FROM shop.gone")?,
-        "300|300|300"
+        "600|600|300"
     );
     assert_eq!(node.text("SELECT count(*) FROM shop.log")?, "100");
     assert_eq!(
         node.text("SELECT planned, done FROM custodian.run_items")?,
-        "300|300"
+        "600|600"
     );
     Ok(())
 }
