@@ -94,8 +94,9 @@ fn without_a_slot_for_sweeps_the_scheduler_says_so() -> Result<()> {
         .conf("max_logical_replication_workers = 0")
         .start()?;
     node.exec("CREATE EXTENSION pg_custodian")?;
-    node.exec(CUSTOMER)?;
-    node.exec(&CUSTOMER.replace("customer", "other"))?;
+    // In one transaction: a round that saw one of them alone would try that one, and the next round the other.
+    let other = CUSTOMER.replace("customer", "other");
+    node.exec(&format!("BEGIN; {CUSTOMER}; {other}; COMMIT"))?;
     node.wait_for_log("no worker could be started for a sweep", 60);
     node.wait_for_log(SAID, 60);
     wait_for_answer(&node, NO_SLOT, "1");
