@@ -210,7 +210,14 @@ proptest! {
             apply(&mut state, &changes, now());
             prop_assert_eq!(&state.tables, &other.tables);
             prop_assert_eq!(&state.publications, &other.publications);
-            prop_assert_eq!(&state.laws, &other.laws);
+            let mut laws = other.laws.clone();
+            for (name, law) in &mut laws {
+                // A document that lists none leaves those that are there.
+                if law.suspensions.is_empty() && let Some(old) = before.laws.get(name) {
+                    law.suspensions.clone_from(&old.suspensions);
+                }
+            }
+            prop_assert_eq!(&state.laws, &laws);
             for (name, purpose) in &other.purposes {
                 prop_assert_eq!(state.purposes[name].period(), purpose.period());
                 prop_assert_eq!(state.purposes[name].ended_at, purpose.ended_at);
