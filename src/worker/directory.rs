@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_slot_of_a_database_that_is_gone_is_another_ones() {
-        let oid = |n: usize| pg_sys::Oid::from(u32::try_from(n).unwrap_or_default());
+        let oid = |n: usize| u32::try_from(n).unwrap_or_default().into();
         let mut directory = Directory::default();
         assert!((1..=SLOTS).all(|n| directory.start(oid(n), 0)));
         let next = oid(SLOTS + 1);

@@ -91,13 +91,13 @@ pub struct Story<'a> {
     changes: usize,
 }
 
-/// Changes beside sweeps, and then one at a time.
+/// Changes beside sweeps, and then by themselves.
 const BESIDE: usize = 3;
-const QUIET: usize = 2;
+const QUIET: usize = 1;
 
 /// A change of the tables, now and then.
 pub fn step(tape: &mut Tape, world: &World) -> Option<Change> {
-    tape.chance(45)
+    tape.chance(55)
         .then(|| generate::structure(tape, world, FEATURES))
         .flatten()
 }
