@@ -111,15 +111,25 @@ fn run(mode: Mode) -> Result<()> {
         cells.retain(|(channel, _)| !channel.name.contains("wal2json"));
     }
     let mut wrong = Vec::new();
-    for (channel, peer) in &cells {
+    for (at, (channel, peer)) in cells.iter().enumerate() {
+        // All cells take hours: what was tried before the run is ended counts.
+        if at > 0 && at % 250 == 0 {
+            eprintln!(
+                "{at} of {} cells in mode {mode:?}, {} wrong",
+                cells.len(),
+                wrong.len()
+            );
+        }
         let what = expected(channel, peer, mode);
         let found = cell::attempt(&stage, channel, peer, what)
             .unwrap_or_else(|error| vec![format!("could not be tried: {error}")]);
         for problem in found {
-            wrong.push(format!(
+            let line = format!(
                 "{} | {} | {:?} | {what:?}: {problem}",
                 channel.name, peer.name, peer.kind
-            ));
+            );
+            eprintln!("{line}");
+            wrong.push(line);
         }
     }
     // Nothing lawful was refused or warned about, whatever else was going on. That somebody copied values to where no tag is
