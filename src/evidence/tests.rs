@@ -56,6 +56,8 @@ mod tests {
 
     #[pg_test]
     fn events_are_moved_with_their_count_and_stay_until_the_commit() -> Result<(), Error> {
+        // The scheduler moves events, too. It leaves them alone while somebody else has this lock.
+        Spi::run("LOCK TABLE custodian.ledger_block IN SHARE ROW EXCLUSIVE MODE")?;
         let here = Database::current();
         events::record(event(here.clone(), "evidence_moved"));
         events::record(event(here, "evidence_moved"));
@@ -104,6 +106,8 @@ mod tests {
 
     #[pg_test]
     fn events_that_wait_are_shown() {
+        Spi::run("LOCK TABLE custodian.ledger_block IN SHARE ROW EXCLUSIVE MODE")
+            .expect("the scheduler lets go");
         events::record(event(Database::current(), "evidence_shown"));
         assert_eq!(
             text(
