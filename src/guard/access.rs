@@ -11,7 +11,6 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::active;
 use crate::guard::break_glass;
 use crate::guard::catalogs;
@@ -160,13 +159,8 @@ fn examine_at_standby(
     .hint("Connect to a node in a region where the data may be, and have this standby removed or moved.");
     refuse::unless_only_warned(
         Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
             region: session.active.own().region.clone(),
-            object: name,
-            error,
+            ..Flow::of(session, Gate::Access, name, error)
         },
         |_| {},
     )
@@ -211,19 +205,8 @@ fn examine_plaintext(
     )
     .detail(format!("{what} {}", tls::REASON))
     .hint(tls::REMEDY);
-    refuse::unless_only_warned(
-        Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: session.judgement.region.clone(),
-            object: name,
-            error,
-        },
-        |_| {},
-    )
-    .map(|()| Outcome::Warned)
+    refuse::unless_only_warned(Flow::of(session, Gate::Access, name, error), |_| {})
+        .map(|()| Outcome::Warned)
 }
 
 /// Whether a query changes or deletes rows that are there.
@@ -406,19 +389,8 @@ fn examine(request: Request, session: &Session) -> Result<Outcome> {
     } else {
         session.judgement.remedy.clone()
     });
-    refuse::unless_only_warned(
-        Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: session.judgement.region.clone(),
-            object: name,
-            error,
-        },
-        |_| {},
-    )
-    .map(|()| Outcome::Warned)
+    refuse::unless_only_warned(Flow::of(session, Gate::Access, name, error), |_| {})
+        .map(|()| Outcome::Warned)
 }
 
 /// Refuses a session from outside that would have the server compute over whole rows of a relation, which may not be read there.

@@ -8,7 +8,6 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::destination;
 use crate::guard::exposure::{self, Column};
 use crate::guard::lane::{qualify, store};
@@ -244,13 +243,9 @@ pub fn decide(object: String, region: Option<String>, error: Error, tell: bool) 
     let session = session::current();
     refuse::unless_only_warned(
         Flow {
-            gate: Gate::Ddl,
-            database: Database::current(),
             role: relation::role_name(relation::current_user()).unwrap_or_default(),
-            peer: session.peer.clone(),
             region: region.or_else(|| session.judgement.region.clone()),
-            object,
-            error,
+            ..Flow::of(&session, Gate::Ddl, object, error)
         },
         |error| {
             if tell {

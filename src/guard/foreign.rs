@@ -10,7 +10,6 @@ use std::cell::Cell;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::{access, session, shipping};
 use crate::guc::{self, Enforce, Gate};
@@ -62,13 +61,9 @@ fn check(table: pg_sys::Oid) -> Result<()> {
     .hint(format!("Drop or alter the server. {}", unlawful.remedy));
     refuse::unless_only_warned(
         Flow {
-            gate: Gate::Access,
-            database: Database::current(),
             role: relation::role_name(relation::current_user()).unwrap_or_default(),
-            peer: session.peer.clone(),
             region: unlawful.region,
-            object: name,
-            error,
+            ..Flow::of(&session, Gate::Access, name, error)
         },
         |_| {},
     )

@@ -5,7 +5,6 @@
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
 use crate::guard::tls;
@@ -101,16 +100,5 @@ pub fn before_execute(function: pg_sys::Oid) -> Result<()> {
     )
     .detail(reason)
     .hint(remedy);
-    refuse::unless_only_warned(
-        Flow {
-            gate,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: judgement.region.clone(),
-            object,
-            error,
-        },
-        |_| {},
-    )
+    refuse::unless_only_warned(Flow::of(&session, gate, object, error), |_| {})
 }

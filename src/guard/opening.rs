@@ -5,7 +5,6 @@
 //! a steward's decision.
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::access;
 use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
@@ -57,15 +56,7 @@ pub fn before_first(target: &Target, change: &Change, new: Option<&Label>) -> Re
     ))
     .hint("Have a data steward tag it, or connect from inside; without a residency an owner may tag it from anywhere, where the table has no residency_column.");
     refuse::unless_only_warned(
-        Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: judgement.region.clone(),
-            object: target.name.clone(),
-            error,
-        },
+        Flow::of(&session, Gate::Access, target.name.clone(), error),
         |_| {},
     )
 }

@@ -19,6 +19,21 @@ pub struct Flow {
     pub error: Error,
 }
 
+impl Flow {
+    /// What a session would do in its database, as the role that it logged in as.
+    pub fn of(session: &Session, gate: Gate, object: String, error: Error) -> Flow {
+        Flow {
+            gate,
+            database: Database::current(),
+            role: session.role.clone(),
+            peer: session.peer.clone(),
+            region: session.judgement.region.clone(),
+            object,
+            error,
+        }
+    }
+}
+
 /// Records the flow. In mode `on` the error comes back, to be raised; in `warn` it is handed to `warn`, and
 /// the flow may pass.
 pub fn unless_only_warned(flow: Flow, warn: impl FnOnce(Error)) -> Result<()> {
@@ -71,15 +86,7 @@ pub fn outside(statement: &str, doing: &str, why: &str, session: &Session) -> Re
     .detail(format!("{why} {}", judgement.reason))
     .hint(judgement.remedy.clone());
     unless_only_warned(
-        Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: judgement.region.clone(),
-            object: statement.to_owned(),
-            error,
-        },
+        Flow::of(session, Gate::Access, statement.to_owned(), error),
         |_| {},
     )
 }

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::command::{self, Command};
 use crate::guard::lane::session as lane;
 use crate::guard::refuse::{self, Flow};
@@ -103,15 +102,7 @@ fn decide() -> Result<Option<String>> {
     .hint(judgement.remedy.clone());
     let mut warning = None;
     refuse::unless_only_warned(
-        Flow {
-            gate: Gate::Replication,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: judgement.region.clone(),
-            object,
-            error,
-        },
+        Flow::of(&session, Gate::Replication, object, error),
         |error| warning = Some(error.to_string()),
     )?;
     Ok(warning)

@@ -255,14 +255,9 @@ pub fn before(statement: &Utility) -> Result<()> {
     let session = session::current();
     refuse::unless_only_warned(
         Flow {
-            gate: Gate::Settings,
-            database: Database::current(),
             role: relation::role_name(relation::current_user()).unwrap_or_default(),
-            peer: session.peer.clone(),
-            region: session.judgement.region.clone(),
-            object: format!("ALTER SYSTEM SET {name}"),
-            error: refusal(&name, *power, reason),
-        },
+..Flow::of(&session, Gate::Settings, format!("ALTER SYSTEM SET {name}"), refusal(&name, *power, reason))
+},
         |error| report::log(PgLogLevel::WARNING, error),
     )
 }

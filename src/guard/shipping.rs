@@ -7,7 +7,6 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::destination::{self, Unlawful};
 use crate::guard::refuse::{self, Flow};
 use crate::guard::verdict::{self, Verdict};
@@ -306,15 +305,7 @@ fn copy_of_server(copy: &pg_sys::CopyStmt) -> Result<()> {
     .detail(session.judgement.reason.clone())
     .hint(session.judgement.remedy.clone());
     refuse::unless_only_warned(
-        Flow {
-            gate: Gate::Access,
-            database: Database::current(),
-            role: session.role.clone(),
-            peer: session.peer.clone(),
-            region: session.judgement.region.clone(),
-            object: object.to_owned(),
-            error,
-        },
+        Flow::of(&session, Gate::Access, object.to_owned(), error),
         |_| {},
     )
 }

@@ -170,13 +170,9 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
     world
 }
 
-/// A present: often right at, or close by, the moment at which some period ends.
-fn present(tape: &mut Tape, world: &World, features: Features) -> Moment {
-    let plain = day_number(2024, 1 + tape.pick(3) as i64, 31) * DAY;
-    if !tape.chance(40) {
-        return plain;
-    }
-    let times: Vec<Moment> = world
+/// The moments that rows name.
+fn times(world: &World) -> Vec<Moment> {
+    world
         .rows
         .iter()
         .flat_map(|row| row.values.values())
@@ -184,7 +180,16 @@ fn present(tape: &mut Tape, world: &World, features: Features) -> Moment {
             Value::Time(moment) => Some(*moment),
             _ => None,
         })
-        .collect();
+        .collect()
+}
+
+/// A present: often right at, or close by, the moment at which some period ends.
+fn present(tape: &mut Tape, world: &World, features: Features) -> Moment {
+    let plain = day_number(2024, 1 + tape.pick(3) as i64, 31) * DAY;
+    if !tape.chance(40) {
+        return plain;
+    }
+    let times = times(world);
     let policy = &world.policy;
     let periods: Vec<Period> = policy
         .purposes

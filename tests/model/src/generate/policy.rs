@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::times;
 use super::values::{moment, period};
 use super::{Features, Tape};
 use crate::calendar::{DAY, HOUR, Moment, day_number};
@@ -94,15 +95,7 @@ pub(super) fn erasure(tape: &mut Tape, world: &World) -> Option<Erasure> {
     }
     let (kind, key) = tape.one(&subjects);
     // Often close to the moment at which some row began.
-    let times: Vec<Moment> = world
-        .rows
-        .iter()
-        .flat_map(|row| row.values.values())
-        .filter_map(|value| match value {
-            Value::Time(moment) => Some(*moment),
-            _ => None,
-        })
-        .collect();
+    let times = times(world);
     let at = match tape.pick(3) {
         0 if !times.is_empty() => tape.one(&times) + tape.one(&[0, HOUR, -HOUR, DAY]),
         _ => moment(tape),
