@@ -14,7 +14,6 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
-use crate::evidence::events::Database;
 use crate::guard::active::{self, Active};
 use crate::guard::conninfo::{self, Host};
 use crate::guard::lane::archive;
@@ -256,8 +255,13 @@ pub fn before(statement: &Utility) -> Result<()> {
     refuse::unless_only_warned(
         Flow {
             role: relation::role_name(relation::current_user()).unwrap_or_default(),
-..Flow::of(&session, Gate::Settings, format!("ALTER SYSTEM SET {name}"), refusal(&name, *power, reason))
-},
+            ..Flow::of(
+                &session,
+                Gate::Settings,
+                format!("ALTER SYSTEM SET {name}"),
+                refusal(&name, *power, reason),
+            )
+        },
         |error| report::log(PgLogLevel::WARNING, error),
     )
 }

@@ -10,10 +10,8 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::{heap, inherit, relation, sandbox, spi};
 use crate::policy::cascade::{self, CHANGED, DELETED, TOGETHER};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Leaf, Plan, Policy};
-use crate::policy::period::Instant;
-use crate::policy::reach::Reach;
-use crate::policy::render;
+use crate::policy::model::{Leaf, Plan};
+use crate::policy::render::{self, Due};
 
 /// Rows of one relation that go, or change, along with those of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,15 +63,10 @@ pub fn merge(into: &mut Vec<Along>, more: Vec<Along>) {
     }
 }
 
-/// Counts what would go along with the rows of the leaf that are due.
-pub fn count(
-    plan: &Plan,
-    leaf: &Leaf,
-    policy: &Policy,
-    cutoff: Instant,
-    after: Option<&Reach>,
-) -> Result<Vec<Along>> {
-    let Some(statement) = render::along(plan, leaf, policy, cutoff, after) else {
+/// Counts what would go along with the rows of a leaf that are due for deletion.
+pub fn count(due: &Due) -> Result<Vec<Along>> {
+    let Due { plan, leaf, .. } = *due;
+    let Some(statement) = render::along(due) else {
         return Ok(Vec::new());
     };
     // The conditions ask for consents, erasures and pseudonyms, as those of any count.
@@ -238,7 +231,7 @@ pub fn must_lock(plan: &Plan) -> bool {
 /// How often rows are locked that others came to refer to while those before were being locked.
 const ROUNDS: u32 = 4;
 
-/// Executes a statement of [`render::locking`], until no row is left to lock: whoever came to refer to one before has
+/// Executes a statement of [`Due::lock`], until no row is left to lock: whoever came to refer to one before has
 /// committed by then, and whoever comes afterwards waits. Gives the places of those in the leaf.
 ///
 /// Errors: 55P03 when rows kept coming.

@@ -19,7 +19,7 @@ use crate::policy::period::Instant;
 use crate::policy::render::erasure::count_by_cause;
 use crate::policy::render::kept::kept;
 use crate::policy::render::sample::sampled;
-use crate::policy::render::{self, Statement, Step, facts};
+use crate::policy::render::{self, Due, Statement, Step, facts};
 
 /// A line of a preview. Lines of a table's leaves are added up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,13 +158,14 @@ impl Counter {
 
     /// Rows of other tables that go along with rows of the leaf; what few there may be of a sampled one are not looked
     /// for. False when counting failed.
-    fn along(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> bool {
+    fn along(&mut self, due: &Due) -> bool {
+        let plan = due.plan;
         let counted = subtransaction(|| {
-            let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
+            let blocks = heap::blocks(pg_sys::Oid::from(due.leaf.id))?;
             if self.estimate && blocks > SAMPLED_BLOCKS {
                 return Ok(Vec::new());
             }
-            along::count(plan, leaf, policy, cutoff, None)
+            along::count(due)
         });
         match counted {
             Ok(counted) => {
@@ -183,7 +184,7 @@ impl Counter {
                 let line = Line {
                     along: None,
                     action: "cannot count".to_owned(),
-                    reason: describe(&caught, leaf),
+                    reason: describe(&caught, due.leaf),
                     columns: Vec::new(),
                 };
                 self.add(line, None, false);
@@ -194,6 +195,7 @@ impl Counter {
 
     fn leaf(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) {
         for step in render::steps(plan) {
+            let due = Due::all(plan, step, leaf, policy, cutoff);
             let line = |reason: String| Line {
                 along: None,
                 action: step.action(plan),
@@ -202,16 +204,15 @@ impl Counter {
             };
             let counted = if facts::erased_rows(plan).is_some() {
                 let lines = [line(step.past(plan)), line("erasure requested".to_owned())];
-                let count = |percent| count_by_cause(plan, &step, leaf, policy, cutoff, percent);
+                let count = |percent| count_by_cause(&due, percent);
                 self.count_by_cause(plan, leaf, lines, count)
             } else {
-                let count = render::count(plan, &step, leaf, policy, cutoff, None);
-                self.count(plan, leaf, line(step.past(plan)), &count)
+                self.count(plan, leaf, line(step.past(plan)), &due.count())
             };
             if !counted {
                 return;
             }
-            if step == Step::Rows && !self.along(plan, leaf, policy, cutoff) {
+            if step == Step::Rows && !self.along(&due) {
                 return;
             }
         }

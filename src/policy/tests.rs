@@ -20,7 +20,7 @@ mod tests {
     use crate::policy::period::{Instant, Period};
     use crate::policy::random::{Random, policy};
     use crate::policy::reach::Reach;
-    use crate::policy::render::{self, Statement, Step, facts};
+    use crate::policy::render::{self, Due, Statement, Step, facts};
     use crate::subject::{lend, lend_erasures};
 
     fn label(object: &str, label: Option<&serde_json::Value>) -> Result<(), Error> {
@@ -429,12 +429,10 @@ mod tests {
             blocked_by_children(child.as_ref().zip(child_before.as_ref()), &policy, after)?;
         let mut due_before = BTreeSet::new();
         for step in render::steps(&plan) {
-            due_before.extend(ids(&render::count(
-                &plan, &step, leaf, &policy, after, None,
-            ))?);
+            due_before.extend(ids(&Due::all(&plan, step, leaf, &policy, after).count())?);
         }
         for step in render::steps(&plan) {
-            let statement = render::count(&plan, &step, leaf, &policy, now, None);
+            let statement = Due::all(&plan, step, leaf, &policy, now).count();
             let by_sql = ids(&statement)?;
             let by_rules = expected(&decided, step, &plan);
             assert_eq!(by_sql, by_rules, "{step:?} at {now:?}: {}", statement.sql);
@@ -443,8 +441,12 @@ mod tests {
                 Step::Cells { .. } => seen.rewritten += by_sql.len(),
             }
             // A watermark narrows the scan, and loses no row that became due after it.
-            let statement =
-                render::count(&plan, &step, leaf, &policy, now, Some(&Reach::since(after)));
+            let since = Reach::since(after);
+            let narrowed = Due {
+                after: Some(&since),
+                ..Due::all(&plan, step, leaf, &policy, now)
+            };
+            let statement = narrowed.count();
             let narrowed = ids(&statement)?;
             assert!(narrowed.is_subset(&by_sql));
             // What an erasure ends goes when it is made, watermark or not.
@@ -466,12 +468,12 @@ mod tests {
         if let Some(child) = &child {
             let leaf = child.leaves.first().expect("one leaf");
             for step in render::steps(child) {
-                let batch = render::batch(child, &step, leaf, &policy, now, None);
+                let batch = Due::all(child, step, leaf, &policy, now).batch();
                 sandbox::with_pinned_settings(|| spi::run(&batch.with_blocks(0, u32::MAX - 1)))?;
             }
         }
         for step in render::steps(&plan) {
-            let batch = render::batch(&plan, &step, leaf, &policy, now, None);
+            let batch = Due::all(&plan, step, leaf, &policy, now).batch();
             let rows =
                 sandbox::with_pinned_settings(|| spi::run(&batch.with_blocks(0, u32::MAX - 1)))?;
             done.push((step, rows));
@@ -479,7 +481,7 @@ mod tests {
         for (step, rows) in done {
             assert_eq!(rows as usize, expected(&decided, step, &plan).len());
             let left = sandbox::with_pinned_settings(|| {
-                spi::count_fresh(&render::count(&plan, &step, leaf, &policy, now, None))
+                spi::count_fresh(&Due::all(&plan, step, leaf, &policy, now).count())
             })?;
             assert_eq!(left, 0, "{step:?}");
         }

@@ -14,7 +14,7 @@ use crate::policy::compile::compile;
 use crate::policy::model::{Leaf, Plan, Policy};
 use crate::policy::period::Instant;
 use crate::policy::render::kept::kept;
-use crate::policy::render::{self, Step};
+use crate::policy::render::{self, Due, Step};
 use crate::policy::{load, preview};
 use crate::report::since::since;
 use crate::worker::round;
@@ -122,15 +122,16 @@ impl Table<'_> {
     }
 
     fn step(&mut self, leaf: &Leaf, step: Step) {
-        let (plan, policy, now) = (self.plan, self.policy, self.now);
+        let (plan, now) = (self.plan, self.now);
+        let due = Due::all(plan, step, leaf, self.policy, now);
         let measured = preview::as_owner_of(plan, leaf, || {
-            let rows = spi::count(&render::count(plan, &step, leaf, policy, now, None))?;
+            let rows = spi::count(&due.count())?;
             if rows == 0 {
                 return Ok((0, None));
             }
             let since = since(now, |at| {
-                let any = render::exists(plan, &step, leaf, policy, at, None);
-                Ok(spi::count(&any)? > 0)
+                let then = Due { cutoff: at, ..due };
+                Ok(spi::count(&then.exists())? > 0)
             })?;
             Ok((rows, Some(since)))
         });

@@ -248,13 +248,12 @@ fn table(
                     places: None,
                 })?
             } else {
-                let count = render::count(plan, &step, leaf, &work.policy, now, None);
+                let due = work.due(step, leaf, now, None);
+                let count = due.count();
                 let counted = || {
                     let rows = as_owner_of(plan, leaf, || spi::count(&count))?;
                     let along = match step {
-                        Step::Rows if rows > 0 => {
-                            subtransaction(|| along::count(plan, leaf, &work.policy, now, None))?
-                        }
+                        Step::Rows if rows > 0 => subtransaction(|| along::count(&due))?,
                         _ => Vec::new(),
                     };
                     Ok((rows, along))

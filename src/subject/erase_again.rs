@@ -59,11 +59,11 @@ fn known(
     now: Instant,
     found: &mut BTreeMap<Key, (String, Instant)>,
 ) -> Result<()> {
-    let Work { plan, policy, .. } = work;
+    let plan = &work.plan;
     let kind = plan.subject.as_ref().map(|subject| subject.kind.as_str());
     for step in render::steps(plan) {
         pgrx::check_for_interrupts!();
-        let Some(statement) = erased_subjects(plan, &step, leaf, policy, now) else {
+        let Some(statement) = erased_subjects(&work.due(step, leaf, now, None)) else {
             continue;
         };
         let read = pseudonyms::with_key(plan, For::Recognizing, || {

@@ -38,7 +38,7 @@ fn due_at(work: &Work, marks: Option<&Marks>, at: Instant) -> Result<bool> {
         for leaf in &plan.leaves {
             for step in render::steps(plan) {
                 let after = marks.and_then(|marks| marks.after(leaf));
-                let any = render::exists(plan, &step, leaf, &work.policy, at, after);
+                let any = work.due(step, leaf, at, after).exists();
                 if as_leaf_owner(plan, leaf, || spi::count(&any))? > 0 {
                     return Ok(true);
                 }

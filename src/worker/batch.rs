@@ -150,7 +150,8 @@ pub fn dispose_ranges(
         }
         // A deferred trigger may not fire in a restricted operation, and must not fire after it.
         spi::execute("SET CONSTRAINTS ALL IMMEDIATE", &[])?;
-        let batch = render::batch(&work.plan, step, leaf, &work.policy, *cutoff, *after);
+        let due = work.due(*step, leaf, *cutoff, *after);
+        let batch = due.batch();
         let within = |statement: &Statement, range: &Range<Tid>| {
             statement.within(range.start, range.end).without(except)
         };
@@ -164,13 +165,8 @@ pub fn dispose_ranges(
                 true => Some(along::watch(&work.plan)?),
                 false => None,
             };
-            let locking = match deletes && along::must_lock(&work.plan) {
-                true => {
-                    let (plan, policy) = (&work.plan, &work.policy);
-                    Some(render::locking(plan, leaf, policy, *cutoff, *after))
-                }
-                false => None,
-            };
+            let must_lock = deletes && along::must_lock(&work.plan);
+            let locking = must_lock.then(|| due.lock());
             // Such code may have moved rows: all of the ranges are looked at, before and afterwards.
             let places = places.filter(|_| !has_code && !in_circle && locking.is_none());
             let gone = late::while_sweeping(leaf, || {
@@ -218,7 +214,7 @@ pub fn dispose_ranges(
             };
             let mut left: i64 = 0;
             if has_code {
-                let rest = render::rest(&work.plan, step, leaf, &work.policy, *cutoff, *after);
+                let rest = due.rest();
                 // In a sandbox of its own: the table's triggers may have changed the settings of the first one,
                 // and so what the names and operators of the second statement mean.
                 left = as_leaf_owner(&work.plan, leaf, || {

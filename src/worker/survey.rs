@@ -10,7 +10,7 @@ use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan};
 use crate::policy::period::Instant;
-use crate::policy::render::{self, Step, Tid};
+use crate::policy::render::{self, Due, Step, Tid};
 use crate::worker::disposed;
 use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::limits;
@@ -159,14 +159,22 @@ pub fn survey(
                 .filter(|entry| entry.retry)
                 .map(|entry| entry.tid)
                 .collect();
-            let count = |after| render::count(plan, step, leaf, policy, cutoff, after);
-            let statement = count(after).without(&all);
+            let due = Due {
+                plan,
+                step: *step,
+                leaf,
+                policy,
+                cutoff,
+                after,
+            };
+            let statement = due.count().without(&all);
             let mut gone = Vec::new();
             let planned = key::with_key(plan, For::Recognizing, || {
                 as_leaf_owner(plan, leaf, || {
                     let mut rows = spi::count(&statement)?;
                     for tid in &again {
-                        match spi::count(&count(None).only(&[*tid]))? {
+                        let whole = Due { after: None, ..due };
+                        match spi::count(&whole.count().only(&[*tid]))? {
                             0 => gone.push(*tid),
                             _ => rows = rows.saturating_add(1),
                         }
@@ -181,7 +189,7 @@ pub fn survey(
             if planned > 0 {
                 survey.items.push(Item { planned, ..item });
                 if *step == Step::Rows {
-                    let went = along::count(plan, leaf, policy, cutoff, after)?;
+                    let went = along::count(&due)?;
                     along::merge(&mut survey.along, went);
                 }
             }

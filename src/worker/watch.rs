@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::policy::model::{Clock, Group, Leaf, Plan, Policy, RelId, TypeClass};
 use crate::policy::period::{Instant, Period};
 use crate::policy::reach::Reach;
-use crate::policy::render::{self, rewritten};
+use crate::policy::render::{self, Due, rewritten};
 use crate::tag::names;
 
 /// One thing that the triggers of a relation look at. Columns are told by their numbers, as the triggers' arguments are.
@@ -119,9 +119,11 @@ pub(super) fn power_below(seconds: i64) -> i64 {
 
 /// Whether a watermark narrows any statement of the plan.
 fn is_narrowed(plan: &Plan, policy: &Policy, leaf: &Leaf, now: Instant) -> bool {
-    render::steps(plan).iter().any(|step| {
-        render::count(plan, step, leaf, policy, now, Some(&Reach::since(now)))
-            != render::count(plan, step, leaf, policy, now, None)
+    let since = Reach::since(now);
+    render::steps(plan).into_iter().any(|step| {
+        let all = Due::all(plan, step, leaf, policy, now);
+        let after = Some(&since);
+        Due { after, ..all }.count() != all.count()
     })
 }
 

@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, sandbox};
 use crate::policy::model::{Leaf, Plan, Policy, Schema};
+use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
+use crate::policy::render::{Due, Step};
 use crate::policy::{compile, epoch, load};
 use crate::worker::watch::{self, Watch};
 
@@ -21,6 +24,26 @@ pub struct Work {
     pub shapes: BTreeMap<u32, String>,
     /// What is to be noticed behind the leaves' watermarks; `None` where those narrow nothing.
     pub watch: Option<Watch>,
+}
+
+impl Work {
+    /// The rows of a leaf of the plan that a step is for.
+    pub fn due<'a>(
+        &'a self,
+        step: Step,
+        leaf: &'a Leaf,
+        cutoff: Instant,
+        after: Option<&'a Reach>,
+    ) -> Due<'a> {
+        Due {
+            plan: &self.plan,
+            step,
+            leaf,
+            policy: &self.policy,
+            cutoff,
+            after,
+        }
+    }
 }
 
 /// The plan of one table, compiled now; `None` when it is not tagged any more. Locks that keep the policy

@@ -1,29 +1,22 @@
 //! How many rows of other tables go, or change, along with the rows of a leaf. Pure.
 
 use crate::policy::cascade;
-use crate::policy::model::{ForeignKey, Leaf, OnDelete, Plan, Policy};
-use crate::policy::period::Instant;
-use crate::policy::reach::Reach;
+use crate::policy::model::{ForeignKey, OnDelete};
 use crate::policy::render::circle::{children, refers};
-use crate::policy::render::condition::{Scope, from};
-use crate::policy::render::{ROW, Statement, Step, due};
+use crate::policy::render::condition::from;
+use crate::policy::render::{Due, ROW, Statement};
 
 /// One row for each relation and action: its OID, whether rows of it are deleted (or else changed), and how many go along
-/// with the rows of `leaf` that are due for deletion, as [`super::count`] counts them. `None` where none can.
-pub fn along(
-    plan: &Plan,
-    leaf: &Leaf,
-    policy: &Policy,
-    cutoff: Instant,
-    after: Option<&Reach>,
-) -> Option<Statement> {
+/// with the rows that are due for deletion. `None` where none can.
+pub fn along(due: &Due) -> Option<Statement> {
+    let Due { plan, leaf, .. } = *due;
     let (deleting, changing): (Vec<&ForeignKey>, Vec<&ForeignKey>) =
         cascade::declared(plan).partition(|key| key.on_delete == OnDelete::Cascade);
     if plan.peers.is_empty() && deleting.is_empty() && changing.is_empty() {
         return None;
     }
-    let mut scope = Scope::new(policy, cutoff);
-    let condition = due(&mut scope, plan, Step::Rows, leaf, after);
+    let mut scope = due.scope();
+    let condition = due.condition(&mut scope);
     let reached = scope.alias();
     let keys: Vec<&ForeignKey> = plan.circle.iter().chain(deleting).collect();
     let step = match keys.is_empty() {

@@ -117,10 +117,50 @@ impl Scope<'_> {
         )
     }
 
-    /// A statement that deletes the rows of `leaf` that `condition` holds for, and with them all rows of the table and
-    /// of its peers that refer to them over any number of steps. It yields one row for each leaf: its OID, and how many
-    /// rows were deleted there; and one with [`REACHED`], and how many were to be. Also says where the condition ends in it.
-    /// No foreign key is checked before all are gone, also one that says RESTRICT.
+    /// A statement over the rows of `leaf` that `condition` holds for, and all rows of the table and of its peers that refer
+    /// to them over any number of steps. `part` says what is done in each leaf, given its rows' alias and a condition that
+    /// names those that were reached; `select` what it yields then, given the name of that part. Also says what was reached
+    /// is called, and where the condition ends.
+    fn together(
+        &mut self,
+        row: &str,
+        plan: &Plan,
+        leaf: &Leaf,
+        condition: &str,
+        part: impl Fn(&mut Self, &Plan, &Leaf, &str, &str) -> String,
+        select: impl Fn(&Leaf, &str) -> String,
+    ) -> (String, String, usize) {
+        let reached = self.alias();
+        let step = self.step(&reached, &plan.circle);
+        let mut parts = Vec::new();
+        let mut selects = Vec::new();
+        for (at, (judge, other)) in leaves(plan).into_iter().enumerate() {
+            let alias = self.alias();
+            let theirs = format!(
+                "{alias}.ctid = ANY (ARRAY(SELECT {reached}.place FROM {reached} WHERE {reached}.relation = {}::oid))",
+                other.id
+            );
+            let name = format!("part{at}");
+            let sql = part(self, judge, other, &alias, &theirs);
+            parts.push(format!("{name} AS ({sql})"));
+            selects.push(select(other, &name));
+        }
+        let head = format!(
+            "WITH RECURSIVE {reached} (relation, place) AS (SELECT {row}.tableoid, {row}.ctid FROM ONLY {} AS {row} \
+             WHERE {condition}",
+            leaf.ident.quoted,
+        );
+        let sql = format!(
+            "{head} UNION {step}), {} {}",
+            parts.join(", "),
+            selects.join(" UNION ALL ")
+        );
+        (sql, reached, head.len())
+    }
+
+    /// A statement that deletes such rows. It yields one row for each leaf: its OID, and how many rows were deleted there; and
+    /// one with [`REACHED`], and how many were to be. Also says where the condition ends in it. No foreign key is checked
+    /// before all are gone, also one that says RESTRICT.
     pub fn delete_together(
         &mut self,
         row: &str,
@@ -128,28 +168,17 @@ impl Scope<'_> {
         leaf: &Leaf,
         condition: &str,
     ) -> (String, usize) {
-        let reached = self.alias();
-        let step = self.step(&reached, &plan.circle);
-        let mut deletes = Vec::new();
-        let mut counts = Vec::new();
-        for (at, (judge, other)) in leaves(plan).into_iter().enumerate() {
-            let alias = self.alias();
+        let delete = |scope: &mut Self, judge: &Plan, other: &Leaf, alias: &str, theirs: &str| {
             // Looked at again where another transaction changed the row meanwhile.
-            let free = self.row_free(&alias, judge, Some(other));
-            deletes.push(format!(
-                "gone{at} AS (DELETE FROM ONLY {} AS {alias} WHERE {alias}.ctid = ANY \
-                 (ARRAY(SELECT {reached}.place FROM {reached} WHERE {reached}.relation = {}::oid)) AND {free} RETURNING 1)",
-                other.ident.quoted, other.id
-            ));
-            counts.push(format!("SELECT {}::oid, count(*) FROM gone{at}", other.id));
-        }
-        let head = head(&reached, row, leaf, condition);
-        let statement = format!(
-            "{head} UNION {step}), {} {} UNION ALL SELECT {REACHED}::oid, count(*) FROM {reached}",
-            deletes.join(", "),
-            counts.join(" UNION ALL ")
-        );
-        (statement, head.len())
+            let free = scope.row_free(alias, judge, Some(other));
+            let leaf = &other.ident.quoted;
+            format!("DELETE FROM ONLY {leaf} AS {alias} WHERE {theirs} AND {free} RETURNING 1")
+        };
+        let count =
+            |other: &Leaf, part: &str| format!("SELECT {}::oid, count(*) FROM {part}", other.id);
+        let (sql, reached, end) = self.together(row, plan, leaf, condition, delete, count);
+        let sql = format!("{sql} UNION ALL SELECT {REACHED}::oid, count(*) FROM {reached}");
+        (sql, end)
     }
 
     /// A statement that locks the rows which [`Scope::delete_together`] would delete, so that none comes to refer to them. It
@@ -161,26 +190,15 @@ impl Scope<'_> {
         leaf: &Leaf,
         condition: &str,
     ) -> (String, usize) {
-        let reached = self.alias();
-        let step = self.step(&reached, &plan.circle);
-        let mut locks = Vec::new();
-        let mut places = Vec::new();
-        for (at, (_, other)) in leaves(plan).into_iter().enumerate() {
-            let alias = self.alias();
-            locks.push(format!(
-                "locked{at} AS (SELECT {}::oid, {alias}.ctid FROM ONLY {} AS {alias} WHERE {alias}.ctid = ANY \
-                 (ARRAY(SELECT {reached}.place FROM {reached} WHERE {reached}.relation = {}::oid)) FOR UPDATE OF {alias})",
-                other.id, other.ident.quoted, other.id
-            ));
-            places.push(format!("SELECT * FROM locked{at}"));
-        }
-        let head = head(&reached, row, leaf, condition);
-        let statement = format!(
-            "{head} UNION {step}), {} {}",
-            locks.join(", "),
-            places.join(" UNION ALL ")
-        );
-        (statement, head.len())
+        let lock = |_: &mut Self, _: &Plan, other: &Leaf, alias: &str, theirs: &str| {
+            let (id, leaf) = (other.id, &other.ident.quoted);
+            format!(
+                "SELECT {id}::oid, {alias}.ctid FROM ONLY {leaf} AS {alias} WHERE {theirs} FOR UPDATE OF {alias}"
+            )
+        };
+        let all = |_: &Leaf, part: &str| format!("SELECT * FROM {part}");
+        let (sql, _, end) = self.together(row, plan, leaf, condition, lock, all);
+        (sql, end)
     }
 }
 
@@ -197,20 +215,11 @@ fn leaves(plan: &Plan) -> Vec<(&Plan, &Leaf)> {
     leaves
 }
 
-/// How a statement begins that starts from the rows of `leaf` that `condition` holds for.
-fn head(reached: &str, row: &str, leaf: &Leaf, condition: &str) -> String {
-    format!(
-        "WITH RECURSIVE {reached} (relation, place) AS (SELECT {row}.tableoid, {row}.ctid FROM ONLY {} AS {row} \
-         WHERE {condition}",
-        leaf.ident.quoted,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use crate::policy::compile::compile;
     use crate::policy::fixture::{at, foreign_key, policy, schema, table, tag};
-    use crate::policy::render::{Step, Tid, batch, locking};
+    use crate::policy::render::{Due, Step, Tid};
 
     #[test]
     fn a_statement_over_a_circle_leaves_out_rows_where_its_condition_is() {
@@ -224,7 +233,7 @@ mod tests {
         let policy = policy(&[("p.a", 1)]);
         let plan = compile(&schema(vec![one, two], keys), &policy, 1);
         let now = at("2024-01-01T00:00:00Z");
-        let statement = batch(&plan, &Step::Rows, &plan.leaves[0], &policy, now, None);
+        let statement = Due::all(&plan, Step::Rows, &plan.leaves[0], &policy, now).batch();
         let (open, rows) = (statement.params.len() + 2, [Tid::start_of(7)]);
         let ranged = statement.with_blocks(0, 9).without(&rows);
         let left_out = format!(" AND t.ctid <> ALL (${}) UNION ", open + 1);
@@ -258,13 +267,10 @@ mod tests {
         for table in [1, 2] {
             let plan = compile(&schema, &policy, table);
             let leaf = &plan.leaves[0];
-            let statements = [
-                batch(&plan, &Step::Rows, leaf, &policy, now, None),
-                locking(&plan, leaf, &policy, now, None),
-            ];
-            for (statement, what) in statements.iter().zip(["gone", "locked"]) {
+            let due = Due::all(&plan, Step::Rows, leaf, &policy, now);
+            for statement in [due.batch(), due.lock()] {
                 let at = |number: u32, name: &str| {
-                    let part = format!("{what}{number} AS (");
+                    let part = format!("part{number} AS (");
                     let (_, part) = statement.sql.split_once(&part).unwrap();
                     part.find(&format!("FROM ONLY s.{name} AS ")).unwrap()
                 };

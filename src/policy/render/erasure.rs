@@ -1,11 +1,11 @@
 //! Conditions of erasures: of the one that is at work, and of those on record. Pure.
 
-use crate::policy::model::{Clock, ErasedRows, Group, Leaf, Plan, Policy, SubjectKey, TypeClass};
+use crate::policy::model::{Clock, ErasedRows, Group, Plan, SubjectKey, TypeClass};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, any};
 use crate::policy::render::facts::{erased_rows, moment};
 use crate::policy::render::statement::Param;
-use crate::policy::render::{ROW, Statement, Step, bounds, due, sample};
+use crate::policy::render::{Due, ROW, Statement, Step, bounds, sample};
 
 impl Scope<'_> {
     /// The row is one that the erasure at work is about; `true` while none is. A row whose subject cannot be told
@@ -124,18 +124,12 @@ impl Scope<'_> {
     }
 }
 
-/// [`super::count`] with a second column: all that is due, and of that what is due since its time has come; the rest
+/// [`Due::count`] with a second column: all that is due, and of that what is due since its time has come; the rest
 /// is due because its subject was erased. With `percent` it is over that part of the leaf's blocks.
-pub fn count_by_cause(
-    plan: &Plan,
-    step: &Step,
-    leaf: &Leaf,
-    policy: &Policy,
-    cutoff: Instant,
-    percent: Option<f64>,
-) -> Statement {
-    let groups: Vec<&Group> = match step {
-        Step::Cells { group } => plan.groups.get(*group).into_iter().collect(),
+pub fn count_by_cause(due: &Due, percent: Option<f64>) -> Statement {
+    let Due { plan, leaf, .. } = *due;
+    let groups: Vec<&Group> = match due.step {
+        Step::Cells { group } => plan.groups.get(group).into_iter().collect(),
         Step::Rows => plan.groups.iter().collect(),
     };
     let timely: Vec<Group> = groups
@@ -145,8 +139,8 @@ pub fn count_by_cause(
             ..group.clone()
         })
         .collect();
-    let mut scope = Scope::new(policy, cutoff);
-    let condition = due(&mut scope, plan, *step, leaf, None);
+    let mut scope = due.scope();
+    let condition = due.condition(&mut scope);
     let past: Vec<String> = timely
         .iter()
         .map(|group| scope.past(ROW, group))
@@ -161,16 +155,10 @@ pub fn count_by_cause(
 
 /// `SELECT DISTINCT` of the keys, as `text[]`, of the subjects on record as erased of whose rows in the leaf the step
 /// would dispose; `None` for a plan that no erasure changes.
-pub fn erased_subjects(
-    plan: &Plan,
-    step: &Step,
-    leaf: &Leaf,
-    policy: &Policy,
-    cutoff: Instant,
-) -> Option<Statement> {
-    let erased = erased_rows(plan)?;
+pub fn erased_subjects(due: &Due) -> Option<Statement> {
+    let erased = erased_rows(due.plan)?;
     let subject = &erased.subject;
-    let mut scope = Scope::new(policy, cutoff);
+    let mut scope = due.scope();
     let parts: Vec<String> = subject
         .columns
         .iter()
@@ -180,13 +168,13 @@ pub fn erased_subjects(
             })
         })
         .collect();
-    let due = due(&mut scope, plan, *step, leaf, None);
+    let condition = due.condition(&mut scope);
     // The costlier question last.
-    let condition = all([due, scope.erased_on_record(ROW, erased)]);
+    let condition = all([condition, scope.erased_on_record(ROW, erased)]);
     Some(scope.binder.finish(format!(
         "SELECT DISTINCT ARRAY[{}]::text[] FROM ONLY {} AS {ROW} WHERE {condition}",
         parts.join(", "),
-        leaf.ident.quoted
+        due.leaf.ident.quoted
     )))
 }
 
@@ -195,8 +183,8 @@ mod tests {
     use super::*;
     use crate::policy::compile::compile;
     use crate::policy::fixture::{at, policy, schema, table, tag};
-    use crate::policy::model::{Erasing, State};
-    use crate::policy::render::{Step, count};
+    use crate::policy::model::{Erasing, Policy, State};
+    use crate::policy::render::Step;
 
     const NOW: &str = "2021-01-01T00:00:00Z";
 
@@ -226,7 +214,7 @@ mod tests {
 
     fn statement(erasing: Erasing) -> Statement {
         let (policy, plan) = erased(erasing, false);
-        count(&plan, &Step::Rows, &plan.leaves[0], &policy, at(NOW), None)
+        Due::all(&plan, Step::Rows, &plan.leaves[0], &policy, at(NOW)).count()
     }
 
     #[test]
@@ -272,13 +260,8 @@ mod tests {
             let of = r#"{"clock":"at","subject":{"kind":"customer","key":["id"]}}"#;
             let schema = schema(vec![table(1, "t", of, &[("a", &column)])], Vec::new());
             let plan = compile(&schema, &policy, 1);
-            erased_subjects(
-                &plan,
-                &Step::Cells { group: 0 },
-                &plan.leaves[0],
-                &policy,
-                at(NOW),
-            )
+            let step = Step::Cells { group: 0 };
+            erased_subjects(&Due::all(&plan, step, &plan.leaves[0], &policy, at(NOW)))
         };
         // What a required purpose covers no erasure ends.
         assert_eq!(tagged(true), None);

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::policy::model::{Clock, Disposal, Group, Hold, Keep, Leaf, Plan, PlannedColumn, Policy};
 use crate::policy::period::Instant;
 use crate::policy::render::condition::{Scope, all, not};
+use crate::policy::render::due::any_undisposed;
 use crate::policy::render::sample::counting;
-use crate::policy::render::{ROW, Statement, any_undisposed, circle, rewritten};
+use crate::policy::render::{ROW, Statement, circle, rewritten};
 
 /// Cells or rows that no purpose covers any more and that something keeps, or that have no clock.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,9 @@
 //! The range of a clock in which the rows of a step lie, for an index on that clock. Pure.
 
-use crate::policy::model::{Group, Plan, Policy, TypeClass};
+use crate::policy::model::{Group, TypeClass};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
-use crate::policy::render::Step;
-use crate::policy::render::condition::Scope;
+use crate::policy::render::{Due, Step};
 
 /// Every row that the step is for has its clock in here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,22 +18,17 @@ pub struct ClockRange {
 
 /// The ranges of the row's own clocks, each of which holds every row that the step is for at `cutoff`, as far as they
 /// became due after `after`; none where no clock bounds them alone, as where a withdrawal can end a purpose. They are
-/// those of [`super::batch`]'s plain comparisons.
-pub fn ranges(
-    plan: &Plan,
-    step: Step,
-    policy: &Policy,
-    cutoff: Instant,
-    after: Option<&Reach>,
-) -> Vec<ClockRange> {
-    let (groups, after): (Vec<&Group>, Option<&Reach>) = match step {
-        Step::Cells { group } => (plan.groups.get(group).into_iter().collect(), after),
+/// those of [`super::Due::batch`]'s plain comparisons.
+pub fn ranges(due: &Due) -> Vec<ClockRange> {
+    let plan = due.plan;
+    let (groups, after): (Vec<&Group>, Option<&Reach>) = match due.step {
+        Step::Cells { group } => (plan.groups.get(group).into_iter().collect(), due.after),
         Step::Rows => (
             plan.groups.iter().collect(),
-            after.filter(|_| plan.circle.is_empty()),
+            due.after.filter(|_| plan.circle.is_empty()),
         ),
     };
-    Scope::new(policy, cutoff).clock_ranges(&groups, after)
+    due.scope().clock_ranges(&groups, after)
 }
 
 #[cfg(test)]
@@ -67,13 +61,12 @@ mod tests {
         }
         let plan = compile(&schema(vec![table], vec![]), &policy, 1);
         let step = Step::Cells { group: 0 };
-        ranges(
-            &plan,
-            step,
-            &policy,
-            at("2024-01-01T00:00:00Z"),
-            after.map(|after| Reach::since(at(after))).as_ref(),
-        )
+        let cutoff = at("2024-01-01T00:00:00Z");
+        let after = after.map(|after| Reach::since(at(after)));
+        ranges(&Due {
+            after: after.as_ref(),
+            ..Due::all(&plan, step, &plan.leaves[0], &policy, cutoff)
+        })
     }
 
     #[test]

@@ -54,7 +54,14 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The statement with the block range `[first, end)` bound to the two parameters that [`super::batch`]
+    /// The statement, whose condition on the leaf's rows ends before the statement does.
+    #[must_use]
+    pub fn with_condition_end(mut self, end: usize) -> Statement {
+        self.condition_end = Some(end);
+        self
+    }
+
+    /// The statement with the block range `[first, end)` bound to the two parameters that [`super::Due::batch`]
     /// left open.
     #[must_use]
     pub fn with_blocks(&self, first: u32, end: u32) -> Statement {

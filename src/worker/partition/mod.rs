@@ -15,7 +15,7 @@ use crate::pg::spi;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan, Policy};
 use crate::policy::period::Instant;
-use crate::policy::render::{self, Statement, Step};
+use crate::policy::render::{Due, Statement, Step};
 use crate::worker::survey::{self, Item};
 
 pub mod going;
@@ -74,9 +74,9 @@ fn is_empty(plan: &Plan, leaf: &Leaf) -> Result<bool> {
 
 /// The rows of the leaf that are due for deletion, wherever a watermark is.
 fn due(plan: &Plan, policy: &Policy, leaf: &Leaf, cutoff: Instant) -> Result<i64> {
-    let statement = render::count(plan, &Step::Rows, leaf, policy, cutoff, None);
+    let due = Due::all(plan, Step::Rows, leaf, policy, cutoff);
     key::with_key(plan, For::Recognizing, || {
-        as_leaf_owner(plan, leaf, || spi::count(&statement))
+        as_leaf_owner(plan, leaf, || spi::count(&due.count()))
     })
 }
 

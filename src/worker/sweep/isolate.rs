@@ -11,9 +11,8 @@ use crate::pg::spi;
 use crate::pg::subxact::Caught;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::reach::Reach;
-use crate::policy::render::{self, Tid};
+use crate::policy::render::Tid;
 use crate::worker::position::Phase;
-use crate::worker::work::Work;
 use crate::worker::{quarantine, reopen, run};
 
 /// The most rows that a block of the heap can have.
@@ -99,17 +98,14 @@ impl Sweep {
     }
 
     fn places(&self, part: &Part, blocks: &Range<u32>) -> std::result::Result<Vec<Tid>, Caught> {
-        let Work { plan, policy, .. } = &self.work;
-        let statement = render::places(
-            plan,
-            &part.step,
-            &part.leaf,
-            policy,
-            self.run.cutoff,
-            part.after.as_ref(),
-        )
-        .with_blocks(blocks.start, blocks.end)
-        .without(&part.except);
+        let plan = &self.work.plan;
+        let due = self
+            .work
+            .due(part.step, &part.leaf, self.run.cutoff, part.after.as_ref());
+        let statement = due
+            .places()
+            .with_blocks(blocks.start, blocks.end)
+            .without(&part.except);
         let mut places = super::transaction(|| {
             key::with_key(plan, For::Recognizing, || {
                 as_leaf_owner(plan, &part.leaf, || spi::places(&statement))

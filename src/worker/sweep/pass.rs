@@ -23,7 +23,6 @@ use crate::policy::render::{self, SEGMENT, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
 use crate::worker::position::{self, Phase, Position};
-use crate::worker::work::Work;
 use crate::worker::{disposed, run, shmem, survey, team};
 
 /// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
@@ -32,13 +31,12 @@ const SHOWN: u64 = SEGMENT as u64;
 impl Sweep {
     /// The blocks in which rows are due; `None` where those are not few.
     fn listed(&self, part: &Part) -> std::result::Result<Option<(Blocks, u32)>, Caught> {
-        let Work { plan, policy, .. } = &self.work;
+        let plan = &self.work.plan;
         let Part {
             step, leaf, after, ..
         } = part;
-        let cutoff = self.run.cutoff;
-        let statement =
-            render::blocks(plan, step, leaf, policy, cutoff, after.as_ref()).without(&part.except);
+        let due = self.work.due(*step, leaf, self.run.cutoff, after.as_ref());
+        let statement = due.blocks().without(&part.except);
         transaction(|| {
             let params = spi::bind(&statement.params)?;
             let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;
@@ -96,11 +94,11 @@ impl Sweep {
         &self,
         part: &Part,
     ) -> std::result::Result<(Way, u32, Option<Places>), Caught> {
-        let Work { plan, policy, .. } = &self.work;
+        let plan = &self.work.plan;
         let Part {
             step, leaf, after, ..
         } = part;
-        let ranges = render::ranges(plan, *step, policy, self.run.cutoff, after.as_ref());
+        let ranges = render::ranges(&self.work.due(*step, leaf, self.run.cutoff, after.as_ref()));
         let oid = pg_sys::Oid::from(leaf.id);
         transaction(|| {
             let heap = heap::blocks(oid)?;
@@ -150,12 +148,12 @@ impl Sweep {
 
     /// The segments of 1,024 blocks in which rows are due.
     pub(super) fn segments(&self, part: &Part) -> std::result::Result<Vec<Range<u32>>, Caught> {
-        let Work { plan, policy, .. } = &self.work;
+        let plan = &self.work.plan;
         let Part {
             step, leaf, after, ..
         } = part;
-        let statement = render::segments(plan, step, leaf, policy, self.run.cutoff, after.as_ref())
-            .without(&part.except);
+        let due = self.work.due(*step, leaf, self.run.cutoff, after.as_ref());
+        let statement = due.segments().without(&part.except);
         transaction(|| {
             let params = spi::bind(&statement.params)?;
             let heap = heap::blocks(pg_sys::Oid::from(leaf.id))?;

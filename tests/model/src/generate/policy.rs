@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::times;
 use super::values::{moment, period};
 use super::{Features, Tape};
-use crate::calendar::{DAY, HOUR, Moment, day_number};
-use crate::world::{Consent, Erasure, Hold, Minimum, Policy, Purpose, Value, World};
+use crate::calendar::{DAY, HOUR, day_number};
+use crate::world::{Consent, Erasure, Hold, Minimum, Policy, Purpose, World};
 
 pub(super) fn policy(tape: &mut Tape, features: Features) -> Policy {
     let mut policy = Policy::default();
