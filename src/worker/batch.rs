@@ -119,6 +119,13 @@ fn has_its_members(plan: &Plan) -> bool {
     below.all(|relation| plan.family.contains(&relation.to_u32()))
 }
 
+/// Whether a batch may look at no other rows than those that an index names. Code of users may have moved rows, and rows of a
+/// circle, or that must be locked first, are found by their conditions: there, all rows of the ranges are looked at.
+pub fn goes_to_rows(plan: &Plan, step: Step, leaf: &Leaf) -> bool {
+    let by_condition = || step == Step::Rows && (!plan.circle.is_empty() || along::must_lock(plan));
+    !heap::has_own_code(pg_sys::Oid::from(leaf.id)) && !by_condition()
+}
+
 /// Disposes of what is due in `range`. Errors of the table's own code are raised as they come: the caller
 /// catches them, and keeps no more than their SQLSTATE. `locked` is set once the locks were had.
 pub fn dispose(target: &Target, range: Range<Tid>, locked: &Cell<bool>) -> Result<Outcome> {
@@ -167,8 +174,7 @@ pub fn dispose_ranges(
             };
             let must_lock = deletes && along::must_lock(&work.plan);
             let locking = must_lock.then(|| due.lock());
-            // Such code may have moved rows: all of the ranges are looked at, before and afterwards.
-            let places = places.filter(|_| !has_code && !in_circle && locking.is_none());
+            let places = places.filter(|_| goes_to_rows(&work.plan, *step, leaf));
             let gone = late::while_sweeping(leaf, || {
                 as_leaf_owner(&work.plan, leaf, || {
                     let mut gone: BTreeMap<u32, i64> = BTreeMap::new();

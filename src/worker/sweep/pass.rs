@@ -6,7 +6,7 @@ use std::time::{Duration, Instant as Moment};
 
 use pgrx::pg_sys;
 
-use super::way::{Blocks, Known, LISTED, MOST_RANGES, Walk, Way, most};
+use super::way::{Blocks, Known, LISTED, MOST_RANGES, Rows, Walk, Way, most};
 use super::{
     BATCH_TIMEOUT, Batched, End, LOOKED_AT_AGAIN, MOST_OBSTACLES, PASSES, Part, RETRIES, SMALL,
     Sweep, TRIPPED, is_contention, pause, transaction,
@@ -102,6 +102,7 @@ impl Sweep {
         let oid = pg_sys::Oid::from(leaf.id);
         transaction(|| {
             let heap = heap::blocks(oid)?;
+            let by_row = batch::goes_to_rows(plan, *step, leaf);
             let (mut known, mut named) = (Known::NoClock, None);
             for range in &ranges {
                 let Some(index) = clock_index::find(oid, &range.column)? else {
@@ -119,7 +120,9 @@ impl Sweep {
                 let found = as_leaf_owner(plan, leaf, || {
                     index.places(latest, earliest, |block, offsets| {
                         blocks.push(block);
-                        places.push(block, offsets);
+                        if by_row {
+                            places.push(block, offsets);
+                        }
                     })
                 })?;
                 if !found {
@@ -130,14 +133,18 @@ impl Sweep {
                 known = Known::Index {
                     name: index.name,
                     blocks,
-                    rows: (!places.is_full()).then(|| {
-                        places
-                            .rows
-                            .saturating_add(places.whole.saturating_mul(by_block))
-                    }),
+                    rows: match (by_row, places.is_full()) {
+                        (false, _) => Rows::All,
+                        (true, true) => Rows::NoRoom,
+                        (true, false) => Rows::Named(
+                            places
+                                .rows
+                                .saturating_add(places.whole.saturating_mul(by_block)),
+                        ),
+                    },
                     all,
                 };
-                named = Some(places).filter(|places| !places.is_full());
+                named = Some(places);
                 break;
             }
             let way = Way::choose(&leaf.ident, heap, known);

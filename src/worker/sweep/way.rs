@@ -33,14 +33,25 @@ pub enum Known {
     NoClock,
     /// No index begins with the clock, a column of this name.
     NoIndex { column: String },
-    /// This index leads to these blocks, and in them to this many rows, as far as can be told, of all that the leaf has;
-    /// `None`: to more than there is room to note, and nothing is known of them all.
+    /// This index leads to these blocks, and in them to these rows of all that the leaf has; `None`: nothing is known of
+    /// them all.
     Index {
         name: String,
         blocks: Blocks,
-        rows: Option<u64>,
+        rows: Rows,
         all: Option<u64>,
     },
+}
+
+/// The rows that an index names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// This many, as far as can be told.
+    Named(u64),
+    /// More than there is room to note.
+    NoRoom,
+    /// Whichever they are, every row of their blocks is looked at: what is done to one may change others.
+    All,
 }
 
 /// The blocks that a sweep goes over, and what it says about that.
@@ -132,12 +143,13 @@ impl Way {
             Known::Index {
                 name: index,
                 blocks,
+                rows,
                 ..
             } if blocks.named <= most(heap) => {
                 let reason = format!("{index} leads to {} of {heap} blocks", blocks.named);
                 let by = format!("Index Block Ranges using {index}");
                 Way {
-                    by_places: true,
+                    by_places: matches!(rows, Rows::Named(_)),
                     ..go_to(blocks, &by, &reason)
                 }
             }
@@ -148,7 +160,7 @@ impl Way {
                 all,
             } => {
                 let named = blocks.named;
-                if let (Some(rows), Some(all)) = (rows, all)
+                if let (Rows::Named(rows), Some(all)) = (rows, all)
                     && rows <= all / SPARSE_ROWS
                 {
                     return Way {
@@ -161,7 +173,10 @@ impl Way {
                     };
                 }
                 let more = match (rows, all) {
-                    (None, _) => "more than maintenance_work_mem has room for".to_owned(),
+                    (Rows::All, _) => {
+                        "triggers, rules or a circle of foreign keys have all rows of a block looked at".to_owned()
+                    }
+                    (Rows::NoRoom, _) => "more than maintenance_work_mem has room for".to_owned(),
                     (_, None) => "it is not known how many rows there are".to_owned(),
                     _ => format!("more than one in {SPARSE_ROWS} rows"),
                 };
@@ -270,7 +285,7 @@ mod tests {
         Known::Index {
             name: "t_seen_idx".to_owned(),
             blocks: Blocks { ranges, named },
-            rows: Some(100),
+            rows: Rows::Named(100),
             all: Some(300),
         }
     }
@@ -312,7 +327,11 @@ mod tests {
             rows,
             all,
         };
-        let way = Way::choose(&ident("s.t"), 1000, everywhere(Some(501), Some(1000)));
+        let way = Way::choose(
+            &ident("s.t"),
+            1000,
+            everywhere(Rows::Named(501), Some(1000)),
+        );
         assert_eq!(way.ranges, one(0..1000));
         assert!(!way.by_places);
         assert_eq!(
@@ -320,10 +339,17 @@ mod tests {
             "Block Range Pass on s.t  (blocks=1000)\n  \
              Reason: t_seen_idx leads to more than 500 of 1000 blocks, and more than one in 2 rows"
         );
-        let way = Way::choose(&ident("s.t"), 1000, everywhere(Some(1), None));
+        let way = Way::choose(&ident("s.t"), 1000, everywhere(Rows::Named(1), None));
         assert!(!way.by_places);
-        let way = Way::choose(&ident("s.t"), 1000, everywhere(None, Some(1000)));
+        let way = Way::choose(&ident("s.t"), 1000, everywhere(Rows::NoRoom, Some(1000)));
         assert!(!way.by_places);
+        let way = Way::choose(&ident("s.t"), 1000, everywhere(Rows::All, Some(1000)));
+        assert!(!way.by_places);
+        assert!(
+            way.text.contains("have all rows of a block looked at"),
+            "{}",
+            way.text
+        );
         let way = Way::choose(&ident("s.t"), 0, Known::NoClock);
         assert_eq!(way.ranges, []);
     }
@@ -336,7 +362,7 @@ mod tests {
                 ranges: one(3..1010),
                 named: 900,
             },
-            rows: Some(500),
+            rows: Rows::Named(500),
             all: Some(1000),
         };
         let way = Way::choose(&ident("s.t"), 1000, known);
