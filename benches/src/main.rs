@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         match measure(sizes).and_then(|figures| {
             for figure in &figures {
                 println!("{}", figure.row());
-                figure.store(&file)?;
+                figure.store(&file, sizes.rows, sizes.pairs)?;
             }
             Ok(())
         }) {

@@ -82,8 +82,10 @@ impl Figure {
         self.target.met(self.value())
     }
 
-    fn json(&self) -> serde_json::Value {
+    /// `rows` and `pairs` are what was asked for; measures that have sizes of their own say so in their note.
+    fn json(&self, rows: u64, pairs: usize) -> serde_json::Value {
         json!({
+            "rows": rows, "pairs": pairs,
             "name": self.name, "value": self.value(), "unit": self.unit, "baseline": median(&self.baselines),
             "target": self.target.text(), "met": self.is_met(), "min": least(&self.values), "max": most(&self.values),
             "values": self.values, "baselines": self.baselines, "note": self.note,
@@ -116,16 +118,16 @@ impl Figure {
         )
     }
 
-    /// Adds the figure to the file of raw results.
+    /// Adds the figure to the file of raw results, with the sizes that were asked for.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn store(&self, file: &Path) -> Result<()> {
+    pub fn store(&self, file: &Path, rows: u64, pairs: usize) -> Result<()> {
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir)?;
         }
         let mut out = OpenOptions::new().create(true).append(true).open(file)?;
-        writeln!(out, "{}", self.json())?;
+        writeln!(out, "{}", self.json(rows, pairs))?;
         Ok(())
     }
 }
