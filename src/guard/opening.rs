@@ -21,7 +21,9 @@ fn opens(target: &Target, new: Option<&Label>) -> bool {
         Some(ColumnLabel::Tag(tag)) => {
             tag.residency_of_all().is_some() || access::columns(target.relation).by_row.is_some()
         }
-        _ => false,
+        // Rows do not pass by their own residency through a column with such a tag.
+        Some(ColumnLabel::Derived(derived)) => derived.residency.is_some(),
+        Some(ColumnLabel::NotPersonal) | None => false,
     }
 }
 

@@ -500,6 +500,8 @@ fn an_owner_puts_no_other_column_in_the_place_of_the_residency() -> Result<()> {
         "SELECT custodian.tag_column('taken', 'note', 'user.content', '{shop.account}', residency => '{us}')",
         r#"SECURITY LABEL FOR custodian ON COLUMN taken.note IS
              '{"category":"user.content","sensitivity":"personal","purposes":["shop.account"],"residency":["us"]}'"#,
+        r#"SECURITY LABEL FOR custodian ON COLUMN taken.note IS
+             '{"derived":{"categories":["user.content"],"sensitivity":"personal","residency":["us"]}}'"#,
         "SELECT custodian.tag_column('shared', 'note', 'user.content', '{shop.account}')",
         r#"CREATE TABLE app.above (note text);
            SECURITY LABEL FOR custodian ON COLUMN app.above.note IS
