@@ -50,10 +50,7 @@ fn computes(command: &pg_sys::AlterTableCmd) -> bool {
         | Kind::AT_AlterColumnGenericOptions
         | Kind::AT_ChangeOwner
         | Kind::AT_DropCluster
-        | Kind::AT_SetLogged
-        | Kind::AT_SetUnLogged
         | Kind::AT_DropOids
-        | Kind::AT_SetAccessMethod
         | Kind::AT_SetTableSpace
         | Kind::AT_SetRelOptions
         | Kind::AT_ResetRelOptions
@@ -83,7 +80,8 @@ fn computes(command: &pg_sys::AlterTableCmd) -> bool {
         | Kind::AT_AddIdentity
         | Kind::AT_SetIdentity
         | Kind::AT_DropIdentity => false,
-        // SET NOT NULL among them. INHERIT, too: the parent's tags would open columns that have none of their own. And
+        // SET NOT NULL among them, and what writes the table anew (SET LOGGED, SET ACCESS METHOD), with all its indexes: their
+        // expressions run on every row. INHERIT, too: the parent's tags would open columns that have none of their own. And
         // CLUSTER ON: the next CLUSTER without an index goes by it.
         _ => true,
     }
@@ -143,13 +141,12 @@ pub fn before(statement: &Utility) -> Result<()> {
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
         let commands = statement::commands(alter);
-        for command in &commands {
-            if let Some(table) = attached(command) {
-                rows_of(Some(table), pg_sys::AccessExclusiveLock as i32, &session)?;
-            }
+        if commands.iter().copied().any(computes) {
+            rows_of(node!(alter.relation), statement::lock_of(alter), &session)?;
         }
-        if commands.into_iter().any(computes) {
-            return rows_of(node!(alter.relation), statement::lock_of(alter), &session);
+        // After the table that it is attached to, as the server locks them.
+        for table in commands.into_iter().filter_map(attached) {
+            rows_of(Some(table), pg_sys::AccessExclusiveLock as i32, &session)?;
         }
         return Ok(());
     }
@@ -205,7 +202,8 @@ fn beside_default(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> 
         return Ok(());
     }
     for parent in statement::parents_of(create) {
-        let lock = pg_sys::ShareUpdateExclusiveLock as i32;
+        // Of a partition's parent; a weaker one would have to be raised in a moment.
+        let lock = pg_sys::AccessExclusiveLock as i32;
         if let Some(parent) = relation::named_and_locked(Some(parent), lock, relation::is_owner)
             && let Some(default) = inherit::default_partition(parent)
         {
