@@ -349,7 +349,9 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     let command = archive.command();
     set_rules(
         &node,
-        &format!("setting archive_command \"{command}\" eu acme"),
+        &format!(
+            "setting archive_command \"{command}\" eu acme\nsetting archive_command \"other %p\" eu acme"
+        ),
     )?;
     transfer(&node, "postgres", "shop.backup", COVERED)?;
     transfer(&node, "shop", "shop.backup", COVERED)?;
@@ -428,7 +430,38 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
     ] {
         assert!(!warned(harmless)?, "{harmless}");
     }
+    // A lane that does not cover it changes nothing either, where it is for another command, or beside one that does.
+    transfer(
+        &node,
+        "shop",
+        "shop.narrow",
+        "categories => '{user.contact.email}', basis => 'contract', valid_until => now() + interval '1 hour'",
+    )?;
+    for (table, narrow) in [("phone", "other %p"), ("fax", command.as_str())] {
+        shop.batch_execute(&format!(
+            "SELECT custodian.open_archive_lane('shop.narrow', '{narrow}')"
+        ))?;
+        let covered = format!(
+            "BEGIN; CREATE TABLE {table} (number text);
+             SELECT custodian.tag_column('{table}', 'number', 'user.contact.phone_number', '{{shop.orders}}', residency => '{{cn}}');
+             COMMIT"
+        );
+        assert!(!warned(&covered)?, "{narrow}");
+        shop.batch_execute(&format!("DROP TABLE {table}"))?;
+    }
+    shop.batch_execute("SELECT custodian.revoke_transfer('shop.narrow', 'only to see')")?;
     assert_eq!(node.text("SHOW archive_command")?, command);
+    // What cannot be looked at is not told, and commits. A transaction with nothing that is in the WAL asks nothing.
+    locks.batch_execute("LOCK TABLE custodian.archive_lane")?;
+    assert!(!warned(
+        "SET lock_timeout = '100ms'; CREATE TABLE unseen ()"
+    )?);
+    assert_eq!(shop.text("SELECT 'unseen'::regclass")?, "unseen");
+    let before = node.log().len();
+    shop.batch_execute("SET lock_timeout = '100ms'; CREATE TEMP TABLE passing (id int)")?;
+    shop.batch_execute("RESET lock_timeout")?;
+    assert!(!node.log()[before..].contains("could not see whether"));
+    locks.batch_execute("ROLLBACK; BEGIN; LOCK TABLE customer")?;
     // Who makes it is told at once, which is before archiving stops.
     assert!(warned("CREATE TABLE unreviewed (id int, note text)")?);
     command_becomes(&node, "");

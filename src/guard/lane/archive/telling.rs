@@ -5,25 +5,39 @@
 //! changes nothing.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use pgrx::prelude::*;
 
+use super::model::Destination;
 use super::{disk, model, qualify, store};
 use crate::error::{Error, Kind, Result};
+use crate::guard::active;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{guc_hook, report, xact};
+use crate::pg::{guc_hook, report, subxact, xact};
 
 /// The catalog of large objects, as the hook names it.
 const LARGE_OBJECTS: pg_sys::Oid = pg_sys::Oid::from_u32(2613);
-/// Tables that are looked at for one transaction: a statement that makes more is told of the first ones.
-const MAX_TABLES: usize = 100;
+/// Relations that are remembered of one transaction, the first ones. Only tables matter, but what a relation is cannot be
+/// read yet when it is made: a table with a key and a long column is four, with its TOAST table and both indexes.
+const MAX_RELATIONS: usize = 1_000;
 
 /// What the current transaction has made.
 #[derive(Debug, Default)]
 struct Made {
-    tables: Vec<pg_sys::Oid>,
+    /// Also those that got a column.
+    relations: BTreeSet<u32>,
     large_objects: bool,
     databases: bool,
+}
+
+impl Made {
+    /// Remembers a relation, if there is room.
+    fn add(&mut self, relation: pg_sys::Oid) {
+        if self.relations.len() < MAX_RELATIONS {
+            self.relations.insert(relation.to_u32());
+        }
+    }
 }
 
 thread_local! {
@@ -38,9 +52,7 @@ pub fn after_create(class: pg_sys::Oid, object: pg_sys::Oid) {
             *made = Made::default();
         }
         if class == pg_sys::RelationRelationId {
-            if made.tables.len() < MAX_TABLES && !made.tables.contains(&object) {
-                made.tables.push(object);
-            }
+            made.add(object);
         } else if class == LARGE_OBJECTS {
             made.large_objects = true;
         } else if class == pg_sys::DatabaseRelationId {
@@ -56,52 +68,83 @@ pub fn concerns(class: pg_sys::Oid) -> bool {
         || class == pg_sys::DatabaseRelationId
 }
 
-/// Whether WAL is archived outside now because all databases have lanes for it.
-fn is_archiving() -> bool {
-    if guc::enforce(Gate::Settings) != Enforce::On || xact::in_recovery() {
-        return false;
+/// Where WAL is archived to outside, now and because all databases have lanes for it: where the rules say that the command in
+/// force ships to.
+fn destination() -> Option<Destination> {
+    if xact::in_recovery() {
+        return None;
     }
-    let Some(command) = guc_hook::value(c"archive_command").filter(|value| !value.is_empty())
-    else {
-        return false;
-    };
+    let command = guc_hook::value(c"archive_command").filter(|value| !value.is_empty())?;
+    let active = active::current();
+    let place = active
+        .rules
+        .as_ref()?
+        .setting("archive_command", &command)?
+        .place;
     let (digest, now) = (model::digest(&command), xact::server_now());
     disk::standings()
         .into_iter()
         .flatten()
-        .any(|standing| standing.is_open(now) && standing.destination.command == digest)
+        .find(|standing| {
+            let destination = &standing.destination;
+            standing.is_open(now)
+                && destination.command == digest
+                && destination.region == place.region
+                && Some(&destination.organisation) == place.organisation.as_ref()
+        })
+        .map(|standing| standing.destination)
 }
 
-/// Why what was made ends archiving; `None` where it does not, or where nothing is reviewed in this database anyway.
-fn reason(made: &Made) -> Result<Option<String>> {
+/// Why what was made ends archiving to this place; `None` where it does not, or where nothing is reviewed in this database
+/// anyway. One lane that covers the tables is enough: whether it covers the others is not asked here.
+fn reason(made: &Made, tables: &[pg_sys::Oid], to: &Destination) -> Result<Option<String>> {
     if made.databases {
         return Ok(Some(
             "The new database has no archive lane, and WAL has all databases.".to_owned(),
         ));
     }
-    let lanes = store::open_lanes()?;
-    if lanes.is_empty() {
-        return Ok(None);
-    }
-    if made.large_objects && qualify::has_large_objects()? {
+    let mut lanes = store::open_lanes()?;
+    lanes.retain(|lane| lane.destination == *to);
+    if !lanes.is_empty() && made.large_objects && qualify::has_large_objects()? {
         return Ok(Some(qualify::LARGE_OBJECTS.to_owned()));
     }
+    let mut reason = None;
     for lane in lanes {
-        if let Some(reason) = qualify::fault_of(&lane.transfer, &qualify::in_wal(&made.tables))? {
-            return Ok(Some(reason));
+        reason = qualify::fault_of(&lane.transfer, tables)?;
+        if reason.is_none() {
+            break;
         }
     }
-    Ok(None)
+    Ok(reason)
 }
 
-fn look(made: &Made) -> Result<()> {
-    if !is_archiving() {
-        return Ok(());
+/// Looks at what was made, and warns. Where that fails, as for want of a lock, nothing is said but to the log, and the transaction
+/// commits all the same; a cancel aborts it.
+fn look(made: &Made) {
+    if guc::enforce(Gate::Settings) != Enforce::On {
+        return;
     }
-    // No statement runs any more, and so no snapshot is active.
-    let Some(reason) = xact::with_snapshot(|| reason(made))? else {
-        return Ok(());
+    let relations: Vec<_> = made.relations.iter().copied().map(Into::into).collect();
+    let tables = qualify::in_wal(&relations);
+    if tables.is_empty() && !made.large_objects && !made.databases {
+        return;
+    }
+    let Some(to) = destination() else {
+        return;
     };
+    // No statement runs any more, and so no snapshot is active.
+    let looked = subxact::subtransaction(|| xact::with_snapshot(|| reason(made, &tables, &to)));
+    match looked {
+        Ok(None) => {}
+        Ok(Some(reason)) => warn(reason),
+        Err(caught) => report::log(
+            PgLogLevel::LOG,
+            caught.describe("could not see whether what was made ends archiving"),
+        ),
+    }
+}
+
+fn warn(reason: String) {
     report::log(
         PgLogLevel::WARNING,
         Error::new(
@@ -113,17 +156,30 @@ fn look(made: &Made) -> Result<()> {
             "Until a data steward has it covered, the server keeps WAL, which fills the disk. Make a table, and tag or clear its columns, in one transaction.",
         ),
     );
-    Ok(())
 }
 
 /// Before a transaction commits that made something.
 fn tell() {
-    if let Err(error) = look(&MADE.take()) {
-        report::log(PgLogLevel::LOG, error);
-    }
+    look(&MADE.take());
 }
 
 /// Registers what runs before commits.
 pub fn init() {
     xact::init_on_making(tell);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_relations_of_a_transaction_are_remembered_each_once() {
+        let mut made = Made::default();
+        for number in (0..MAX_RELATIONS as u32).chain(0..10) {
+            made.add(number.into());
+        }
+        assert_eq!(made.relations.len(), MAX_RELATIONS);
+        made.add(pg_sys::Oid::from_u32(u32::MAX));
+        assert!(!made.relations.contains(&u32::MAX));
+    }
 }

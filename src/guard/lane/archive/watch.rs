@@ -41,6 +41,7 @@ impl Reporter {
         let usable = match xact::transaction(|| xact::with_snapshot(store::usable)) {
             Ok(usable) => {
                 self.failures = 0;
+                self.unread = 0;
                 usable
             }
             Err(caught) => {
