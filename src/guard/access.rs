@@ -237,7 +237,7 @@ struct Request<'a> {
     /// For messages.
     doing: &'a str,
     /// For a query: the relation's number in the range table, and the statement, if there is a plan.
-    query: Option<(u32, Option<Starting>)>,
+    query: Option<(u32, Option<Starting<'a>>)>,
 }
 
 /// What came of looking at a request that was not refused.
@@ -251,7 +251,7 @@ enum Outcome {
     ByRows,
 }
 
-fn check(access: &Access, starting: Option<Starting>, session: &Session) -> Result<Outcome> {
+fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> Result<Outcome> {
     let changes = changes_rows(access);
     if passes_encrypted(session) && !catalogs::holds_values(access.relation) {
         // Sessions inside pay no more than this look into the cache.

@@ -198,7 +198,7 @@ pub fn concerns(column: &Column) -> bool {
 pub fn passes(
     table: pg_sys::Oid,
     entry: u32,
-    starting: Option<Starting>,
+    starting: Option<Starting<'_>>,
     session: &Session,
 ) -> Result<std::result::Result<(), Unproved>> {
     // What reads a table without a plan, as COPY does, reads all of it.

@@ -108,8 +108,9 @@ impl<'a> Asked<'a> {
     }
 
     /// The statement that asks, if it is one that the executor is starting.
-    pub fn starting(self) -> Option<Starting> {
-        Starting::of(self.range_table)
+    pub fn starting(self) -> Option<Starting<'a>> {
+        // SAFETY: as `new` was promised, this is used during the call of the hook, and so is what comes of it.
+        unsafe { Starting::of(self.range_table) }
     }
 
     /// The range table.

@@ -4,6 +4,7 @@
 //! here: it is kept from the executor's start until the check, and only for sessions that are not known to be inside.
 
 use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
@@ -14,11 +15,12 @@ use crate::guc;
 use crate::pg::parameters::Parameters;
 use crate::pg::plan;
 
-/// A statement at its start.
+/// A statement at its start, while its permissions are checked.
 #[derive(Clone, Copy)]
-pub struct Starting {
+pub struct Starting<'a> {
     query: *mut pg_sys::QueryDesc,
     flags: c_int,
+    check: PhantomData<&'a pg_sys::QueryDesc>,
 }
 
 /// The statement that is starting, or NULL, and its flags. A process has one thread that runs queries; unlike a variable of
@@ -32,17 +34,22 @@ pub fn forget() {
     QUERY.store(null_mut(), Ordering::Relaxed);
 }
 
-impl Starting {
+impl<'a> Starting<'a> {
     /// The statement to which this range table belongs, if it is the one that is starting.
-    pub fn of(range_table: *mut pg_sys::List) -> Option<Starting> {
+    ///
+    /// # Safety
+    /// The result must not outlive the check of that range table's permissions.
+    pub unsafe fn of(range_table: *mut pg_sys::List) -> Option<Self> {
         let starting = Starting {
             query: QUERY.swap(null_mut(), Ordering::Relaxed),
             flags: FLAGS.load(Ordering::Relaxed),
+            check: PhantomData,
         };
         if starting.query.is_null() {
             return None;
         }
-        // SAFETY: it is kept while the executor's start runs, and no longer, and so is what it points to.
+        // SAFETY: it is kept while the executor's start runs, and no longer, and so is what it points to. The check is part of
+        // that start.
         let known = unsafe { (*(*starting.query).plannedstmt).rtable };
         (!known.is_null() && known == range_table).then_some(starting)
     }

@@ -98,6 +98,24 @@ pub fn cast<T: Statement>(node: &pg_sys::Node) -> Option<&T> {
     (node.type_ == T::TAG).then(|| unsafe { &*std::ptr::from_ref(node).cast::<T>() })
 }
 
+/// A field's pointer that is NULL or to a node, by its type: what points to characters or numbers is none.
+pub trait NodePointer {
+    fn to_node(self) -> *const pg_sys::Node;
+}
+
+impl NodePointer for *mut pg_sys::Node {
+    fn to_node(self) -> *const pg_sys::Node {
+        self
+    }
+}
+
+// Each of them begins with its tag, as a node does.
+impl<T: Statement> NodePointer for *mut T {
+    fn to_node(self) -> *const pg_sys::Node {
+        self.cast()
+    }
+}
+
 /// What a field of `parent` points to, as `T` when it is one; `None` for NULL.
 ///
 /// # Safety
@@ -145,9 +163,12 @@ pub unsafe fn children<P: Statement>(_: &P, list: *mut pg_sys::List) -> Vec<&pg_
 /// The node that a field points to, as the type that is asked for when it is one.
 macro_rules! node {
     ($parent:ident . $field:ident) => {
-        // SAFETY: a field of a struct of the server's, which points to a node, or is NULL.
+        // SAFETY: a field of a struct of the server's, which points to a node by its type, or is NULL.
         unsafe {
-            $crate::pg::statement::child($parent, $parent.$field.cast::<pgrx::pg_sys::Node>())
+            $crate::pg::statement::child(
+                $parent,
+                $crate::pg::statement::NodePointer::to_node($parent.$field),
+            )
         }
     };
 }
@@ -158,7 +179,10 @@ macro_rules! any_node {
     ($parent:ident . $field:ident) => {
         // SAFETY: as above.
         unsafe {
-            $crate::pg::statement::any_child($parent, $parent.$field.cast::<pgrx::pg_sys::Node>())
+            $crate::pg::statement::any_child(
+                $parent,
+                $crate::pg::statement::NodePointer::to_node($parent.$field),
+            )
         }
     };
 }
@@ -333,4 +357,25 @@ pub fn set_by_system(alter: &pg_sys::AlterSystemStmt) -> Option<(&CStr, CString)
         }
     };
     Some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that holds for every type, and another that holds for pointers to nodes: which one is meant is clear only where
+    /// the second does not.
+    trait EitherWay<T> {
+        fn holds() {}
+    }
+    struct Second;
+    impl<T> EitherWay<()> for T {}
+    impl<T: NodePointer> EitherWay<Second> for T {}
+
+    #[test]
+    fn a_string_is_no_node() {
+        // Does not compile where one is.
+        <*mut c_char as EitherWay<_>>::holds();
+        <*mut pg_sys::List as EitherWay<_>>::holds();
+    }
 }
