@@ -137,16 +137,28 @@ pub fn before(statement: &Utility) -> Result<()> {
         } else {
             pg_sys::ShareLock
         };
-        return rows_of(node!(index.relation), lock as i32, &session);
+        let reach = Reach::of(node!(index.relation), &[]);
+        return rows_of(node!(index.relation), reach, lock as i32, &session);
     }
     if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
         let commands = statement::commands(alter);
         if commands.iter().copied().any(computes) {
-            rows_of(node!(alter.relation), statement::lock_of(alter), &session)?;
+            let reach = Reach::of(node!(alter.relation), &commands);
+            rows_of(
+                node!(alter.relation),
+                reach,
+                statement::lock_of(alter),
+                &session,
+            )?;
         }
         // After the table that it is attached to, as the server locks them.
         for table in commands.into_iter().filter_map(attached) {
-            rows_of(Some(table), pg_sys::AccessExclusiveLock as i32, &session)?;
+            rows_of(
+                Some(table),
+                Reach::Tree,
+                pg_sys::AccessExclusiveLock as i32,
+                &session,
+            )?;
         }
         return Ok(());
     }
@@ -154,6 +166,7 @@ pub fn before(statement: &Utility) -> Result<()> {
         if !cluster.relation.is_null() {
             return rows_of(
                 node!(cluster.relation),
+                Reach::Tree,
                 pg_sys::AccessExclusiveLock as i32,
                 &session,
             );
@@ -171,11 +184,12 @@ pub fn before(statement: &Utility) -> Result<()> {
     if let Some(create) = statement.cast::<pg_sys::CreateForeignTableStmt>() {
         return beside_default(&create.base, &session);
     }
-    // What it defines is evaluated by ANALYZE, whoever runs that.
+    // What it defines is evaluated by ANALYZE, whoever runs that, also on the rows of those below.
     if let Some(statistics) = statement.cast::<pg_sys::CreateStatsStmt>() {
         for table in statement::statistics_of(statistics) {
             rows_of(
                 Some(table),
+                Reach::Tree,
                 pg_sys::ShareUpdateExclusiveLock as i32,
                 &session,
             )?;
@@ -207,17 +221,46 @@ fn beside_default(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> 
         if let Some(parent) = relation::named_and_locked(Some(parent), lock, relation::is_owner)
             && let Some(default) = inherit::default_partition(parent)
         {
-            whole(default, session)?;
+            whole(default, Reach::Tree, session)?;
         }
     }
     Ok(())
 }
 
+/// Whose rows a statement computes over.
+#[derive(Clone, Copy)]
+enum Reach {
+    /// Those of the table itself.
+    Only,
+    /// Those of the tables below it as well.
+    Tree,
+}
+
+impl Reach {
+    /// As a statement names a table: `ONLY` keeps it from those below. But not ATTACH PARTITION, which compares the rows of a
+    /// default partition.
+    fn of(name: Option<&pg_sys::RangeVar>, commands: &[&pg_sys::AlterTableCmd]) -> Reach {
+        let attaches = commands
+            .iter()
+            .any(|command| command.subtype == pg_sys::AlterTableType::AT_AttachPartition);
+        if attaches || name.is_none_or(|name| name.inh) {
+            Reach::Tree
+        } else {
+            Reach::Only
+        }
+    }
+}
+
 /// The rows of a table, and of those below it; of a composite type, those of its typed tables.
 ///
 /// The lock is the one that the statement takes itself in a moment: whom it waited for could otherwise have put another table
-/// in the place of the name meanwhile.
-fn rows_of(name: Option<&pg_sys::RangeVar>, lock: i32, session: &Session) -> Result<()> {
+/// in the place of the name meanwhile. On those below none is taken.
+fn rows_of(
+    name: Option<&pg_sys::RangeVar>,
+    reach: Reach,
+    lock: i32,
+    session: &Session,
+) -> Result<()> {
     // Of others' tables the server refuses it, and says nothing of their tags.
     let Some(table) = relation::named_and_locked(name, lock, relation::is_owner) else {
         return Ok(());
@@ -226,13 +269,16 @@ fn rows_of(name: Option<&pg_sys::RangeVar>, lock: i32, session: &Session) -> Res
         pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => Ok(()),
         pg_sys::RELKIND_COMPOSITE_TYPE => rename::typed_tables(table)?
             .into_iter()
-            .try_for_each(|table| whole(table, session)),
-        _ => whole(table, session),
+            .try_for_each(|table| whole(table, Reach::Tree, session)),
+        _ => whole(table, reach, session),
     }
 }
 
-fn whole(table: pg_sys::Oid, session: &Session) -> Result<()> {
-    let mut tables = inherit::descendants(table);
+fn whole(table: pg_sys::Oid, reach: Reach, session: &Session) -> Result<()> {
+    let mut tables = match reach {
+        Reach::Only => Vec::new(),
+        Reach::Tree => inherit::descendants(table),
+    };
     tables.push(table);
     tables
         .into_iter()

@@ -1,4 +1,7 @@
 //! What a relation's columns are to somebody outside: cleared, tagged with a residency, or unreviewed.
+//!
+//! All of it is read from the catalogs, and waits for no lock on the relation or on those above and below it: who asks may
+//! already hold locks that the holder of those waits for, and its statement may have no need of them.
 
 use std::collections::BTreeSet;
 
@@ -160,10 +163,9 @@ pub fn columns(relation: pg_sys::Oid) -> Columns {
     }
 }
 
-/// The columns of a relation with their exposure, and whether its rows say by themselves where they may be. Waits for no lock
-/// on it.
+/// The columns of a relation with their exposure, and whether its rows say by themselves where they may be.
 pub fn recorded(relation: pg_sys::Oid) -> (Vec<Column>, bool) {
-    let (columns, _) = label_all(relation, attribute::recorded(relation));
+    let (columns, _) = labelled(relation);
     (exposed(columns), is_by_row(relation))
 }
 
@@ -278,20 +280,13 @@ fn shown(relation: pg_sys::Oid) -> Vec<i16> {
 /// The columns of a relation with their labels in force, and the relations that these depend on. A parent's tag governs its
 /// children; and who reads a parent reads its children too, so what a child tightened counts here as well.
 pub fn labelled(relation: pg_sys::Oid) -> (Vec<Labelled>, Vec<pg_sys::Oid>) {
-    label_all(relation, attribute::live(relation))
-}
-
-fn label_all(
-    relation: pg_sys::Oid,
-    columns: Vec<(i16, String, bool)>,
-) -> (Vec<Labelled>, Vec<pg_sys::Oid>) {
     let labels = read::labels(relation);
     let descendants = inherit::descendants(relation);
     let mut depends_on = vec![relation];
     depends_on.extend(inherit::ancestors(relation));
     depends_on.extend(&descendants);
     let below: Vec<read::Labels> = descendants.into_iter().map(read::labels).collect();
-    let columns = columns
+    let columns = attribute::live(relation)
         .into_iter()
         .map(|(attnum, name, generated)| {
             let mut label = labels.columns.get(&name).cloned();

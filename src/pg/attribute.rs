@@ -13,33 +13,9 @@ fn name(attribute: &pg_sys::FormData_pg_attribute) -> String {
         .into_owned()
 }
 
-/// The columns of a relation: number, name, and whether it is generated. Locks the relation against changes meanwhile.
+/// The columns of a relation: number, name, and whether it is generated. From the catalog, without a lock: whoever asks must
+/// not wait for who alters the relation, since it may hold what that one waits for.
 pub fn live(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
-    let mut columns = Vec::new();
-    // SAFETY: the relation is open, with a lock, while its descriptor is read; names are NUL-terminated.
-    unsafe {
-        let open = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
-        let Some(opened) = open.as_ref() else {
-            return columns;
-        };
-        let descriptor = opened.rd_att;
-        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
-        for attribute in (*descriptor).attrs.as_slice(count) {
-            if !attribute.attisdropped {
-                columns.push((
-                    attribute.attnum,
-                    name(attribute),
-                    attribute.attgenerated != 0,
-                ));
-            }
-        }
-        pg_sys::relation_close(open, pg_sys::AccessShareLock as i32);
-    }
-    columns
-}
-
-/// The same by the catalog alone: for who must not wait until a VACUUM FULL or an ALTER TABLE lets go of the relation.
-pub fn recorded(relation: pg_sys::Oid) -> Vec<(i16, String, bool)> {
     /// The index of `pg_attribute` on relation and number.
     const BY_NUMBER: pg_sys::Oid = pg_sys::Oid::from_u32(2659);
     catalog::scan(

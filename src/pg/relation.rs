@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::refusal;
 use crate::guc;
-use crate::pg::invalidation;
+use crate::pg::{catalog, invalidation};
 use crate::policy::model::Ident;
 
 /// The schema of the extension.
@@ -267,33 +267,22 @@ pub fn is_materialized_view(relation: pg_sys::Oid) -> bool {
     kind(relation) == pg_sys::RELKIND_MATVIEW
 }
 
-/// The columns of a relation's exclusion constraints; 0 for an expression.
+/// The columns of a relation's exclusion constraints; 0 for an expression. From the catalog, without a lock.
 pub fn excluded_columns(relation: pg_sys::Oid) -> Vec<i16> {
-    let mut columns = Vec::new();
-    // SAFETY: the relation and each index are open, with a lock, while they are read; an index has as many keys as it says.
-    unsafe {
-        let open = pg_sys::try_relation_open(relation, pg_sys::AccessShareLock as i32);
-        if open.is_null() {
-            return columns;
-        }
-        let kind = (*(*open).rd_rel).relkind as u8;
-        if matches!(
-            kind,
-            pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE
-        ) {
-            for index in crate::pg::list::oids(pg_sys::RelationGetIndexList(open)) {
-                let index = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
-                let form = &*(*index).rd_index;
-                if form.indisexclusion {
-                    let keys = usize::try_from(form.indnkeyatts).unwrap_or(0);
-                    columns.extend_from_slice(form.indkey.values.as_slice(keys));
-                }
-                pg_sys::index_close(index, pg_sys::AccessShareLock as i32);
-            }
-        }
-        pg_sys::relation_close(open, pg_sys::AccessShareLock as i32);
-    }
-    columns
+    catalog::scan(
+        pg_sys::IndexRelationId,
+        pg_sys::Oid::from(pg_sys::IndexIndrelidIndexId),
+        &[(pg_sys::Anum_pg_index_indrelid as i16, relation)],
+        |row| {
+            let index = row.form::<pg_sys::FormData_pg_index>();
+            index.indisexclusion.then(|| {
+                let keys = usize::try_from(index.indnkeyatts).unwrap_or(0);
+                // SAFETY: an index has at least as many columns as keys, and the row is there while it is read.
+                unsafe { index.indkey.values.as_slice(keys) }.to_vec()
+            })
+        },
+    )
+    .concat()
 }
 
 /// The qualified name, or the OID in words for a relation that is gone.

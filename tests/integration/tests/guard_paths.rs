@@ -463,53 +463,6 @@ fn a_type_or_a_name_that_comes_to_mean_another_table_computes_over_no_rows_of_it
 }
 
 #[test]
-fn what_is_looked_at_is_locked_as_the_server_locks_it_a_moment_later() -> Result<()> {
-    let node = node()?;
-    node.exec(
-        "CREATE TABLE parts (id int) PARTITION BY LIST (id); CREATE TABLE rest PARTITION OF parts DEFAULT;
-         CREATE TABLE part2 (id int);
-         SELECT custodian.clear_column('parts', 'id'); SELECT custodian.clear_column('part2', 'id')",
-    )?;
-    node.alter_system("custodian.enforce", "on")?;
-    let mut other = node.client()?;
-    let waiter = "(SELECT pid FROM pg_locks WHERE relation = 'parts'::regclass AND NOT granted)";
-    for (mode, statement, too_early) in [
-        // A weaker lock that is raised is a deadlock with who does the same.
-        (
-            "ACCESS SHARE",
-            "CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1)",
-            "relation = 'parts'::regclass AND mode = 'ShareUpdateExclusiveLock'",
-        ),
-        // And so are two locks in another order.
-        (
-            "SHARE UPDATE EXCLUSIVE",
-            "ALTER TABLE parts ATTACH PARTITION part2 FOR VALUES IN (2)",
-            "relation = 'part2'::regclass AND mode = 'AccessExclusiveLock'",
-        ),
-    ] {
-        other.batch_execute(&format!("BEGIN; LOCK TABLE parts IN {mode} MODE"))?;
-        let waiting = node
-            .program("psql")?
-            .role("away")
-            .args(["-X", "-v", "ON_ERROR_STOP=1"])
-            .stdin(statement)
-            .start()?;
-        wait_until("the statement waits", 60, || {
-            other
-                .text(&format!("SELECT {waiter} IS NOT NULL"))
-                .is_ok_and(|waits| waits == "t")
-        });
-        let held = format!(
-            "SELECT count(*) FROM pg_locks WHERE granted AND pid = {waiter} AND {too_early}"
-        );
-        assert_eq!(other.text(&held)?, "0", "{statement}");
-        other.batch_execute("COMMIT")?;
-        waiting.wait(60)?.ok()?;
-    }
-    Ok(())
-}
-
-#[test]
 fn notifications_reach_nobody_outside() -> Result<()> {
     let node = node()?;
     node.exec(
