@@ -17,6 +17,13 @@ pub fn parents(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     )
 }
 
+/// The partitioned table of which a relation is a partition.
+pub fn partitioned(relation: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a cached catalog lookup by OID; false where there is no such relation.
+    let is_partition = unsafe { pg_sys::get_rel_relispartition(relation) };
+    parents(relation).first().copied().filter(|_| is_partition)
+}
+
 /// The direct children of a relation. A partition that is being detached concurrently is among them.
 pub fn children(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut children = catalog::scan(

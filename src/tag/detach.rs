@@ -20,10 +20,18 @@ pub fn before(utility: Utility) -> Result<()> {
         return Ok(());
     };
     let commands = statement::commands(alter);
-    // The server refuses everyone else in a moment.
-    let Some(relation) =
-        relation::named(node!(alter.relation)).filter(|relation| relation::is_owner(*relation))
-    else {
+    let leaves = |command: &&pg_sys::AlterTableCmd| {
+        matches!(command.subtype, At::AT_DetachPartition | At::AT_DropInherit)
+    };
+    if !commands.iter().any(leaves) {
+        return Ok(());
+    }
+    // The server refuses everyone else in a moment, and locks the parent before the partition.
+    let Some(relation) = relation::named_and_locked(
+        node!(alter.relation),
+        statement::lock_of(alter),
+        relation::is_owner,
+    ) else {
         return Ok(());
     };
     for command in commands {

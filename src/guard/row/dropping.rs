@@ -12,7 +12,7 @@ use crate::guard::row::veto::{
 use crate::guard::row::{own, reach, sync};
 use crate::pg::object_access::Drop;
 use crate::pg::statement::{names_of, nodes, strings};
-use crate::pg::{catalog, fresh, lock, relation, trigger, xact};
+use crate::pg::{catalog, fresh, inherit, lock, relation, trigger, xact};
 use crate::worker::database::evict;
 use crate::worker::late;
 
@@ -103,14 +103,32 @@ fn trigger_dropped(dropped: pg_sys::Oid) -> Result<()> {
     Ok(())
 }
 
+/// Locks tables that DROP TABLE names as it will do: in its order, and each partition after its parent.
+fn lock_named(tables: &[pg_sys::Oid]) {
+    for table in tables {
+        if let Some(parent) = inherit::partitioned(*table) {
+            lock::relation(parent, pg_sys::AccessExclusiveLock);
+        }
+        lock::relation(*table, pg_sys::AccessExclusiveLock);
+    }
+}
+
 /// Looks at the rows of tables that are about to be dropped together, while everything is there that tells
-/// which of them are kept. Locks them as dropping does.
-fn clear_together(tables: &[pg_sys::Oid], may_drop: impl Fn(pg_sys::Oid) -> bool) -> Result<()> {
+/// which of them are kept. Locks them as dropping does, parents first.
+fn clear_together(tables: &[pg_sys::Oid], named: bool) -> Result<()> {
     let Some(function) = sync::function()? else {
         return Ok(());
     };
-    for table in tables.iter().copied().filter(|table| may_drop(*table)) {
-        for relation in tree(table) {
+    let guarded = |table: &pg_sys::Oid| {
+        tree(*table)
+            .into_iter()
+            .any(|relation| !trigger::on(relation, function).is_empty())
+    };
+    if named && tables.iter().any(guarded) {
+        lock_named(tables);
+    }
+    for table in tables {
+        for relation in tree(*table) {
             let guards = trigger::on(relation, function).len();
             if guards == 0 {
                 continue;
@@ -185,13 +203,15 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
             for object in objects {
                 tables.extend(relation::by_name_parts(&names_of(object))?);
             }
-            tables.sort_unstable_by_key(|table| table.to_u32());
-            clear_together(&tables, relation::is_owner)?;
+            tables.retain(|table| relation::is_owner(*table));
+            clear_together(&tables, true)?;
         }
         pg_sys::ObjectType::OBJECT_SCHEMA
             if statement.behavior == pg_sys::DropBehavior::DROP_CASCADE =>
         {
-            clear_together(&guarded_in(&strings(&objects))?, |_| true)?;
+            let mut tables = guarded_in(&strings(&objects))?;
+            tables.sort_by_key(|table| inherit::ancestors(*table).len());
+            clear_together(&tables, false)?;
         }
         pg_sys::ObjectType::OBJECT_TRIGGER => {
             for object in objects {

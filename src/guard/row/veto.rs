@@ -129,16 +129,35 @@ pub fn before(utility: Utility) -> Result<()> {
     own::before(utility)
 }
 
+/// Whether the rows are read before a part of ALTER TABLE is executed.
+fn reads_rows(command: &&pg_sys::AlterTableCmd) -> bool {
+    use pg_sys::AlterTableType as At;
+    matches!(
+        command.subtype,
+        At::AT_DetachPartition
+            | At::AT_DropInherit
+            | At::AT_DropColumn
+            | At::AT_AlterColumnType
+            | At::AT_SetUnLogged
+    )
+}
+
 fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as At;
-    let Some(relation) = named(node!(alter.relation)) else {
+    let name = node!(alter.relation);
+    let commands = statement::commands(alter);
+    // The server refuses everyone else in its own words, and they learn nothing of what is kept.
+    let relation = if commands.iter().any(reads_rows) {
+        // As the server does in a moment: two that read first could never both get it then, nor could who reads a partition
+        // before it has its parent.
+        relation::named_and_locked(name, statement::lock_of(alter), relation::is_owner)
+    } else {
+        named(name).filter(|relation| relation::is_owner(*relation))
+    };
+    let Some(relation) = relation else {
         return Ok(());
     };
-    // The server refuses everyone else in its own words, and they learn nothing of what is kept.
-    if !relation::is_owner(relation) {
-        return Ok(());
-    }
-    for command in statement::commands(alter) {
+    for command in commands {
         match command.subtype {
             At::AT_DisableTrigAll => refuse_disabling(relation, None)?,
             At::AT_DisableTrig | At::AT_EnableTrig | At::AT_EnableReplicaTrig => {
