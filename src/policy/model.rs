@@ -264,6 +264,38 @@ pub struct Erasing {
 }
 
 impl Policy {
+    /// The same policy with other holds.
+    #[must_use]
+    pub fn with_holds(&self, holds: Vec<Hold>) -> Policy {
+        Policy {
+            purposes: self.purposes.clone(),
+            minimums: self.minimums.clone(),
+            maximums: self.maximums.clone(),
+            holds,
+            withdrawn: self.withdrawn.clone(),
+            erasing: self.erasing.clone(),
+            erased_kinds: self.erased_kinds.clone(),
+        }
+    }
+
+    /// Of the holds those that tell which statements the others ask for: of holds on subjects one of each kind of subject
+    /// and number of values. Statements for these are those for all, but for the values.
+    pub fn kinds_of_holds(&self) -> Vec<Hold> {
+        let mut kinds: Vec<(&str, usize)> = Vec::new();
+        let mut holds = Vec::new();
+        for hold in &self.holds {
+            if let HoldScope::Subject { kind, key } = &hold.scope {
+                let this = (kind.as_str(), key.len());
+                if kinds.contains(&this) {
+                    continue;
+                }
+                kinds.push(this);
+            }
+            holds.push(hold.clone());
+        }
+        holds
+    }
+
     /// The policy as an erasure applies it: purposes that are optional, or last only while the subject consents,
     /// have ended by `now`. Required ones, minimums, defences and holds stay as they are.
     #[must_use]

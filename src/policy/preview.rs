@@ -11,7 +11,7 @@ use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
 use crate::pg::{clock, heap, relation, spi, time};
 use crate::policy::along::{self, Along};
-use crate::policy::compile::compile;
+use crate::policy::compile::{Connections, compile_connected};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId};
@@ -299,6 +299,7 @@ fn counted(
     let steward = relation::is_steward();
     let schema = load::schema(rel)?;
     let policy = load::policy()?;
+    let connections = Connections::of(&schema);
     let mut found = Vec::new();
     for id in load::order(&schema) {
         let Some(table) = schema.tables.get(&id) else {
@@ -312,7 +313,7 @@ fn counted(
         if !asked {
             continue;
         }
-        let mut plan = compile(&schema, &policy, id);
+        let mut plan = compile_connected(&schema, &connections, &policy, id);
         if let Some(rel) = rel.map(pg_sys::Oid::to_u32) {
             // A partition, or a part of the tree: only the leaves below it.
             plan.leaves.retain(|leaf| {
@@ -408,8 +409,10 @@ fn estimate_preview(
 pub fn findings() -> Result<Vec<Finding>> {
     let schema = load::schema(None)?;
     let (policy, mut findings) = load::policy_and_findings()?;
+    let connections = Connections::of(&schema);
     for table in schema.tables.values().filter(|table| table.is_tagged()) {
-        for finding in compile(&schema, &policy, table.id).findings {
+        let plan = compile_connected(&schema, &connections, &policy, table.id);
+        for finding in plan.findings {
             if finding.code != "label-unreadable" && !findings.contains(&finding) {
                 findings.push(finding);
             }

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
 use crate::pg::{clock, heap, spi};
-use crate::policy::compile::compile;
+use crate::policy::compile::{Connections, compile_connected};
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, Severity};
 use crate::policy::preview::{as_owner_of, describe};
@@ -48,9 +48,10 @@ fn look(plan: &Plan, leaf: &Leaf, policy: &Policy, found: &mut Found) -> Result<
 pub fn findings() -> Result<Vec<Finding>> {
     let schema = load::schema(None)?;
     let policy = load::policy()?;
+    let connections = Connections::of(&schema);
     let mut findings = Vec::new();
     for table in schema.tables.values().filter(|table| table.is_tagged()) {
-        let plan = compile(&schema, &policy, table.id);
+        let plan = compile_connected(&schema, &connections, &policy, table.id);
         if consents(&plan).is_empty() {
             continue;
         }

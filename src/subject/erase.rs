@@ -2,6 +2,7 @@
 //! in the caller's transaction. What stays is answered with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use pgrx::name;
 use pgrx::pg_sys;
@@ -17,6 +18,7 @@ use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
 use crate::pg::{clock, relation, sandbox, spi, time, xact};
 use crate::policy::along::{self, Along};
+use crate::policy::compile::Connections;
 use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
 use crate::policy::load;
@@ -113,7 +115,8 @@ fn plan(root: pg_sys::Oid, erasing: &Erasing, now: Instant) -> Result<Option<Wor
         return Ok(None);
     }
     let policy = load::policy()?.erasing(erasing.clone(), now);
-    work::compiled(epoch, &schema, policy, root).map(Some)
+    let connections = Connections::of(&schema);
+    work::compiled(epoch, &schema, &connections, Rc::new(policy), root).map(Some)
 }
 
 /// What a cell that stays is answered with.

@@ -1,6 +1,7 @@
 //! What is to be done about one table: plan it, count what is due, and let the fuse decide.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant as Moment};
 
 use pgrx::PgLogLevel;
@@ -10,6 +11,7 @@ use crate::error::Result;
 use crate::guc::{Disposal, pace};
 use crate::pg::subxact::Caught;
 use crate::pg::{clock, report, timeout, xact};
+use crate::policy::compile::Connections;
 use crate::policy::model::{Leaf, Plan, Policy, Schema};
 use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
@@ -25,7 +27,8 @@ use crate::worker::{allowance, backlog, pause, quarantine, reopen, sweep};
 pub struct Overview {
     pub epoch: i64,
     pub schema: Schema,
-    pub policy: Policy,
+    connections: Connections,
+    pub policy: Rc<Policy>,
     pub order: Vec<u32>,
     pub paused: BTreeSet<u32>,
     /// Before the snapshots of this round: see [`mark::horizon`].
@@ -50,13 +53,20 @@ impl Overview {
             Ok(Overview {
                 epoch,
                 order,
-                policy: load::policy()?,
+                connections: Connections::of(&schema),
+                policy: Rc::new(load::policy()?),
                 paused: pause::all()?,
                 schema,
                 horizon,
                 deferred: allowance::now()?.reason(),
             })
         })
+    }
+
+    /// The plan of one of its tables.
+    pub fn work(&self, root: pg_sys::Oid) -> Result<Work> {
+        let policy = Rc::clone(&self.policy);
+        work::compiled(self.epoch, &self.schema, &self.connections, policy, root)
     }
 }
 
@@ -166,12 +176,7 @@ fn plan(
     unwatched: &mut bool,
 ) -> Result<Next> {
     let root = pg_sys::Oid::from(table);
-    let work = work::compiled(
-        overview.epoch,
-        &overview.schema,
-        overview.policy.clone(),
-        root,
-    )?;
+    let work = overview.work(root)?;
     // Rows of its peers go with its own.
     let is_paused = |peer: &Plan| pause::concerns(&overview.paused, &peer.family);
     let mode = match work.plan.peers.iter().any(is_paused) {

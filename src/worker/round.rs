@@ -20,8 +20,7 @@ use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
 use crate::worker::sweeps::{self, Sweeps};
 use crate::worker::{
-    allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, reopen, shmem,
-    sweep, work,
+    allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, reopen, shmem, sweep,
 };
 
 /// What a scheduler remembers from round to round about one table.
@@ -390,15 +389,7 @@ const WATCH_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Makes sure that what is written behind the table's watermarks is noticed.
 fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
-    let work = transaction(|| {
-        let policy = overview.policy.clone();
-        work::compiled(
-            overview.epoch,
-            &overview.schema,
-            policy,
-            pg_sys::Oid::from(table),
-        )
-    })?;
+    let work = transaction(|| overview.work(pg_sys::Oid::from(table)))?;
     let Some(watch) = &work.watch else {
         return Ok(());
     };

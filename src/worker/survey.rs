@@ -8,8 +8,9 @@ use crate::guc;
 use crate::pg::{heap, relation, sandbox, spi};
 use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Leaf, Plan};
+use crate::policy::model::{Leaf, Plan, Policy};
 use crate::policy::period::Instant;
+use crate::policy::reach::Reach;
 use crate::policy::render::{self, Due, Step, Tid};
 use crate::worker::disposed;
 use crate::worker::fuse::{Estimate, Verdict};
@@ -116,6 +117,37 @@ pub fn is_below(leaf: &Leaf, part: Option<pg_sys::Oid>) -> bool {
 /// The action of an item by which rows are deleted.
 const DELETE: &str = "delete row";
 
+/// More holds than this take longer to write into a statement than it takes to see that nothing is due.
+const MANY_HOLDS: usize = 100;
+
+/// The policy without holds, where there are many and no row can be due that would not be without them, either. Where rows of
+/// others decide as well, holds on those may make a row due in another way: there all are looked at.
+fn without_many_holds(plan: &Plan, policy: &Policy) -> Option<Policy> {
+    let alone = plan.dependents.is_empty() && plan.peers.is_empty() && plan.circle.is_empty();
+    (alone && policy.holds.len() > MANY_HOLDS).then(|| policy.with_holds(Vec::new()))
+}
+
+/// Whether some step has a row to dispose of.
+fn any_due(
+    plan: &Plan,
+    policy: &Policy,
+    leaf: &Leaf,
+    cutoff: Instant,
+    after: Option<&Reach>,
+) -> Result<bool> {
+    key::with_key(plan, For::Recognizing, || {
+        as_leaf_owner(plan, leaf, || {
+            for step in render::steps(plan) {
+                let all = Due::all(plan, step, leaf, policy, cutoff);
+                if spi::count(&Due { after, ..all }.exists())? > 0 {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    })
+}
+
 /// Counts what is due at `cutoff` in every leaf, each as its owner, from where its mark says.
 /// Rows in `quarantine` count once they are to be tried again, wherever the mark is. `dropping` says that partitions
 /// may be dropped, as a worker can and a transaction of somebody else's cannot. With `part` only leaves below it count.
@@ -129,6 +161,7 @@ pub fn survey(
 ) -> Result<Survey> {
     let Work { plan, policy, .. } = work;
     let steps = render::steps(plan);
+    let unheld = without_many_holds(plan, policy);
     let mut survey = Survey {
         cutoff,
         items: Vec::new(),
@@ -150,6 +183,12 @@ pub fn survey(
             continue;
         }
         let first = survey.items.len();
+        if let Some(unheld) = &unheld
+            && !quarantine.any(leaf)
+            && !any_due(plan, unheld, leaf, cutoff, after)?
+        {
+            continue;
+        }
         for step in &steps {
             let item = item(plan, *step, leaf, 0);
             let entries = quarantine.of(leaf, &item);

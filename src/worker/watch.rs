@@ -120,6 +120,8 @@ pub(super) fn power_below(seconds: i64) -> i64 {
 /// Whether a watermark narrows any statement of the plan.
 fn is_narrowed(plan: &Plan, policy: &Policy, leaf: &Leaf, now: Instant) -> bool {
     let since = Reach::since(now);
+    // There may be thousands, and the statements are not executed.
+    let policy = &policy.with_holds(policy.kinds_of_holds());
     render::steps(plan).into_iter().any(|step| {
         let all = Due::all(plan, step, leaf, policy, now);
         let after = Some(&since);

@@ -1,24 +1,26 @@
 //! A table's compiled plan with all that executing it needs, as of one epoch.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, sandbox};
+use crate::policy::compile::{self, Connections};
 use crate::policy::model::{Leaf, Plan, Policy, Schema};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{Due, Step};
-use crate::policy::{compile, epoch, load};
+use crate::policy::{epoch, load};
 use crate::worker::watch::{self, Watch};
 
 /// A plan of one table and the policy it was compiled from.
 pub struct Work {
     /// The number of the policy it was compiled from: valid until a higher one is visible.
     pub epoch: i64,
-    pub policy: Policy,
+    pub policy: Rc<Policy>,
     pub plan: Plan,
     /// What each leaf looked like: a statement written for it fits as long as it looks the same.
     pub shapes: BTreeMap<u32, String>,
@@ -58,12 +60,19 @@ pub fn load(root: pg_sys::Oid) -> Result<Option<Work>> {
     {
         return Ok(None);
     }
-    compiled(epoch, &schema, load::policy()?, root).map(Some)
+    let policy = Rc::new(load::policy()?);
+    compiled(epoch, &schema, &Connections::of(&schema), policy, root).map(Some)
 }
 
 /// The plan of one table of `schema`.
-pub fn compiled(epoch: i64, schema: &Schema, policy: Policy, root: pg_sys::Oid) -> Result<Work> {
-    let plan = compile::compile(schema, &policy, root.to_u32());
+pub fn compiled(
+    epoch: i64,
+    schema: &Schema,
+    connections: &Connections,
+    policy: Rc<Policy>,
+    root: pg_sys::Oid,
+) -> Result<Work> {
+    let plan = compile::compile_connected(schema, connections, &policy, root.to_u32());
     let mut shapes = BTreeMap::new();
     for leaf in plan.together().flat_map(|plan| &plan.leaves) {
         if let Some(shape) = shape(leaf)? {

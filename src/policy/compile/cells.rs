@@ -3,7 +3,8 @@
 use crate::anonymize::fits::{fits, holds_paths};
 use crate::anonymize::method::Method;
 use crate::error::Error;
-use crate::policy::compile::{Compiler, Context, clock_texts, deletes, path, period};
+use crate::policy::compile::connections::clock_texts;
+use crate::policy::compile::{Compiler, Context, deletes, path, period};
 use crate::policy::model::{
     Clock, Column, Cover, Disposal, Keep, Limit, PlannedColumn, Severity, SubjectKey, Table,
 };
@@ -417,8 +418,12 @@ impl Compiler<'_> {
             }
         };
         let own = clock_texts(table).map(|text| (table, text.as_str()));
-        let distant = self.distant_clocks.get(column).into_iter().flatten();
-        own.chain(distant.copied())
+        let distant = self.connections.distant_clocks.get(column);
+        let distant = distant.into_iter().flatten().filter_map(|(user, text)| {
+            let user = self.schema.tables.get(user)?;
+            Some((user, text.as_str()))
+        });
+        own.chain(distant)
             .find(|(user, text)| {
                 path::clock(self.schema, user, text, false).is_ok_and(|clock| same(&clock, user))
             })

@@ -165,7 +165,7 @@ impl Compiler<'_> {
     pub(super) fn circle(&self, context: &mut Context) -> Vec<ForeignKey> {
         let table = context.table;
         let mut members = vec![table];
-        let peers = self.circles.together.get(&table.id);
+        let peers = self.connections.circles.together.get(&table.id);
         let (peers, too_many) = match peers {
             Some(peers) if peers.len() > self.budget.get() => (None, Some(peers)),
             peers => (peers, None),
@@ -186,6 +186,7 @@ impl Compiler<'_> {
             members.extend(self.schema.tables.get(peer));
         }
         let apart: Vec<&str> = self
+            .connections
             .circles
             .connected
             .get(&table.id)
@@ -212,7 +213,8 @@ impl Compiler<'_> {
             .keys_to(table)
             .filter(|key| table.family.contains(&key.child))
             .collect();
-        let split = single_owner(table).is_none() || self.circles.shared.contains(&table.id);
+        let split =
+            single_owner(table).is_none() || self.connections.circles.shared.contains(&table.id);
         let alone = split || reflexive.iter().any(|key| !is_within(table, key.child));
         if alone && !reflexive.is_empty() {
             context.find(
@@ -268,7 +270,13 @@ impl Compiler<'_> {
         circle: &[ForeignKey],
         stack: &mut Vec<RelId>,
     ) -> Vec<Plan> {
-        let peers = self.circles.together.get(&table.id).into_iter().flatten();
+        let peers = self
+            .connections
+            .circles
+            .together
+            .get(&table.id)
+            .into_iter()
+            .flatten();
         let peers: Vec<&Table> = peers
             .filter_map(|peer| self.schema.tables.get(peer))
             .filter(|peer| circle.iter().any(|key| is_within(peer, key.child)))

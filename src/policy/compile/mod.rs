@@ -7,6 +7,7 @@ mod cells;
 mod circle;
 #[cfg(test)]
 mod circle_tests;
+mod connections;
 pub mod path;
 mod period;
 mod rows;
@@ -24,11 +25,11 @@ use crate::policy::model::{
     Severity, SubjectKey, Table,
 };
 use crate::tag::grammar::{DisposalMode, RowExpiry};
-use crate::tag::names;
 use cells::{Cell, Unresolved, unresolved};
-use circle::{As, Circles};
+use circle::As;
 
 pub use circle::together;
+pub use connections::Connections;
 
 /// How deep dependents of dependents are looked into: rows further down block.
 const MAX_DEPTH: usize = 6;
@@ -40,8 +41,20 @@ const MAX_DEPENDENTS: usize = 48;
 /// Compiles the plan of the table with this OID. A table that the schema does not have, or that carries no
 /// tag, gets a plan that disposes nothing.
 pub fn compile(schema: &Schema, policy: &Policy, root: RelId) -> Plan {
+    compile_connected(schema, &Connections::of(schema), policy, root)
+}
+
+/// The same for one of many tables of a schema, with what connects these.
+pub fn compile_connected(
+    schema: &Schema,
+    connections: &Connections,
+    policy: &Policy,
+    root: RelId,
+) -> Plan {
     match schema.tables.get(&root) {
-        Some(table) => Compiler::new(schema, policy).table(table, &mut Vec::new(), As::Itself),
+        Some(table) => {
+            Compiler::new(schema, connections, policy).table(table, &mut Vec::new(), As::Itself)
+        }
         None => Plan::default(),
     }
 }
@@ -52,62 +65,30 @@ pub fn compile_undigested(schema: &Schema, policy: &Policy, root: RelId) -> Plan
     let Some(table) = schema.tables.get(&root) else {
         return Plan::default();
     };
-    let mut compiler = Compiler::new(schema, policy);
+    let connections = Connections::of(schema);
+    let mut compiler = Compiler::new(schema, &connections, policy);
     compiler.digests = false;
     compiler.table(table, &mut Vec::new(), As::Itself)
 }
 
 struct Compiler<'a> {
     schema: &'a Schema,
+    connections: &'a Connections,
     policy: &'a Policy,
     /// Whether plans get their digests.
     digests: bool,
     /// How many more plans of dependents may be compiled.
     budget: cell::Cell<usize>,
-    /// Which tables' rows refer to each other.
-    circles: Circles,
-    /// Clocks over foreign keys, by the name of the column they end at: the table that names one, and its text.
-    distant_clocks: BTreeMap<String, Vec<(&'a Table, &'a str)>>,
-}
-
-/// The clocks and collection dates that the tags of a table name.
-fn clock_texts(table: &Table) -> impl Iterator<Item = &String> {
-    let cells = table.column_tags.values().flat_map(|tag| tag.cells());
-    let of_columns = cells.flat_map(|(_, tag)| {
-        let laws = tag.minimums.iter().chain(&tag.maximums);
-        tag.clock
-            .iter()
-            .chain(laws.filter_map(|law| law.clock.as_ref()))
-    });
-    let of_table = table
-        .tag
-        .iter()
-        .flat_map(|tag| tag.clock.iter().chain(tag.collected.iter()));
-    of_columns.chain(of_table)
 }
 
 impl<'a> Compiler<'a> {
-    fn new(schema: &'a Schema, policy: &'a Policy) -> Self {
-        let mut distant_clocks: BTreeMap<String, Vec<(&Table, &str)>> = BTreeMap::new();
-        for table in schema.tables.values() {
-            for text in clock_texts(table) {
-                let path = names::clock_path(text).unwrap_or_default();
-                let [_, .., last] = path.as_slice() else {
-                    continue;
-                };
-                let users = distant_clocks.entry(last.clone()).or_default();
-                if !users.contains(&(table, text)) {
-                    users.push((table, text));
-                }
-            }
-        }
+    fn new(schema: &'a Schema, connections: &'a Connections, policy: &'a Policy) -> Self {
         Compiler {
             schema,
+            connections,
             policy,
             digests: true,
             budget: cell::Cell::new(MAX_DEPENDENTS),
-            circles: Circles::of(schema),
-            distant_clocks,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Finds what a tag refers to: clocks, over foreign keys too, and the subject of a row. Pure.
 
-use crate::policy::compile::clock_texts;
+use crate::policy::compile::connections::clock_texts;
 use crate::policy::model::{
     Clock, Column, ForeignKey, Hop, Ident, RelId, Schema, SubjectKey, Table, TypeClass,
 };

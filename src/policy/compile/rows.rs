@@ -207,7 +207,7 @@ impl Compiler<'_> {
             && !stack.iter().any(|above| {
                 *above == child.id
                     || child.family.contains(above)
-                    || self.circles.connect(*above, child.id)
+                    || self.connections.circles.connect(*above, child.id)
             });
         if !usable {
             return None;

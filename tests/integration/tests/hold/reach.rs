@@ -215,3 +215,57 @@ fn a_statutory_minimum_keeps_rows_until_its_period_has_passed() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn among_many_holds_sweeps_find_what_is_due() -> Result<()> {
+    let node = shop()?;
+    node.exec(
+        "CREATE TABLE shop.person (id int PRIMARY KEY, name text, born date);
+         CREATE TABLE shop.visit (id int PRIMARY KEY, person_id int REFERENCES shop.person, page text, at timestamptz);
+         CREATE TABLE shop.alone (id int PRIMARY KEY, page text, at timestamptz);
+         INSERT INTO shop.person SELECT n, 'name', CASE n WHEN 2 THEN date '1990-01-01' ELSE current_date END FROM generate_series(1, 3) n;
+         INSERT INTO shop.visit SELECT n, n, 'page', '2020-01-01' FROM generate_series(1, 3) n;
+         INSERT INTO shop.alone SELECT n, 'page', '2020-01-01' FROM generate_series(1, 3) n;
+         SELECT custodian.define_purpose('shop.short', 'contract', '1 day');
+         SELECT custodian.tag_table('shop.person', clock => 'born', subject_kind => 'person', subject_key => ARRAY['id'], on_expiry => 'delete'),
+                custodian.tag_table('shop.visit', clock => 'at', subject_kind => 'visitor', subject_key => ARRAY['id'], on_expiry => 'delete'),
+                custodian.tag_table('shop.alone', clock => 'at', subject_kind => 'visitor', subject_key => ARRAY['id'], on_expiry => 'delete');
+         SELECT custodian.tag_column('shop.person', 'name', 'user.name', ARRAY['shop.short'], on_expiry => 'set_null'),
+                custodian.tag_column('shop.visit', 'page', 'user.behavior', ARRAY['shop.short']),
+                custodian.tag_column('shop.alone', 'page', 'user.behavior', ARRAY['shop.short'])",
+    )?;
+    // The guard looks at tables once a hold was placed.
+    node.exec(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'r', subject_kind => 'visitor', subject_key => ARRAY['2'])"
+    ))?;
+    node.exec(
+        "INSERT INTO custodian.hold (matter, scope, subject_kind, subject_key, reason, approver, review_on)
+         SELECT 'another', 'subject', 'visitor', ARRAY[(100 + n)::text], 'r', 'counsel', current_date + 30 FROM generate_series(1, 150) n",
+    )?;
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    wait_until("the setting is read", 60, || {
+        node.text("SHOW custodian.max_disposal_fraction")
+            .is_ok_and(|fraction| fraction == "1")
+    });
+    let sweep = |table: &str| {
+        node.exec(&format!(
+            "SELECT * FROM custodian.sweep_now('shop.{table}')"
+        ))
+    };
+    sweep("alone")?;
+    sweep("alone")?;
+    assert_eq!(node.text("SELECT id FROM shop.alone")?, "2");
+    sweep("visit")?;
+    assert_eq!(node.text("SELECT id FROM shop.visit")?, "2");
+    // Its row cannot go, since the held one refers to it: it becomes a shell.
+    sweep("person")?;
+    assert_eq!(
+        node.text("SELECT id, name IS NULL FROM shop.person ORDER BY id")?,
+        "1|f\n2|t\n3|f"
+    );
+    // Nobody was held who is due now.
+    node.exec("INSERT INTO shop.alone VALUES (4, 'page', '2020-01-01')")?;
+    sweep("alone")?;
+    assert_eq!(node.text("SELECT id FROM shop.alone")?, "2");
+    Ok(())
+}
