@@ -17,6 +17,9 @@ use crate::worker::{pacing, scheduler};
 /// How often all databases are gone through when nothing asks for it.
 const ROUND: Duration = Duration::from_secs(60);
 
+/// How often all databases are gone through while one of them has no room.
+const ROOM: Duration = Duration::from_secs(5);
+
 /// How many databases are looked into at the same time, so that a cluster of many databases does not take
 /// every slot of max_worker_processes.
 const LOOKERS: usize = 2;
@@ -134,8 +137,8 @@ impl Launcher {
                     if wait > Duration::ZERO {
                         pause = pause.min(wait);
                     } else if starved || shmem::looking() >= LOOKERS {
-                        // The end of a looking scheduler wakes the launcher; the pause is for one that
-                        // never came up.
+                        // The end of a looking scheduler wakes the launcher, and so does the first round of one
+                        // that stays; the pause is for one that never came up, or whose round takes long.
                         pause = pause.min(Duration::from_secs(1));
                     } else {
                         match self.start(database, now) {
@@ -163,9 +166,14 @@ impl Launcher {
             |database| alive.contains(&database.to_u32()),
             |database| !self.absent.contains(&database.to_u32()),
         );
-        if freed && !self.unplaced.is_empty() {
-            // There is room for one of them now.
-            pause = Duration::ZERO;
+        if !self.unplaced.is_empty() {
+            // There is room for one of them now, or will be when a database that is gone need not be kept free any more,
+            // of which nobody tells.
+            pause = if freed {
+                Duration::ZERO
+            } else {
+                pause.min(ROOM)
+            };
         }
         pause.max(Duration::from_millis(20))
     }

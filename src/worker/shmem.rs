@@ -259,13 +259,18 @@ pub fn set_state(database: pg_sys::Oid, state: State) {
     });
 }
 
+/// Notes that a round went well. After the first one of a database the launcher has the next database looked into, rather
+/// than when its pause is over.
 pub fn set_success(database: pg_sys::Oid) {
     let now = xact::server_now();
-    write(|directory| {
-        if let Some(slot) = directory.find(database) {
-            slot.last_success = now;
-        }
+    let launcher = write(|directory| {
+        let slot = directory.find(database)?;
+        let last = std::mem::replace(&mut slot.last_success, now);
+        (last == 0).then_some(directory.launcher)
     });
+    if let Some(launcher) = launcher.flatten() {
+        latch::wake(launcher);
+    }
 }
 
 /// The scheduler `pid` ends; gives the launcher, which must know. What the scheduler found out about the

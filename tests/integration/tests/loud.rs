@@ -29,6 +29,13 @@ fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are
         "SELECT now() - overdue_since BETWEEN interval '47 days' AND interval '50 days' FROM custodian.backlog",
         "t",
     );
+    assert_eq!(
+        node.text(
+            "SELECT labels ->> 'relation', abs(value - extract(epoch FROM clock_timestamp() - overdue_since)) < 60
+             FROM custodian.metrics, custodian.backlog WHERE name = 'custodian_oldest_overdue_age_seconds'"
+        )?,
+        "public.customer|t"
+    );
     assert_eq!(node.text(BEHIND)?, "0");
     assert!(!node.log().contains(SAID));
 
@@ -163,5 +170,62 @@ fn without_a_slot_for_the_launcher_the_postmaster_and_sessions_say_so() -> Resul
         client.text("SELECT count(*) FROM custodian.check() WHERE code = 'worker-absent'")?,
         "1"
     );
+    Ok(())
+}
+
+#[test]
+fn databases_beyond_those_that_can_have_a_scheduler_are_named_and_take_what_becomes_free()
+-> Result<()> {
+    let node = Cluster::builder("sixtyfour")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1h")
+        .conf("custodian.disposal = off")
+        .conf("max_worker_processes = 80")
+        .start()?;
+    node.create_database("origin")?
+        .batch_execute("CREATE EXTENSION pg_custodian")?;
+    // Nobody connects there, no scheduler either, so that copies need not wait for one to leave.
+    node.exec("ALTER DATABASE origin ALLOW_CONNECTIONS false")?;
+    let mut client = node.client()?;
+    for n in 1..=66 {
+        client.batch_execute(&format!(
+            "CREATE DATABASE copy_{n} TEMPLATE origin STRATEGY file_copy"
+        ))?;
+    }
+    // The launcher looks now, rather than within its minute.
+    node.reload()?;
+    const SCHEDULERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian scheduler' AND datname LIKE 'copy%'";
+    wait_for_answer(&node, SCHEDULERS, "64");
+    let without = node.text(
+        "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database d
+         WHERE datname LIKE 'copy%' AND NOT EXISTS (SELECT FROM pg_stat_activity a
+                                                    WHERE a.datname = d.datname AND backend_type = 'pg_custodian scheduler')",
+    )?;
+    let without: Vec<&str> = without.split(' ').collect();
+    assert_eq!(without.len(), 2, "{without:?}");
+    for database in &without {
+        node.wait_for_log(
+            &format!("no scheduler could be started in database {database}\n"),
+            60,
+        );
+    }
+    // Where a database is closed, or the extension goes, the next one has its place.
+    let with = node.text(
+        "SELECT string_agg(datname, ' ') FROM (SELECT datname FROM pg_stat_activity
+                                               WHERE backend_type = 'pg_custodian scheduler' AND datname LIKE 'copy%' LIMIT 2) a",
+    )?;
+    let (first, second) = with.split_once(' ').expect("two databases");
+    let those = format!(
+        "{SCHEDULERS} AND datname IN ('{}', '{}')",
+        without[0], without[1]
+    );
+    node.exec(&format!("ALTER DATABASE {first} ALLOW_CONNECTIONS false"))?;
+    node.exec(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{first}'"
+    ))?;
+    wait_for_answer(&node, &those, "1");
+    node.client_as("postgres", second)?
+        .batch_execute("DROP EXTENSION pg_custodian")?;
+    wait_for_answer(&node, &those, "2");
     Ok(())
 }
