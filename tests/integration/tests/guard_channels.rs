@@ -82,6 +82,12 @@ fn channel_settings_by_alter_system() -> Result<()> {
     for set in [
         "archive_command = 'true'",
         "archive_command = ''",
+        "archive_library = ''",
+        "restore_command = ''",
+        "archive_cleanup_command = ''",
+        "recovery_end_command = ''",
+        "ssl_passphrase_command = ''",
+        "primary_conninfo = ''",
         "primary_conninfo = 'host=192.0.2.7'",
         "log_destination = 'stderr,syslog'",
         "log_destination = 'csvlog'",

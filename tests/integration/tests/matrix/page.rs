@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 34] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 36] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -81,16 +81,37 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 34] = [
         "channel_settings_by_file_keep_the_old_value",
     ),
     (
-        "`archive_command`, `archive_library`, `restore_command`, `archive_cleanup_command`, `recovery_end_command`, `ssl_passphrase_command`, `primary_conninfo`, the log's and `shared_preload_libraries`, by `ALTER SYSTEM`",
+        "`archive_command`, `archive_library`, `restore_command`, `archive_cleanup_command`, `recovery_end_command`, `ssl_passphrase_command` and `primary_conninfo`, by `ALTER SYSTEM`",
         "settings",
-        "refused, but for values that the rules name, and empty ones",
+        "refused, but for values that the rules name, a `primary_conninfo` that leads inside, and empty ones",
         "guard_channels",
         "channel_settings_by_alter_system",
     ),
     (
-        "the same by included files and `postgresql.auto.conf`, on the server's command line, and for sessions, roles, databases and functions",
+        "`log_destination`, `log_directory` and `log_filename`, by `ALTER SYSTEM`",
         "settings",
-        "the old value stays; emptied, or a finding; refused by the server itself (55P02)",
+        "refused, but for values that the rules name, and those that keep the log in the data directory",
+        "guard_channels",
+        "channel_settings_by_alter_system",
+    ),
+    (
+        "`shared_preload_libraries` by `ALTER SYSTEM`",
+        "settings",
+        "refused without this library, emptied too; so is `RESET` where `ALTER SYSTEM` has set the value in force",
+        "guard_channels",
+        "channel_settings_by_alter_system",
+    ),
+    (
+        "these, but for `shared_preload_libraries`, by included files and `postgresql.auto.conf`, and on the server's command line",
+        "settings",
+        "the old value stays; emptied, or a finding",
+        "guard_settings",
+        "no_way_to_set_a_setting_leads_past_the_gate",
+    ),
+    (
+        "all of these, and those of the gates, for sessions, roles, databases and functions",
+        "settings",
+        "refused by the server itself (55P02)",
         "guard_settings",
         "no_way_to_set_a_setting_leads_past_the_gate",
     ),
@@ -142,13 +163,6 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 34] = [
         "recorded once, with a count",
         "guard_told",
         "a_standby_that_keeps_coming_back_is_recorded_once_with_a_count",
-    ),
-    (
-        "files of the log outside the data directory",
-        "settings",
-        "refused without a line",
-        "guard_channels",
-        "channel_settings_by_alter_system",
     ),
     (
         "foreign servers by name, service or several hosts, wrappers with a handler of one's own, IMPORT FOREIGN SCHEMA",
@@ -242,7 +256,7 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 34] = [
         "a_former_primary_is_rewound_over_the_network",
     ),
     (
-        "a cluster manager (Patroni) and exporters, over the unix socket and loopback",
+        "what a cluster manager such as Patroni asks by SQL, and an exporter, over the unix socket and loopback",
         "none",
         "unharmed once a `local` line names their roles",
         "guard_unharmed",
