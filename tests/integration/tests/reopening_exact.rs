@@ -219,6 +219,72 @@ fn what_comes_behind_a_watermark_by_other_ways_goes_in_the_next_rounds() -> Resu
 }
 
 #[test]
+fn rows_that_move_new_columns_and_what_leaves_a_table_are_seen_behind_its_watermarks() -> Result<()>
+{
+    let node = cluster("moves")?;
+    node.exec(
+        "CREATE TABLE trip (id int, ip text, at timestamptz NOT NULL) PARTITION BY RANGE (at);
+         CREATE TABLE trip_old PARTITION OF trip FOR VALUES FROM (MINVALUE) TO ('2020-01-01');
+         CREATE TABLE trip_new PARTITION OF trip FOR VALUES FROM ('2020-01-01') TO (MAXVALUE);
+         SELECT custodian.tag_table('trip', clock => 'at');
+         SELECT custodian.tag_column('trip', 'ip', 'user.device.ip_address', '{shop.visit}', on_expiry => 'set_null');
+         INSERT INTO trip VALUES (1, 'ip', '2001-01-01'), (2, 'ip', now()), (3, 'ip', now())",
+    )?;
+    let swept = |leaves: &[&str]| {
+        for leaf in leaves {
+            wait_until_swept(&node, leaf);
+        }
+    };
+    swept(&["trip_old", "trip_new"]);
+    let left = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM trip WHERE ip IS NOT NULL";
+    assert_eq!(node.text(left)?, "2 3");
+    let audited = "SELECT min(audited_at), max(audited_at) FROM custodian.watermarks";
+    let before = node.text(audited)?;
+
+    // A row moves into a partition that was passed.
+    node.exec("UPDATE trip SET at = '2002-02-02' WHERE id = 2")?;
+    assert_eq!(
+        node.text("SELECT tableoid::regclass FROM trip WHERE id = 2")?,
+        "trip_old"
+    );
+    wait_for(&node, left, "3");
+    swept(&["trip_old", "trip_new"]);
+    assert_eq!(node.text(audited)?, before, "it was not the audit pass");
+
+    // A column comes with values, and its tag: of what was passed, what is due goes, and no more.
+    node.exec(
+        "ALTER TABLE trip ADD name text DEFAULT 'x';
+         SELECT custodian.tag_column('trip', 'name', 'user.name', '{shop.visit}', on_expiry => 'set_null')",
+    )?;
+    let named = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM trip WHERE name IS NOT NULL";
+    wait_for(&node, named, "3");
+    swept(&["trip_old", "trip_new"]);
+
+    // What leaves keeps its tags, and is watched as before.
+    node.exec(
+        "CREATE TABLE log (id int, ip text, at timestamptz NOT NULL);
+         SELECT custodian.tag_table('log', clock => 'at');
+         SELECT custodian.tag_column('log', 'ip', 'user.device.ip_address', '{shop.visit}', on_expiry => 'set_null');
+         CREATE TABLE log_child () INHERITS (log);
+         INSERT INTO log_child VALUES (1, 'ip', '2001-01-01'), (2, 'ip', now())",
+    )?;
+    swept(&["log", "log_child"]);
+    node.exec(
+        "ALTER TABLE trip DETACH PARTITION trip_old; INSERT INTO trip_old VALUES (4, 'ip', '2001-01-01', 'x')",
+    )?;
+    node.exec("ALTER TABLE log_child NO INHERIT log")?;
+    wait_for(
+        &node,
+        "SELECT count(*), count(ip), count(name) FROM trip_old",
+        "3|0|0",
+    );
+    swept(&["trip_old", "log_child"]);
+    node.exec("UPDATE log_child SET at = '2001-01-01' WHERE id = 2")?;
+    wait_for(&node, "SELECT count(*), count(ip) FROM log_child", "2|0");
+    Ok(())
+}
+
+#[test]
 fn the_audit_pass_finds_what_nothing_noticed_within_its_time() -> Result<()> {
     let node = cluster("audit")?;
     node.exec(
