@@ -44,18 +44,20 @@ fn nobody_is_ended_by_the_server_for_what_the_worker_has_locked() -> Result<()> 
 
     // The scheduler waits first, in the middle of a count, and the user closes the circle.
     let mut user = node.client()?;
-    user.batch_execute("BEGIN; LOCK TABLE child")?;
+    user.batch_execute("SET statement_timeout = '120s'; BEGIN; LOCK TABLE child")?;
     user.batch_execute(CLOSE)?;
     user.batch_execute("DROP TABLE child, parent; ROLLBACK")?;
 
     // The user waits first, for longer than a moment, and the worker closes the circle in the middle of a batch: a trigger
-    // of the table asks for the other one.
-    node.alter_system("deadlock_timeout", "1400ms")?;
+    // of the table asks for the other one, a second after the user began to wait. A worker that waited for as long as it
+    // ever does, half a second, would have the server look for the user's circle.
+    node.alter_system("deadlock_timeout", "1480ms")?;
     node.exec(
         "CREATE TABLE other (id int);
          CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
-             WHILE NOT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE relation = 'public.parent'::regclass AND NOT granted) LOOP
+             FOR n IN 1..12000 LOOP
+                 EXIT WHEN EXISTS (SELECT FROM pg_catalog.pg_locks WHERE relation = 'public.parent'::regclass AND NOT granted);
                  PERFORM pg_sleep(0.01);
              END LOOP;
              PERFORM pg_sleep(1);

@@ -388,7 +388,8 @@ fn a_row_comes_free_when_its_own_key_changes_and_when_triggers_of_what_refers_to
     let mut session = node.client()?;
     let delete =
         thread::spawn(move || session.batch_execute("DELETE FROM letter WHERE supplier = 5"));
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DELETE FROM letter%' AND wait_event_type = 'Lock'";
+    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE relation = 'supplier_1'::regclass AND NOT granted AND query LIKE 'DELETE FROM letter%'";
     let ends = integration::wait_for("the row is deleted, or waits", 60, || {
         match delete.is_finished() {
             true => Some(true),
