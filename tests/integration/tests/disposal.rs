@@ -290,6 +290,13 @@ fn rows_that_cannot_go_are_left_and_the_rest_goes() -> Result<()> {
         "SELECT state, rows_planned, rows_done, obstacles, sqlstate FROM custodian.runs ORDER BY run_id LIMIT 1",
         "failed|100|98|2|P0001",
     );
+    // Exporters see it grow.
+    wait_for_answer(
+        &node,
+        "SELECT value >= 1 AND value <= (SELECT count(*) FROM custodian.runs WHERE state = 'failed') FROM custodian.metrics
+         WHERE name = 'custodian_runs_total' AND labels = '{\"relation\": \"public.item\", \"state\": \"failed\"}'",
+        "t",
+    );
     wait_for_answer(
         &node,
         "SELECT leaf, columns, action, sqlstate, count(DISTINCT tid) FROM custodian.quarantined_rows GROUP BY 1, 2, 3, 4",

@@ -79,6 +79,22 @@ fn a_sweep_waits_for_a_slot_says_so_and_goes_on_when_the_setting_changes() -> Re
     assert!(number(metric("wal_bytes_total", "")?) > 10_000.0);
     assert_eq!(metric("rows_disposed_total", "")?, "600");
     assert_eq!(metric("runs_total", ", \"state\": \"done\"")?, "1");
+    // Rounds go on meanwhile: each value lies between what holds before and after it.
+    const LAST: &str = "SELECT extract(epoch FROM last_success)::float8 FROM custodian.status";
+    let of_all = |name: &str| {
+        node.text(&format!(
+            "SELECT value FROM custodian.metrics WHERE name = 'custodian_{name}' AND labels = '{{}}'"
+        ))
+    };
+    let before = number(node.text(LAST)?);
+    let last = number(of_all("last_success_timestamp_seconds")?);
+    let after = number(node.text(LAST)?);
+    assert!(before <= last && last <= after, "{before} {last} {after}");
+    let began = number(node.text("SELECT extract(epoch FROM clock_timestamp())::float8")?);
+    let age = number(of_all("last_success_age_seconds")?);
+    let now = number(node.text("SELECT extract(epoch FROM clock_timestamp())::float8")?);
+    assert!(age >= 0.0 && now - age >= after, "{age} {now} {after}");
+    assert!(began - age <= number(node.text(LAST)?), "{began} {age}");
     node.exec(
         "UPDATE custodian.run SET finished_at = now() - interval '3 days', state = 'superseded'",
     )?;
