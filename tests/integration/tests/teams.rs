@@ -70,9 +70,18 @@ fn workers_share_a_table_and_nothing_goes_twice_whoever_is_lost() -> Result<()> 
     node.exec("CREATE EXTENSION pg_custodian")?;
     node.exec("SELECT custodian.define_purpose('test.account', 'contract', '50 days')")?;
 
+    // All of them together stay below the rate of WAL that is for the table.
+    node.alter_system("custodian.max_wal_rate", "100kB")?;
     node.exec(&table("shared", 1))?;
     wait_for_answer(&node, &done("shared"), "done");
     all_went_once(&node, "shared")?;
+    assert_eq!(
+        node.text(
+            "SELECT finished_at - started_at >= make_interval(secs => wal_bytes / 102400.0 * 0.7) FROM custodian.runs"
+        )?,
+        "t"
+    );
+    node.alter_system("custodian.max_wal_rate", "0")?;
     let pids = node.text("SELECT count(DISTINCT pid) FROM shared_gone")?;
     assert!(pids == "2" || pids == "3", "{pids} processes deleted");
 
