@@ -1,5 +1,5 @@
 //! Archive lanes: `archive_command` ships WAL outside only while each database has an open lane for exactly that command, and
-//! stops within seconds when one of them ends.
+//! stops when one of them ends.
 
 use integration::{Builder, Cluster, Result, Sql, Stop, wait_until};
 

@@ -487,6 +487,8 @@ fn what_runs_on_a_lane_is_ended_when_the_lane_does_not_fit_any_more() -> Result<
     let lane = open(&node, "shop.eu", "contacts")?;
     subscribe(&node, &receiver, "eu_sub", "contacts")?;
     streaming();
+    // No round of the worker comes meanwhile: it looks at lanes in between.
+    node.alter_system("custodian.naptime", "1h")?;
 
     // Closed: nothing that comes after it arrives, and the position is on record.
     node.text(&format!(
