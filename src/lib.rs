@@ -31,6 +31,7 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 pub extern "C-unwind" fn _PG_init() {
     guc::init();
     pg::xact::init();
+    pg::invalidation::init();
     pg::utility::init();
     pg::object_access::init();
     tag::init();

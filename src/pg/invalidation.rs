@@ -3,8 +3,28 @@
 //! Callbacks stay for the rest of the process. They run wherever invalidations are taken in: they set flags, and neither
 //! fail nor read catalogs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use pgrx::pg_guard;
 use pgrx::pg_sys;
+
+/// How often this process was told that some relation changed.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// Counts changes of relations, in one of the few callbacks that a process may have.
+pub fn init() {
+    of_relations(|| {
+        CHANGES.fetch_add(1, Ordering::Relaxed);
+    });
+}
+
+/// Another number whenever the definition, owner, partitions or heirs of any relation have changed, as far as a reader of the
+/// catalogs would see by now. In a transaction.
+pub fn changes_of_relations() -> u64 {
+    // SAFETY: may be called wherever a lock may be taken, which does the same.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    CHANGES.load(Ordering::Relaxed)
+}
 
 /// A function as the argument with which the server calls back.
 fn datum(work: fn()) -> pg_sys::Datum {

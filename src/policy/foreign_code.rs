@@ -4,13 +4,15 @@
 //! constraints of every table that the statement reads, and casts of its columns run with it. On the leaf those are its owner's own; on a table that is
 //! reached over a foreign key they may be anybody's who was granted REFERENCES.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
-use crate::pg::{inherit, lock, relation, sandbox, xact};
+use crate::pg::{inherit, invalidation, lock, relation, sandbox, xact};
 use crate::policy::model::{Leaf, Plan, RelId};
 use crate::policy::reads;
 
@@ -72,6 +74,41 @@ fn pin(id: RelId, quoted: &str, name: &str) -> Result<()> {
     }
 }
 
+/// By owner and relation: those at and below it that are others'.
+type Strangers = HashMap<(pg_sys::Oid, pg_sys::Oid), Rc<[u32]>>;
+
+/// How many answers are kept at most; then all are given up.
+const MOST_KEPT: usize = 256;
+
+thread_local! {
+    /// With the number of the change of relations since which they are true. Asked for each row that a trigger looks up,
+    /// of tables with perhaps a thousand partitions.
+    static STRANGERS: RefCell<(u64, Strangers)> = RefCell::default();
+}
+
+fn strangers_below(owner: pg_sys::Oid, relation: pg_sys::Oid) -> Result<Rc<[u32]>> {
+    let key = (owner, relation);
+    let changes = invalidation::changes_of_relations();
+    let known = STRANGERS.with_borrow_mut(|(since, kept)| {
+        if std::mem::replace(since, changes) != changes || kept.len() >= MOST_KEPT {
+            kept.clear();
+        }
+        kept.get(&key).cloned()
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let mut found = Vec::new();
+    for oid in std::iter::once(relation).chain(inherit::descendants(relation)) {
+        if relation::owner(oid)? != owner {
+            found.push(oid.to_u32());
+        }
+    }
+    let found: Rc<[u32]> = found.into();
+    STRANGERS.with_borrow_mut(|(_, kept)| kept.insert(key, Rc::clone(&found)));
+    Ok(found)
+}
+
 /// The relations at and below some that belong to others than `owner`.
 pub fn strangers(
     owner: pg_sys::Oid,
@@ -79,11 +116,7 @@ pub fn strangers(
 ) -> Result<Vec<pg_sys::Oid>> {
     let mut found = BTreeSet::new();
     for relation in relations {
-        for oid in std::iter::once(relation).chain(inherit::descendants(relation)) {
-            if relation::owner(oid)? != owner {
-                found.insert(oid.to_u32());
-            }
-        }
+        found.extend(strangers_below(owner, relation)?.iter().copied());
     }
     Ok(found.into_iter().map(pg_sys::Oid::from).collect())
 }

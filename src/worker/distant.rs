@@ -1,9 +1,8 @@
 //! The clock of a row that a written one refers to, over foreign keys.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
@@ -12,7 +11,7 @@ use crate::guard::row::chain::{self, Start};
 use crate::guard::row::lookup::{self, Source};
 use crate::pg::late_trigger::{On, Written};
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{fresh, inherit, invalidation, lock, relation};
+use crate::pg::{fresh, inherit, invalidation, lock, relation, xact};
 use crate::policy::model::TypeClass;
 
 /// A clock of a written row.
@@ -33,31 +32,39 @@ struct Way {
     expression: String,
     /// The columns that the first key starts from: number, and the type in which its values are handed over.
     starts: Vec<(i16, pg_sys::Oid)>,
+    /// All tables on the way, each with its partitions.
+    relations: Vec<pg_sys::Oid>,
+    /// The transaction and subtransaction that has locked them.
+    locked: Cell<Option<(u32, u32)>>,
+}
+
+impl Way {
+    /// Locks all tables on the way without waiting, but where this very (sub)transaction, `here`, has locked them.
+    fn lock(&self, here: (u32, u32)) -> Result<()> {
+        if self.locked.get() == Some(here) {
+            return Ok(());
+        }
+        let mut relations = self.relations.iter();
+        match relations.all(|relation| lock::try_relation(*relation, pg_sys::AccessShareLock)) {
+            true => Ok(()),
+            false => Err(Error::new(Kind::LockNotAvailable, "a table is locked")),
+        }
+    }
 }
 
 /// Ways by the relation that they start from and the text of the clock.
 type Ways = HashMap<(u32, String), Rc<Way>>;
 
 thread_local! {
-    static WAYS: RefCell<Ways> = RefCell::new(HashMap::new());
-}
-
-/// Set when some relation changed, and with it perhaps a foreign key.
-static STALE: AtomicBool = AtomicBool::new(false);
-
-fn invalidated() {
-    STALE.store(true, Ordering::Relaxed);
-}
-
-/// Listens for changes of relations.
-pub fn init() {
-    invalidation::of_relations(invalidated);
+    /// With the number of the change of relations since which they are true: foreign keys and partitions come and go.
+    static WAYS: RefCell<(u64, Ways)> = RefCell::default();
 }
 
 fn way(start: pg_sys::Oid, path: &str, class: TypeClass) -> Result<Rc<Way>> {
     let key = (start.to_u32(), path.to_owned());
-    let known = WAYS.with_borrow_mut(|ways| {
-        if STALE.swap(false, Ordering::Relaxed) {
+    let changes = invalidation::changes_of_relations();
+    let known = WAYS.with_borrow_mut(|(since, ways)| {
+        if std::mem::replace(since, changes) != changes {
             ways.clear();
         }
         ways.get(&key).cloned()
@@ -87,7 +94,13 @@ fn way(start: pg_sys::Oid, path: &str, class: TypeClass) -> Result<Rc<Way>> {
         TypeClass::Timestamp => format!("({raw} AT TIME ZONE 'UTC')"),
         _ => raw.clone(),
     };
+    let parents = source.hops.iter().map(|hop| hop.parent);
+    let relations = parents
+        .flat_map(|parent| std::iter::once(parent).chain(inherit::descendants(parent)))
+        .collect();
     let way = Rc::new(Way {
+        relations,
+        locked: Cell::new(None),
         column: column.clone(),
         // From the server's own epoch, as its raw microseconds are.
         expression: format!(
@@ -97,7 +110,7 @@ fn way(start: pg_sys::Oid, path: &str, class: TypeClass) -> Result<Rc<Way>> {
         starts,
         source,
     });
-    WAYS.with_borrow_mut(|ways| ways.insert(key, Rc::clone(&way)));
+    WAYS.with_borrow_mut(|(_, ways)| ways.insert(key, Rc::clone(&way)));
     Ok(way)
 }
 
@@ -108,8 +121,8 @@ pub fn read(
     path: &str,
     class: TypeClass,
 ) -> std::result::Result<Option<Found>, Caught> {
-    found(written, path, class, |source, starts, expression| {
-        chain::follow(source, starts, expression, Vec::new())
+    found(written, path, class, |way, starts| {
+        chain::follow(&way.source, starts, &way.expression, Vec::new())
     })
 }
 
@@ -137,21 +150,23 @@ pub fn read_before(
         return Ok(Before::Same);
     }
     let changed = written.on == On::Update;
-    let found = found(&before, path, class, |source, starts, expression| {
-        for hop in &source.hops {
-            // To delete a row of a referring table waits for nobody who has locked the other one, or a partition of it.
-            let below = inherit::descendants(hop.parent);
-            let mut all = std::iter::once(hop.parent).chain(below);
-            if !all.all(|relation| lock::try_relation(relation, pg_sys::AccessShareLock)) {
-                return Err(Error::new(Kind::LockNotAvailable, "a table is locked"));
-            }
-        }
+    // Locks that are taken in a subtransaction of this one are its own from then on, and are kept until it ends.
+    let here = (xact::local_transaction_id(), xact::subtransaction());
+    let mut locked = None;
+    let found = found(&before, path, class, |way, starts| {
+        // To delete a row of a referring table waits for nobody who has locked the other one, or a partition of it.
+        way.lock(here)?;
+        locked = Some(Rc::clone(way));
+        let (source, expression) = (&way.source, &way.expression);
         // Its key may have changed because that of a row on the way did.
         match waiting(source, table).filter(|waiting| changed && *waiting > 0) {
             Some(waiting) => chain::follow_to_present(source, starts, expression, waiting),
             None => chain::follow_present(source, starts, expression),
         }
     })?;
+    if let Some(way) = locked {
+        way.locked.set(Some(here));
+    }
     Ok(found.map_or(Before::Nowhere, Before::Read))
 }
 
@@ -165,11 +180,12 @@ fn waiting(source: &Source, table: pg_sys::Oid) -> Option<usize> {
     source.hops.iter().position(|hop| is_of(hop.parent))
 }
 
+/// What a path leads to. It is followed in a subtransaction, and not at all where a column that it starts from is NULL.
 fn found(
     written: &Written,
     path: &str,
     class: TypeClass,
-    follow: impl FnOnce(&Source, Vec<Start>, &str) -> Result<Option<fresh::Row>>,
+    follow: impl FnOnce(&Rc<Way>, Vec<Start>) -> Result<Option<fresh::Row>>,
 ) -> std::result::Result<Option<Found>, Caught> {
     subxact::subtransaction(|| {
         let way = way(written.relation(), path, class)?;
@@ -180,8 +196,7 @@ fn found(
             };
             starts.push(Start::typed(value.bind(*type_oid)?));
         }
-        let row = follow(&way.source, starts, &way.expression)?;
-        let Some(row) = row else {
+        let Some(row) = follow(&way, starts)? else {
             return Ok(None);
         };
         let clock = match row.first() {

@@ -73,7 +73,6 @@ pub fn init() {
         return;
     }
     shmem::init();
-    distant::init();
     team::init();
     launcher::init();
 }
