@@ -1,14 +1,13 @@
 //! Reads with a snapshot taken at this moment, whatever the isolation level of the transaction, as foreign
 //! keys read: what was committed a moment ago must count, or a guard would let pass what is forbidden by now.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::pg::prepared::{Args, Prepared};
 use crate::pg::sandbox;
 
 /// What of the present transaction's own work is seen.
@@ -67,30 +66,6 @@ pub fn repeated_write(sql: &str, args: &[DatumWithOid]) -> Result<Vec<Row>> {
     sandbox::with_pinned_settings(|| run(sql, args, Access::Write, Keep::Plan))
 }
 
-/// Arguments in the form SPI takes them.
-struct Args {
-    types: Vec<pg_sys::Oid>,
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<u8>,
-}
-
-impl Args {
-    fn of(args: &[DatumWithOid]) -> Args {
-        let value = |arg: &DatumWithOid| arg.datum().map(|datum| datum.sans_lifetime());
-        Args {
-            types: args.iter().map(DatumWithOid::oid).collect(),
-            values: args
-                .iter()
-                .map(|arg| value(arg).unwrap_or_else(pg_sys::Datum::null))
-                .collect(),
-            nulls: args
-                .iter()
-                .map(|arg| if value(arg).is_some() { b' ' } else { b'n' })
-                .collect(),
-        }
-    }
-}
-
 /// What a statement does.
 #[derive(Clone, Copy)]
 enum Access {
@@ -107,65 +82,9 @@ enum Keep {
     Plan,
 }
 
-/// How many plans are kept at most; then all are given up.
-const MAX_PLANS: usize = 64;
-
-/// The kept plans of this session.
-#[derive(Default)]
-struct Plans {
-    by_query: HashMap<(CString, Vec<pg_sys::Oid>), pg_sys::SPIPlanPtr>,
-    /// How many of them are being executed: a query may call code that comes back here.
-    in_use: usize,
-}
-
-thread_local! {
-    static PLANS: RefCell<Plans> = RefCell::default();
-}
-
-/// A kept plan that is being executed, until it is dropped, also while an error unwinds.
-struct InUse(pg_sys::SPIPlanPtr);
-
-impl InUse {
-    /// The plan of a query, made if there is none. Inside SPI; NULL when it cannot be made.
-    fn of(sql: &CString, types: &mut Vec<pg_sys::Oid>) -> InUse {
-        let key = (sql.clone(), types.clone());
-        let known = PLANS.with_borrow_mut(|plans| {
-            if plans.in_use == 0 && plans.by_query.len() >= MAX_PLANS {
-                for (_, plan) in plans.by_query.drain() {
-                    // SAFETY: a plan that was kept, and that nobody executes.
-                    unsafe { pg_sys::SPI_freeplan(plan) };
-                }
-            }
-            plans.in_use += 1;
-            plans.by_query.get(&key).copied()
-        });
-        let mut plan = InUse(known.unwrap_or(std::ptr::null_mut()));
-        if plan.0.is_null() {
-            // SAFETY: connected to SPI; the query is NUL-terminated, and there is one type for each argument.
-            unsafe {
-                plan.0 = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
-                if !plan.0.is_null() && pg_sys::SPI_keepplan(plan.0) == 0 {
-                    PLANS.with_borrow_mut(|plans| plans.by_query.insert(key, plan.0));
-                }
-            }
-        }
-        plan
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        PLANS.with_borrow_mut(|plans| plans.in_use -= 1);
-    }
-}
-
 fn run(sql: &str, args: &[DatumWithOid], access: Access, keep: Keep) -> Result<Vec<Row>> {
     let sql = CString::new(sql).map_err(Error::internal)?;
-    let Args {
-        mut types,
-        mut values,
-        nulls,
-    } = Args::of(args);
+    let mut bound = Args::of(args);
     // SAFETY: the snapshot pushed is a copy of our own, popped below; an error in between is cleaned up by
     // the abort of the (sub)transaction, which pops snapshots and ends SPI. All arrays have one element per
     // argument and outlive the call. With read_only, SPI uses the active snapshot, which is ours; without, it takes one of
@@ -190,21 +109,15 @@ fn run(sql: &str, args: &[DatumWithOid], access: Access, keep: Keep) -> Result<V
                 Keep::No => pg_sys::SPI_execute_with_args(
                     sql.as_ptr(),
                     args.len() as i32,
-                    types.as_mut_ptr(),
-                    values.as_mut_ptr(),
-                    nulls.as_ptr().cast(),
+                    bound.types.as_mut_ptr(),
+                    bound.values.as_mut_ptr(),
+                    bound.nulls.as_ptr().cast(),
                     read_only,
                     limit,
                 ),
                 Keep::Plan => {
-                    let plan = InUse::of(&sql, &mut types);
-                    pg_sys::SPI_execute_plan(
-                        plan.0,
-                        values.as_mut_ptr(),
-                        nulls.as_ptr().cast(),
-                        read_only,
-                        limit,
-                    )
+                    let plan = Prepared::of(&sql, &mut bound);
+                    plan.execute(&mut bound, read_only, limit)
                 }
             };
             let outcome = if code == pg_sys::SPI_OK_SELECT as i32 || (!read_only && code > 0) {

@@ -44,6 +44,7 @@ pub mod permissions;
 pub mod plan;
 pub mod planner;
 pub mod port;
+pub mod prepared;
 pub mod procedure;
 pub mod prove;
 pub mod provenance;

@@ -1,14 +1,15 @@
 //! Queries through SPI that return plain values. All run with pinned settings: what their names and operators
 //! mean must not depend on the caller's search_path.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::ffi::CString;
 
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
-use pgrx::spi::{OwnedPreparedStatement, Spi, SpiHeapTupleData};
-use pgrx::{FromDatum, IntoDatum, PgOid};
+use pgrx::pg_sys;
+use pgrx::spi::{Spi, SpiHeapTupleData};
+use pgrx::{FromDatum, IntoDatum};
 
 use crate::error::{Error, Result};
+use crate::pg::prepared::{Args, Prepared};
 use crate::pg::tids::Page;
 use crate::pg::{sandbox, tid_scan, time};
 use crate::policy::period::Instant;
@@ -65,46 +66,40 @@ pub fn select_one<T>(
     Ok(select(sql, args, map)?.into_iter().next())
 }
 
-/// How many plans of [`kept`] queries a process keeps at most; further ones are planned each time.
-const MOST_KEPT: usize = 64;
-
-/// A query with the types of its arguments.
-type Prepared = (String, Vec<u32>);
-
-thread_local! {
-    /// Plans are never freed, also not when the process exits and their memory may be gone.
-    static KEPT: RefCell<HashMap<Prepared, &'static OwnedPreparedStatement>> = RefCell::default();
-}
-
 /// As [`select`] for a query that is run again and again, as for each table of a round: it is planned once, and kept in
-/// the session. The server plans it anew when what it depends on changes.
+/// the session with those of [`fresh`](crate::pg::fresh).
 pub fn kept<T>(
     sql: &str,
     args: &[DatumWithOid],
     mut map: impl FnMut(&Row) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let types: Vec<u32> = args.iter().map(|arg| arg.oid().to_u32()).collect();
-    let key = (sql.to_owned(), types);
-    let (known, full) = KEPT.with_borrow(|kept| (kept.get(&key).copied(), kept.len() >= MOST_KEPT));
-    if known.is_none() && full {
-        return select(sql, args, map);
-    }
+    let sql = CString::new(sql).map_err(Error::internal)?;
     sandbox::with_pinned_settings(|| {
-        Spi::connect(|client| {
-            let plan = match known {
-                Some(plan) => plan,
-                None => {
-                    let types = key.1.iter().copied().map(pgrx::pg_sys::Oid::from);
-                    let types: Vec<PgOid> = types.map(PgOid::from).collect();
-                    let plan: &'static OwnedPreparedStatement =
-                        Box::leak(Box::new(client.prepare(sql, &types)?.keep()));
-                    KEPT.with_borrow_mut(|kept| kept.insert(key, plan));
-                    plan
+        Spi::connect(|_| {
+            let mut args = Args::of(args);
+            let plan = Prepared::of(&sql, &mut args);
+            // SAFETY: inside SPI. As in `select`, the snapshot that is active is read where this transaction has written
+            // nothing. The result stays in place until SPI is left.
+            let table = unsafe {
+                let nothing_written =
+                    pg_sys::GetCurrentTransactionIdIfAny() == pg_sys::InvalidTransactionId;
+                let code = plan.execute(&mut args, nothing_written, 0);
+                if code != pg_sys::SPI_OK_SELECT as i32 {
+                    return Err(Error::internal(format!(
+                        "a kept query returned code {code}"
+                    )));
                 }
+                pg_sys::SPI_tuptable.as_ref()
             };
-            let table = client.select(plan, None, args)?;
-            let mut rows = Vec::with_capacity(table.len());
-            for tuple in table {
+            let Some(table) = table else {
+                return Ok(Vec::new());
+            };
+            let mut rows = Vec::with_capacity(table.numvals as usize);
+            for index in 0..table.numvals as usize {
+                // SAFETY: one of the table's tuples.
+                let tuple =
+                    unsafe { SpiHeapTupleData::new(table.tupdesc, *table.vals.add(index)) }?;
+                let tuple = tuple.ok_or_else(|| Error::internal("a kept query gave no tuple"))?;
                 rows.push(map(&Row { tuple })?);
             }
             Ok(rows)
@@ -145,19 +140,19 @@ pub fn execute(sql: &str, args: &[DatumWithOid]) -> Result<u64> {
         Spi::connect_mut(|client| {
             client.update(sql, None, args)?;
             // SAFETY: SPI_processed is a backend-local counter set by the statement that just ran.
-            Ok(unsafe { pgrx::pg_sys::SPI_processed })
+            Ok(unsafe { pg_sys::SPI_processed })
         })
     })
 }
 
-fn item_pointer(place: Tid) -> pgrx::pg_sys::ItemPointerData {
-    let mut tid = pgrx::pg_sys::ItemPointerData::default();
+fn item_pointer(place: Tid) -> pg_sys::ItemPointerData {
+    let mut tid = pg_sys::ItemPointerData::default();
     pgrx::itemptr::item_pointer_set_all(&mut tid, place.block, place.offset);
     tid
 }
 
 fn place(row: &Row, column: usize) -> Result<Tid> {
-    let tid = row.must::<pgrx::pg_sys::ItemPointerData>(column)?;
+    let tid = row.must::<pg_sys::ItemPointerData>(column)?;
     let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
     Ok(Tid { block, offset })
 }
@@ -173,7 +168,7 @@ pub fn places(statement: &Statement) -> Result<Vec<Tid>> {
 pub fn locked(statement: &Statement) -> Result<Vec<(u32, Tid)>> {
     let params = bind(&statement.params)?;
     write(&statement.sql, &params, |row| {
-        Ok((row.must::<pgrx::pg_sys::Oid>(1)?.to_u32(), place(row, 2)?))
+        Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), place(row, 2)?))
     })
 }
 
@@ -241,11 +236,7 @@ pub fn run(statement: &Statement) -> Result<u64> {
 }
 
 /// The same along these places of the relation that the statement changes, as [`tid_scan::along`] does it.
-pub fn run_along(
-    statement: &Statement,
-    relation: pgrx::pg_sys::Oid,
-    pages: &[Page],
-) -> Result<u64> {
+pub fn run_along(statement: &Statement, relation: pg_sys::Oid, pages: &[Page]) -> Result<u64> {
     let params = bind(&statement.params)?;
     let by_reference = matches!(
         statement.params.last(),
@@ -263,9 +254,6 @@ pub fn run_along(
 pub fn counts(statement: &Statement) -> Result<Vec<(u32, i64)>> {
     let params = bind(&statement.params)?;
     write(&statement.sql, &params, |row| {
-        Ok((
-            row.must::<pgrx::pg_sys::Oid>(1)?.to_u32(),
-            row.must::<i64>(2)?,
-        ))
+        Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), row.must::<i64>(2)?))
     })
 }
