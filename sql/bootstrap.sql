@@ -170,6 +170,8 @@ CREATE TABLE custodian.run (
 );
 COMMENT ON TABLE custodian.run IS 'sweeps of one table each: planned, waiting for approval, done';
 CREATE INDEX run_relation ON custodian.run (relation, planned_at);
+-- For what the fuse counts: runs that are open, or ended in the last day.
+CREATE INDEX run_finished ON custodian.run ((coalesce(finished_at, 'infinity')));
 
 CREATE TABLE custodian.run_item (
     run_id   bigint NOT NULL REFERENCES custodian.run ON DELETE CASCADE,

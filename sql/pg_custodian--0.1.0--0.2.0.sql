@@ -863,6 +863,7 @@ CREATE TABLE custodian.pause (
 COMMENT ON TABLE custodian.pause IS 'tables whose disposal a steward has paused, or the scheduler by itself';
 ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
 CREATE INDEX obstacle_run ON custodian.obstacle (run_id);
+CREATE INDEX run_finished ON custodian.run ((coalesce(finished_at, 'infinity')));
 ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON custodian.heartbeat, custodian.pause FROM PUBLIC;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pgrx::datum::clock_timestamp;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -66,12 +67,17 @@ pub fn by_root(id: i64) -> Result<BTreeMap<u32, i64>> {
 /// own, and by those of others with which they went along.
 pub fn lately(root: u32, except: Option<i64>) -> Result<i64> {
     sandbox::as_extension_owner(|| {
+        // By its value the server knows how few of all runs that are.
         Ok(spi::select_one(
             "SELECT coalesce(sum(i.done), 0)::bigint FROM custodian.run r JOIN custodian.run_item i USING (run_id)
              WHERE coalesce(i.root, r.relation) = $1 AND r.approved_at IS NULL AND r.run_id IS DISTINCT FROM $2
-               AND coalesce(r.finished_at, pg_catalog.clock_timestamp())
-                   > pg_catalog.clock_timestamp() - interval '24 hours'",
-            &[pg_sys::Oid::from(root).into(), except.into()],
+               AND coalesce(r.finished_at, 'infinity')
+                   > $3 - interval '24 hours'",
+            &[
+                pg_sys::Oid::from(root).into(),
+                except.into(),
+                clock_timestamp().into(),
+            ],
             |row| row.must::<i64>(1),
         )?
         .unwrap_or(0))
