@@ -113,8 +113,9 @@ pub fn set_lock_timeout(limit: Duration) {
     );
 }
 
-/// How long a worker waits for a lock before the server looks whether it waits in a circle.
-const LOOK: Duration = Duration::from_millis(10);
+/// How long a worker waits for a lock before the server looks whether it waits in a circle, and ends an autovacuum that is
+/// in its way. One that shortens its table sees within a fraction of this that somebody waits, and stops by itself.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What a worker waits for a lock at most: less than `deadlock_timeout`, after which the server ends those who wait for
 /// what the worker has. Pure.
@@ -126,10 +127,15 @@ fn brief(limit: Duration, deadlock_timeout: Duration) -> Duration {
     limit.min(patience)
 }
 
+/// The `deadlock_timeout` that this process would have by itself, as everybody else has it: not what [`give_way`] has set.
 fn deadlock_timeout() -> Duration {
-    // SAFETY: reads a setting of this session.
-    let millis = u64::try_from(unsafe { pg_sys::DeadlockTimeout }).unwrap_or(0);
-    Duration::from_millis(millis)
+    // SAFETY: the name is NUL-terminated; the result is NULL, or a text that is valid until the next call, in milliseconds.
+    let text = unsafe {
+        let text = pg_sys::GetConfigOptionResetString(c"deadlock_timeout".as_ptr());
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_str().ok())
+    };
+    let millis = text.flatten().and_then(|text| text.parse().ok());
+    Duration::from_millis(millis.unwrap_or(0))
 }
 
 fn set(name: &CStr, value: &str, action: pg_sys::GucAction::Type) {
@@ -152,23 +158,39 @@ fn set(name: &CStr, value: &str, action: pg_sys::GucAction::Type) {
 }
 
 /// Settings by which a worker is the one that gives way in a deadlock, whether it began to wait before the others (its
-/// `lock_timeout` ends first) or after them (it looks for the circle at once). Nobody needs to hear of either wait.
+/// `lock_timeout` ends first) or after them (it looks for the circle sooner). Nobody needs to hear of either wait.
 fn giving_way(limit: Duration) -> [(&'static CStr, String); 3] {
-    let outer = deadlock_timeout();
+    patience(limit, deadlock_timeout().min(LOOK))
+}
+
+/// Waits of up to `limit`, or less, with a look at circles after `look`.
+fn patience(limit: Duration, look: Duration) -> [(&'static CStr, String); 3] {
+    let wait = brief(limit, deadlock_timeout());
     [
-        (c"lock_timeout", brief(limit, outer).as_millis().to_string()),
-        (c"deadlock_timeout", outer.min(LOOK).as_millis().to_string()),
+        (c"lock_timeout", wait.as_millis().to_string()),
+        (c"deadlock_timeout", look.as_millis().to_string()),
         (c"log_lock_waits", "off".to_owned()),
     ]
 }
 
-/// Has this worker wait for locks up to `limit`, for the rest of its session, and give way in a deadlock. Not for one that
-/// takes locks which VACUUM conflicts with: the server ends an autovacuum that somebody has waited for as long as
-/// `deadlock_timeout`.
+/// Has this worker wait for locks up to `limit`, for the rest of its session, and give way in a deadlock. Where it takes locks
+/// that VACUUM conflicts with, see [`while_sparing_vacuum`].
 pub fn give_way(limit: Duration) {
     for (name, value) in giving_way(limit) {
         set(name, &value, pg_sys::GucAction::GUC_ACTION_SET);
     }
+}
+
+/// Runs `work`, transactions of its own, in a worker that gives way, but without having the server look sooner than for
+/// others: it ends an autovacuum that somebody has waited for as long as `deadlock_timeout`, and the worker stops waiting
+/// before that.
+pub fn while_sparing_vacuum<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
+    for (name, value) in patience(limit, deadlock_timeout()) {
+        set(name, &value, pg_sys::GucAction::GUC_ACTION_SET);
+    }
+    let outcome = work();
+    give_way(limit);
+    outcome
 }
 
 /// The same while `work` runs. An error that is raised, or returned, takes the settings back with the (sub)transaction

@@ -48,7 +48,7 @@ pub fn call(only: Option<pg_sys::Oid>) -> Result<()> {
         Ok((now::tables(only)?, referring))
     })?;
     if let Some(part) = only
-        && let Some((_, table)) = tables.iter().find(|(table, _)| *table != part)
+        && let Some((_, table)) = tables.iter().find(|(table, _)| now::is_part(part, *table))
     {
         return Err(Error::new(
             Kind::WrongObjectType,

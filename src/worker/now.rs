@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{clock, relation, xact};
+use crate::pg::{clock, inherit, relation, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::load;
 use crate::policy::model::Leaf;
@@ -83,8 +83,7 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     batch::lock_tables(tables.iter().map(|(root, _)| *root), only)?;
     let mut rows = Vec::new();
     for (id, name) in tables {
-        // A partition of it, or a part of its tree.
-        let part = only.filter(|only| *only != id);
+        let part = only.filter(|only| is_part(*only, id));
         // What the tables before have freed is among it.
         if xact::with_snapshot(reopen::pending)? {
             xact::with_snapshot(|| reopen::apply(&load::schema(None)?))?;
@@ -92,6 +91,12 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
         table(id, part, &name, horizon, &mut rows)?;
     }
     Ok(rows)
+}
+
+/// Whether `only` is no more than a part of what `id` governs, one of [`tables`] of it. Not where `id` lies below it, as a partition
+/// with a tag of its own: all of that was asked for.
+pub fn is_part(only: pg_sys::Oid, id: pg_sys::Oid) -> bool {
+    only != id && !inherit::ancestors(id).contains(&only)
 }
 
 /// The tagged tables that a sweep of `only`, or of everything, goes over, dependents first: those whose tag lets it.

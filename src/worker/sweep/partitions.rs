@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{End, Part, Sweep, is_stopped, transaction};
+use super::{End, LOCK_TIMEOUT, Part, Sweep, is_stopped, transaction};
 use crate::pg::subxact::Caught;
-use crate::pg::xact;
+use crate::pg::{timeout, xact};
 use crate::policy::epoch;
 use crate::policy::render::Step;
 use crate::worker::partition::going::{self, Job, Outcome};
@@ -25,14 +25,15 @@ impl Sweep {
             }
             self.store_position(&part, Phase::DroppingPartitions, 0, (0, 0))?;
             let wal = xact::wal_written();
-            let outcome = going::drop_leaf(&Job {
+            let job = Job {
                 work: &self.work,
                 leaf: &part.leaf,
                 cutoff: self.run.cutoff,
                 run: self.run.id,
                 item: part.number,
                 limit: self.limits.own(),
-            });
+            };
+            let outcome = timeout::while_sparing_vacuum(LOCK_TIMEOUT, || going::drop_leaf(&job));
             self.wal += xact::wal_written().saturating_sub(wal);
             match outcome? {
                 Outcome::Dropped(rows) => {

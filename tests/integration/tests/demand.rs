@@ -28,6 +28,27 @@ fn slow(name: &str) -> Result<Cluster> {
     Ok(node)
 }
 
+/// A partition with a tag of its own of a table that has none, with a row that is due.
+const DAYS: &str = "
+    CREATE TABLE days (at timestamptz NOT NULL, body text) PARTITION BY RANGE (at);
+    CREATE TABLE day PARTITION OF days FOR VALUES FROM ('2000-01-01') TO ('2000-01-02');
+    INSERT INTO days VALUES ('2000-01-01 10:00', 'x');
+    SELECT custodian.tag_table('day', clock => 'at', on_expiry => 'delete'),
+           custodian.tag_column('day', 'body', 'user.behavior', '{test.log}')";
+
+/// Lets go of what the session has locked once a sweep has waited for it for a while; it waits for no more than a minute.
+const LET_GO: &str = "
+    DO $$ BEGIN
+        FOR n IN 1..12000 LOOP
+            PERFORM pg_stat_clear_snapshot();
+            EXIT WHEN EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+                              WHERE NOT granted AND backend_type = 'pg_custodian sweep');
+            PERFORM pg_sleep(0.005);
+        END LOOP;
+        PERFORM pg_sleep(0.1);
+    END $$;
+    COMMIT";
+
 const LEFT: &str = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM other)";
 
 #[test]
@@ -78,6 +99,29 @@ fn batches_commit_while_it_runs_and_a_cancel_keeps_them() -> Result<()> {
         "SELECT count(*) FROM custodian.runs WHERE state <> 'done'",
         "0",
     );
+
+    // What lies below the table is swept with it, where it has a tag of its own, and also where the table has none.
+    caller.batch_execute(DAYS)?;
+    caller.batch_execute(
+        "CREATE TABLE own (LIKE log); ALTER TABLE own INHERIT log;
+         SELECT custodian.tag_table('own', clock => 'at', on_expiry => 'delete'),
+                custodian.tag_column('own', 'body', 'user.behavior', '{test.log}');
+         INSERT INTO own VALUES (1, 'x', '2000-01-01')",
+    )?;
+    for table in ["days", "log"] {
+        caller.batch_execute(&format!("CALL custodian.sweep('{table}')"))?;
+        assert_eq!(node.text(&format!("SELECT count(*) FROM {table}"))?, "0");
+    }
+
+    // It is as patient as any sweep: a lock that is gone in a moment does not stop it.
+    let mut locker = node.client()?;
+    locker.batch_execute("INSERT INTO other VALUES (1, 'x', '2000-01-01')")?;
+    locker.batch_execute("BEGIN; LOCK TABLE other")?;
+    let called = std::thread::spawn(move || caller.batch_execute("CALL custodian.sweep('other')"));
+    locker.batch_execute(LET_GO)?;
+    let ended = called.join().expect("the thread of the call");
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!(node.text(LEFT)?, "0|0");
     Ok(())
 }
 
@@ -113,6 +157,7 @@ fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
         "{part}"
     );
     client.batch_execute("DROP TABLE log_of_may")?;
+    client.batch_execute(DAYS)?;
     client.batch_execute("SELECT custodian.pause('an incident', 'log')")?;
     assert_eq!(
         client.refused("CALL custodian.sweep('log')").sqlstate(),
@@ -131,12 +176,15 @@ fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
         node.text(
             "SELECT relation, state FROM custodian.runs WHERE state <> 'observed' ORDER BY relation_name"
         )?,
-        "log|waiting\nother|waiting"
+        "day|waiting\nlog|waiting\nother|waiting"
     );
     client.batch_execute(
         "SELECT custodian.approve_run(run_id, 'expected') FROM custodian.runs
-         WHERE relation = 'other'::regclass AND state = 'waiting'",
+         WHERE relation IN ('other'::regclass, 'day') AND state = 'waiting'",
     )?;
+    // That of a table with a tag of its own is executed also where the one above it was asked for.
+    client.batch_execute("SELECT custodian.sweep_now('days')")?;
+    assert_eq!(node.text("SELECT count(*) FROM days")?, "0");
     client.batch_execute("CALL custodian.sweep('other')")?;
     assert_eq!(node.text(LEFT)?, "300|0");
     Ok(())
