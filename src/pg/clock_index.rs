@@ -113,16 +113,17 @@ unsafe fn beginning_with(
 
 const DAY: i64 = 86_400_000_000;
 
-/// The least memory of a bitmap; beyond it, or `maintenance_work_mem`, whole blocks are noted in place of rows.
-const LEAST: usize = 4 << 20;
+/// The least memory of a bitmap; beyond it, or half of `maintenance_work_mem`, whole blocks are noted in place of rows.
+const LEAST: usize = 2 << 20;
 
-/// How much memory places may take, in bytes.
+/// How much memory places may take, in bytes: half of `maintenance_work_mem`, since they are copied out of a bitmap that takes as
+/// much.
 pub fn memory() -> usize {
     // SAFETY: reads a setting, in kilobytes.
     let memory = unsafe { pg_sys::maintenance_work_mem };
     usize::try_from(memory)
         .unwrap_or(0)
-        .saturating_mul(1024)
+        .saturating_mul(1024 / 2)
         .max(LEAST)
 }
 

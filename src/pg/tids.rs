@@ -61,6 +61,8 @@ impl Page {
 pub struct Places {
     pages: Vec<Page>,
     most: usize,
+    /// Memory is taken for at least this many more at once.
+    step: usize,
     full: bool,
     /// How many rows were named one by one.
     pub rows: u64,
@@ -74,6 +76,7 @@ impl Places {
         Places {
             pages: Vec::new(),
             most: bytes / size_of::<Page>(),
+            step: 1024,
             full: false,
             rows: 0,
             whole: 0,
@@ -82,7 +85,7 @@ impl Places {
 
     /// Adds what is named of a block that lies behind all others; `None` is all of it.
     pub fn push(&mut self, block: u32, offsets: Option<&[u16]>) {
-        if self.pages.len() >= self.most {
+        if !self.full && !self.has_room() {
             self.full = true;
             self.pages = Vec::new();
         }
@@ -96,6 +99,17 @@ impl Places {
             self.rows += offsets.map_or(0, |offsets| offsets.len() as u64);
         }
         self.pages.push(page);
+    }
+
+    /// Whether one more has room. Memory that cannot be had is no room: an allocation that fails ends the process, and the
+    /// server with it.
+    fn has_room(&mut self) -> bool {
+        if self.pages.len() < self.pages.capacity().min(self.most) {
+            return true;
+        }
+        let more = self.step.max(self.pages.len() / 2);
+        let more = more.min(self.most.saturating_sub(self.pages.len()));
+        more > 0 && self.pages.try_reserve_exact(more).is_ok()
     }
 
     /// There were more than it has room for: it has none of them.
@@ -143,6 +157,28 @@ mod tests {
         let most = LAST + 5;
         assert_eq!(all(&Page::whole(1), most).len(), usize::from(most));
         assert_eq!(all(&Page::of(1, &[3, LAST + 1]), 400).len(), 400);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_had_is_no_room() {
+        let mut places = Places {
+            step: usize::MAX,
+            ..Places::within_memory(usize::MAX)
+        };
+        places.push(3, Some(&[1, 2]));
+        assert!(places.is_full());
+
+        // It is taken in steps, and no more of it than there may be.
+        let most = 5000;
+        let mut places = Places::within_memory(most * size_of::<Page>());
+        for block in 0..most as u32 {
+            places.push(block, None);
+            assert!(places.pages.capacity() <= most);
+        }
+        assert!(!places.is_full());
+        assert_eq!(places.within(std::slice::from_ref(&(0..9999))).len(), most);
+        places.push(9999, None);
+        assert!(places.is_full());
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Task {
     pub after: Option<Instant>,
     /// A person asked for the sweep.
     pub asked: bool,
+    /// Of the blocks only the rows are looked at that an index names.
+    pub by_places: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -80,6 +82,7 @@ const FREE: Team = Team {
         step: 0,
         after: None,
         asked: false,
+        by_places: false,
     },
     queue: [(0, 0); QUEUE],
     queued: 0,
@@ -118,7 +121,7 @@ struct Teams([Team; TEAMS]);
 
 plain!(
     struct Helper { pid, taken, batch_since }
-    struct Task { database, run, item, leaf, step, after, asked }
+    struct Task { database, run, item, leaf, step, after, asked, by_places }
     struct Team {
         leader, task, queue, queued, complete, helpers, lost, lost_count, obstacles, sqlstate,
     }

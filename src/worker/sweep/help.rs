@@ -84,6 +84,7 @@ impl Sweep {
                 .unwrap_or(u32::MAX),
             after: part.after.as_ref().map(|reach| reach.after),
             asked: self.throttle.asked(),
+            by_places: part.places.is_some(),
         }
     }
 
@@ -171,7 +172,10 @@ impl Sweep {
             except: entries.iter().map(|entry| entry.tid).collect(),
             item,
         };
-        part.places = sweep.along_index(&part)?.2;
+        // The places are its own reading of the index; whether it goes by any is the leader's choice.
+        if task.by_places {
+            part.places = sweep.named(&part)?.2;
+        }
         let mut size = BatchSize::first();
         let outcome = loop {
             match team::take_as_helper(number, leader, latch::my_pid()) {

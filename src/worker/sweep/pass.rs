@@ -90,10 +90,19 @@ impl Sweep {
         Ok((way, heap, places))
     }
 
-    pub(super) fn along_index(
+    fn along_index(&self, part: &Part) -> std::result::Result<(Way, u32, Option<Places>), Caught> {
+        let (known, heap, places) = self.named(part)?;
+        let way = Way::choose(&part.leaf.ident, heap, known);
+        let places = places.filter(|_| way.by_places);
+        Ok((way, heap, places))
+    }
+
+    /// What an index on the clock leads to in the leaf, how many blocks that has, and the places that it names, where batches may
+    /// go by these and they have room.
+    pub(super) fn named(
         &self,
         part: &Part,
-    ) -> std::result::Result<(Way, u32, Option<Places>), Caught> {
+    ) -> std::result::Result<(Known, u32, Option<Places>), Caught> {
         let plan = &self.work.plan;
         let Part {
             step, leaf, after, ..
@@ -144,12 +153,10 @@ impl Sweep {
                     },
                     all,
                 };
-                named = Some(places);
+                named = Some(places).filter(|places| by_row && !places.is_full());
                 break;
             }
-            let way = Way::choose(&leaf.ident, heap, known);
-            let places = named.filter(|_| way.by_places);
-            Ok((way, heap, places))
+            Ok((known, heap, named))
         })
     }
 

@@ -176,7 +176,7 @@ impl Way {
                     (Rows::All, _) => {
                         "triggers, rules or a circle of foreign keys have all rows of a block looked at".to_owned()
                     }
-                    (Rows::NoRoom, _) => "more than maintenance_work_mem has room for".to_owned(),
+                    (Rows::NoRoom, _) => "more than half of maintenance_work_mem has room for".to_owned(),
                     (_, None) => "it is not known how many rows there are".to_owned(),
                     _ => format!("more than one in {SPARSE_ROWS} rows"),
                 };
