@@ -138,7 +138,7 @@ fn rows_that_may_be_kept_are_looked_at_under_locks_in_the_order_of_the_server() 
         "CREATE ROLE counsel SUPERUSER;
          SELECT custodian.place_hold('m', 'counsel', current_date + 30, 'r', rel => 'parts', match => '{\"id\":[\"7\"]}')",
     )?;
-    // The partition itself is the parent's to give.
+    // A partition after its parent.
     for statement in [
         "ALTER TABLE parts DETACH PARTITION part1",
         "DROP TABLE part2",

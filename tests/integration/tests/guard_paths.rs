@@ -262,6 +262,8 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          CREATE TABLE spread (id int, email text) PARTITION BY LIST (email);
          CREATE TABLE spread_rest PARTITION OF spread DEFAULT; INSERT INTO spread VALUES (1, 'canary');
          CREATE TABLE above (email text);
+         CREATE TABLE base (id int); CREATE TABLE derived (email text) INHERITS (base);
+         SELECT custodian.clear_column('base', 'id');
          CREATE DOMAIN kind AS text; CREATE TABLE clear (id int);
          SELECT custodian.clear_column('clear', 'id')",
     )?;
@@ -279,6 +281,7 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "ALTER TABLE customer ADD more text, ADD CHECK (email <> '')",
         "ALTER TABLE parts ADD CHECK (email <> '')",
         "ALTER TABLE parts ATTACH PARTITION part2 FOR VALUES IN (2)",
+        "ALTER TABLE base ADD CHECK (id > 0)",
         "ALTER DOMAIN kind ADD CHECK (VALUE <> '')",
         "ALTER DOMAIN kind SET NOT NULL",
         "ALTER TABLE customer ALTER email SET NOT NULL",
@@ -317,6 +320,7 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "ALTER TABLE clear SET LOGGED",
         "CREATE TABLE part3 PARTITION OF parts FOR VALUES IN (3)",
         "ALTER TABLE clear ADD CHECK (id > 0)",
+        "ALTER TABLE ONLY base ADD CHECK (id > 0) NO INHERIT",
         "ALTER TABLE customer ADD more text DEFAULT 'none' NOT NULL",
         "ALTER TABLE customer ALTER email SET STATISTICS 10",
         "ALTER DOMAIN kind SET DEFAULT 'none'",
