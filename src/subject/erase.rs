@@ -2,7 +2,6 @@
 //! in the caller's transaction. What stays is answered with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
 use pgrx::name;
 use pgrx::pg_sys;
@@ -18,7 +17,6 @@ use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
 use crate::pg::{clock, relation, sandbox, spi, time, xact};
 use crate::policy::along::{self, Along};
-use crate::policy::compile::Connections;
 use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
 use crate::policy::load;
@@ -105,18 +103,7 @@ pub(super) fn tables(kind: &str) -> Result<Vec<(pg_sys::Oid, String, Option<Disp
 
 /// The plan of a table for the erasure, compiled now; `None` when it is not tagged any more.
 fn plan(root: pg_sys::Oid, erasing: &Erasing, now: Instant) -> Result<Option<Work>> {
-    let epoch = epoch::current()?;
-    let schema = load::schema(Some(root))?;
-    let tagged = schema
-        .tables
-        .get(&root.to_u32())
-        .is_some_and(|table| table.is_tagged());
-    if !tagged {
-        return Ok(None);
-    }
-    let policy = load::policy()?.erasing(erasing.clone(), now);
-    let connections = Connections::of(&schema);
-    work::compiled(epoch, &schema, &connections, Rc::new(policy), root).map(Some)
+    work::load_with(root, |policy| policy.erasing(erasing.clone(), now))
 }
 
 /// What a cell that stays is answered with.

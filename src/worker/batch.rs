@@ -12,7 +12,7 @@ use crate::pg::tids::Places;
 use crate::pg::{heap, inherit, lock, spi, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Leaf, Plan};
+use crate::policy::model::{Leaf, Plan, RelId};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Statement, Step, Tid};
@@ -61,9 +61,9 @@ pub enum Outcome {
 }
 
 /// Takes the locks that keep policy and tables as they are until the transaction ends: of the leaf, and of all that go
-/// together with its table. Returns `false` when a leaf is gone. Before any snapshot is taken, so that what committed
+/// together with its table or, where the step deletes rows, along with them. Returns `false` when one is gone. Before any snapshot is taken, so that what committed
 /// while this waited is seen.
-pub fn lock(plan: &Plan, leaf: &Leaf) -> Result<bool> {
+pub fn lock(plan: &Plan, step: Step, leaf: &Leaf) -> Result<bool> {
     // In the same order by whichever of the tables a batch is.
     let tables: BTreeSet<u32> = plan.together().map(|plan| plan.table).collect();
     for table in tables {
@@ -71,9 +71,8 @@ pub fn lock(plan: &Plan, leaf: &Leaf) -> Result<bool> {
     }
     // The epoch's own lock: no policy changes while the batch runs, whatever it is about.
     lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
-    let leaves: BTreeSet<u32> = concerned(plan, leaf).map(|leaf| leaf.id).collect();
-    let mut there = leaves.into_iter().map(pg_sys::Oid::from);
-    Ok(there.all(heap::lock_for_write))
+    let relations = written(plan, step, leaf).into_iter();
+    Ok(relations.map(pg_sys::Oid::from).all(heap::lock_for_write))
 }
 
 /// Takes the locks that keep policy and tables as they are for what a transaction disposes of in several tables: of these and
@@ -98,15 +97,24 @@ fn concerned<'p>(plan: &'p Plan, leaf: &'p Leaf) -> impl Iterator<Item = &'p Lea
     std::iter::once(leaf).chain(others.filter(move |_| in_circle))
 }
 
-/// Whether the plan still is what policy and table say. Under the locks, with a fresh snapshot.
-pub fn fits(work: &Work, leaf: &Leaf) -> Result<bool> {
+/// The relations whose rows a step on a leaf may write.
+fn written(plan: &Plan, step: Step, leaf: &Leaf) -> BTreeSet<RelId> {
+    let mut relations: BTreeSet<RelId> = concerned(plan, leaf).map(|leaf| leaf.id).collect();
+    if step == Step::Rows {
+        relations.extend(work::along(plan));
+    }
+    relations
+}
+
+/// Whether the plan still is what policy and tables say. Under the locks, with a fresh snapshot.
+pub fn fits(work: &Work, step: Step, leaf: &Leaf) -> Result<bool> {
     if epoch::at_this_moment()? != work.epoch {
         return Ok(false);
     }
-    for leaf in concerned(&work.plan, leaf) {
-        if work::shape(leaf)?.as_ref() != work.shapes.get(&leaf.id) {
-            return Ok(false);
-        }
+    let shapes = work::look(&written(&work.plan, step, leaf))?;
+    let mut shapes = shapes.iter();
+    if !shapes.all(|(relation, shape)| work.shapes.get(relation) == Some(shape)) {
+        return Ok(false);
     }
     // Statements over a circle follow references into partitions that no plan knows.
     let in_circle = !work.plan.circle.is_empty();
@@ -147,12 +155,12 @@ pub fn dispose_ranges(
         except,
         places,
     } = target;
-    if !lock(&work.plan, leaf)? {
+    if !lock(&work.plan, *step, leaf)? {
         return Ok(Outcome::Stale);
     }
     locked.set(true);
     xact::with_snapshot(|| {
-        if !fits(work, leaf)? {
+        if !fits(work, *step, leaf)? {
             return Ok(Outcome::Stale);
         }
         // A deferred trigger may not fire in a restricted operation, and must not fire after it.

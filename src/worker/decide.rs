@@ -64,7 +64,7 @@ impl Overview {
     }
 
     /// The plan of one of its tables.
-    pub fn work(&self, root: pg_sys::Oid) -> Result<Work> {
+    pub fn work(&self, root: pg_sys::Oid) -> Work {
         let policy = Rc::clone(&self.policy);
         work::compiled(self.epoch, &self.schema, &self.connections, policy, root)
     }
@@ -176,7 +176,7 @@ fn plan(
     unwatched: &mut bool,
 ) -> Result<Next> {
     let root = pg_sys::Oid::from(table);
-    let work = overview.work(root)?;
+    let work = overview.work(root);
     // Rows of its peers go with its own.
     let is_paused = |peer: &Plan| pause::concerns(&overview.paused, &peer.family);
     let mode = match work.plan.peers.iter().any(is_paused) {

@@ -389,7 +389,7 @@ const WATCH_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Makes sure that what is written behind the table's watermarks is noticed.
 fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
-    let work = transaction(|| overview.work(pg_sys::Oid::from(table)))?;
+    let work = overview.work(pg_sys::Oid::from(table));
     let Some(watch) = &work.watch else {
         return Ok(());
     };

@@ -1,19 +1,19 @@
 //! A table's compiled plan with all that executing it needs, as of one epoch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use pgrx::pg_sys;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
-use crate::pg::{clock, sandbox};
+use crate::pg::{clock, inherit, sandbox};
 use crate::policy::compile::{self, Connections};
-use crate::policy::model::{Leaf, Plan, Policy, Schema};
+use crate::policy::model::{Leaf, Plan, Policy, RelId, Schema};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{Due, Step};
-use crate::policy::{epoch, load};
+use crate::policy::{cascade, epoch, load};
 use crate::worker::watch::{self, Watch};
 
 /// A plan of one table and the policy it was compiled from.
@@ -22,8 +22,9 @@ pub struct Work {
     pub epoch: i64,
     pub policy: Rc<Policy>,
     pub plan: Plan,
-    /// What each leaf looked like: a statement written for it fits as long as it looks the same.
-    pub shapes: BTreeMap<u32, String>,
+    /// What leaves, and what goes along with their rows, looked like before the plan was made: a statement written for
+    /// them fits as long as they look the same. Empty, and then nothing fits, in a plan that is not to be executed.
+    pub shapes: Shapes,
     /// What is to be noticed behind the leaves' watermarks; `None` where those narrow nothing.
     pub watch: Option<Watch>,
 }
@@ -48,69 +49,112 @@ impl Work {
     }
 }
 
-/// The plan of one table, compiled now; `None` when it is not tagged any more. Locks that keep the policy
+/// How relations look, in words to compare; `None` of those that are not there.
+pub type Shapes = BTreeMap<RelId, Option<String>>;
+
+/// How often a table is looked at again that turns out to go together with others.
+const LOOKS: u32 = 4;
+
+/// The plan of one table, compiled now, to be executed; `None` when it is not tagged any more. Locks that keep the policy
 /// from changing are taken before, and a fresh snapshot is active.
+///
+/// Errors: 55P03 when what it goes together with kept changing.
 pub fn load(root: pg_sys::Oid) -> Result<Option<Work>> {
-    let epoch = epoch::current()?;
-    let schema = load::schema(Some(root))?;
-    if !schema
-        .tables
-        .get(&root.to_u32())
-        .is_some_and(|table| table.is_tagged())
-    {
-        return Ok(None);
-    }
-    let policy = Rc::new(load::policy()?);
-    compiled(epoch, &schema, &Connections::of(&schema), policy, root).map(Some)
+    load_with(root, |policy| policy)
 }
 
-/// The plan of one table of `schema`.
+/// The same by another policy than that in force.
+pub fn load_with(root: pg_sys::Oid, changed: impl Fn(Policy) -> Policy) -> Result<Option<Work>> {
+    // How the tables look is read before what the plan is made of. A column or a foreign key that comes in between makes a
+    // difference to the first batch then; read afterwards, it would pass for one that the plan knows.
+    let tree = std::iter::once(root).chain(inherit::descendants(root));
+    let mut shapes = look(&tree.map(|relation| relation.to_u32()).collect())?;
+    for _ in 0..LOOKS {
+        let epoch = epoch::current()?;
+        let schema = load::schema(Some(root))?;
+        let table = schema.tables.get(&root.to_u32());
+        if !table.is_some_and(|table| table.is_tagged()) {
+            return Ok(None);
+        }
+        let policy = Rc::new(changed(load::policy()?));
+        let work = compiled(epoch, &schema, &Connections::of(&schema), policy, root);
+        let mut concerned = along(&work.plan);
+        concerned.extend(
+            work.plan
+                .together()
+                .flat_map(|plan| &plan.leaves)
+                .map(|leaf| leaf.id),
+        );
+        concerned.retain(|relation| !shapes.contains_key(relation));
+        if concerned.is_empty() {
+            return Ok(Some(Work { shapes, ..work }));
+        }
+        // Which these are the plan tells, which is made again after they were looked at.
+        shapes.append(&mut look(&concerned)?);
+    }
+    Err(Error::new(
+        Kind::LockNotAvailable,
+        "tables that go together were changed while they were looked at",
+    )
+    .hint("Try again."))
+}
+
+/// The plan of one table of `schema`, to be looked at: how the tables look was not read.
 pub fn compiled(
     epoch: i64,
     schema: &Schema,
     connections: &Connections,
     policy: Rc<Policy>,
     root: pg_sys::Oid,
-) -> Result<Work> {
+) -> Work {
     let plan = compile::compile_connected(schema, connections, &policy, root.to_u32());
-    let mut shapes = BTreeMap::new();
-    for leaf in plan.together().flat_map(|plan| &plan.leaves) {
-        if let Some(shape) = shape(leaf)? {
-            shapes.insert(leaf.id, shape);
-        }
-    }
     let watch = watch::watch(&plan, &policy, clock::wall());
-    Ok(Work {
+    Work {
         epoch,
         watch,
         policy,
         plan,
-        shapes,
-    })
+        shapes: Shapes::new(),
+    }
 }
 
-/// Owner, kind, columns and foreign keys of a leaf, those too that lead to it, in words to compare; `None` when it is gone.
-pub fn shape(leaf: &Leaf) -> Result<Option<String>> {
+/// The relations whose rows were declared to go along with those of the plan, and what is below these.
+pub fn along(plan: &Plan) -> BTreeSet<RelId> {
+    let declared = cascade::relations(plan)
+        .into_iter()
+        .filter(|(_, declared)| *declared)
+        .map(|(relation, _)| pg_sys::Oid::from(relation));
+    declared
+        .flat_map(|top| std::iter::once(top).chain(inherit::descendants(top)))
+        .map(|relation| relation.to_u32())
+        .collect()
+}
+
+/// Owner, kind, columns and foreign keys of relations, those too that lead to them.
+pub fn look(relations: &BTreeSet<RelId>) -> Result<Shapes> {
+    let mut shapes: Shapes = relations.iter().map(|relation| (*relation, None)).collect();
+    let relations: Vec<pg_sys::Oid> = relations.iter().copied().map(pg_sys::Oid::from).collect();
     sandbox::as_extension_owner(|| {
         // Each batch asks: it is planned once.
         let found = fresh::repeated(
-            "SELECT concat_ws(' ', c.relowner, c.relkind, c.relnamespace, c.relname,
-                    string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod),
-                               ',' ORDER BY a.attnum),
+            "SELECT c.oid,
+                    concat_ws(' ', c.relowner, c.relkind, c.relnamespace, c.relname,
+                    (SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod),
+                                       ',' ORDER BY a.attnum)
+                     FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                     (SELECT string_agg(k.oid::text, ',' ORDER BY k.oid)
                      FROM (SELECT DISTINCT t.tgconstraint AS oid FROM pg_catalog.pg_trigger t
                            WHERE t.tgrelid = c.oid AND t.tgconstraint <> 0) AS k))
-             FROM pg_catalog.pg_class c
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-             WHERE c.oid = $1
-             GROUP BY c.oid",
-            &[pg_sys::Oid::from(leaf.id).into()],
+             FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)",
+            &[relations.into()],
             Seen::Everything,
-            1,
+            0,
         )?;
-        found
-            .first()
-            .map(|row| fresh::must(row, 0).map(str::to_owned))
-            .transpose()
+        for row in &found {
+            let shape = fresh::must(row, 1)?.to_owned();
+            shapes.insert(fresh::number(row, 0)?, Some(shape));
+        }
+        Ok(shapes)
     })
 }

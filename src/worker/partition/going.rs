@@ -18,6 +18,7 @@ use crate::pg::{clock, lock, relation, report, sandbox, spi, timeout, top_level,
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
+use crate::policy::render::Step;
 use crate::tag::detach::restore_tags;
 use crate::tag::read;
 use crate::worker::work::{self, Work};
@@ -97,7 +98,7 @@ struct Look {
 /// Counts the rows of the partition where its bounds do not tell that they are due.
 fn likely(job: &Job) -> Result<std::result::Result<Look, Outcome>> {
     let Job { work, leaf, .. } = job;
-    if !batch::fits(work, leaf)? {
+    if !batch::fits(work, Step::Rows, leaf)? {
         return Ok(Err(Outcome::Stale));
     }
     let (plan, policy) = (&work.plan, &work.policy);
@@ -130,11 +131,11 @@ fn planned(job: &Job) -> Result<i64> {
 /// Under the locks of a batch: is everything as it was planned? Notes what is about to happen.
 fn prepare(job: &Job, look: &Look) -> Result<std::result::Result<(Entry, Candidate), Outcome>> {
     let Job { work, leaf, .. } = job;
-    if !batch::lock(&work.plan, leaf)? {
+    if !batch::lock(&work.plan, Step::Rows, leaf)? {
         return Ok(Err(Outcome::Stale));
     }
     xact::with_snapshot(|| {
-        if !batch::fits(work, leaf)? {
+        if !batch::fits(work, Step::Rows, leaf)? {
             return Ok(Err(Outcome::Stale));
         }
         let (plan, policy) = (&work.plan, &work.policy);

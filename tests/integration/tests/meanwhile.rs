@@ -217,3 +217,65 @@ fn a_partition_that_came_since_a_circle_was_planned_has_it_planned_again() -> Re
     );
     Ok(())
 }
+
+#[test]
+fn a_foreign_key_that_comes_between_two_looks_at_the_catalogs_takes_nothing_along() -> Result<()> {
+    let (node, mut client) = cluster("planning")?;
+    client.batch_execute(
+        "CREATE TABLE s.parent (id int PRIMARY KEY, at timestamptz, name text);
+         CREATE TABLE s.along (id int PRIMARY KEY, parent int REFERENCES s.parent ON DELETE CASCADE);
+         CREATE TABLE s.other (id int PRIMARY KEY, parent int);
+         ALTER TABLE s.parent OWNER TO app; ALTER TABLE s.along OWNER TO app; ALTER TABLE s.other OWNER TO app;
+         INSERT INTO s.parent SELECT n, now() - interval '20 days', 'n' FROM generate_series(1, 3) n;
+         INSERT INTO s.along SELECT n, n FROM generate_series(1, 3) n;
+         INSERT INTO s.other VALUES (1, 2);
+         SECURITY LABEL FOR custodian ON TABLE s.parent IS '{\"clock\":\"at\",\"on_expiry\":\"delete\",\"dependents\":[\"s.along\"]}';
+         SELECT custodian.tag_column('s.parent', 'name', 'user.name', '{p.short}')",
+    )?;
+    let state = "SELECT (SELECT count(*) FROM s.parent), (SELECT count(*) FROM s.along), (SELECT count(*) FROM s.other)";
+    // The catalogs are read by now, and the policy is not. Or all is planned, and no row is locked yet. What goes along is
+    // looked at once the plan tells what that is, and the plan made again: it knows the key, by which the row stays.
+    for (lock, parent, expected, left) in [
+        ("custodian.maximum", "s.parent", Err("55P03"), "3|3|1"),
+        ("s.parent IN SHARE MODE", "s.along", Err("55P03"), "3|3|1"),
+        ("custodian.maximum", "s.along", Ok("4"), "1|1|1"),
+    ] {
+        client.batch_execute(&format!("BEGIN; LOCK TABLE {lock}"))?;
+        let sweep = wait_in(
+            &node,
+            "SELECT sum(rows) FROM custodian.sweep_now('s.parent')",
+        )?;
+        client.batch_execute(&format!(
+            "ALTER TABLE s.other ADD CONSTRAINT came FOREIGN KEY (parent) REFERENCES {parent} ON DELETE CASCADE; COMMIT"
+        ))?;
+        let outcome = sweep.join().expect("the sweep's session ends");
+        let outcome = outcome.map_err(|error| error.sqlstate().to_owned());
+        let expected = expected.map(str::to_owned).map_err(str::to_owned);
+        assert_eq!(outcome, expected, "{lock}, {parent}");
+        assert_eq!(client.text(state)?, left, "{lock}, {parent}");
+        client.batch_execute("ALTER TABLE s.other DROP CONSTRAINT came")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_column_that_comes_between_two_looks_at_the_catalogs_has_the_run_planned_again() -> Result<()> {
+    let (node, mut client) = cluster("column")?;
+    client.batch_execute(CIRCLE)?;
+    // What goes together with the table that is swept is looked at once the plan tells which these are, and the plan made
+    // again.
+    for (table, expected) in [("s.b", Err("55P03")), ("s.a", Ok("20"))] {
+        client.batch_execute("BEGIN; LOCK TABLE custodian.maximum")?;
+        let sweep = wait_in(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
+        client.batch_execute(&format!("ALTER TABLE {table} ADD COLUMN came int; COMMIT"))?;
+        let outcome = sweep.join().expect("the sweep's session ends");
+        let outcome = outcome.map_err(|error| error.sqlstate().to_owned());
+        assert_eq!(
+            outcome,
+            expected.map(str::to_owned).map_err(str::to_owned),
+            "{table}"
+        );
+    }
+    assert_eq!(client.text(STATE)?, "20|20|0|0");
+    Ok(())
+}
