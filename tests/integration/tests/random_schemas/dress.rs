@@ -429,7 +429,10 @@ impl Dress {
                 (shape.words != Words::Text, "texts of other types"),
                 (shape.domains, "clocks of domains"),
                 (shape.range == Some(Range::Id), "partitions of partitions"),
-                (shape.range == Some(Range::At), "rows that move"),
+                (
+                    shape.range == Some(Range::At),
+                    "partitions of partitions by the clock",
+                ),
             ] {
                 if is_there {
                     seen.push(feature);

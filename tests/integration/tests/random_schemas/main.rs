@@ -27,7 +27,7 @@ use shrink::Case;
 use story::{Story, Totals};
 
 /// What each must occur in some schemas, but for those of the worker.
-const FEATURES: [&str; 17] = [
+const FEATURES: [&str; 19] = [
     "natural keys",
     "keys of two types",
     "generated clocks",
@@ -36,7 +36,9 @@ const FEATURES: [&str; 17] = [
     "texts of other types",
     "clocks of domains",
     "partitions of partitions",
+    "partitions of partitions by the clock",
     "rows that move",
+    "rows named from above",
     "other styles of dates",
     "DETACH",
     "ATTACH",

@@ -163,7 +163,7 @@ impl<'a> Schema<'a> {
     fn note(&mut self, totals: &mut Totals, change: &Change, went: &Went, at_rest: bool) {
         match went {
             Went::Done => {
-                if let Some(name) = structure::name(&self.world, change) {
+                for name in structure::seen(&self.dress, &self.world, change) {
                     totals.see(name);
                 }
                 if at_rest {

@@ -124,6 +124,9 @@ fn items(dress: &Dress, world: &World, table: usize) -> Vec<String> {
         .collect()
 }
 
+/// Where partitions of partitions by the clock meet, at midnight UTC.
+pub const MIDDLE: &str = "2021-07-01";
+
 /// Whether the partition has partitions of its own.
 pub fn is_divided(dress: &Dress, world: &World, table: usize) -> bool {
     let is_partition = match world.tables[table].above.or_else(|| world.left(table)) {
@@ -156,7 +159,7 @@ pub fn partition(dress: &Dress, world: &World, at: usize, key: &[String]) -> Str
             let middle = Value::Text("5".to_owned());
             ("id", dress.literal(world, at, "id", Kind::Key, &middle))
         }
-        Some(Range::At) => ("at", "'2021-07-01 00:00:00Z'".to_owned()),
+        Some(Range::At) => ("at", quote_literal(&format!("{MIDDLE} 00:00:00Z"))),
     };
     let mut sql = format!(
         "CREATE TABLE {name} ({}) PARTITION BY RANGE ({by});\n{}",

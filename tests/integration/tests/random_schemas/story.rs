@@ -1,5 +1,5 @@
 //! What happens in one random schema: it is made; sweeps run while users and stewards change things beside; what
-//! is left is compared; then things change one after the other, with a sweep and an exact comparison after each.
+//! is left is compared; then one thing changes by itself, with a sweep and an exact comparison after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,7 +91,7 @@ pub struct Story<'a> {
     changes: usize,
 }
 
-/// Changes beside sweeps, and then by themselves.
+/// Changes beside sweeps, and then one by itself.
 const BESIDE: usize = 3;
 const QUIET: usize = 1;
 
@@ -192,7 +192,7 @@ impl<'a> Story<'a> {
                         log.push(format!("beside: {went:?}: {change:?}"));
                         match went {
                             Went::Done => {
-                                if let Some(name) = structure::name(&users, &change) {
+                                for name in structure::seen(dress, &users, &change) {
                                     totals.see(name);
                                 }
                                 possible.apply(&users, &change);
@@ -257,7 +257,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// One change, a sweep, and what it leaves.
+    /// One change, of the tables or another one, a sweep, and what it leaves.
     fn quiet(
         &mut self,
         session: &mut Session,
@@ -277,10 +277,11 @@ impl<'a> Story<'a> {
             totals.judged += wrongly(&self.world, &change, &went)?;
             match went {
                 Went::Done => {
-                    if let Some(name) = structure::name(&self.world, &change) {
+                    for name in structure::seen(&self.dress, &self.world, &change) {
                         totals.see(name);
                     }
                     self.world.apply(&change);
+                    break;
                 }
                 Went::Refused => totals.refused += 1,
                 Went::Failed => {}

@@ -1,11 +1,45 @@
-//! Changes of the tables themselves as SQL.
+//! Changes of the tables themselves as SQL, and what of all changes is counted.
 
 use integration::quote_literal;
+use retention_model::calendar;
 use retention_model::change::Change;
-use retention_model::world::World;
+use retention_model::world::{Row, Value, World};
 
-use crate::dress::Dress;
-use crate::sql::{attach, insert_into, localized, partition, relation};
+use crate::dress::{Dress, Range};
+use crate::sql::{MIDDLE, attach, insert_into, is_divided, localized, partition, relation};
+
+/// What happened in a change that was made: which of the tables', or how users came at a row and what became of it.
+pub fn seen(dress: &Dress, world: &World, change: &Change) -> Vec<&'static str> {
+    let mut seen: Vec<_> = name(world, change).into_iter().collect();
+    let row = match change {
+        Change::Update(at, ..) | Change::Delete(at) => world.rows.get(*at),
+        Change::Insert(row) => Some(row),
+        _ => None,
+    };
+    if row.is_some_and(|row| is_from_above(dress, world, row, change)) {
+        seen.push("rows named from above");
+    }
+    if let (Change::Update(_, column, value), Some(row)) = (change, row) {
+        let is_by_clock =
+            is_divided(dress, world, row.table) && dress.range(world, row.table) == Some(Range::At);
+        if is_by_clock && column == "at" && is_early(row.value("at")) != is_early(value) {
+            seen.push("rows that move");
+        }
+    }
+    seen
+}
+
+/// Whether users name the table above that of the row. One that is inserted into an inheritance parent is its own.
+fn is_from_above(dress: &Dress, world: &World, row: &Row, change: &Change) -> bool {
+    let named = dress.named(world, row.table, row.value("id"));
+    let inserted = matches!(change, Change::Insert(_));
+    named != row.table && (!inserted || world.tables[named].partitioned)
+}
+
+/// Whether a clock lies in the first of two partitions of a partition.
+fn is_early(clock: &Value) -> bool {
+    matches!(clock, Value::Time(moment) if calendar::text(*moment).as_str() < MIDDLE)
+}
 
 /// The name of a change of tables, if it is one.
 pub fn name(world: &World, change: &Change) -> Option<&'static str> {
