@@ -172,6 +172,8 @@ COMMENT ON TABLE custodian.run IS 'sweeps of one table each: planned, waiting fo
 CREATE INDEX run_relation ON custodian.run (relation, planned_at);
 -- For what the fuse counts: runs that are open, or ended in the last day.
 CREATE INDEX run_finished ON custodian.run ((coalesce(finished_at, 'infinity')));
+-- For what each table of a round asks.
+CREATE INDEX run_open ON custodian.run (run_id) WHERE state IN ('waiting', 'approved', 'running', 'interrupted');
 
 CREATE TABLE custodian.run_item (
     run_id   bigint NOT NULL REFERENCES custodian.run ON DELETE CASCADE,

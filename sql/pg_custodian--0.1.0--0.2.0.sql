@@ -864,6 +864,7 @@ COMMENT ON TABLE custodian.pause IS 'tables whose disposal a steward has paused,
 ALTER TABLE custodian.heartbeat ENABLE ROW LEVEL SECURITY;
 CREATE INDEX obstacle_run ON custodian.obstacle (run_id);
 CREATE INDEX run_finished ON custodian.run ((coalesce(finished_at, 'infinity')));
+CREATE INDEX run_open ON custodian.run (run_id) WHERE state IN ('waiting', 'approved', 'running', 'interrupted');
 ALTER TABLE custodian.pause ENABLE ROW LEVEL SECURITY;
 REVOKE ALL ON custodian.heartbeat, custodian.pause FROM PUBLIC;
 
