@@ -273,11 +273,7 @@ pub fn dispose(target: &Target) -> Result<(i64, Vec<Along>)> {
                 }
             }
             Ok(Outcome::Stale) => {
-                return Err(Error::new(
-                    Kind::LockNotAvailable,
-                    format!("{leaf} was changed meanwhile"),
-                )
-                .hint("Try again."));
+                return Err(changed(leaf));
             }
             Err(caught) => {
                 let what = format!("rows of {leaf} could not be disposed");
@@ -291,6 +287,14 @@ pub fn dispose(target: &Target) -> Result<(i64, Vec<Along>)> {
     )
     .detail("The statement that disposes of them raised no error: a trigger or a rule of the table swallows it.")
     .hint("Remove that trigger or rule, or have it let go of rows that are due."))
+}
+
+fn changed(name: &str) -> Error {
+    Error::new(
+        Kind::LockNotAvailable,
+        format!("{name} was changed meanwhile"),
+    )
+    .hint("Try again.")
 }
 
 type Begun = (Work, i64, Instant, Marks, Limits);
@@ -344,13 +348,16 @@ fn begin(
             &Quarantine::default(),
             false,
         )
-    })
-    .map_err(|caught| {
-        told(
-            &caught,
-            &format!("what is due in {name} could not be counted"),
-        )
-    })?;
+    });
+    let survey = match survey {
+        Ok(survey) => survey,
+        // Nothing is locked yet: a column that it reads may be gone.
+        Err(_) if !work.is_as_it_was()? => return Err(changed(name)),
+        Err(caught) => {
+            let what = format!("what is due in {name} could not be counted");
+            return Err(told(&caught, &what));
+        }
+    };
     if survey.items.is_empty() {
         return Ok(None);
     }

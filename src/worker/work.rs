@@ -30,6 +30,12 @@ pub struct Work {
 }
 
 impl Work {
+    /// Whether all that the plan may write looks as it did before the plan was made.
+    pub fn is_as_it_was(&self) -> Result<bool> {
+        let relations = self.shapes.keys().copied().collect();
+        Ok(look(&relations)? == self.shapes)
+    }
+
     /// The rows of a leaf of the plan that a step is for.
     pub fn due<'a>(
         &'a self,

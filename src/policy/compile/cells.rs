@@ -365,7 +365,7 @@ impl Compiler<'_> {
     ) -> Result<(), Unresolved> {
         let table = context.table;
         fits(method, column, path).map_err(misfit)?;
-        if let Some(user) = self.clock_user(table, &column.ident.name) {
+        if let Some(user) = self.clock_user(table, column) {
             return Err(unresolved(
                 format!("it is a clock of \"{user}\", and changing it would change what is due"),
                 "Leave out on_expiry and let the value go with its row, or name another clock.",
@@ -405,21 +405,33 @@ impl Compiler<'_> {
     }
 
     /// The table that reads a column of `table` as a clock or collection date, or finds a clock over it.
-    fn clock_user(&self, table: &Table, column: &str) -> Option<String> {
-        let same = |clock: &Clock, start: &Table| match clock.path.last() {
-            None => start.id == table.id && clock.column.name == column,
-            Some(last) => {
-                (table.family.contains(&last.parent) && clock.column.name == column)
-                    || (start.id == table.id
-                        && clock
-                            .path
-                            .first()
-                            .is_some_and(|hop| hop.columns.iter().any(|step| step.name == column)))
-            }
+    fn clock_user(&self, table: &Table, column: &Column) -> Option<String> {
+        let name = &column.ident.name;
+        let same = |clock: &Clock, start: &Table| {
+            let ends = match clock.path.last() {
+                None => start.id == table.id,
+                Some(last) => table.family.contains(&last.parent),
+            };
+            let mut begins = vec![start.id == table.id];
+            begins.extend(
+                clock
+                    .path
+                    .iter()
+                    .map(|hop| table.family.contains(&hop.parent)),
+            );
+            let mut hops = clock.path.iter().zip(begins);
+            ends && clock.column.name == *name
+                || hops.any(|(hop, begins)| {
+                    begins && hop.columns.iter().any(|step| step.name == *name)
+                })
         };
         let own = clock_texts(table).map(|text| (table, text.as_str()));
-        let distant = self.connections.distant_clocks.get(column);
-        let distant = distant.into_iter().flatten().filter_map(|(user, text)| {
+        let distant = self.connections.distant_clocks.get(name);
+        // Over a foreign key's column alone does one lead on to the next.
+        let long = self.connections.long_clocks.iter();
+        let long = long.filter(|_| column.in_foreign_key);
+        let distant = distant.into_iter().flatten().chain(long);
+        let distant = distant.filter_map(|(user, text)| {
             let user = self.schema.tables.get(user)?;
             Some((user, text.as_str()))
         });

@@ -13,11 +13,14 @@ pub struct Connections {
     pub(super) circles: Circles,
     /// Clocks over foreign keys, by the name of the column they end at: the table that names one, and its text.
     pub(super) distant_clocks: BTreeMap<String, Vec<(RelId, String)>>,
+    /// Clocks over more than one foreign key.
+    pub(super) long_clocks: Vec<(RelId, String)>,
 }
 
 impl Connections {
     pub fn of(schema: &Schema) -> Connections {
         let mut distant_clocks: BTreeMap<String, Vec<(RelId, String)>> = BTreeMap::new();
+        let mut long_clocks = Vec::new();
         for table in schema.tables.values() {
             for text in clock_texts(table) {
                 let path = names::clock_path(text).unwrap_or_default();
@@ -27,6 +30,9 @@ impl Connections {
                 let users = distant_clocks.entry(last.clone()).or_default();
                 let user = (table.id, text.clone());
                 if !users.contains(&user) {
+                    if path.len() > 2 {
+                        long_clocks.push(user.clone());
+                    }
                     users.push(user);
                 }
             }
@@ -34,6 +40,7 @@ impl Connections {
         Connections {
             circles: Circles::of(schema),
             distant_clocks,
+            long_clocks,
         }
     }
 }

@@ -195,6 +195,36 @@ fn a_clock_over_two_foreign_keys() {
 }
 
 #[test]
+fn a_foreign_key_on_the_way_to_a_clock_is_never_emptied() {
+    let method = tag(&["p.a"], r#""on_expiry":"set_null""#);
+    let grand = table(1, "grand", "", &[]);
+    let mut parent = table(
+        2,
+        "parent",
+        r#"{"clock":"at"}"#,
+        &[("g", &method), ("free", &method)],
+    );
+    for column in &mut parent.columns {
+        column.in_foreign_key = ["g", "free"].contains(&column.ident.name.as_str());
+    }
+    let clocked = r#"{"clock":"to_parent.to_grand.at"}"#;
+    let child = table(3, "child", clocked, &[("p", &method), ("a", &method)]);
+    let keys = vec![
+        foreign_key("to_parent", &child, "p", &parent),
+        foreign_key("to_grand", &parent, "g", &grand),
+        foreign_key("elsewhere", &parent, "free", &grand),
+    ];
+    let schema = schema(vec![grand, parent, child], keys);
+    // The first one, and one that leads on from a row of another table.
+    for (table, column) in [(3, "p"), (2, "g")] {
+        let unresolved = compile(&schema, &policy(&[("p.a", 1)]), table).unresolved;
+        let names: Vec<&String> = unresolved.keys().collect();
+        assert_eq!(names, [column]);
+        assert!(unresolved[column].contains("s.child"), "{unresolved:?}");
+    }
+}
+
+#[test]
 fn an_ambiguous_way_lists_its_candidates() {
     let parent = table(1, "parent", "", &[]);
     let child = table(

@@ -36,6 +36,8 @@ pub enum Change {
     Divide(Box<Table>, Vec<Row>),
     /// A table, and what is below it, gets a column, rows that are there this value of it, and the column a tag.
     Extend(usize, Column, Value, Option<CellTag>),
+    /// A table, and what is below it, loses a column, and with it the column's tag.
+    Drop(usize, String),
 }
 
 impl World {
@@ -116,6 +118,7 @@ impl World {
             Change::Extend(table, column, value, tag) => {
                 self.extend(*table, column, value, tag.as_ref());
             }
+            Change::Drop(table, column) => self.drop_column(*table, column),
         }
     }
 }

@@ -88,7 +88,7 @@ impl World {
         })
     }
 
-    fn key_of(&self, table: usize, name: &str) -> Option<&ForeignKey> {
+    pub(crate) fn key_of(&self, table: usize, name: &str) -> Option<&ForeignKey> {
         self.foreign_keys
             .iter()
             .find(|key| key.name == name && self.is_within(table, key.child))
@@ -98,7 +98,7 @@ impl World {
 
     /// A clock can be found when each foreign key exists and the last table has such a column, of a type that
     /// says when.
-    fn finds(&self, mut table: usize, clock: &Clock) -> bool {
+    pub(crate) fn finds(&self, mut table: usize, clock: &Clock) -> bool {
         for name in &clock.over {
             match self.key_of(table, name) {
                 Some(key) => table = key.parent,
@@ -154,7 +154,11 @@ impl World {
         };
         let method_fits = match &tag.method {
             None => Self::deletes(table),
-            Some(Value::Null) => table.column(name).is_some_and(|column| !column.not_null),
+            Some(Value::Null) => table.column(name).is_some_and(|column| {
+                let is_key = column.kind == Kind::Key;
+                !column.not_null
+                    && !(is_key && (self.binds(index, name) || self.leads_over(index, name)))
+            }),
             Some(_) => table
                 .column(name)
                 .is_some_and(|column| column.kind == Kind::Text),

@@ -13,7 +13,8 @@ pub mod calendar;
 pub mod change;
 pub mod decide;
 pub mod generate;
-pub mod label;
+mod keys;
+mod label;
 pub mod refuse;
 mod structure;
 #[cfg(test)]

@@ -80,7 +80,10 @@ impl World {
             }
             // What leaves would take kept rows out of what keeps them.
             Change::Detach(table) => {
-                let rows = self.rows.iter().filter(|row| row.table == *table);
+                let rows = self
+                    .rows
+                    .iter()
+                    .filter(|row| self.is_within(row.table, *table));
                 let kept: Vec<Option<bool>> = rows.map(|row| self.may_not_go(row)).collect();
                 match () {
                     () if kept.contains(&Some(true)) => Some(true),
@@ -88,8 +91,27 @@ impl World {
                     () => Some(false),
                 }
             }
+            Change::Drop(table, column) => self.may_not_lose(*table, column),
             Change::Attach(..) | Change::Divide(..) | Change::Extend(..) => Some(false),
             _ => None,
+        }
+    }
+
+    /// Whether the table may not lose the column: values in it are kept from users. `None` where it may be what says when
+    /// kept rows began, or where holds lie on any row.
+    fn may_not_lose(&self, table: usize, column: &str) -> Option<bool> {
+        let rows = self.rows.iter();
+        let emptied: Vec<Option<bool>> = rows
+            .filter(|row| self.is_within(row.table, table) && *row.value(column) != Value::Null)
+            .map(|row| self.may_not_change(row, column, &Value::Null))
+            .collect();
+        let known = self.tables[table].column(column);
+        let says_when = known.is_some_and(|column| column.kind.is_time());
+        match () {
+            () if emptied.contains(&Some(true)) => Some(true),
+            () if emptied.contains(&None) || says_when => None,
+            () if self.rows.iter().any(|row| self.is_held(row)) => None,
+            () => Some(false),
         }
     }
 

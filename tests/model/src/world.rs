@@ -220,10 +220,10 @@ impl Table {
 }
 
 impl World {
-    /// The number of a partition or child, by its name: that of its value in the partition key.
+    /// The number of a partition or child, and of what is below it, by its name: that of its value in the partition key.
     pub fn number(&self, table: usize) -> &str {
         let name = &self.tables[table].name;
-        name.split_once('_').map_or("", |(_, number)| number)
+        name.split('_').nth(1).unwrap_or_default()
     }
 
     /// The table that this one was once below, if it left.
@@ -231,7 +231,7 @@ impl World {
         let table = &self.tables[table];
         let (root, _) = table
             .name
-            .split_once('_')
+            .rsplit_once('_')
             .filter(|_| table.above.is_none())?;
         self.tables.iter().position(|other| other.name == root)
     }

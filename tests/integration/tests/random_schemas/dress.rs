@@ -127,6 +127,9 @@ pub enum Range {
     At,
 }
 
+/// The key at which the second of the partitions of a partition begins.
+pub const MIDDLE_KEY: &str = "5";
+
 /// The shape of a table and all below it.
 #[derive(Clone, Debug, Default)]
 struct Shape {
@@ -154,7 +157,7 @@ pub struct Dress {
 }
 
 /// The kinds of things that can be left out of a dress.
-pub const PIECES: usize = 5;
+pub const PIECES: usize = 7;
 
 fn root_name(name: &str) -> &str {
     name.split('_').next().unwrap_or(name)
@@ -391,6 +394,22 @@ impl Dress {
     /// What divides the partitions of the table once more.
     pub fn range(&self, world: &World, table: usize) -> Option<Range> {
         self.shape(world, table).range
+    }
+
+    /// Whether a row with this key is in the first of the two partitions of a partition.
+    pub fn is_low(&self, world: &World, table: usize, id: &Value) -> bool {
+        let Value::Text(number) = id else {
+            return false;
+        };
+        match self.key(world, table, "id") {
+            // Texts in their order.
+            Key::Text | Key::Varchar | Key::Char => number.as_str() < MIDDLE_KEY,
+            _ => number.parse::<i64>().unwrap_or(0) < MIDDLE_KEY.parse().unwrap_or(0),
+        }
+    }
+
+    pub fn is_generated(&self, world: &World, table: usize, column: &str) -> bool {
+        self.shape(world, table).generated.contains(column)
     }
 
     /// The relation that users name when they mean this row: the table, or the one above it.

@@ -8,6 +8,7 @@
 //! told first.
 
 mod dress;
+mod further;
 mod possible;
 mod present;
 mod read;
@@ -28,7 +29,7 @@ use story::{Story, Totals};
 
 /// What each must occur in some schemas, but for those of the worker. Rows that move to another partition of a partition
 /// are counted, but too rare to be asked for.
-const FEATURES: [&str; 18] = [
+const FEATURES: [&str; 30] = [
     "natural keys",
     "keys of two types",
     "generated clocks",
@@ -47,6 +48,18 @@ const FEATURES: [&str; 18] = [
     "new partitions",
     "new columns",
     "new tagged columns",
+    "columns that go",
+    "tagged columns that go",
+    "clocks that go",
+    "tagged primary keys",
+    "tagged foreign keys",
+    "emptied foreign keys",
+    "emptied numbers",
+    "partitions of a second level",
+    "tags of a second level",
+    "tags of both levels",
+    "a second level that deletes rows",
+    "DETACH of a second level",
 ];
 
 /// How often a story that fails is told again to make it smaller.
@@ -77,6 +90,11 @@ fn tape(seed: u64) -> Vec<u8> {
 /// The choices of what a seed's world looks like in SQL, and of how its tables change.
 fn more(seed: u64) -> Vec<u8> {
     tape(!seed)
+}
+
+/// The choices of what a seed's schema has beyond that.
+fn beyond(seed: u64) -> Vec<u8> {
+    tape(seed.rotate_left(17))
 }
 
 fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {

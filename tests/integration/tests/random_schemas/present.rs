@@ -12,7 +12,7 @@ use crate::possible::{Possible, differences, is_at_rest, rest};
 use crate::session::{Place, Session, Went, actual, present, set_up, wrongly};
 use crate::shrink::{self, Case, Part};
 use crate::story::{FEATURES, Totals, apart, apply_as_users, step};
-use crate::structure;
+use crate::{beyond, further, structure};
 
 /// Changes in each schema while the worker disposes of what was due from the beginning.
 const BESIDE: usize = 3;
@@ -99,6 +99,12 @@ impl<'a> Schema<'a> {
         let mut world = world(&mut tape);
         let name = format!("r{}", told.case.seed);
         let dress = Dress::new(&name, &mut structures, &world, &told.case.without);
+        further::go_further(
+            &mut world,
+            &dress,
+            &beyond(told.case.seed),
+            &told.case.without,
+        );
         shrink::leave_out(&mut world, &told.case.without);
         let mut session = Session::new(place, &dress, 0)?;
         let holds = set_up(&mut session.client, &dress, &world)?;
@@ -125,6 +131,7 @@ impl<'a> Schema<'a> {
             Part::Step(_) => step(&mut self.structures, &self.world),
             _ => generate::change(&mut self.tape, &self.world, FEATURES),
         };
+        let next = next.and_then(|change| further::settled(&self.world, &self.dress, change));
         let Some(change) = next.filter(|_| !self.case.without.contains(&part)) else {
             return Ok(None);
         };
@@ -362,7 +369,13 @@ pub fn tell(place: Place, stories: &[Told], patience: u64) -> Result<Totals, Fai
         return Err(Failures(failures));
     }
     for schema in &schemas {
-        for feature in schema.dress.features(&schema.world) {
+        let beyond = further::features(&schema.world);
+        for feature in schema
+            .dress
+            .features(&schema.world)
+            .into_iter()
+            .chain(beyond)
+        {
             totals.see(feature);
         }
     }

@@ -144,6 +144,13 @@ impl Session {
                 // A value that is NOT NULL, a parent that is gone, a purpose that has ended, a deadlock, and one on the
                 // way of an erasure, which says that it may be tried again.
                 "23502" | "23503" | "55000" | "40P01" | "55P03" => Ok(Went::Failed),
+                // What another column is generated from, or partitions are divided by; rows that are no rows of the
+                // partition, and columns that it does not have.
+                "2BP01" | "42P16" | "23514" | "42804"
+                    if structure::name(world, change).is_some() =>
+                {
+                    Ok(Went::Failed)
+                }
                 // A hold on what no table knows of.
                 "42704" | "42809" if matches!(change, Change::Place(_)) => Ok(Went::Failed),
                 _ => Err(Error::new(format!("{change:?}: {sql}: {error}"))),

@@ -8,7 +8,7 @@ use retention_model::change::Change;
 use retention_model::world::{Column, Consent, Hold, Kind, OnDelete, Row, Value, World};
 use retention_model::{Moment, Period};
 
-use crate::dress::{Dress, Range};
+use crate::dress::{Dress, MIDDLE_KEY, Range};
 use crate::session::offset;
 use crate::structure;
 
@@ -127,13 +127,43 @@ fn items(dress: &Dress, world: &World, table: usize) -> Vec<String> {
 /// Where partitions of partitions by the clock meet, at midnight UTC.
 pub const MIDDLE: &str = "2021-07-01";
 
+/// Whether the table is, or was, a partition of a partition.
+pub fn is_part(world: &World, table: usize) -> bool {
+    world.tables[table].name.matches('_').count() == 2
+}
+
 /// Whether the partition has partitions of its own.
 pub fn is_divided(dress: &Dress, world: &World, table: usize) -> bool {
+    if is_part(world, table) {
+        return false;
+    }
     let is_partition = match world.tables[table].above.or_else(|| world.left(table)) {
         Some(above) => world.tables[above].partitioned,
         None => false,
     };
     is_partition && dress.range(world, table).is_some()
+}
+
+/// What a partition is divided by, and the bounds of its two partitions.
+fn division(
+    dress: &Dress,
+    world: &World,
+    at: usize,
+    range: Range,
+) -> (&'static str, [(&'static str, String); 2]) {
+    let (by, bound) = match range {
+        Range::Id => {
+            let middle = Value::Text(MIDDLE_KEY.to_owned());
+            ("id", dress.literal(world, at, "id", Kind::Key, &middle))
+        }
+        Range::At => ("at", quote_literal(&format!("{MIDDLE} 00:00:00Z"))),
+    };
+    let rest = match range {
+        Range::Id => format!("FOR VALUES FROM ({bound}) TO (MAXVALUE)"),
+        Range::At => "DEFAULT".to_owned(),
+    };
+    let low = format!("FOR VALUES FROM (MINVALUE) TO ({bound})");
+    (by, [("lo", low), ("hi", rest)])
 }
 
 /// A partition that is not attached, perhaps with partitions of its own. All have their columns in another order.
@@ -147,33 +177,20 @@ pub fn partition(dress: &Dress, world: &World, at: usize, key: &[String]) -> Str
         each.map(|column| format!("ALTER TABLE {name} ALTER {column} SET NOT NULL;\n"))
             .collect()
     };
-    let (by, bound) = match dress.range(world, at) {
-        None => {
-            return format!(
-                "CREATE TABLE {name} ({});\n{}",
-                items.join(", "),
-                not_null(&name)
-            );
-        }
-        Some(Range::Id) => {
-            let middle = Value::Text("5".to_owned());
-            ("id", dress.literal(world, at, "id", Kind::Key, &middle))
-        }
-        Some(Range::At) => ("at", quote_literal(&format!("{MIDDLE} 00:00:00Z"))),
+    let Some(range) = dress.range(world, at) else {
+        return format!(
+            "CREATE TABLE {name} ({});\n{}",
+            items.join(", "),
+            not_null(&name)
+        );
     };
+    let (by, parts) = division(dress, world, at, range);
     let mut sql = format!(
         "CREATE TABLE {name} ({}) PARTITION BY RANGE ({by});\n{}",
         items.join(", "),
         not_null(&name)
     );
-    let rest = match by {
-        "id" => format!("FOR VALUES FROM ({bound}) TO (MAXVALUE)"),
-        _ => "DEFAULT".to_owned(),
-    };
-    for (part, bounds) in [
-        ("lo", format!("FOR VALUES FROM (MINVALUE) TO ({bound})")),
-        ("hi", rest),
-    ] {
+    for (part, bounds) in parts {
         items.rotate_left(3);
         let leaf = format!("{name}_{part}");
         sql += &format!(
@@ -193,6 +210,12 @@ pub fn attach(dress: &Dress, world: &World, at: usize, above: usize) -> String {
     if !world.tables[above].partitioned {
         return format!("ALTER TABLE {name} INHERIT {parent};\n");
     }
+    if let Some(range) = dress.range(world, at).filter(|_| is_part(world, at)) {
+        let (_, parts) = division(dress, world, at, range);
+        let bounds = parts.into_iter().find(|(part, _)| name.ends_with(part));
+        let bounds = bounds.map(|(_, bounds)| bounds).unwrap_or_default();
+        return format!("ALTER TABLE {parent} ATTACH PARTITION {name} {bounds};\n");
+    }
     let number = Value::Text(world.number(at).to_owned());
     let value = dress.literal(world, at, "k2", Kind::Key, &number);
     format!("ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES IN ({value});\n")
@@ -202,6 +225,9 @@ pub fn attach(dress: &Dress, world: &World, at: usize, above: usize) -> String {
 fn tables(dress: &Dress, world: &World) -> String {
     let mut sql = dress.domains();
     for (at, table) in world.tables.iter().enumerate() {
+        if is_part(world, at) {
+            continue;
+        }
         let name = relation(dress, world, at);
         let mut items = items(dress, world, at);
         let is_alone =
@@ -413,8 +439,11 @@ fn owners(dress: &Dress, world: &World) -> String {
     let schema = &dress.schema;
     let mut sql = format!("GRANT USAGE ON SCHEMA {schema} TO counsel;\n");
     let number: usize = schema.trim_start_matches('r').parse().unwrap_or(0);
-    for (at, table) in world.tables.iter().enumerate() {
-        let root = table.above.unwrap_or(at);
+    for at in 0..world.tables.len() {
+        let mut root = at;
+        while let Some(above) = world.tables[root].above {
+            root = above;
+        }
         if is_circular(world, root) {
             continue;
         }

@@ -13,7 +13,7 @@ use crate::dress::Dress;
 use crate::possible::{Possible, differences, is_at_rest, rest};
 use crate::session::{Place, Session, Went, offset, set_up, wrongly};
 use crate::shrink::{self, Case, Part};
-use crate::structure;
+use crate::{beyond, further, structure};
 
 /// What the extension knows of, and what has no part in SQL: the clock here does not stand still.
 pub const FEATURES: Features = Features {
@@ -112,6 +112,7 @@ impl<'a> Story<'a> {
         apart(&mut world);
         let schema = format!("r{}", case.seed);
         let dress = Dress::new(&schema, &mut structures, &world, &case.without);
+        further::go_further(&mut world, &dress, &beyond(case.seed), &case.without);
         shrink::leave_out(&mut world, &case.without);
         Story {
             dress,
@@ -139,7 +140,8 @@ impl<'a> Story<'a> {
 
     fn told(&mut self, place: Place) -> Result<Totals> {
         let mut totals = Totals::default();
-        for feature in self.dress.features(&self.world) {
+        let beyond = further::features(&self.world);
+        for feature in self.dress.features(&self.world).into_iter().chain(beyond) {
             totals.see(feature);
         }
         let mut session = Session::new(place, &self.dress, offset(self.world.now))?;
@@ -182,6 +184,7 @@ impl<'a> Story<'a> {
                             _ => generate::change(tape, &users, FEATURES),
                         };
                         // Time is the same for both sessions.
+                        let next = next.and_then(|change| further::settled(&users, dress, change));
                         let Some(change) = next.filter(|change| {
                             !without.contains(&part) && !matches!(change, Change::Later(_))
                         }) else {
@@ -269,6 +272,7 @@ impl<'a> Story<'a> {
                 Part::Step(_) => step(&mut self.structures, &self.world),
                 _ => generate::change(&mut self.tape, &self.world, FEATURES),
             };
+            let next = next.and_then(|change| further::settled(&self.world, &self.dress, change));
             let Some(change) = next.filter(|_| !self.without.contains(&part)) else {
                 continue;
             };

@@ -6,7 +6,9 @@ use retention_model::change::Change;
 use retention_model::world::{Row, Value, World};
 
 use crate::dress::{Dress, Range};
-use crate::sql::{MIDDLE, attach, insert_into, is_divided, localized, partition, relation};
+use crate::sql::{
+    MIDDLE, attach, insert_into, is_divided, is_part, localized, partition, relation,
+};
 
 /// What happened in a change that was made: which of the tables', or how users came at a row and what became of it.
 pub fn seen(dress: &Dress, world: &World, change: &Change) -> Vec<&'static str> {
@@ -45,6 +47,7 @@ fn is_early(clock: &Value) -> bool {
 pub fn name(world: &World, change: &Change) -> Option<&'static str> {
     let is_partition = |above: Option<usize>| above.is_some_and(|at| world.tables[at].partitioned);
     match change {
+        Change::Detach(table) if is_part(world, *table) => Some("DETACH of a second level"),
         Change::Detach(table) if is_partition(world.tables[*table].above) => Some("DETACH"),
         Change::Detach(_) => Some("NO INHERIT"),
         Change::Attach(_, above) if is_partition(Some(*above)) => Some("ATTACH"),
@@ -52,6 +55,22 @@ pub fn name(world: &World, change: &Change) -> Option<&'static str> {
         Change::Divide(..) => Some("new partitions"),
         Change::Extend(_, _, _, Some(_)) => Some("new tagged columns"),
         Change::Extend(..) => Some("new columns"),
+        Change::Drop(table, column) => {
+            let tables = || (0..world.tables.len()).filter(|at| world.is_within(*at, *table));
+            let before = |cell: &str| tables().any(|at| world.is_resolved(at, cell));
+            let mut after = world.clone();
+            after.apply(change);
+            let cells = tables().flat_map(|at| after.tables[at].cells.keys());
+            let mut cells = cells.filter(|cell| before(cell.as_str()));
+            let lost = cells.any(|cell| tables().all(|at| !after.is_resolved(at, cell)));
+            Some(match () {
+                () if tables().any(|at| world.tables[at].cells.contains_key(column)) => {
+                    "tagged columns that go"
+                }
+                () if lost => "clocks that go",
+                () => "columns that go",
+            })
+        }
         _ => None,
     }
 }
@@ -104,6 +123,10 @@ pub fn change(dress: &Dress, world: &World, change: &Change) -> Option<String> {
                 }
             }
             sql
+        }
+        Change::Drop(table, column) => {
+            let name = relation(dress, world, *table);
+            format!("ALTER TABLE {name} DROP COLUMN {column};\n")
         }
         _ => return None,
     };

@@ -2,6 +2,7 @@
 //! so that whatever shrinks tapes shrinks worlds.
 
 mod change;
+mod keys;
 mod policy;
 mod rows;
 mod structure;
@@ -13,11 +14,13 @@ use crate::calendar::{self, DAY, HOUR, Moment, Period, day_number};
 use crate::world::{Consent, Value, World};
 
 pub use change::change;
+pub use keys::tag_keys;
 use policy::{consent, erasure, hold, policy};
 use rows::{point, row};
 pub use structure::structure;
 use tables::{foreign_keys, table};
-use tags::{declare, own_tags, tags};
+pub use tags::own_tags;
+use tags::{declare, tags};
 
 /// What a constant method leaves.
 pub const GONE: &str = "gone";

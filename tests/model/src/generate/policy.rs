@@ -128,7 +128,11 @@ pub(super) fn hold(tape: &mut Tape, world: &World) -> Option<Hold> {
                     matching.insert(column.to_owned(), values);
                 }
             }
-            Some(Hold::Rows { table, matching })
+            let has = |column: &String| world.tables[table].column(column).is_some();
+            matching
+                .keys()
+                .all(has)
+                .then_some(Hold::Rows { table, matching })
         }
     }
 }

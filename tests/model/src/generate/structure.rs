@@ -5,7 +5,7 @@ use super::tags::cell;
 use super::values::text_value;
 use super::{Features, Tape};
 use crate::change::Change;
-use crate::world::{Column, Kind, World};
+use crate::world::{Column, Hold, Kind, World};
 
 /// The name of the column that tables get.
 const ADDED: &str = "c3";
@@ -19,7 +19,7 @@ pub fn structure(tape: &mut Tape, world: &World, features: Features) -> Option<C
     let what = if has_left && tape.chance(60) {
         1
     } else {
-        tape.pick(4)
+        tape.pick(6)
     };
     match what {
         0 => {
@@ -32,7 +32,9 @@ pub fn structure(tape: &mut Tape, world: &World, features: Features) -> Option<C
             let left: Vec<(usize, usize)> = tables
                 .filter_map(|at| Some((at, world.left(at)?)))
                 .filter(|(at, from)| {
-                    world.tables[*at].columns.len() == world.tables[*from].columns.len()
+                    let has = |column: &Column| world.tables[*at].column(&column.name).is_some();
+                    let above = &world.tables[*from].columns;
+                    world.tables[*at].columns.len() == above.len() && above.iter().all(has)
                 })
                 .collect();
             (!left.is_empty()).then(|| {
@@ -41,6 +43,7 @@ pub fn structure(tape: &mut Tape, world: &World, features: Features) -> Option<C
             })
         }
         2 => divide(tape, world),
+        4 | 5 => drop_column(tape, world),
         _ => {
             let roots: Vec<usize> = tables
                 .filter(|at| world.tables[*at].above.is_none() && world.left(*at).is_none())
@@ -66,7 +69,8 @@ pub fn structure(tape: &mut Tape, world: &World, features: Features) -> Option<C
 /// A new partition, with rows.
 fn divide(tape: &mut Tape, world: &World) -> Option<Change> {
     let partitioned: Vec<usize> = (0..world.tables.len())
-        .filter(|at| world.tables[*at].partitioned)
+        // What a partition is divided into is not the world's to say.
+        .filter(|at| world.tables[*at].partitioned && !world.tables[*at].name.contains('_'))
         .collect();
     if partitioned.is_empty() {
         return None;
@@ -92,4 +96,33 @@ fn divide(tape: &mut Tape, world: &World) -> Option<Change> {
         rows.push(row);
     }
     Some(Change::Divide(Box::new(table), rows))
+}
+
+/// A column goes: one of texts, tagged or not, or of times, clocks or not. One that a hold matches by stays; so do those of
+/// inheritance parents, whose children keep theirs if they once left.
+fn drop_column(tape: &mut Tape, world: &World) -> Option<Change> {
+    let children: Vec<usize> = world
+        .tables
+        .iter()
+        .filter_map(|table| table.above)
+        .collect();
+    let tops: Vec<usize> = (0..world.tables.len())
+        .filter(|at| world.tables[*at].above.is_none())
+        .filter(|at| world.tables[*at].partitioned || !children.contains(at))
+        .collect();
+    let matched = |column: &Column| {
+        world.policy.holds.iter().any(|hold| match hold {
+            Hold::Rows { matching, .. } => matching.contains_key(&column.name),
+            _ => false,
+        })
+    };
+    let table = *tops.get(tape.pick(tops.len()))?;
+    let columns: Vec<&Column> = world.tables[table]
+        .columns
+        .iter()
+        .filter(|column| column.kind == Kind::Text || column.kind.is_time())
+        .filter(|column| !matched(column))
+        .collect();
+    let column = columns.get(tape.pick(columns.len()))?;
+    Some(Change::Drop(table, column.name.clone()))
 }

@@ -154,10 +154,14 @@ pub(super) fn tags(tape: &mut Tape, world: &mut World, table: usize, features: F
 
 /// Sometimes gives a relation below a tagged one tags of its own, some of which tighten. Where rows refer to each other,
 /// also over other tables, theirs has one tag: the extension deletes no circles across several.
-pub(super) fn own_tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
-    let Some(above) = world.tables[table].above else {
+pub fn own_tags(tape: &mut Tape, world: &mut World, table: usize, features: Features) {
+    let Some(over) = world.tables[table].above else {
         return;
     };
+    let mut above = over;
+    while let Some(next) = world.tables[above].above {
+        above = next;
+    }
     let root = &world.tables[above];
     let is_tagged = root.label().is_some() || !root.cells.is_empty();
     let reflexive = |key: &ForeignKey| key.child == above && key.parent == above;
@@ -168,7 +172,7 @@ pub(super) fn own_tags(tape: &mut Tape, world: &mut World, table: usize, feature
     {
         return;
     }
-    let over = world.tables[above].clone();
+    let over = world.governing(over).clone();
     let tag = tape.some(60, |tape| TableTag {
         clock: tape.some(50, |tape| clock(tape, world, above, features.broken)),
         collected: tape.some(30, |tape| clock(tape, world, above, false)),
@@ -189,7 +193,8 @@ pub(super) fn own_tags(tape: &mut Tape, world: &mut World, table: usize, feature
         }
         let mut own = cell(tape, world, above, column.kind, features);
         // Mostly some of the purposes that are named above.
-        if let Some(named) = over.cells.get(&column.name).filter(|_| tape.chance(70)) {
+        let named = over.cells.get(&column.name).filter(|_| tape.chance(70));
+        if let Some(named) = named.filter(|named| !named.purposes.is_empty()) {
             own.purposes = named.purposes.clone();
             if own.purposes.len() > 1 && tape.chance(50) {
                 own.purposes.truncate(1);
