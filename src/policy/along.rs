@@ -63,12 +63,21 @@ pub fn merge(into: &mut Vec<Along>, more: Vec<Along>) {
     }
 }
 
-/// Counts what would go along with the rows of a leaf that are due for deletion.
-pub fn count(due: &Due) -> Result<Vec<Along>> {
-    let Due { plan, leaf, .. } = *due;
-    let Some(statement) = render::along(due) else {
+/// The leaves whose rows are counted together in [`count`]: all of those that rows in a circle may lead to, since a row that
+/// goes along with rows of several leaves goes once.
+pub fn counted_together<'d, 'p>(plan: &Plan, dues: &'d [Due<'p>]) -> Vec<&'d [Due<'p>]> {
+    match plan.circle.is_empty() {
+        true => dues.chunks(1).collect(),
+        false => vec![dues],
+    }
+}
+
+/// Counts what would go along with the rows of leaves that are due for deletion; of one owner, where they are several.
+pub fn count(dues: &[Due]) -> Result<Vec<Along>> {
+    let (Some(first), Some(statement)) = (dues.first(), render::along(dues)) else {
         return Ok(Vec::new());
     };
+    let Due { plan, leaf, .. } = *first;
     // The conditions ask for consents, erasures and pseudonyms, as those of any count.
     let counted = key::with_key(plan, For::Recognizing, || {
         as_leaf_owner(plan, leaf, || {
@@ -83,11 +92,15 @@ pub fn count(due: &Due) -> Result<Vec<Along>> {
         })
     })?;
     let peers = peers(plan);
+    // A leaf of its own table, too, where rows of others are asked for.
+    let together = |relation: &u32| {
+        peers.contains(relation) || !plan.circle.is_empty() && plan.family.contains(relation)
+    };
     Ok(counted
         .into_iter()
         .map(|(relation, deleted, rows)| {
             let action = match deleted {
-                true if peers.contains(&relation.to_u32()) => TOGETHER,
+                true if together(&relation.to_u32()) => TOGETHER,
                 true => DELETED,
                 false => CHANGED,
             };

@@ -156,16 +156,16 @@ impl Counter {
         }
     }
 
-    /// Rows of other tables that go along with rows of the leaf; what few there may be of a sampled one are not looked
+    /// Rows of other tables that go along with rows of the leaves; what few there may be of a sampled one are not looked
     /// for. False when counting failed.
-    fn along(&mut self, due: &Due) -> bool {
-        let plan = due.plan;
+    fn along(&mut self, plan: &Plan, dues: &[Due]) -> bool {
         let counted = subtransaction(|| {
-            let blocks = heap::blocks(pg_sys::Oid::from(due.leaf.id))?;
-            if self.estimate && blocks > SAMPLED_BLOCKS {
-                return Ok(Vec::new());
+            for due in dues.iter().filter(|_| self.estimate) {
+                if heap::blocks(pg_sys::Oid::from(due.leaf.id))? > SAMPLED_BLOCKS {
+                    return Ok(Vec::new());
+                }
             }
-            along::count(due)
+            along::count(dues)
         });
         match counted {
             Ok(counted) => {
@@ -181,6 +181,9 @@ impl Counter {
                 true
             }
             Err(caught) => {
+                let Some(due) = dues.first() else {
+                    return false;
+                };
                 let line = Line {
                     along: None,
                     action: "cannot count".to_owned(),
@@ -212,7 +215,7 @@ impl Counter {
             if !counted {
                 return;
             }
-            if step == Step::Rows && !self.along(&due) {
+            if step == Step::Rows && plan.circle.is_empty() && !self.along(plan, &[due]) {
                 return;
             }
         }
@@ -232,6 +235,11 @@ impl Counter {
     fn plan(mut self, plan: &Plan, policy: &Policy, cutoff: Instant) -> Vec<Rows> {
         for leaf in &plan.leaves {
             self.leaf(plan, leaf, policy, cutoff);
+        }
+        if !plan.circle.is_empty() && plan.delete_rows {
+            let leaves = plan.leaves.iter();
+            let due = |leaf| Due::all(plan, Step::Rows, leaf, policy, cutoff);
+            self.along(plan, &leaves.map(due).collect::<Vec<Due>>());
         }
         for (column, why) in &plan.unresolved {
             self.add(

@@ -225,6 +225,7 @@ fn table(
         false => told.clone(),
     };
     let mut went: Vec<(Step, Line)> = Vec::new();
+    let is_last = |leaf: &Leaf| plan.leaves.last().is_some_and(|last| last.id == leaf.id);
     for step in steps {
         for leaf in &plan.leaves {
             let (rows, along) = if act {
@@ -243,7 +244,16 @@ fn table(
                 let counted = || {
                     let rows = as_owner_of(plan, leaf, || spi::count(&count))?;
                     let along = match step {
-                        Step::Rows if rows > 0 => subtransaction(|| along::count(&due))?,
+                        Step::Rows if plan.circle.is_empty() && rows > 0 => {
+                            subtransaction(|| along::count(&[due]))?
+                        }
+                        // A row that goes with rows of several leaves goes once: with all of them, after the last one.
+                        Step::Rows if !plan.circle.is_empty() && is_last(leaf) => {
+                            let leaves = plan.leaves.iter();
+                            let all: Vec<_> =
+                                leaves.map(|leaf| work.due(step, leaf, now, None)).collect();
+                            subtransaction(|| along::count(&all))?
+                        }
                         _ => Vec::new(),
                     };
                     Ok((rows, along))

@@ -275,6 +275,9 @@ pub fn dispose(target: &Target) -> Result<(i64, Vec<Along>)> {
             Ok(Outcome::Stale) => {
                 return Err(changed(leaf));
             }
+            Err(_) if xact::with_snapshot(|| target.work.is_outdated())? => {
+                return Err(changed(leaf));
+            }
             Err(caught) => {
                 let what = format!("rows of {leaf} could not be disposed");
                 return Err(told(&caught, &what));
@@ -351,8 +354,7 @@ fn begin(
     });
     let survey = match survey {
         Ok(survey) => survey,
-        // Nothing is locked yet: a column that it reads may be gone.
-        Err(_) if !work.is_as_it_was()? => return Err(changed(name)),
+        Err(_) if work.is_outdated()? => return Err(changed(name)),
         Err(caught) => {
             let what = format!("what is due in {name} could not be counted");
             return Err(told(&caught, &what));

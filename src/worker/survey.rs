@@ -169,6 +169,8 @@ pub fn survey(
         along: Vec::new(),
         vanished: Vec::new(),
     };
+    // Of which rows are due for deletion.
+    let mut going: Vec<Due> = Vec::new();
     for leaf in plan.leaves.iter().filter(|leaf| is_below(leaf, part)) {
         let after = marks.after(leaf);
         let judgement = if dropping {
@@ -228,8 +230,7 @@ pub fn survey(
             if planned > 0 {
                 survey.items.push(Item { planned, ..item });
                 if *step == Step::Rows {
-                    let went = along::count(&due)?;
-                    along::merge(&mut survey.along, went);
+                    going.push(due);
                 }
             }
         }
@@ -252,6 +253,9 @@ pub fn survey(
             }
             _ => {}
         }
+    }
+    for dues in along::counted_together(plan, &going) {
+        along::merge(&mut survey.along, along::count(dues)?);
     }
     // In one order, to be compared with what was counted before.
     survey

@@ -30,10 +30,14 @@ pub struct Work {
 }
 
 impl Work {
-    /// Whether all that the plan may write looks as it did before the plan was made.
-    pub fn is_as_it_was(&self) -> Result<bool> {
-        let relations = self.shapes.keys().copied().collect();
-        Ok(look(&relations)? == self.shapes)
+    /// Whether the plan would be another one by now, although the policy is the same: a column that it reads may be gone, also
+    /// from a table that a clock leads to, which nothing locks.
+    pub fn is_outdated(&self) -> Result<bool> {
+        let root = self.plan.table;
+        let schema = load::schema(Some(pg_sys::Oid::from(root)))?;
+        let connections = Connections::of(&schema);
+        let plan = compile::compile_connected(&schema, &connections, &self.policy, root);
+        Ok(plan.digest != self.plan.digest)
     }
 
     /// The rows of a leaf of the plan that a step is for.

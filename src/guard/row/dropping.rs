@@ -172,14 +172,33 @@ fn column_dropped(drop: Drop) -> Result<()> {
     let Some(column) = column else {
         return Ok(());
     };
-    let name = relation::describe(drop.object);
-    refuse_if_column_kept(
-        drop.object,
-        &column,
-        Asked::Gone,
-        &format!("drop column \"{column}\" of table \"{name}\""),
-    )?;
-    reach::column_dropped(drop.object, &column)
+    // All that are to lose the column with it. Once it has gone from one of them, nothing can be read over their parents in this
+    // statement, nor need it be: all were looked at before.
+    let has_it = |relation: &pg_sys::Oid| relation::column_number(*relation, &column).is_some();
+    let above = inherit::ancestors(drop.object).into_iter().filter(has_it);
+    let mut family = vec![drop.object];
+    family.extend(above);
+    let below: Vec<pg_sys::Oid> = family
+        .iter()
+        .flat_map(|relation| inherit::descendants(*relation))
+        .collect();
+    family.extend(below);
+    family.sort_unstable_by_key(|relation| relation.to_u32());
+    family.dedup();
+    if !family.iter().all(has_it) {
+        return Ok(());
+    }
+    for relation in family {
+        let name = relation::describe(relation);
+        refuse_if_column_kept(
+            relation,
+            &column,
+            Asked::Gone,
+            &format!("drop column \"{column}\" of table \"{name}\""),
+        )?;
+        reach::column_dropped(relation, &column)?;
+    }
+    Ok(())
 }
 
 /// Before a DROP statement, while everything it names is there.

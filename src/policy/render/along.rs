@@ -7,23 +7,33 @@ use crate::policy::render::condition::from;
 use crate::policy::render::{Due, ROW, Statement};
 
 /// One row for each relation and action: its OID, whether rows of it are deleted (or else changed), and how many go along
-/// with the rows that are due for deletion. `None` where none can.
-pub fn along(due: &Due) -> Option<Statement> {
-    let Due { plan, leaf, .. } = *due;
+/// with the rows that are due for deletion in these leaves of a plan, each counted once. `None` where none can.
+pub fn along(dues: &[Due]) -> Option<Statement> {
+    let first = dues.first()?;
+    let plan = first.plan;
     let (deleting, changing): (Vec<&ForeignKey>, Vec<&ForeignKey>) =
         cascade::declared(plan).partition(|key| key.on_delete == OnDelete::Cascade);
     if plan.peers.is_empty() && deleting.is_empty() && changing.is_empty() {
         return None;
     }
-    let mut scope = due.scope();
-    let condition = due.condition(&mut scope);
+    let mut scope = first.scope();
+    let seeds: Vec<String> = dues
+        .iter()
+        .map(|due| {
+            let condition = due.condition(&mut scope);
+            format!(
+                "SELECT {ROW}.tableoid, {ROW}.ctid FROM ONLY {} AS {ROW} WHERE {condition}",
+                due.leaf.ident.quoted
+            )
+        })
+        .collect();
     let reached = scope.alias();
     let keys: Vec<&ForeignKey> = plan.circle.iter().chain(deleting).collect();
     let step = match keys.is_empty() {
         true => String::new(),
         false => format!(" UNION {}", scope.step(&reached, keys)),
     };
-    let own: Vec<String> = plan.leaves.iter().map(|leaf| leaf.id.to_string()).collect();
+    let own: Vec<String> = dues.iter().map(|due| due.leaf.id.to_string()).collect();
     let deleted = format!(
         "SELECT relation, true, count(*) FROM {reached} WHERE relation <> ALL ('{{{}}}'::oid[]) GROUP BY relation",
         own.join(",")
@@ -51,8 +61,7 @@ pub fn along(due: &Due) -> Option<Statement> {
         ),
     };
     Some(scope.binder.finish(format!(
-        "WITH RECURSIVE {reached} (relation, place) AS (SELECT {ROW}.tableoid, {ROW}.ctid FROM ONLY {} AS {ROW} \
-         WHERE {condition}{step}) {deleted}{changed}",
-        leaf.ident.quoted
+        "WITH RECURSIVE {reached} (relation, place) AS (({}){step}) {deleted}{changed}",
+        seeds.join(" UNION ALL ")
     )))
 }

@@ -90,3 +90,40 @@ fn a_whole_table_is_kept_by_one_row_whose_clock_is_minus_infinity() -> Result<()
     client.batch_execute("TRUNCATE invoice")?;
     Ok(())
 }
+
+#[test]
+fn a_clock_in_partitions_goes_once_no_row_is_found_by_it() -> Result<()> {
+    let node = Cluster::builder("hold_clock_parts")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE bill (id int PRIMARY KEY, up int, at timestamptz) PARTITION BY RANGE (id);
+         CREATE TABLE bill_one PARTITION OF bill FOR VALUES FROM (0) TO (10);
+         CREATE TABLE bill_two PARTITION OF bill FOR VALUES FROM (10) TO (20);
+         ALTER TABLE bill ADD CONSTRAINT bill_up FOREIGN KEY (up) REFERENCES bill;
+         CREATE TABLE item (id int PRIMARY KEY, bill int CONSTRAINT item_of REFERENCES bill, name text);
+         INSERT INTO bill VALUES (1, NULL, now()), (11, 1, '2000-01-01');
+         INSERT INTO item VALUES (1, 1, 'a');
+         SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+         SELECT custodian.tag_table('item', clock => 'item_of.at');
+         SELECT custodian.tag_column('item', 'name', 'user.note', '{shop.account}');
+         SELECT custodian.require_minimum('law.item', 'item', '{name}', '10 years', 'Art. 1', clock => 'item_of.bill_up.at')",
+    )?;
+    let mut client = node.client()?;
+    // Of bill 1, which is above none, nobody can say that it is over.
+    for sql in [
+        "ALTER TABLE bill DROP COLUMN at",
+        "ALTER TABLE bill DROP COLUMN at CASCADE",
+    ] {
+        let error = client.refused(sql);
+        assert_eq!(error.sqlstate(), "23001", "{sql}: {error}");
+        assert_eq!(client.text("SELECT count(at) FROM bill")?, "2");
+    }
+    // The partitions lose it one after the other, and the parent last.
+    client.batch_execute("UPDATE item SET bill = 11; UPDATE bill SET at = '2000-01-01'; ALTER TABLE bill DROP COLUMN at")?;
+    let columns = "SELECT count(*) FROM pg_attribute WHERE attname = 'at' AND attrelid = ANY ('{bill,bill_one,bill_two}'::regclass[])";
+    assert_eq!(client.text(columns)?, "0");
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Circles of rows over partitioned tables: what a look at one partition tells is what a sweep of it does, from whichever side
+//! two sweeps come they do not wait for each other in a circle of their own, and the worker's fuse counts what goes along.
+
+use std::thread::{self, JoinHandle};
+
+use integration::{Cluster, Result, Sql, wait_for_answer};
+
+fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
+    let mut builder = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("deadlock_timeout = 200ms");
+    for line in conf {
+        builder = builder.conf(line);
+    }
+    let node = builder.start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian; CREATE SCHEMA s;
+         SELECT custodian.define_purpose('p.short', 'contract', '10 days')",
+    )?;
+    Ok(node)
+}
+
+/// A partitioned table and another one, rows of which with the same number refer to each other; those up to 20 of each ten
+/// are past. Rows of the first partition whose number ends with 1 hang on a row of the second one, which is past, too; that of 5 is
+/// referred to by a young one there.
+const PARTS: &str = "
+    DROP TABLE IF EXISTS s.a, s.b CASCADE;
+    CREATE TABLE s.a (id int PRIMARY KEY, b int, at timestamptz, name text) PARTITION BY RANGE (id);
+    CREATE TABLE s.a1 PARTITION OF s.a FOR VALUES FROM (0) TO (101);
+    CREATE TABLE s.a2 PARTITION OF s.a FOR VALUES FROM (101) TO (1000);
+    CREATE TABLE s.b (id int PRIMARY KEY, a int, at timestamptz, name text);
+    INSERT INTO s.a SELECT n, NULL, now() - CASE WHEN n % 100 <= 20 THEN interval '20 days' ELSE '0' END, 'n' FROM generate_series(1, 200) n;
+    INSERT INTO s.b SELECT id, id, at, name FROM s.a;
+    UPDATE s.a SET b = CASE WHEN id > 100 AND id % 10 = 1 THEN id - 100 ELSE id END;
+    INSERT INTO s.a VALUES (300, 5, now(), 'young');
+    ALTER TABLE s.a ADD CONSTRAINT a_b FOREIGN KEY (b) REFERENCES s.b ON DELETE CASCADE;
+    ALTER TABLE s.b ADD CONSTRAINT b_a FOREIGN KEY (a) REFERENCES s.a ON DELETE CASCADE;
+    SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete') FROM unnest('{s.a,s.b}'::text[]) t;
+    SELECT custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.a,s.b}'::text[]) t";
+
+#[test]
+fn a_preview_of_a_partition_in_a_circle_tells_what_a_sweep_of_it_does() -> Result<()> {
+    let node = cluster(
+        "parts",
+        &[
+            "custodian.disposal = observe",
+            "custodian.max_disposal_fraction = 1",
+        ],
+    )?;
+    let mut client = node.client()?;
+    // Rows of partitions count for their table: which of them a statement reached first makes no difference.
+    let counted = |told: &str| {
+        format!(
+            "SELECT string_agg(concat_ws(' ', name, rows), ', ' ORDER BY name)
+             FROM (SELECT rtrim(relation::text, '12') AS name, sum(rows) AS rows FROM custodian.{told}
+                   WHERE action LIKE 'delete row%' GROUP BY 1) AS counted"
+        )
+    };
+    for (relation, expected) in [
+        ("s.a1", "s.a 22, s.b 22"),
+        ("s.a2", "s.a 21, s.b 21"),
+        ("s.a", "s.a 41, s.b 41"),
+        ("s.b", "s.a 41, s.b 41"),
+    ] {
+        client.batch_execute(PARTS)?;
+        let told = client.text(&counted(&format!("preview('{relation}')")))?;
+        let done = client.text(&counted(&format!("sweep_now('{relation}')")))?;
+        assert_eq!(
+            (told.as_str(), done.as_str()),
+            (expected, expected),
+            "{relation}"
+        );
+    }
+    Ok(())
+}
+
+fn in_session(node: &Cluster, sql: &'static str) -> Result<JoinHandle<Result<String>>> {
+    let mut session = node.client()?;
+    let running = thread::spawn(move || session.text(sql));
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query = '{}' AND wait_event_type = 'Lock'",
+        sql.replace('\'', "''")
+    );
+    wait_for_answer(node, &waiting, "1");
+    Ok(running)
+}
+
+#[test]
+fn sweeps_of_a_circle_from_both_sides_do_not_wait_for_each_other() -> Result<()> {
+    let node = cluster(
+        "sides",
+        &[
+            "custodian.disposal = observe",
+            "custodian.max_disposal_fraction = 1",
+        ],
+    )?;
+    let mut client = node.client()?;
+    const A: &str = "SELECT sum(rows) FROM custodian.sweep_now('s.a')";
+    const B: &str = "SELECT sum(rows) FROM custodian.sweep_now('s.b')";
+    const PART: &str = "SELECT sum(rows) FROM custodian.sweep_now('s.a2')";
+    for (first, second) in [(A, B), (B, A), (PART, B), (B, PART)] {
+        for locked in ["s.a WHERE id = 101", "s.b WHERE id = 101"] {
+            client.batch_execute(PARTS)?;
+            // Both are at it, and one of them has rows that the other wants.
+            client.batch_execute(&format!("BEGIN; SELECT FROM {locked} FOR UPDATE"))?;
+            let sessions = [in_session(&node, first)?, in_session(&node, second)?];
+            client.batch_execute("ROLLBACK")?;
+            let states = sessions.map(|session| match session.join() {
+                Ok(Ok(_)) => "done".to_owned(),
+                Ok(Err(error)) => error.sqlstate().to_owned(),
+                Err(_) => "panic".to_owned(),
+            });
+            assert_eq!(states[0], "done", "{first} {second} {locked}: {states:?}");
+            // What is gone was deleted while this waited for it.
+            assert!(
+                ["done", "55P03"].contains(&states[1].as_str()),
+                "{first} {second} {locked}: {states:?}"
+            );
+        }
+    }
+    Ok(())
+}
