@@ -120,3 +120,67 @@ fn sweeps_of_a_circle_from_both_sides_do_not_wait_for_each_other() -> Result<()>
     }
     Ok(())
 }
+
+/// Rows of `s.big`, a few of which the rows of `s.small` refer to and go with them. The batch that takes them waits, so that
+/// others can come.
+const ALONG: &str = "
+    CREATE TABLE gate AS SELECT 1 AS shut;
+    CREATE TABLE s.small (id int PRIMARY KEY, big int, at timestamptz, name text);
+    CREATE TABLE s.big (id int PRIMARY KEY, small int, at timestamptz, name text);
+    INSERT INTO s.big SELECT n, NULL, now() - CASE WHEN n <= 4 THEN interval '20 days' ELSE '0' END, 'n' FROM generate_series(1, 1000) n;
+    INSERT INTO s.small SELECT id, id, at, name FROM s.big WHERE id <= 20;
+    UPDATE s.big SET small = id WHERE id <= 20;
+    ALTER TABLE s.big ADD CONSTRAINT big_small FOREIGN KEY (small) REFERENCES s.small;
+    ALTER TABLE s.small ADD CONSTRAINT small_big FOREIGN KEY (big) REFERENCES s.big;
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NULL; END';
+    CREATE TRIGGER wait AFTER DELETE ON s.big FOR EACH STATEMENT EXECUTE FUNCTION wait();
+    SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete') FROM unnest('{s.big,s.small}'::text[]) t;
+    SELECT custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.big,s.small}'::text[]) t";
+
+#[test]
+fn the_worker_asks_before_more_goes_along_than_the_fuse_of_that_table_allows() -> Result<()> {
+    let node = cluster(
+        "fuse",
+        &[
+            "custodian.disposal = observe",
+            "custodian.naptime = 1s",
+            "custodian.max_disposal_fraction = 0.5",
+        ],
+    )?;
+    node.exec(ALONG)?;
+    // Of the one table four in a thousand go, of the other four of twenty.
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND wait_event = 'PgSleep'",
+        "t",
+    );
+    // That batch does not see these. The next look at the leaf finds them: few of the one table, and too many of the other.
+    // What it does is undone, and the next round asks.
+    node.exec(
+        "UPDATE s.big SET at = now() - interval '20 days' WHERE id BETWEEN 5 AND 18;
+         UPDATE s.small SET at = now() - interval '20 days' WHERE id BETWEEN 5 AND 18;
+         DELETE FROM gate",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM custodian.run WHERE state = 'waiting' AND relation_name = 's.big' AND reason LIKE '%rows of s.small go along%'",
+        "1",
+    );
+    assert_eq!(
+        node.text("SELECT state, rows_done, reason FROM custodian.run WHERE relation_name = 's.big' ORDER BY run_id LIMIT 1")?,
+        "superseded|8|more rows are due than the run may dispose"
+    );
+    assert_eq!(
+        node.text("SELECT (SELECT count(*) FROM s.big), (SELECT count(*) FROM s.small)")?,
+        "996|16"
+    );
+    node.exec("SELECT custodian.approve_run(run_id, 'an import of old rows') FROM custodian.run WHERE state = 'waiting'")?;
+    wait_for_answer(
+        &node,
+        "SELECT (SELECT count(*) FROM s.big), (SELECT count(*) FROM s.small)",
+        "982|2",
+    );
+    Ok(())
+}
