@@ -63,6 +63,15 @@ impl Overview {
         })
     }
 
+    /// Whether the policy or a table was changed since they were read: then what failed would not now.
+    pub fn is_outdated(&self, table: u32) -> bool {
+        let asked = transaction(|| {
+            Ok(epoch::current()? != self.epoch
+                || self.work(pg_sys::Oid::from(table)).is_outdated()?)
+        });
+        asked.unwrap_or(false)
+    }
+
     /// The plan of one of its tables.
     pub fn work(&self, root: pg_sys::Oid) -> Work {
         let policy = Rc::clone(&self.policy);
@@ -107,6 +116,9 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
         return Ok(Next::Nothing);
     };
     limited(&overview, table, Disposal::On, true, &mut false).inspect_err(|caught| {
+        if overview.is_outdated(table) {
+            return;
+        }
         let root = pg_sys::Oid::from(table);
         let stored = transaction(|| {
             run::insert_failed(root, &entry.ident.name, overview.epoch, &caught.sqlstate)

@@ -191,7 +191,7 @@ impl Rounds {
         };
         let before = self.failed(table);
         // Somebody holds the table, or has changed it since it was read: that is no failure unless it goes on.
-        if caught.sqlstate == LOCKED && before == 0 {
+        if before == 0 && (caught.sqlstate == LOCKED || overview.is_outdated(table)) {
             return Ok(());
         }
         let name = overview

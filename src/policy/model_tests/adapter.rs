@@ -490,7 +490,12 @@ impl<'a> Adapter<'a> {
         let mut next = 0;
         while next < reached.len() {
             let parent = reached[next];
-            for key in &plan.circle {
+            // A row of another table may have the same key.
+            let keys = plan.circle.iter().filter(|key| {
+                let mut parents = self.rows_of(key.parent, key.parent_partitioned);
+                parents.any(|row| std::ptr::eq(row, parent))
+            });
+            for key in keys {
                 for child in self.rows_of(key.child, key.child_partitioned) {
                     if Self::joins(child, &key.columns, parent, &key.parent_columns)
                         && !reached.iter().any(|known| std::ptr::eq(*known, child))

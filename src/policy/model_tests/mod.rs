@@ -2,8 +2,8 @@
 //! at random, with changes over time, and every cell and row is compared.
 //!
 //! `CUSTODIAN_MODEL_CASES` says how many worlds each of the tests makes, `CUSTODIAN_MODEL_SEED` (a number) makes
-//! others than those of the default seed. A failure shrinks, prints its tape, and is kept in
-//! `proptest-regressions/policy/model_tests/`; with `CUSTODIAN_MODEL_TAPE` (as printed) a world is printed.
+//! others than those of the default seed. A failure shrinks, prints its world, and is kept in
+//! `proptest-regressions/policy/model_tests/`.
 
 mod adapter;
 mod regressions;

@@ -188,6 +188,37 @@ fn a_table_that_cannot_be_planned_is_said_and_stops_nobody() -> Result<()> {
 }
 
 #[test]
+fn a_table_that_changes_while_a_round_is_on_its_way_to_it_is_no_failure() -> Result<()> {
+    let node = cluster("changing", &["custodian.max_disposal_fraction = 1"])?;
+    node.exec(
+        "CREATE TABLE first (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
+         CREATE TABLE second (LIKE first INCLUDING ALL);
+         SELECT custodian.define_purpose('test.purpose', 'contract', '50 days');
+         SELECT custodian.tag_table(t, clock => 'seen', on_expiry => 'delete'),
+                custodian.tag_column(t, 'email', 'user.contact.email', '{test.purpose}')
+         FROM unnest('{first,second}'::regclass[]) t",
+    )?;
+    wait_for_two_rounds(&node);
+    let mut locker = node.client()?;
+    locker.batch_execute("BEGIN; LOCK TABLE first")?;
+    // The round that waits for the first table has read both.
+    wait_for_answer(
+        &node,
+        "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'first'::regclass AND NOT granted",
+        "t",
+    );
+    node.exec(
+        "ALTER TABLE second RENAME seen TO happened;
+         INSERT INTO second SELECT n, 'e', '2010-01-01' FROM generate_series(1, 10) n",
+    )?;
+    locker.batch_execute("ROLLBACK")?;
+    wait_for_answer(&node, "SELECT count(*) FROM second", "0");
+    let log = node.log();
+    assert!(!log.contains("could not work on public.second"), "{log}");
+    Ok(())
+}
+
+#[test]
 fn rows_whose_run_waits_do_not_go_by_the_cascade_of_another() -> Result<()> {
     let node = cluster("cascade", &[])?;
     node.exec(
