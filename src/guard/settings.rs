@@ -216,6 +216,51 @@ fn refusal(name: &str, power: Power, reason: String) -> Error {
     .hint(hint(power))
 }
 
+/// The settings that say what the guard does, and by which rules.
+fn is_of_the_guard(name: &str) -> bool {
+    name.starts_with("custodian.enforce")
+        || [
+            "custodian.region",
+            "custodian.region_rules_file",
+            "custodian.steward_role",
+        ]
+        .contains(&name)
+}
+
+/// Refuses whoever is not inside to change what the guard does. `name` is `None` for all settings at once.
+fn from_inside_only(name: Option<&str>) -> Result<()> {
+    if !name.is_none_or(is_of_the_guard) {
+        return Ok(());
+    }
+    // Before there are rules everybody is unknown, and who sets the guard up need not be told.
+    if guc::enforce(Gate::Settings) == Enforce::Warn && active::current().rules.is_none() {
+        return Ok(());
+    }
+    let session = session::current();
+    if session.judgement.verdict == Verdict::Inside {
+        return Ok(());
+    }
+    let what = name.map_or_else(|| "RESET ALL".to_owned(), |name| format!("SET {name}"));
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!(
+            "settings of the region guard cannot be changed from {}",
+            session.peer
+        ),
+    )
+    .detail(session.judgement.reason.clone())
+    .hint(session.judgement.remedy.clone());
+    refuse::unless_only_warned(
+        Flow::of(
+            &session,
+            Gate::Settings,
+            format!("ALTER SYSTEM {what}"),
+            error,
+        ),
+        |error| report::log(PgLogLevel::WARNING, error),
+    )
+}
+
 /// Checks `ALTER SYSTEM` before it is executed.
 pub fn before(statement: &Utility) -> Result<()> {
     if !guc::preloaded() || guc::enforce(Gate::Settings) == Enforce::Off {
@@ -235,6 +280,8 @@ pub fn before(statement: &Utility) -> Result<()> {
         );
         (name, None)
     };
+    let is_all = value.is_none() && statement::reset_by_system(alter).is_none();
+    from_inside_only(Some(name.as_str()).filter(|_| !is_all))?;
     let Some((setting, power)) = GUARDED
         .iter()
         .find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())

@@ -168,11 +168,12 @@ fn fault(
     role: pg_sys::Oid,
 ) -> Option<Unlawful> {
     match extension_of(wrapper).as_deref() {
-        _ if !foreign_server::has_handler(wrapper) => None,
+        // The wrapper of dblink has no handler: it is for dblink_connect() alone.
         Some("postgres_fdw" | "dblink") => destination::unlawful_as(
             Some(&conninfo(options)),
             &relation::role_name(role).unwrap_or_default(),
         ),
+        _ if !foreign_server::has_handler(wrapper) => None,
         // It reads files of this server.
         Some("file_fdw") => None,
         Some(extension) if is_named(extension) => None,

@@ -223,7 +223,15 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
         )?;
         assert!(text.contains("foreign server \"s\""), "{text}");
     }
-    // A wrapper without a handler leads nowhere; nobody knows where one of somebody's own leads.
+    node.exec("CREATE EXTENSION dblink")?;
+    refused(
+        &node,
+        "CREATE SERVER s FOREIGN DATA WRAPPER dblink_fdw OPTIONS (hostaddr '198.51.100.7')",
+    )?;
+    node.exec(
+        "CREATE SERVER inside FOREIGN DATA WRAPPER dblink_fdw OPTIONS (hostaddr '192.0.2.7')",
+    )?;
+    // Another wrapper without a handler leads nowhere; nobody knows where one of somebody's own leads.
     node.exec(
         "CREATE FOREIGN DATA WRAPPER own; CREATE SERVER nowhere FOREIGN DATA WRAPPER own;
          CREATE FOREIGN DATA WRAPPER another HANDLER file_fdw_handler",
@@ -257,9 +265,9 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
     )?;
     assert_eq!(
         node.text(
-            "SELECT object FROM custodian.check() WHERE code = 'foreign-server-not-allowed'"
+            "SELECT object FROM custodian.check() WHERE code = 'foreign-server-not-allowed' ORDER BY object"
         )?,
-        "s"
+        "inside\ns"
     );
     refused(&node, "CREATE FOREIGN TABLE there2 (id int) SERVER s")?;
     refused(

@@ -101,6 +101,33 @@ fn no_way_to_set_a_setting_leads_past_the_gate() -> Result<()> {
         );
     }
 
+    // What blinds the guard is not changed by ALTER SYSTEM from outside, not even by a superuser. Other settings are.
+    node.exec("CREATE ROLE outsider LOGIN SUPERUSER")?;
+    let mut outsider = node.client_as("outsider", "postgres")?;
+    let mut statements: Vec<String> = BLINDS
+        .into_iter()
+        .chain([
+            ("custodian.region", "eu"),
+            ("custodian.steward_role", "app"),
+        ])
+        .flat_map(|(name, value)| {
+            [
+                format!("ALTER SYSTEM SET {name} = '{value}'"),
+                format!("ALTER SYSTEM RESET {name}"),
+            ]
+        })
+        .collect();
+    statements.push("ALTER SYSTEM RESET ALL".to_owned());
+    for statement in statements {
+        let error = outsider.refused(&statement);
+        assert_eq!(error.sqlstate(), "42501", "{statement}: {error}");
+        let text = error.to_string();
+        assert!(text.contains("settings of the region guard"), "{text}");
+    }
+    outsider.batch_execute("ALTER SYSTEM SET custodian.naptime = '1min'")?;
+    client.batch_execute("ALTER SYSTEM SET custodian.enforce_access = 'on'")?;
+    client.batch_execute("ALTER SYSTEM RESET ALL")?;
+
     // Files that the configuration includes, and the one that ALTER SYSTEM writes, by hand.
     // The server leaves the list of libraries there until its next start, whatever it is.
     let lines: String = guarded
