@@ -6,13 +6,17 @@ use super::Tape;
 use super::values::{clock_value, text_value};
 use crate::world::{Kind, Row, Value, World};
 
-/// A row with values of its own; it refers to none.
+/// A row with values of its own; it refers to none, and has a key that nothing refers to or ever did: no row refers to one
+/// that is not there.
 pub(super) fn row(tape: &mut Tape, world: &World, table: usize) -> Row {
-    let id = 1 + world
-        .rows
-        .iter()
-        .filter_map(|row| match row.value("id") {
-            Value::Text(id) => id.parse::<u32>().ok(),
+    let keys = world.rows.iter().flat_map(|row| {
+        let columns = world.tables[row.table].columns.iter();
+        let keys = columns.filter(|column| column.kind == Kind::Key);
+        keys.map(|column| row.value(&column.name))
+    });
+    let id = 1 + keys
+        .filter_map(|key| match key {
+            Value::Text(key) => key.parse::<u32>().ok(),
             _ => None,
         })
         .max()
