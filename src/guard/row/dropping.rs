@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
-use crate::guard::row::veto::{
-    Asked, guard_stays, installed, refuse_if_column_kept, refuse_if_kept, tree,
-};
+use crate::guard::row::veto::{guard_stays, installed, refuse_dropping, refuse_if_kept, tree};
 use crate::guard::row::{own, reach, sync};
 use crate::pg::object_access::Drop;
 use crate::pg::statement::{names_of, nodes, strings};
@@ -189,13 +187,7 @@ fn column_dropped(drop: Drop) -> Result<()> {
         return Ok(());
     }
     for relation in family {
-        let name = relation::describe(relation);
-        refuse_if_column_kept(
-            relation,
-            &column,
-            Asked::Gone,
-            &format!("drop column \"{column}\" of table \"{name}\""),
-        )?;
+        refuse_dropping(relation, &column)?;
         reach::column_dropped(relation, &column)?;
     }
     Ok(())

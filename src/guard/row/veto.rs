@@ -79,6 +79,13 @@ pub(super) enum Asked {
     Changed,
 }
 
+/// Refuses that a column is dropped which has values that are kept.
+pub(super) fn refuse_dropping(relation: pg_sys::Oid, column: &str) -> Result<()> {
+    let name = relation::describe(relation);
+    let what = format!("drop column \"{column}\" of table \"{name}\"");
+    refuse_if_column_kept(relation, column, Asked::Gone, &what)
+}
+
 /// Refuses while the column has values that are kept.
 pub(super) fn refuse_if_column_kept(
     relation: pg_sys::Oid,
@@ -185,13 +192,7 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
                 // Here, since constraints of the column go before it does.
                 let column = string!(command.name);
                 for relation in with_columns_of(relation)? {
-                    let name = relation::describe(relation);
-                    refuse_if_column_kept(
-                        relation,
-                        &column,
-                        Asked::Gone,
-                        &format!("drop column \"{column}\" of table \"{name}\""),
-                    )?;
+                    refuse_dropping(relation, &column)?;
                 }
                 let row_type = sql_type::of_rows(relation);
                 let name = relation::describe(relation);

@@ -69,7 +69,7 @@ pub use moved_clock::MovedClock;
 pub use net::{Net, Place};
 pub use program::{Output, Program, Running};
 pub use wait::{
-    poll, wait_for, wait_for_answer, wait_for_two_rounds, wait_until, wait_until_swept,
+    blocked, poll, wait_for, wait_for_answer, wait_for_two_rounds, wait_until, wait_until_swept,
 };
 
 /// Says that a test is not run here, past the harness that would hide what a passed test prints; `make test` counts it.

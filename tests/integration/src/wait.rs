@@ -1,9 +1,9 @@
 //! Waiting for an event, with a limit that is only there to end a test that would otherwise hang.
 
-use std::thread::sleep;
+use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use crate::Cluster;
+use crate::{Cluster, Result, Sql};
 
 /// How often a condition is tried.
 const STEP: Duration = Duration::from_millis(50);
@@ -118,4 +118,23 @@ pub fn poll<T>(seconds: u64, mut attempt: impl FnMut() -> Option<T>) -> Option<T
         }
         sleep(STEP);
     }
+}
+
+/// Begins a query in a session of its own, and comes back once it waits for a lock.
+///
+/// # Errors
+/// If there is no session to be had. The query's own is the thread's.
+///
+/// # Panics
+/// If it waits for none within the time that a test may take.
+#[track_caller]
+pub fn blocked(node: &Cluster, sql: &'static str) -> Result<JoinHandle<Result<String>>> {
+    let mut session = node.client()?;
+    let running = thread::spawn(move || session.text(sql));
+    let waiting = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query = '{}' AND wait_event_type = 'Lock'",
+        sql.replace('\'', "''")
+    );
+    wait_for_answer(node, &waiting, "1");
+    Ok(running)
 }

@@ -1,9 +1,7 @@
 //! Circles of rows over partitioned tables: what a look at one partition tells is what a sweep of it does, from whichever side
 //! two sweeps come they do not wait for each other in a circle of their own, and the worker's fuse counts what goes along.
 
-use std::thread::{self, JoinHandle};
-
-use integration::{Cluster, Result, Sql, wait_for_answer};
+use integration::{Cluster, Result, Sql, blocked, wait_for_answer};
 
 fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
     let mut builder = Cluster::builder(name)
@@ -74,17 +72,6 @@ fn a_preview_of_a_partition_in_a_circle_tells_what_a_sweep_of_it_does() -> Resul
     Ok(())
 }
 
-fn in_session(node: &Cluster, sql: &'static str) -> Result<JoinHandle<Result<String>>> {
-    let mut session = node.client()?;
-    let running = thread::spawn(move || session.text(sql));
-    let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE query = '{}' AND wait_event_type = 'Lock'",
-        sql.replace('\'', "''")
-    );
-    wait_for_answer(node, &waiting, "1");
-    Ok(running)
-}
-
 #[test]
 fn sweeps_of_a_circle_from_both_sides_do_not_wait_for_each_other() -> Result<()> {
     let node = cluster(
@@ -103,7 +90,7 @@ fn sweeps_of_a_circle_from_both_sides_do_not_wait_for_each_other() -> Result<()>
             client.batch_execute(PARTS)?;
             // Both are at it, and one of them has rows that the other wants.
             client.batch_execute(&format!("BEGIN; SELECT FROM {locked} FOR UPDATE"))?;
-            let sessions = [in_session(&node, first)?, in_session(&node, second)?];
+            let sessions = [blocked(&node, first)?, blocked(&node, second)?];
             client.batch_execute("ROLLBACK")?;
             let states = sessions.map(|session| match session.join() {
                 Ok(Ok(_)) => "done".to_owned(),

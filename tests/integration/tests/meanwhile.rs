@@ -1,9 +1,7 @@
 //! What other sessions and triggers do while rows that refer to each other are being deleted: no row is left that refers to
 //! one that is gone, and none goes that is to stay.
 
-use std::thread::{self, JoinHandle};
-
-use integration::{Cluster, Result, Sql, wait_for_answer};
+use integration::{Cluster, Result, Sql, blocked, wait_for_answer};
 use postgres::Client;
 
 fn cluster(name: &str) -> Result<(Cluster, Client)> {
@@ -50,18 +48,6 @@ const STATE: &str = "SELECT (SELECT count(*) FROM s.a), (SELECT count(*) FROM s.
     (SELECT count(*) FROM s.a LEFT JOIN s.b ON b.id = a.b WHERE b.id IS NULL),
     (SELECT count(*) FROM s.b LEFT JOIN s.a ON a.id = b.a WHERE a.id IS NULL)";
 
-/// Begins a statement in a session of its own, and comes back once it waits for a lock.
-fn wait_in(node: &Cluster, sql: &'static str) -> Result<JoinHandle<Result<String>>> {
-    let mut session = node.client()?;
-    let running = thread::spawn(move || session.text(sql));
-    let waiting = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE query = '{}' AND wait_event_type = 'Lock'",
-        sql.replace('\'', "''")
-    );
-    wait_for_answer(node, &waiting, "1");
-    Ok(running)
-}
-
 const SWEEP_A: &str =
     "SELECT string_agg(concat_ws(' ', relation, rows), ', ') FROM custodian.sweep_now('s.a')";
 
@@ -98,7 +84,7 @@ fn a_row_that_becomes_young_while_its_circle_is_being_deleted_keeps_it() -> Resu
         client.batch_execute(CIRCLE)?;
         client.batch_execute(trigger)?;
         client.batch_execute("BEGIN; UPDATE s.b SET at = now() WHERE id = 7")?;
-        let sweep = wait_in(&node, SWEEP_A)?;
+        let sweep = blocked(&node, SWEEP_A)?;
         client.batch_execute("COMMIT")?;
         let outcome = sweep.join().expect("the sweep's session ends");
         // Without code of the owner's what was deleted tells; with it, rows are locked first.
@@ -121,7 +107,7 @@ fn a_row_that_becomes_young_while_its_circle_is_being_deleted_keeps_it() -> Resu
         "CREATE TRIGGER note AFTER DELETE ON s.b FOR EACH ROW EXECUTE FUNCTION s.note();
          BEGIN; INSERT INTO s.b VALUES (100, 3, now(), 'young')",
     )?;
-    let sweep = wait_in(&node, SWEEP_A)?;
+    let sweep = blocked(&node, SWEEP_A)?;
     client.batch_execute("COMMIT")?;
     assert_eq!(
         sweep.join().expect("the sweep's session ends")?,
@@ -147,7 +133,7 @@ fn no_action_reaches_a_row_that_came_meanwhile_where_a_trigger_hides_what_reache
          SELECT custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.parent,s.child}'::text[]) t",
     )?;
     client.batch_execute("BEGIN; INSERT INTO s.child VALUES (1, 1, now(), 'young')")?;
-    let sweep = wait_in(&node, "SELECT rows FROM custodian.sweep_now('s.parent')")?;
+    let sweep = blocked(&node, "SELECT rows FROM custodian.sweep_now('s.parent')")?;
     client.batch_execute("COMMIT")?;
     assert_eq!(sweep.join().expect("the sweep's session ends")?, "1");
     assert_eq!(
@@ -165,7 +151,7 @@ fn a_sweep_takes_the_locks_of_all_its_tables_before_that_of_the_policy() -> Resu
     client.batch_execute(
         "BEGIN; SELECT custodian.place_hold('M1', 'app', '2099-01-01', 'x', rel => 's.a', match => '{\"id\":[7]}')",
     )?;
-    let sweep = wait_in(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
+    let sweep = blocked(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
     let locks = "SELECT string_agg(CASE objid WHEN 0 THEN 'policy' ELSE objid::regclass::text END || CASE WHEN granted THEN '' ELSE ' waits' END, ', ')
                  FROM pg_locks WHERE classid = 'custodian.epoch'::regclass
                    AND pid = (SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT sum(rows) FROM custodian.sweep_now%')";
@@ -193,7 +179,7 @@ fn a_partition_that_came_since_a_circle_was_planned_has_it_planned_again() -> Re
     )?;
     // It has planned, and waits to write.
     client.batch_execute("BEGIN; LOCK TABLE s.b IN SHARE MODE")?;
-    let sweep = wait_in(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
+    let sweep = blocked(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
     client.batch_execute(
         "INSERT INTO s.a2 VALUES (10, 2, now() - interval '20 days', 'n');
          ALTER TABLE s.a ATTACH PARTITION s.a2 FOR VALUES FROM (10) TO (20);
@@ -241,7 +227,7 @@ fn a_foreign_key_that_comes_between_two_looks_at_the_catalogs_takes_nothing_alon
         ("custodian.maximum", "s.along", Ok("4"), "1|1|1"),
     ] {
         client.batch_execute(&format!("BEGIN; LOCK TABLE {lock}"))?;
-        let sweep = wait_in(
+        let sweep = blocked(
             &node,
             "SELECT sum(rows) FROM custodian.sweep_now('s.parent')",
         )?;
@@ -266,7 +252,7 @@ fn a_column_that_comes_between_two_looks_at_the_catalogs_has_the_run_planned_aga
     // again.
     for (table, expected) in [("s.b", Err("55P03")), ("s.a", Ok("20"))] {
         client.batch_execute("BEGIN; LOCK TABLE custodian.maximum")?;
-        let sweep = wait_in(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
+        let sweep = blocked(&node, "SELECT sum(rows) FROM custodian.sweep_now('s.b')")?;
         client.batch_execute(&format!("ALTER TABLE {table} ADD COLUMN came int; COMMIT"))?;
         let outcome = sweep.join().expect("the sweep's session ends");
         let outcome = outcome.map_err(|error| error.sqlstate().to_owned());
