@@ -46,6 +46,12 @@ pub fn others(plan: &Plan) -> BTreeMap<u32, Vec<pg_sys::Oid>> {
     declared.chain(peers).collect()
 }
 
+/// Rows that items plan of the table whose fuse they count for.
+pub fn planned(items: &[Item], root: u32) -> i64 {
+    let of = items.iter().filter(|item| item.root == root);
+    of.map(|item| item.planned).sum()
+}
+
 /// What the fuse is asked about such a table, of which `planned` rows are to go: without those that the run `except` has
 /// disposed of.
 pub fn estimate(
@@ -79,15 +85,11 @@ pub struct Limits {
 impl Limits {
     /// Those of a run with these items.
     pub fn of(plan: &Plan, run: &Run, items: &[Item]) -> Result<Limits> {
-        let planned = |root: u32| {
-            let of = items.iter().filter(|item| item.root == root);
-            of.map(|item| item.planned).sum::<i64>()
-        };
         let others = others(plan);
         let own = Estimate {
             planned: match others.is_empty() {
                 true => run.planned,
-                false => planned(plan.table),
+                false => planned(items, plan.table),
             },
             disposed: disposed::lately(plan.table, Some(run.id))?,
             rows: run.table_rows,
@@ -96,7 +98,7 @@ impl Limits {
         let own = own.limit(run.approved);
         let mut by_root = BTreeMap::from([(plan.table, own)]);
         for (root, relations) in others {
-            let estimate = estimate(plan, root, &relations, planned(root), Some(run.id))?;
+            let estimate = estimate(plan, root, &relations, planned(items, root), Some(run.id))?;
             by_root.insert(root, estimate.limit(run.approved));
         }
         Ok(Limits { own, by_root })

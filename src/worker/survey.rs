@@ -50,10 +50,10 @@ impl Survey {
         self.items.iter().map(|item| item.planned).sum()
     }
 
-    /// The same without what goes along.
-    pub fn own(&self) -> i64 {
-        let along: i64 = self.along.iter().map(|along| along.rows).sum();
-        self.planned().saturating_sub(along)
+    /// The same of one table, for whose fuse they count: its own rows that go along in a circle, too, such as those of other
+    /// partitions than the ones that were asked for.
+    pub fn of(&self, root: u32) -> i64 {
+        limits::planned(&self.items, root)
     }
 }
 
@@ -85,7 +85,7 @@ pub fn along_item(plan: &Plan, along: &Along, planned: i64) -> Item {
 /// of which rows go along.
 pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
     let own = Estimate {
-        planned: survey.own(),
+        planned: survey.of(work.plan.table),
         disposed: disposed::lately(work.plan.table, None)?,
         rows: survey.rows,
         fraction: guc::max_disposal_fraction(),
@@ -94,8 +94,7 @@ pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
         return Ok(Verdict::Wait { reason });
     }
     for (root, relations) in limits::others(&work.plan) {
-        let of = survey.items.iter().filter(|item| item.root == root);
-        let planned = of.map(|item| item.planned).sum();
+        let planned = survey.of(root);
         if planned == 0 {
             continue;
         }

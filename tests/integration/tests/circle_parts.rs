@@ -73,6 +73,43 @@ fn a_preview_of_a_partition_in_a_circle_tells_what_a_sweep_of_it_does() -> Resul
 }
 
 #[test]
+fn the_fuse_of_a_partitioned_table_counts_rows_of_other_partitions_that_go_along() -> Result<()> {
+    let node = cluster(
+        "fuse_of_parts",
+        &[
+            "custodian.disposal = observe",
+            "custodian.max_disposal_fraction = 0.1",
+        ],
+    )?;
+    // Of 201 rows, 20 of the first partition are due, with which two of the second one go. Of the other table they are few.
+    const FILL: &str =
+        "INSERT INTO s.b SELECT n, NULL, now(), 'young' FROM generate_series(1001, 2000) n";
+    const LEFT: &str = "SELECT (SELECT count(*) FROM s.a), (SELECT count(*) FROM s.b)";
+    let mut client = node.client()?;
+    client.batch_execute(PARTS)?;
+    client.batch_execute(FILL)?;
+    let error = client.refused("SELECT * FROM custodian.sweep_now('s.a1')");
+    let told = error.db().map(|error| (error.message(), error.detail()));
+    assert_eq!(
+        told,
+        Some((
+            "disposal of s.a needs an approval",
+            Some("22 of 201 rows are due, and custodian.max_disposal_fraction is 0.1.")
+        )),
+        "{error}"
+    );
+    assert_eq!(client.text(LEFT)?, "201|1200");
+    node.alter_system("custodian.max_disposal_fraction", "0.11")?;
+    wait_for_answer(&node, "SHOW custodian.max_disposal_fraction", "0.11");
+    assert_eq!(
+        node.text("SELECT sum(rows) FROM custodian.sweep_now('s.a1')")?,
+        "44"
+    );
+    assert_eq!(client.text(LEFT)?, "179|1178");
+    Ok(())
+}
+
+#[test]
 fn sweeps_of_a_circle_from_both_sides_do_not_wait_for_each_other() -> Result<()> {
     let node = cluster(
         "sides",
