@@ -1,5 +1,7 @@
 //! Partitions and inheritance: who is whose parent.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys;
 
 use crate::pg::catalog;
@@ -51,10 +53,11 @@ fn closure(
     step: impl Fn(pg_sys::Oid) -> Vec<pg_sys::Oid>,
 ) -> Vec<pg_sys::Oid> {
     let mut found = vec![relation];
+    let mut seen = HashSet::from([relation.to_u32()]);
     let mut next = 0;
     while let Some(current) = found.get(next).copied() {
         for relation in step(current) {
-            if !found.contains(&relation) {
+            if seen.insert(relation.to_u32()) {
                 found.push(relation);
             }
         }

@@ -1,7 +1,7 @@
 //! Dropping what holds kept rows, or the guard itself.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
 
@@ -14,24 +14,31 @@ use crate::pg::{catalog, fresh, inherit, lock, relation, trigger, xact};
 use crate::worker::database::evict;
 use crate::worker::late;
 
-/// Which triggers of the guard may go, since the rows of their table were looked at: the number of triggers
-/// by table, in one subtransaction.
+/// What may go, since the rows of its table were looked at, in one subtransaction.
 struct Cleared {
     transaction: u32,
     subtransaction: u32,
+    /// The number of triggers of the guard by table.
     triggers: BTreeMap<u32, usize>,
+    /// Columns, by table and number, in one statement.
+    columns: BTreeSet<(u32, i16)>,
 }
 
 const DROP_EXTENSION: &str = "drop extension \"pg_custodian\"";
 
 thread_local! {
     static CLEARED: RefCell<Cleared> = const {
-        RefCell::new(Cleared { transaction: 0, subtransaction: 0, triggers: BTreeMap::new() })
+        RefCell::new(Cleared {
+            transaction: 0,
+            subtransaction: 0,
+            triggers: BTreeMap::new(),
+            columns: BTreeSet::new(),
+        })
     };
 }
 
 /// Works on what was cleared in this very subtransaction.
-fn cleared<T>(work: impl FnOnce(&mut BTreeMap<u32, usize>) -> T) -> T {
+fn cleared<T>(work: impl FnOnce(&mut Cleared) -> T) -> T {
     let transaction = xact::local_transaction_id();
     let subtransaction = xact::subtransaction();
     CLEARED.with_borrow_mut(|cleared| {
@@ -40,15 +47,21 @@ fn cleared<T>(work: impl FnOnce(&mut BTreeMap<u32, usize>) -> T) -> T {
                 transaction,
                 subtransaction,
                 triggers: BTreeMap::new(),
+                columns: BTreeSet::new(),
             };
         }
-        work(&mut cleared.triggers)
+        work(cleared)
     })
 }
 
 /// Whether the rows of a table that is being dropped were looked at.
 pub(super) fn is_cleared(table: pg_sys::Oid) -> bool {
-    cleared(|triggers| triggers.contains_key(&table.to_u32()))
+    cleared(|cleared| cleared.triggers.contains_key(&table.to_u32()))
+}
+
+/// A statement begins: a column that was looked at for another one, and stayed, is looked at again.
+pub(super) fn begin_statement() {
+    cleared(|cleared| cleared.columns.clear());
 }
 
 /// Before an object is dropped, whatever led to it.
@@ -84,7 +97,7 @@ fn trigger_dropped(dropped: pg_sys::Oid) -> Result<()> {
     let table = installed.relation.to_u32();
     // The second trigger of a table that is being dropped needs no second look, and could have none: parts
     // of the table may be gone by then.
-    let may_go = cleared(|triggers| match triggers.get_mut(&table) {
+    let may_go = cleared(|cleared| match cleared.triggers.get_mut(&table) {
         Some(left) if *left > 0 => {
             *left -= 1;
             true
@@ -97,7 +110,7 @@ fn trigger_dropped(dropped: pg_sys::Oid) -> Result<()> {
     let name = relation::describe(installed.relation);
     refuse_if_kept(installed.relation, &format!("drop table \"{name}\""))?;
     let others = trigger::on(installed.relation, function).len();
-    cleared(|triggers| triggers.insert(table, others.saturating_sub(1)));
+    cleared(|cleared| cleared.triggers.insert(table, others.saturating_sub(1)));
     Ok(())
 }
 
@@ -134,7 +147,7 @@ fn clear_together(tables: &[pg_sys::Oid], named: bool) -> Result<()> {
             lock::relation(relation, pg_sys::AccessExclusiveLock);
             let name = relation::describe(relation);
             refuse_if_kept(relation, &format!("drop table \"{name}\""))?;
-            cleared(|triggers| triggers.insert(relation.to_u32(), guards));
+            cleared(|cleared| cleared.triggers.insert(relation.to_u32(), guards));
         }
     }
     Ok(())
@@ -160,36 +173,44 @@ fn guarded_in(schemas: &[String]) -> Result<Vec<pg_sys::Oid>> {
     .collect()
 }
 
+/// The relatives of a table that have a column of this name, with the table itself: those that may lose it with it.
+fn with_column(table: pg_sys::Oid, column: &str) -> BTreeMap<u32, i16> {
+    let number = |relation: pg_sys::Oid| relation::column_number(relation, column);
+    let mut tops = inherit::ancestors(table);
+    tops.retain(|above| number(*above).is_some());
+    tops.push(table);
+    let mut family: Vec<pg_sys::Oid> = tops.iter().flat_map(|top| tree(*top)).collect();
+    family.sort_unstable_by_key(|relation| relation.to_u32());
+    family.dedup();
+    family
+        .into_iter()
+        .filter_map(|relation| Some((relation.to_u32(), number(relation)?)))
+        .collect()
+}
+
 fn column_dropped(drop: Drop) -> Result<()> {
     if !installed() {
         return Ok(());
     }
-    let column = i16::try_from(drop.sub)
-        .ok()
-        .and_then(|attnum| relation::column_name(drop.object, attnum));
-    let Some(column) = column else {
+    let Ok(number) = i16::try_from(drop.sub) else {
         return Ok(());
     };
-    // All that are to lose the column with it. Once it has gone from one of them, nothing can be read over their parents in this
-    // statement, nor need it be: all were looked at before.
-    let has_it = |relation: &pg_sys::Oid| relation::column_number(*relation, &column).is_some();
-    let above = inherit::ancestors(drop.object).into_iter().filter(has_it);
-    let mut family = vec![drop.object];
-    family.extend(above);
-    let below: Vec<pg_sys::Oid> = family
-        .iter()
-        .flat_map(|relation| inherit::descendants(*relation))
-        .collect();
-    family.extend(below);
-    family.sort_unstable_by_key(|relation| relation.to_u32());
-    family.dedup();
-    if !family.iter().all(has_it) {
+    if cleared(|cleared| cleared.columns.remove(&(drop.object.to_u32(), number))) {
         return Ok(());
     }
-    for relation in family {
-        refuse_dropping(relation, &column)?;
-        reach::column_dropped(relation, &column)?;
+    let Some(column) = relation::column_name(drop.object, number) else {
+        return Ok(());
+    };
+    // All together, while all have it: once it has gone from one of them, nothing can be read over their parents in this
+    // statement. One that has no such column, such as a partition that was pending detach when it was renamed, has none to lose.
+    for (relation, number) in with_column(drop.object, &column) {
+        let table = pg_sys::Oid::from(relation);
+        refuse_dropping(table, &column)?;
+        reach::column_dropped(table, &column)?;
+        cleared(|cleared| cleared.columns.insert((relation, number)));
     }
+    // It goes now: one of that number could only be another.
+    cleared(|cleared| cleared.columns.remove(&(drop.object.to_u32(), number)));
     Ok(())
 }
 

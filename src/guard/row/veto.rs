@@ -113,6 +113,7 @@ pub(super) fn refuse_if_column_kept(
 /// Before a utility statement.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_CopyStmt, T_DropStmt};
+    dropping::begin_statement();
     let tag = utility.node.type_;
     let concerns = matches!(
         tag,
