@@ -14,9 +14,9 @@ use crate::guard::refuse;
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::statement::{self, node};
+use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, relation, xact};
+use crate::pg::{inherit, namespace, relation, xact};
 use crate::tag::rename;
 
 /// Whether a definition of a column has more than a default: a check, a key, or an expression that generates it.
@@ -210,6 +210,32 @@ pub fn before(statement: &Utility) -> Result<()> {
     Ok(())
 }
 
+/// The table that stands where a statement would make one, so that IF NOT EXISTS makes none. One of its name elsewhere in the
+/// search path does not.
+fn in_its_place(create: &pg_sys::CreateStmt) -> Option<pg_sys::Oid> {
+    let new: &pg_sys::RangeVar = node!(create.relation)?;
+    if new.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP {
+        return None;
+    }
+    let schema = match text!(new.schemaname) {
+        None => namespace::for_new()?,
+        Some(schema) => namespace::by_name(schema)?,
+    };
+    namespace::relation(schema, &string!(new.relname))
+}
+
+/// Whether a statement makes no partition of `parent`, since it is there already. It is locked as for reading, so that it is
+/// still there when the server looks; the parent is not, since the server does not lock it then.
+fn is_there(create: &pg_sys::CreateStmt, parent: pg_sys::Oid) -> bool {
+    create.if_not_exists
+        && relation::found_and_locked(
+            || in_its_place(create),
+            pg_sys::AccessShareLock as i32,
+            |found| inherit::partitioned(found) == Some(parent),
+        )
+        .is_some()
+}
+
 /// A new partition: where there is a default one, its rows are compared with the new bounds.
 fn beside_default(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> {
     if create.partbound.is_null() {
@@ -218,7 +244,8 @@ fn beside_default(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> 
     for parent in statement::parents_of(create) {
         // Of a partition's parent; a weaker one would have to be raised in a moment.
         let lock = pg_sys::AccessExclusiveLock as i32;
-        if let Some(parent) = relation::named_and_locked(Some(parent), lock, relation::is_owner)
+        let may = |parent| relation::is_owner(parent) && !is_there(create, parent);
+        if let Some(parent) = relation::named_and_locked(Some(parent), lock, may)
             && let Some(default) = inherit::default_partition(parent)
         {
             whole(default, Reach::Tree, session)?;

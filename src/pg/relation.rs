@@ -234,12 +234,21 @@ pub fn named_and_locked(
     lock: i32,
     may: impl Fn(pg_sys::Oid) -> bool,
 ) -> Option<pg_sys::Oid> {
+    found_and_locked(|| named(name), lock, may)
+}
+
+/// The same for a relation that is looked up in another way.
+pub fn found_and_locked(
+    look: impl Fn() -> Option<pg_sys::Oid>,
+    lock: i32,
+    may: impl Fn(pg_sys::Oid) -> bool,
+) -> Option<pg_sys::Oid> {
     loop {
-        let found = named(name).filter(|found| may(*found))?;
+        let found = look().filter(|found| may(*found))?;
         // SAFETY: takes a lock, or raises the server's error where it is not to be had; what the name means is looked up
         // again after the changes that others made meanwhile were heard of.
         unsafe { pg_sys::LockRelationOid(found, lock) };
-        if named(name) == Some(found) {
+        if look() == Some(found) {
             return Some(found);
         }
         // SAFETY: the lock that was taken above.

@@ -57,6 +57,7 @@ fn nothing_waits_for_a_relative_of_its_table() -> Result<()> {
                     "ALTER TABLE part1 ALTER id SET NOT NULL",
                     "CREATE INDEX ON part1 (id)",
                     "SELECT id FROM part1",
+                    "CREATE TABLE IF NOT EXISTS part1 PARTITION OF parts FOR VALUES IN (1)",
                 ],
             ),
         ] {

@@ -261,14 +261,16 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1); CREATE TABLE part2 (id int, email text);
          CREATE TABLE spread (id int, email text) PARTITION BY LIST (email);
          CREATE TABLE spread_rest PARTITION OF spread DEFAULT; INSERT INTO spread VALUES (1, 'canary');
-         CREATE TABLE above (email text);
+         CREATE TABLE above (email text); CREATE UNLOGGED TABLE fast (email text);
          CREATE TABLE base (id int); CREATE TABLE derived (email text) INHERITS (base);
          SELECT custodian.clear_column('base', 'id');
+         CREATE SCHEMA more; CREATE TABLE more.spread_a PARTITION OF spread FOR VALUES IN ('a');
          CREATE DOMAIN kind AS text; CREATE TABLE clear (id int);
          SELECT custodian.clear_column('clear', 'id')",
     )?;
     node.alter_system("custodian.enforce", "on")?;
     let mut away = node.client_as("away", "postgres")?;
+    away.batch_execute("SET search_path = public, more")?;
     for statement in [
         "CREATE INDEX ON customer (email)",
         "CREATE UNIQUE INDEX CONCURRENTLY ON customer (email)",
@@ -287,10 +289,14 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "ALTER TABLE customer ALTER email SET NOT NULL",
         "ALTER TABLE customer INHERIT above",
         "ALTER TABLE customer SET UNLOGGED",
+        "ALTER TABLE fast SET LOGGED",
         "ALTER TABLE customer SET ACCESS METHOD heap",
         "CLUSTER customer USING customer_pkey",
         "CLUSTER",
         "CREATE TABLE spread_canary PARTITION OF spread FOR VALUES IN ('canary')",
+        // What is there under that name is elsewhere, or no partition of it.
+        "CREATE TABLE IF NOT EXISTS spread_a PARTITION OF spread FOR VALUES IN ('canary')",
+        "CREATE TABLE IF NOT EXISTS clear PARTITION OF spread FOR VALUES IN ('canary')",
     ] {
         let refused = away.refused(statement);
         assert_eq!(refused.sqlstate(), "42501", "{statement}: {refused}");
@@ -319,6 +325,9 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "ALTER TABLE clear SET UNLOGGED",
         "ALTER TABLE clear SET LOGGED",
         "CREATE TABLE part3 PARTITION OF parts FOR VALUES IN (3)",
+        // It is there, so nothing is compared.
+        "CREATE TABLE IF NOT EXISTS more.spread_a PARTITION OF spread FOR VALUES IN ('canary')",
+        "CREATE TABLE IF NOT EXISTS spread_rest PARTITION OF spread DEFAULT",
         "ALTER TABLE clear ADD CHECK (id > 0)",
         "ALTER TABLE ONLY base ADD CHECK (id > 0) NO INHERIT",
         "ALTER TABLE customer ADD more text DEFAULT 'none' NOT NULL",
