@@ -227,8 +227,9 @@ fn is_of_the_guard(name: &str) -> bool {
         .contains(&name)
 }
 
-/// Refuses whoever is not inside to change what the guard does. `name` is `None` for all settings at once.
-fn from_inside_only(name: Option<&str>) -> Result<()> {
+/// Refuses whoever is not inside to change what the guard does. `name` is `None` for all settings at once; `statement` is what
+/// is recorded.
+fn from_inside_only(name: Option<&str>, statement: &str) -> Result<()> {
     if !name.is_none_or(is_of_the_guard) {
         return Ok(());
     }
@@ -240,7 +241,6 @@ fn from_inside_only(name: Option<&str>) -> Result<()> {
     if session.judgement.verdict == Verdict::Inside {
         return Ok(());
     }
-    let what = name.map_or_else(|| "RESET ALL".to_owned(), |name| format!("SET {name}"));
     let error = Error::new(
         Kind::RegionRefused,
         format!(
@@ -249,14 +249,12 @@ fn from_inside_only(name: Option<&str>) -> Result<()> {
         ),
     )
     .detail(session.judgement.reason.clone())
-    .hint(session.judgement.remedy.clone());
+    .hint(format!(
+        "{} Or edit the configuration file on the server, and reload it.",
+        session.judgement.remedy
+    ));
     refuse::unless_only_warned(
-        Flow::of(
-            &session,
-            Gate::Settings,
-            format!("ALTER SYSTEM {what}"),
-            error,
-        ),
+        Flow::of(&session, Gate::Settings, statement.to_owned(), error),
         |error| report::log(PgLogLevel::WARNING, error),
     )
 }
@@ -269,19 +267,16 @@ pub fn before(statement: &Utility) -> Result<()> {
     let Some(alter) = statement.cast::<pg_sys::AlterSystemStmt>() else {
         return Ok(());
     };
-    let (name, value) = if let Some((name, value)) = statement::set_by_system(alter) {
-        let name = name.to_string_lossy().to_ascii_lowercase();
-        (name, Some(value.to_string_lossy().into_owned()))
-    } else {
-        // RESET ALL has no name.
-        let name = statement::reset_by_system(alter).map_or_else(
-            || LIBRARIES.to_owned(),
-            |name| name.to_string_lossy().to_ascii_lowercase(),
-        );
-        (name, None)
+    let (name, value) = match statement::set_by_system(alter) {
+        Some((name, value)) => (Some(name), Some(value.to_string_lossy().into_owned())),
+        None => (statement::reset_by_system(alter), None),
     };
-    let is_all = value.is_none() && statement::reset_by_system(alter).is_none();
-    from_inside_only(Some(name.as_str()).filter(|_| !is_all))?;
+    let name = name.map(|name| name.to_string_lossy().to_ascii_lowercase());
+    let verb = if value.is_some() { "SET" } else { "RESET" };
+    let text = format!("ALTER SYSTEM {verb} {}", name.as_deref().unwrap_or("ALL"));
+    from_inside_only(name.as_deref(), &text)?;
+    // Of all settings that RESET ALL takes away, this is the one that matters.
+    let name = name.unwrap_or_else(|| LIBRARIES.to_owned());
     let Some((setting, power)) = GUARDED
         .iter()
         .find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())
@@ -305,7 +300,7 @@ pub fn before(statement: &Utility) -> Result<()> {
             ..Flow::of(
                 &session,
                 Gate::Settings,
-                format!("ALTER SYSTEM SET {name}"),
+                text,
                 refusal(&name, *power, reason),
             )
         },

@@ -123,6 +123,11 @@ fn no_way_to_set_a_setting_leads_past_the_gate() -> Result<()> {
         assert_eq!(error.sqlstate(), "42501", "{statement}: {error}");
         let text = error.to_string();
         assert!(text.contains("settings of the region guard"), "{text}");
+        // Who is locked out so may be the DBA.
+        assert!(
+            text.contains("edit the configuration file on the server"),
+            "{text}"
+        );
     }
     outsider.batch_execute("ALTER SYSTEM SET custodian.naptime = '1min'")?;
     client.batch_execute("ALTER SYSTEM SET custodian.enforce_access = 'on'")?;

@@ -30,7 +30,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 36] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 37] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -112,6 +112,13 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 36] = [
         "all of these, and those of the gates, for sessions, roles, databases and functions",
         "settings",
         "refused by the server itself (55P02)",
+        "guard_settings",
+        "no_way_to_set_a_setting_leads_past_the_gate",
+    ),
+    (
+        "settings of the guard, by `ALTER SYSTEM` from outside",
+        "settings",
+        "refused, a superuser too, and so is `RESET ALL`",
         "guard_settings",
         "no_way_to_set_a_setting_leads_past_the_gate",
     ),
