@@ -167,13 +167,18 @@ fn fault(
     options: &BTreeMap<String, String>,
     role: pg_sys::Oid,
 ) -> Option<Unlawful> {
-    match extension_of(wrapper).as_deref() {
-        // The wrapper of dblink has no handler: it is for dblink_connect() alone.
-        Some("postgres_fdw" | "dblink") => destination::unlawful_as(
-            Some(&conninfo(options)),
+    let leads_to = |conninfo: &str| {
+        destination::unlawful_as(
+            Some(conninfo),
             &relation::role_name(role).unwrap_or_default(),
-        ),
-        _ if !foreign_server::has_handler(wrapper) => None,
+        )
+    };
+    match extension_of(wrapper).as_deref() {
+        Some("postgres_fdw" | "dblink") => leads_to(&conninfo(options)),
+        // No foreign table can use it, but dblink_connect() takes a server of any wrapper.
+        _ if !foreign_server::has_handler(wrapper) => {
+            Some(conninfo(options)).filter(|to| !to.is_empty()).and_then(|to| leads_to(&to))
+        }
         // It reads files of this server.
         Some("file_fdw") => None,
         Some(extension) if is_named(extension) => None,

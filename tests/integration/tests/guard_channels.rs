@@ -116,6 +116,12 @@ fn channel_settings_by_alter_system() -> Result<()> {
         let text = refused(&node, &format!("ALTER SYSTEM {reset}"))?;
         assert!(text.contains("set by ALTER SYSTEM"), "{text}");
     }
+    assert_eq!(
+        node.text(
+            "SELECT DISTINCT object FROM custodian.guard_events WHERE gate = 'settings' AND object ~ 'RESET' ORDER BY 1"
+        )?,
+        "ALTER SYSTEM RESET ALL\nALTER SYSTEM RESET shared_preload_libraries"
+    );
     node.exec("ALTER SYSTEM RESET work_mem")?;
     Ok(())
 }
@@ -231,12 +237,20 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
     node.exec(
         "CREATE SERVER inside FOREIGN DATA WRAPPER dblink_fdw OPTIONS (hostaddr '192.0.2.7')",
     )?;
-    // Another wrapper without a handler leads nowhere; nobody knows where one of somebody's own leads.
+    // Another wrapper without a handler leads nowhere, unless dblink_connect() is given its server: that takes any. Nobody knows
+    // where one of somebody's own leads.
     node.exec(
         "CREATE FOREIGN DATA WRAPPER own; CREATE SERVER nowhere FOREIGN DATA WRAPPER own;
          CREATE FOREIGN DATA WRAPPER another HANDLER file_fdw_handler",
     )?;
-    refused(&node, "CREATE SERVER s FOREIGN DATA WRAPPER another")?;
+    for statement in [
+        "CREATE SERVER s FOREIGN DATA WRAPPER own OPTIONS (hostaddr '198.51.100.7')",
+        "ALTER SERVER nowhere OPTIONS (ADD hostaddr '198.51.100.7')",
+        "CREATE SERVER s FOREIGN DATA WRAPPER another",
+    ] {
+        refused(&node, statement)?;
+    }
+    node.exec("ALTER SERVER nowhere OPTIONS (ADD hostaddr '192.0.2.7')")?;
     let text = refused(
         &node,
         "ALTER FOREIGN DATA WRAPPER own HANDLER file_fdw_handler",
@@ -267,7 +281,7 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
         node.text(
             "SELECT object FROM custodian.check() WHERE code = 'foreign-server-not-allowed' ORDER BY object"
         )?,
-        "inside\ns"
+        "inside\nnowhere\ns"
     );
     refused(&node, "CREATE FOREIGN TABLE there2 (id int) SERVER s")?;
     refused(
