@@ -37,10 +37,10 @@ impl Along {
     /// The columns that the item of a run names: those of the tags that decided.
     pub fn columns(&self, plan: &Plan) -> Vec<String> {
         let id = self.relation.to_u32();
-        let mut peers = plan.peers.iter();
-        peers
-            .find(|peer| peer.leaves.iter().any(|leaf| leaf.id == id))
-            .map(|peer| render::Step::Rows.columns(peer))
+        let mut together = plan.together();
+        together
+            .find(|plan| plan.leaves.iter().any(|leaf| leaf.id == id))
+            .map(|plan| render::Step::Rows.columns(plan))
             .unwrap_or_default()
     }
 

@@ -34,6 +34,14 @@ pub(super) struct Line {
 /// A line with its rows, where they could be counted, and whether that is an estimate.
 type Rows = (Line, Option<i64>, bool);
 
+/// Whether a leaf of a plan was asked for. The plan keeps the others, since rows of theirs may go along.
+pub(super) type Part<'a> = &'a dyn Fn(&Leaf) -> bool;
+
+/// Every leaf.
+pub(super) fn whole(_: &Leaf) -> bool {
+    true
+}
+
 /// How many blocks of a leaf are looked at for an estimate; a leaf with no more is counted.
 const SAMPLED_BLOCKS: u32 = 4096;
 
@@ -156,9 +164,9 @@ impl Counter {
         }
     }
 
-    /// Rows of other tables that go along with rows of the leaves; what few there may be of a sampled one are not looked
-    /// for. False when counting failed.
-    fn along(&mut self, plan: &Plan, dues: &[Due]) -> bool {
+    /// Rows that go along with rows of the leaves, of other tables and partitions; what few there may be of a sampled one are
+    /// not looked for.
+    fn along(&mut self, plan: &Plan, dues: &[Due]) {
         let counted = subtransaction(|| {
             for due in dues.iter().filter(|_| self.estimate) {
                 if heap::blocks(pg_sys::Oid::from(due.leaf.id))? > SAMPLED_BLOCKS {
@@ -178,11 +186,10 @@ impl Counter {
                     };
                     self.add(line, Some(went.rows), false);
                 }
-                true
             }
             Err(caught) => {
                 let Some(due) = dues.first() else {
-                    return false;
+                    return;
                 };
                 let line = Line {
                     along: None,
@@ -191,12 +198,19 @@ impl Counter {
                     columns: Vec::new(),
                 };
                 self.add(line, None, false);
-                false
             }
         }
     }
 
-    fn leaf(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) {
+    /// Counts what is to be disposed of in a leaf, and adds its rows that are due for deletion to those `going`; false when
+    /// counting failed.
+    fn due<'p>(
+        &mut self,
+        plan: &'p Plan,
+        leaf: &'p Leaf,
+        (policy, cutoff): (&'p Policy, Instant),
+        going: &mut Vec<Due<'p>>,
+    ) -> bool {
         for step in render::steps(plan) {
             let due = Due::all(plan, step, leaf, policy, cutoff);
             let line = |reason: String| Line {
@@ -213,12 +227,17 @@ impl Counter {
                 self.count(plan, leaf, line(step.past(plan)), &due.count())
             };
             if !counted {
-                return;
+                return false;
             }
-            if step == Step::Rows && plan.circle.is_empty() && !self.along(plan, &[due]) {
-                return;
+            if step == Step::Rows {
+                going.push(due);
             }
         }
+        true
+    }
+
+    /// Counts what is kept back in a leaf.
+    fn kept(&mut self, plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) {
         for back in kept(plan, leaf, policy, cutoff) {
             let line = Line {
                 along: None,
@@ -232,14 +251,15 @@ impl Counter {
         }
     }
 
-    fn plan(mut self, plan: &Plan, policy: &Policy, cutoff: Instant) -> Vec<Rows> {
-        for leaf in &plan.leaves {
-            self.leaf(plan, leaf, policy, cutoff);
+    fn plan(mut self, plan: &Plan, part: Part, policy: &Policy, cutoff: Instant) -> Vec<Rows> {
+        let mut leaves: Vec<&Leaf> = plan.leaves.iter().filter(|leaf| part(leaf)).collect();
+        let mut going = Vec::new();
+        leaves.retain(|leaf| self.due(plan, leaf, (policy, cutoff), &mut going));
+        for dues in along::counted_together(plan, &going) {
+            self.along(plan, dues);
         }
-        if !plan.circle.is_empty() && plan.delete_rows {
-            let leaves = plan.leaves.iter();
-            let due = |leaf| Due::all(plan, Step::Rows, leaf, policy, cutoff);
-            self.along(plan, &leaves.map(due).collect::<Vec<Due>>());
+        for leaf in leaves {
+            self.kept(plan, leaf, policy, cutoff);
         }
         for (column, why) in &plan.unresolved {
             self.add(
@@ -257,9 +277,10 @@ impl Counter {
     }
 }
 
-/// What a plan asks for at `cutoff`, and what it keeps back, counted or estimated as the owners of its leaves.
+/// What a plan asks for at `cutoff` of the leaves of a `part`, and what it keeps back, counted or estimated as their owners.
 pub(super) fn lines(
     plan: &Plan,
+    part: Part,
     policy: &Policy,
     cutoff: Instant,
     estimate: bool,
@@ -269,7 +290,7 @@ pub(super) fn lines(
             lines: Vec::new(),
             estimate,
         };
-        Ok(counter.plan(plan, policy, cutoff))
+        Ok(counter.plan(plan, part, policy, cutoff))
     })
 }
 
@@ -321,14 +342,14 @@ fn counted(
         if !asked {
             continue;
         }
-        let mut plan = compile_connected(&schema, &connections, &policy, id);
-        if let Some(rel) = rel.map(pg_sys::Oid::to_u32) {
-            // A partition, or a part of the tree: only the leaves below it.
-            plan.leaves.retain(|leaf| {
+        let plan = compile_connected(&schema, &connections, &policy, id);
+        // A partition, or a part of the tree: only the leaves below it.
+        let part = |leaf: &Leaf| {
+            rel.map(pg_sys::Oid::to_u32).is_none_or(|rel| {
                 leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
-            });
-        }
-        let lines = lines(&plan, &policy, cutoff, estimate)?;
+            })
+        };
+        let lines = lines(&plan, &part, &policy, cutoff, estimate)?;
         let relation = |line: &Rows| line.0.along.unwrap_or(id);
         found.extend(lines.into_iter().map(|line| (relation(&line), line)));
     }

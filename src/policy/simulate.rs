@@ -91,10 +91,10 @@ fn compare(
         return Ok(Vec::new());
     }
     let mut lines: BTreeMap<Line, Both> = BTreeMap::new();
-    for (line, rows, _) in preview::lines(&before, now.1, cutoff, false)? {
+    for (line, rows, _) in preview::lines(&before, &preview::whole, now.1, cutoff, false)? {
         lines.insert(line, (rows, Some(0)));
     }
-    for (line, rows, _) in preview::lines(&after, then.1, cutoff, false)? {
+    for (line, rows, _) in preview::lines(&after, &preview::whole, then.1, cutoff, false)? {
         lines.entry(line).or_insert((Some(0), None)).1 = rows;
     }
     Ok(lines

@@ -20,10 +20,10 @@ use crate::policy::along::{self, Along};
 use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
 use crate::policy::load;
-use crate::policy::model::{Erasing, Leaf, State};
+use crate::policy::model::{Erasing, Leaf, Plan, State};
 use crate::policy::period::Instant;
 use crate::policy::preview::as_owner_of;
-use crate::policy::render::{self, Step, facts};
+use crate::policy::render::{self, Due, Step, facts};
 use crate::policy::{epoch, purpose};
 use crate::subject::key;
 use crate::tag::grammar::DisposalMode;
@@ -203,6 +203,20 @@ pub(super) fn merged(lines: Vec<Line>) -> Vec<Line> {
     merged
 }
 
+/// Counts something of a leaf, under a snapshot of its own.
+fn counted<T>(
+    plan: &Plan,
+    leaf: &Leaf,
+    count: impl FnOnce() -> std::result::Result<T, Caught>,
+) -> Result<T> {
+    xact::with_snapshot(|| pseudonyms::with_key(plan, For::Recognizing, || Ok(count())))?.map_err(
+        |caught| {
+            let what = format!("what goes of {} could not be counted", leaf.ident.name);
+            now::told(&caught, &what)
+        },
+    )
+}
+
 /// One table: what goes, which `act` does or only counts, and then what stays.
 fn table(
     root: pg_sys::Oid,
@@ -225,11 +239,12 @@ fn table(
         false => told.clone(),
     };
     let mut went: Vec<(Step, Line)> = Vec::new();
-    let is_last = |leaf: &Leaf| plan.leaves.last().is_some_and(|last| last.id == leaf.id);
     for step in steps {
+        let mut along: Vec<Along> = Vec::new();
+        let mut going: Vec<Due> = Vec::new();
         for leaf in &plan.leaves {
-            let (rows, along) = if act {
-                now::dispose(&Target {
+            let rows = if act {
+                let (rows, more) = now::dispose(&Target {
                     work: &work,
                     step,
                     leaf,
@@ -237,34 +252,19 @@ fn table(
                     after: None,
                     except: &[],
                     places: None,
-                })?
+                })?;
+                along::merge(&mut along, more);
+                rows
             } else {
                 let due = work.due(step, leaf, now, None);
                 let count = due.count();
-                let counted = || {
-                    let rows = as_owner_of(plan, leaf, || spi::count(&count))?;
-                    let along = match step {
-                        Step::Rows if plan.circle.is_empty() && rows > 0 => {
-                            subtransaction(|| along::count(&[due]))?
-                        }
-                        // A row that goes with rows of several leaves goes once: with all of them, after the last one.
-                        Step::Rows if !plan.circle.is_empty() && is_last(leaf) => {
-                            let leaves = plan.leaves.iter();
-                            let all: Vec<_> =
-                                leaves.map(|leaf| work.due(step, leaf, now, None)).collect();
-                            subtransaction(|| along::count(&all))?
-                        }
-                        _ => Vec::new(),
-                    };
-                    Ok((rows, along))
-                };
-                xact::with_snapshot(|| {
-                    pseudonyms::with_key(plan, For::Recognizing, || Ok(counted()))
-                })?
-                .map_err(|caught: Caught| {
-                    let what = format!("what goes of {} could not be counted", leaf.ident.name);
-                    now::told(&caught, &what)
-                })?
+                let rows = counted(plan, leaf, || {
+                    as_owner_of(plan, leaf, || spi::count(&count))
+                })?;
+                if step == Step::Rows && rows > 0 {
+                    going.push(due);
+                }
+                rows
             };
             if rows > 0 {
                 let line = Line {
@@ -278,19 +278,26 @@ fn table(
                 };
                 went.push((step, line));
             }
-            went.extend(along.into_iter().map(|along| {
-                let line = Line {
-                    relation: along.relation,
-                    columns: along.columns(plan),
-                    action: along.action.to_owned(),
-                    reason: Along::reason(plan),
-                    rows: Some(along.rows),
-                    until: None,
-                    citation: None,
-                };
-                (step, line)
-            }));
         }
+        for dues in along::counted_together(plan, &going) {
+            let Some(leaf) = dues.first().map(|due| due.leaf) else {
+                continue;
+            };
+            let more = counted(plan, leaf, || subtransaction(|| along::count(dues)))?;
+            along::merge(&mut along, more);
+        }
+        went.extend(along.into_iter().map(|along| {
+            let line = Line {
+                relation: along.relation,
+                columns: along.columns(plan),
+                action: along.action.to_owned(),
+                reason: Along::reason(plan),
+                rows: Some(along.rows),
+                until: None,
+                citation: None,
+            };
+            (step, line)
+        }));
     }
     // In the order in which previews tell them.
     went.sort_by_key(|(step, _)| told.iter().position(|other| other == step));

@@ -1,19 +1,23 @@
-//! How many rows of other tables go, or change, along with the rows of a leaf. Pure.
+//! How many rows of other tables and partitions go, or change, along with the rows of a leaf. Pure.
 
 use crate::policy::cascade;
-use crate::policy::model::{ForeignKey, OnDelete};
+use crate::policy::model::{ForeignKey, OnDelete, RelId};
 use crate::policy::render::circle::{children, refers};
 use crate::policy::render::condition::from;
 use crate::policy::render::{Due, ROW, Statement};
 
 /// One row for each relation and action: its OID, whether rows of it are deleted (or else changed), and how many go along
-/// with the rows that are due for deletion in these leaves of a plan, each counted once. `None` where none can.
+/// with the rows that are due for deletion in these leaves of a plan, each counted once. `None` where none can: a table that
+/// refers to itself, and nothing else, has rows that go along in other leaves only.
 pub fn along(dues: &[Due]) -> Option<Statement> {
     let first = dues.first()?;
     let plan = first.plan;
     let (deleting, changing): (Vec<&ForeignKey>, Vec<&ForeignKey>) =
         cascade::declared(plan).partition(|key| key.on_delete == OnDelete::Cascade);
-    if plan.peers.is_empty() && deleting.is_empty() && changing.is_empty() {
+    let own: Vec<RelId> = dues.iter().map(|due| due.leaf.id).collect();
+    let are_all = || plan.leaves.iter().all(|leaf| own.contains(&leaf.id));
+    let in_circle = !plan.peers.is_empty() || !plan.circle.is_empty() && !are_all();
+    if !in_circle && deleting.is_empty() && changing.is_empty() {
         return None;
     }
     let mut scope = first.scope();
@@ -33,7 +37,7 @@ pub fn along(dues: &[Due]) -> Option<Statement> {
         true => String::new(),
         false => format!(" UNION {}", scope.step(&reached, keys)),
     };
-    let own: Vec<String> = dues.iter().map(|due| due.leaf.id.to_string()).collect();
+    let own: Vec<String> = own.iter().map(RelId::to_string).collect();
     let deleted = format!(
         "SELECT relation, true, count(*) FROM {reached} WHERE relation <> ALL ('{{{}}}'::oid[]) GROUP BY relation",
         own.join(",")

@@ -36,6 +36,19 @@ const PARTS: &str = "
     SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete') FROM unnest('{s.a,s.b}'::text[]) t;
     SELECT custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.a,s.b}'::text[]) t";
 
+/// A partitioned table, rows of which refer to others of it. Ten past ones of the second partition hang on ten of the first one; a
+/// young and a past one of the third partition on another each.
+const SELF: &str = "
+    CREATE TABLE s.t (id int PRIMARY KEY, parent int, at timestamptz, name text) PARTITION BY RANGE (id);
+    CREATE TABLE s.t1 PARTITION OF s.t FOR VALUES FROM (1) TO (21);
+    CREATE TABLE s.t2 PARTITION OF s.t FOR VALUES FROM (21) TO (31);
+    CREATE TABLE s.t3 PARTITION OF s.t FOR VALUES FROM (31) TO (100);
+    INSERT INTO s.t SELECT n, CASE WHEN n > 20 THEN n - 20 END, now() - interval '20 days', 'n' FROM generate_series(1, 32) n;
+    UPDATE s.t SET at = now() WHERE id = 31;
+    ALTER TABLE s.t ADD FOREIGN KEY (parent) REFERENCES s.t;
+    SELECT custodian.tag_table('s.t', clock => 'at', on_expiry => 'delete');
+    SELECT custodian.tag_column('s.t', 'name', 'user.name', '{p.short}')";
+
 #[test]
 fn a_preview_of_a_partition_in_a_circle_tells_what_a_sweep_of_it_does() -> Result<()> {
     let node = cluster(
@@ -69,7 +82,61 @@ fn a_preview_of_a_partition_in_a_circle_tells_what_a_sweep_of_it_does() -> Resul
             "{relation}"
         );
     }
+    // The only column with a tag is named of all that go, as a preview of the whole table names it.
+    let named = "SELECT string_agg(DISTINCT column_names::text, ' ') FROM custodian.preview('s.a1') WHERE action <> 'keep'";
+    client.batch_execute(PARTS)?;
+    assert_eq!(client.text(named)?, "{name}");
     Ok(())
+}
+
+#[test]
+fn a_preview_of_a_partition_of_a_table_that_refers_to_itself_tells_what_a_sweep_of_it_does()
+-> Result<()> {
+    let node = cluster(
+        "itself",
+        &[
+            "custodian.disposal = observe",
+            "custodian.max_disposal_fraction = 0.8",
+        ],
+    )?;
+    let mut client = node.client()?;
+    client.batch_execute(SELF)?;
+    // A partition's rows that go with those of another are told as its own, or as those of the table.
+    let told = |told: &str| {
+        format!(
+            "SELECT coalesce(sum(rows), 0) FROM custodian.{told} WHERE action LIKE 'delete row%'"
+        )
+    };
+    let mut expect = |relation: &str, rows: &str| -> Result<()> {
+        let preview = client.text(&told(&format!("preview('{relation}')")))?;
+        client.batch_execute("BEGIN")?;
+        let swept = client.text(&told(&format!("sweep_now('{relation}')")))?;
+        client.batch_execute("ROLLBACK")?;
+        assert_eq!(
+            (preview.as_str(), swept.as_str()),
+            (rows, rows),
+            "{relation}"
+        );
+        Ok(())
+    };
+    // All but 11 and 31, of 32 rows, are more than the fuse lets through.
+    for (relation, rows) in [("s.t2", "10"), ("s.t3", "1")] {
+        expect(relation, rows)?;
+    }
+    let error = node
+        .client()?
+        .refused("SELECT * FROM custodian.sweep_now('s.t1')");
+    let detail = error.db().and_then(|error| error.detail());
+    let due = "30 of 32 rows are due, and custodian.max_disposal_fraction is 0.8.";
+    assert_eq!(detail, Some(due), "{error}");
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    wait_for_answer(&node, "SHOW custodian.max_disposal_fraction", "1");
+    expect("s.t1", "30")?;
+    expect("s.t", "30")?;
+    // A hold on one partition keeps what its rows refer to, and no more.
+    node.exec("CREATE ROLE app; SELECT custodian.place_hold('M1', 'app', '2099-01-01', 'x', rel => 's.t3')")?;
+    expect("s.t1", "28")?;
+    expect("s.t3", "0")
 }
 
 #[test]
