@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::guard;
 use crate::guard::row::veto;
 use crate::pg::hook::Hook;
-use crate::pg::report;
 use crate::pg::statement::{self, Statement};
+use crate::pg::{report, xact};
 use crate::policy::declare::history;
 use crate::tag::{derive, detach, provider, rename, rename_dependents};
 use crate::worker;
@@ -30,8 +30,21 @@ impl<'a> Utility<'a> {
     }
 }
 
+/// Whether the server refuses a statement by itself, since nothing may be written: in a read-only transaction, and on a standby.
+/// Of those that are locked for before they are looked at, which would be waited for in vain, or be another error.
+fn is_refused_anyway(utility: Utility) -> bool {
+    use pg_sys::NodeTag::{T_AlterTableStmt, T_CreateStmt, T_DropStmt, T_IndexStmt};
+    matches!(
+        utility.node.type_,
+        T_AlterTableStmt | T_CreateStmt | T_DropStmt | T_IndexStmt
+    ) && !xact::may_write()
+}
+
 /// What runs before each utility statement; an error refuses it.
 fn before(utility: Utility) -> Result<()> {
+    if is_refused_anyway(utility) {
+        return Ok(());
+    }
     provider::before(utility)?;
     veto::before(utility)?;
     guard::ddl::before(&utility)?;

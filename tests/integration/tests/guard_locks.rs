@@ -164,3 +164,31 @@ fn rows_that_may_be_kept_are_looked_at_under_locks_in_the_order_of_the_server() 
         "relation = 'part3'::regclass AND mode = 'AccessShareLock'",
     )
 }
+
+#[test]
+fn what_may_not_write_is_refused_by_the_server_before_it_waits() -> Result<()> {
+    let node = node()?;
+    node.exec(
+        "CREATE ROLE counsel SUPERUSER; CREATE TABLE rest PARTITION OF parts DEFAULT;
+         SELECT custodian.place_hold('m', 'counsel', current_date + 30, 'r', rel => 'parts')",
+    )?;
+    node.alter_system("custodian.enforce", "on")?;
+    let mut other = node.client()?;
+    other.batch_execute("BEGIN; LOCK TABLE parts IN ACCESS SHARE MODE")?;
+    for role in ["postgres", "away"] {
+        let mut reader = node.client_as(role, "postgres")?;
+        reader.batch_execute("SET lock_timeout = '5s'; SET default_transaction_read_only = on")?;
+        for statement in [
+            "ALTER TABLE parts DROP COLUMN id",
+            "ALTER TABLE parts DETACH PARTITION part1",
+            "ALTER TABLE parts ADD CHECK (id > 0)",
+            "DROP TABLE part1",
+            "CREATE TABLE part4 PARTITION OF parts FOR VALUES IN (4)",
+            "CREATE INDEX ON parts (id)",
+        ] {
+            let error = reader.refused(statement);
+            assert_eq!(error.sqlstate(), "25006", "{role}: {statement}: {error}");
+        }
+    }
+    Ok(())
+}
