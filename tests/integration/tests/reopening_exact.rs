@@ -260,7 +260,7 @@ fn rows_that_move_new_columns_and_what_leaves_a_table_are_seen_behind_its_waterm
     wait_for(&node, named, "3");
     swept(&["trip_old", "trip_new"]);
 
-    // What leaves keeps its tags, and is watched as before.
+    // What leaves keeps its tags, and is watched as before: also behind the watermark that it then gets for itself.
     node.exec(
         "CREATE TABLE log (id int, ip text, at timestamptz NOT NULL);
          SELECT custodian.tag_table('log', clock => 'at');
@@ -269,17 +269,29 @@ fn rows_that_move_new_columns_and_what_leaves_a_table_are_seen_behind_its_waterm
          INSERT INTO log_child VALUES (1, 'ip', '2001-01-01'), (2, 'ip', now())",
     )?;
     swept(&["log", "log_child"]);
+    let plans = |leaf: &str| {
+        node.text(&format!(
+            "SELECT string_agg(quote_literal(plan), ',') FROM custodian.watermark WHERE leaf = '{leaf}'::regclass"
+        ))
+    };
+    let before = [plans("trip_old")?, plans("log_child")?];
     node.exec(
-        "ALTER TABLE trip DETACH PARTITION trip_old; INSERT INTO trip_old VALUES (4, 'ip', '2001-01-01', 'x')",
+        "ALTER TABLE trip DETACH PARTITION trip_old; INSERT INTO trip_old VALUES (4, 'ip', '2001-01-01', 'x');
+         ALTER TABLE log_child NO INHERIT log",
     )?;
-    node.exec("ALTER TABLE log_child NO INHERIT log")?;
+    for (leaf, before) in ["trip_old", "log_child"].into_iter().zip(before) {
+        let by_itself = format!(
+            "SELECT count(*) FROM custodian.watermark WHERE leaf = '{leaf}'::regclass AND plan NOT IN ({before})"
+        );
+        wait_for(&node, &by_itself, "1");
+    }
+    swept(&["trip_old", "log_child"]);
+    node.exec("INSERT INTO trip_old VALUES (5, 'ip', '2001-01-01', 'x'); UPDATE log_child SET at = '2001-01-01' WHERE id = 2")?;
     wait_for(
         &node,
         "SELECT count(*), count(ip), count(name) FROM trip_old",
-        "3|0|0",
+        "4|0|0",
     );
-    swept(&["trip_old", "log_child"]);
-    node.exec("UPDATE log_child SET at = '2001-01-01' WHERE id = 2")?;
     wait_for(&node, "SELECT count(*), count(ip) FROM log_child", "2|0");
     Ok(())
 }
