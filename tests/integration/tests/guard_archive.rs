@@ -457,6 +457,7 @@ fn archiving_stops_with_the_transfer_and_for_what_nobody_has_reviewed() -> Resul
         "SET lock_timeout = '100ms'; CREATE TABLE unseen ()"
     )?);
     assert_eq!(shop.text("SELECT 'unseen'::regclass")?, "unseen");
+    node.wait_for_log("could not see whether", 60);
     let before = node.log().len();
     shop.batch_execute("SET lock_timeout = '100ms'; CREATE TEMP TABLE passing (id int)")?;
     shop.batch_execute("RESET lock_timeout")?;
