@@ -18,6 +18,7 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Kind};
 use crate::guard::files::{self, Disk, read_text};
+use crate::guard::inherited;
 use crate::guard::lane::archive;
 use crate::guard::rules::{self, Noting, Own, Rules};
 use crate::guard::settings;
@@ -111,7 +112,12 @@ impl Active {
     /// Where this node is.
     pub fn own(&self) -> &Own {
         self.own.get_or_init(|| match &self.rules {
-            Some(rules) => rules.own(guc::region().as_deref(), &own_addresses()),
+            Some(rules) => match own_addresses() {
+                Ok(addresses) => rules.own(guc::region().as_deref(), &addresses),
+                Err(error) => Own::contradiction(format!(
+                    "the addresses of this machine cannot be read ({error})"
+                )),
+            },
             None => Own {
                 region: guc::region(),
                 problem: guc::region()
@@ -127,17 +133,13 @@ thread_local! {
     static LOCAL: RefCell<Option<Rc<Active>>> = const { RefCell::new(None) };
 }
 
-/// The addresses of this machine. An error leaves the region unknown, which refuses.
-fn own_addresses() -> Vec<IpAddr> {
-    if_addrs::get_if_addrs()
-        .map(|interfaces| {
-            interfaces
-                .into_iter()
-                .filter(|interface| !interface.is_loopback())
-                .map(|interface| interface.ip())
-                .collect()
-        })
-        .unwrap_or_default()
+/// The addresses of this machine. Without them nothing shows whether a `node` line contradicts the setting.
+fn own_addresses() -> std::io::Result<Vec<IpAddr>> {
+    let interfaces = if_addrs::get_if_addrs()?.into_iter();
+    Ok(interfaces
+        .filter(|interface| !interface.is_loopback())
+        .map(|interface| interface.ip())
+        .collect())
 }
 
 fn data_directory() -> Option<PathBuf> {
@@ -291,6 +293,7 @@ fn start() -> Shared {
     let active = Active::new(1, rules);
     archive::at_start();
     settings::at_start(&active);
+    inherited::at_start(&active);
     LOCAL.with(|local| local.replace(Some(active)));
     Shared {
         generation: AtomicU64::new(1),

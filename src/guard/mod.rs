@@ -18,6 +18,7 @@ pub mod exposure;
 mod files;
 pub mod foreign;
 pub mod function;
+pub mod inherited;
 pub mod lane;
 pub mod login;
 pub mod notification;

@@ -268,6 +268,19 @@ pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
         remedy: remedy.to_owned(),
         ours,
     };
+    let lost = |remedy: &str| {
+        let problem = own.problem.as_deref().unwrap_or("nothing says where it is");
+        judgement(
+            Verdict::Unknown,
+            format!("The region of this node is unknown: {problem}."),
+            remedy,
+        )
+    };
+    if own.contradictory {
+        return lost(
+            "Correct custodian.region, which a copy of another node's files brings along, or the \"node\" lines of the region rules.",
+        );
+    }
     let (allowed, source): (Vec<String>, String) = match (rules.residency(), &own.region) {
         (Some((line, regions)), _) => (
             regions.to_vec(),
@@ -275,10 +288,7 @@ pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
         ),
         (None, Some(region)) => (vec![region.clone()], "this node is in".to_owned()),
         (None, None) => {
-            let problem = own.problem.as_deref().unwrap_or("nothing says where it is");
-            return judgement(
-                Verdict::Unknown,
-                format!("The region of this node is unknown: {problem}."),
+            return lost(
                 "Set custodian.region, or add a \"node\" line with an address of this node to the region rules.",
             );
         }
@@ -469,6 +479,24 @@ local postgres
             &peer("10.86.1.1", None, None),
         );
         assert_eq!(declared.verdict, Verdict::Inside);
+    }
+
+    #[test]
+    fn a_node_that_is_told_two_regions_lets_nobody_in_whatever_the_residency() {
+        let rules = parse(&format!("{FILE}residency cn\n")).rules().unwrap();
+        let address = "10.86.0.1".parse().unwrap();
+        let near = peer("10.86.1.1", None, None);
+        assert_eq!(
+            judge(&rules, &rules.own(Some("cn"), &[address]), &near).verdict,
+            Verdict::Inside
+        );
+        let told = judge(&rules, &rules.own(Some("de"), &[address]), &near);
+        assert_eq!(told.verdict, Verdict::Unknown);
+        assert!(
+            told.reason
+                .contains("custodian.region is \"de\", but line 5")
+        );
+        assert!(told.remedy.starts_with("Correct custodian.region"));
     }
 
     #[test]

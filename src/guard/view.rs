@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::error::{self, Error, Kind};
 use crate::guard::verdict::{Address, Peer};
-use crate::guard::{active, break_glass, session, settings};
+use crate::guard::{active, break_glass, inherited, session, settings};
 use crate::guc;
 use crate::pg::relation;
 use crate::policy::model::{Finding, Severity};
@@ -190,6 +190,7 @@ pub fn findings() -> error::Result<Vec<Finding>> {
     }
     findings.extend(settings::findings(&active));
     findings.extend(break_glass::findings());
+    findings.extend(inherited::finding(&active));
     if active.rules.is_some()
         && let Some(problem) = &active.own().problem
     {
@@ -198,8 +199,12 @@ pub fn findings() -> error::Result<Vec<Finding>> {
             code: "region-unknown",
             object: file,
             problem: format!("The region of this node is unknown: {problem}."),
-            remedy: "Set custodian.region, or add a \"node\" line with an address of this node."
-                .to_owned(),
+            remedy: if active.own().contradictory {
+                "Correct custodian.region, which a copy of another node's files brings along, or the \"node\" lines."
+            } else {
+                "Set custodian.region, or add a \"node\" line with an address of this node."
+            }
+            .to_owned(),
         });
     }
     Ok(findings)

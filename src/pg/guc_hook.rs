@@ -1,7 +1,9 @@
 //! Settings: check hooks on those of the server, chained behind whatever is there, and what the definitions of our own
 //! need of it.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
@@ -79,17 +81,19 @@ pub fn is_from_file(name: &CStr) -> bool {
     find(name).is_ok_and(|record| unsafe { (*record).source == pg_sys::GucSource::PGC_S_FILE })
 }
 
+/// The configuration file that the value in force came from; `None` when it came from elsewhere, such as the command line.
+pub fn source_file(name: &CStr) -> Option<PathBuf> {
+    let record = find(name).ok()?;
+    // SAFETY: the record is the server's own; NULL or the NUL-terminated name of a file, copied at once.
+    unsafe {
+        let file = (*record).sourcefile;
+        (!file.is_null()).then(|| PathBuf::from(OsStr::from_bytes(CStr::from_ptr(file).to_bytes())))
+    }
+}
+
 /// Whether the value in force is one that ALTER SYSTEM wrote.
 pub fn is_from_alter_system(name: &CStr) -> bool {
-    find(name).is_ok_and(|record| {
-        // SAFETY: the record is the server's own; NULL or the NUL-terminated name of a file.
-        let file = unsafe { (*record).sourcefile };
-        // SAFETY: as above.
-        !file.is_null()
-            && unsafe { CStr::from_ptr(file) }
-                .to_bytes()
-                .ends_with(b"/postgresql.auto.conf")
-    })
+    source_file(name).is_some_and(|file| file.ends_with("postgresql.auto.conf"))
 }
 
 /// Empties a setting as what set it could have done, so that the next change of a file is followed again. For the

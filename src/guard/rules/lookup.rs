@@ -50,6 +50,26 @@ pub struct Own {
     pub line: Option<LineNumber>,
     /// Why the region is unknown.
     pub problem: Option<String>,
+    /// Whether it is unknown because what is known contradicts itself: then nobody is inside, whatever else the rules say.
+    pub contradictory: bool,
+}
+
+impl Own {
+    /// Nothing is known, for a reason.
+    fn unknown(problem: String) -> Own {
+        Own {
+            problem: Some(problem),
+            ..Own::default()
+        }
+    }
+
+    /// What is known contradicts itself.
+    pub fn contradiction(problem: String) -> Own {
+        Own {
+            contradictory: true,
+            ..Own::unknown(problem)
+        }
+    }
 }
 
 impl Rules {
@@ -213,8 +233,9 @@ impl Rules {
         })
     }
 
-    /// Where this node is: `setting` (`custodian.region`) if there is one, otherwise what the `node` lines
-    /// say about `addresses`, which must not contradict one another.
+    /// Where this node is: what the `node` lines say about `addresses`, or `setting` (`custodian.region`) where none names
+    /// one of them. All that say something must agree: a setting that came with a copy of another node's files, or a line
+    /// that was forgotten, does not decide.
     pub fn own(&self, setting: Option<&str>, addresses: &[IpAddr]) -> Own {
         let matching: Vec<(LineNumber, &Place)> = self
             .list
@@ -228,44 +249,34 @@ impl Rules {
                 _ => None,
             })
             .collect();
-        if let Some(setting) = setting {
-            if !self.knows(setting) {
-                return Own {
-                    problem: Some(format!(
-                        "custodian.region is \"{setting}\", which the rules do not define"
-                    )),
-                    ..Own::default()
-                };
-            }
-            return Own {
-                region: Some(setting.to_owned()),
-                organisation: matching
-                    .iter()
-                    .find(|(_, place)| place.region == setting)
-                    .and_then(|(_, place)| place.organisation.clone()),
-                line: None,
-                problem: None,
-            };
-        }
         let Some((line, place)) = matching.first() else {
-            return Own {
-                problem: Some("no \"node\" line names an address of this node".to_owned()),
-                ..Own::default()
+            return match setting {
+                None => Own::unknown("no \"node\" line names an address of this node".to_owned()),
+                Some(setting) if !self.knows(setting) => Own::unknown(format!(
+                    "custodian.region is \"{setting}\", which the rules do not define"
+                )),
+                Some(setting) => Own {
+                    region: Some(setting.to_owned()),
+                    ..Own::default()
+                },
             };
         };
         if let Some((other, _)) = matching.iter().find(|(_, other)| other != place) {
-            return Own {
-                problem: Some(format!(
-                    "lines {line} and {other} both name addresses of this node and contradict each other"
-                )),
-                ..Own::default()
-            };
+            return Own::contradiction(format!(
+                "lines {line} and {other} both name addresses of this node and contradict each other"
+            ));
+        }
+        if let Some(setting) = setting.filter(|setting| *setting != place.region) {
+            return Own::contradiction(format!(
+                "custodian.region is \"{setting}\", but line {line} names an address of this node and puts it in \"{}\"",
+                place.region
+            ));
         }
         Own {
             region: Some(place.region.clone()),
             organisation: place.organisation.clone(),
             line: Some(*line),
-            problem: None,
+            ..Own::default()
         }
     }
 }

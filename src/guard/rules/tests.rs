@@ -140,18 +140,40 @@ fn a_node_knows_itself_by_its_addresses() {
 }
 
 #[test]
-fn the_setting_beats_the_node_lines_and_must_be_a_known_region() {
+fn the_setting_says_what_no_node_line_says_and_must_be_a_known_region() {
     let rules = rules(FILE);
-    let own = rules.own(Some("cn"), &[ip("10.33.0.1")]);
-    assert_eq!(
-        (own.region.as_deref(), own.organisation),
-        (Some("cn"), None)
-    );
+    let own = rules.own(Some("cn"), &[ip("192.0.2.1")]);
+    assert_eq!((own.region.as_deref(), own.line), (Some("cn"), None));
+    let own = rules.own(Some("mars"), &[ip("192.0.2.1")]);
+    assert_eq!((own.region, own.contradictory), (None, false));
+    assert!(own.problem.unwrap().contains("\"mars\""));
+    // Where both say the same, the line says whose node it is.
     let own = rules.own(Some("cn"), &[ip("10.86.0.1")]);
     assert_eq!(own.organisation.as_deref(), Some("shop"));
-    let own = rules.own(Some("mars"), &[ip("10.86.0.1")]);
-    assert_eq!(own.region, None);
-    assert!(own.problem.unwrap().contains("\"mars\""));
+    assert_eq!(own.line.map(|line| line.number), Some(8));
+}
+
+#[test]
+fn a_setting_that_contradicts_a_node_line_decides_nothing() {
+    let rules = rules(FILE);
+    // A region around the node's own is another one, too: a copied setting may be either.
+    for (setting, address) in [
+        ("cn", "10.33.0.1"),
+        ("eu", "10.33.0.1"),
+        ("mars", "10.86.0.1"),
+    ] {
+        let own = rules.own(Some(setting), &[ip(address)]);
+        assert_eq!((own.region, own.line), (None, None), "{setting}");
+        assert!(own.contradictory, "{setting}");
+        let problem = own.problem.unwrap();
+        assert!(
+            problem.contains(&format!("custodian.region is \"{setting}\", but line ")),
+            "{problem}"
+        );
+    }
+    // A setting settles no contradiction between lines.
+    let two = rules.own(Some("cn"), &[ip("10.33.0.1"), ip("10.86.0.1")]);
+    assert_eq!((two.region, two.contradictory), (None, true));
 }
 
 #[test]
