@@ -261,6 +261,10 @@ fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> 
             return Ok(Outcome::Always);
         }
     }
+    let writes = changes || access.required & pg_sys::ACL_INSERT != 0;
+    if writes && session.judgement.verdict != Verdict::Inside {
+        write_of_rules(access.relation, session)?;
+    }
     if catalogs::is_catalog(access.relation) {
         return Ok(Outcome::Always);
     }
@@ -314,6 +318,25 @@ fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> 
         SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
     }
     Ok(outcome)
+}
+
+/// Refuses to write from outside into what the guard goes by, such as labels, past the functions and statements that look at it.
+fn write_of_rules(relation: pg_sys::Oid, session: &Session) -> Result<()> {
+    if !catalogs::is_catalog(relation) && !catalogs::is_open_table(relation) {
+        return Ok(());
+    }
+    let name = relation::describe(relation);
+    let judgement = &session.judgement;
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("writing to \"{name}\" from {} is not allowed", session.peer),
+    )
+    .detail(format!(
+        "The guard goes by what it holds. {}",
+        judgement.reason
+    ))
+    .hint("Connect from inside, or use the statements and functions that are made for it.");
+    refuse::unless_only_warned(Flow::of(session, Gate::Access, name, error), |_| {})
 }
 
 fn examine(request: Request, session: &Session) -> Result<Outcome> {

