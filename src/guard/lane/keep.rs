@@ -1,5 +1,6 @@
 //! DDL gate, for open lanes: a change of a publication or of a tag that would leave a lane unusable is refused before
 //! anything goes through it, such as a row filter that is dropped, or a residency column that the filter does not ask for.
+//! So is another publication that takes the name of one that a lane names: what runs on the lane would send what that one has.
 //! The sentinel would end the flow only seconds later.
 
 use std::cell::RefCell;
@@ -12,7 +13,7 @@ use crate::guard::lane::model::Lane;
 use crate::guard::lane::{qualify, store};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::relation;
-use crate::pg::statement::text;
+use crate::pg::statement::{string, text};
 use crate::pg::utility::Utility;
 use crate::pg::xact;
 
@@ -30,6 +31,15 @@ fn changed<'a>(statement: &Utility<'a>) -> Option<&'a pg_sys::AlterPublicationSt
         .then_some(alter)
 }
 
+/// The name that a statement gives to a publication that did not have it: lanes go by names.
+fn newly_named(statement: &Utility) -> Option<String> {
+    if let Some(create) = statement.cast::<pg_sys::CreatePublicationStmt>() {
+        return Some(string!(create.pubname));
+    }
+    let rename = statement.cast::<pg_sys::RenameStmt>()?;
+    (rename.renameType == pg_sys::ObjectType::OBJECT_PUBLICATION).then(|| string!(rename.newname))
+}
+
 /// Before a utility statement: notes which lanes over the publication can be used.
 pub fn before(statement: &Utility) -> Result<()> {
     let Some(alter) = changed(statement) else {
@@ -44,12 +54,16 @@ pub fn before(statement: &Utility) -> Result<()> {
     Ok(())
 }
 
+/// Whether anything is looked at.
+fn is_on() -> bool {
+    guc::preloaded()
+        && guc::enforce(Gate::Ddl) != Enforce::Off
+        && relation::extension_oid().is_some()
+}
+
 /// The lanes of this kind that can be used now; none while the gate is off.
 fn usable(wanted: impl Fn(&Lane) -> bool) -> Result<Vec<Lane>> {
-    if !guc::preloaded()
-        || guc::enforce(Gate::Ddl) == Enforce::Off
-        || relation::extension_oid().is_none()
-    {
+    if !is_on() {
         return Ok(Vec::new());
     }
     let mut usable = Vec::new();
@@ -78,8 +92,42 @@ pub fn after_label() -> Result<()> {
     )
 }
 
-/// After a utility statement: refuses it where one of these lanes cannot be used any more.
+/// Refuses a publication that has got the name of one that an open lane names, and does not fit its transfer. Whether the lane
+/// could be used before does not matter: it may have lost its publication in this very transaction.
+fn refuse_unfit(name: &str) -> Result<()> {
+    if !is_on() {
+        return Ok(());
+    }
+    xact::command_done();
+    let named = [name.to_owned()];
+    for lane in store::open_lanes()? {
+        if !lane.publications.contains(&named[0]) {
+            continue;
+        }
+        let Err(reason) = qualify::publications(&named, &lane.transfer)? else {
+            continue;
+        };
+        let error = Error::new(
+            Kind::RegionRefused,
+            format!("publication \"{name}\" does not fit lane {}, which names it", lane.id),
+        )
+        .detail(reason)
+        .hint("Give it another name, have it carry what the transfer covers (custodian.publication_filter() writes a row filter), or close the lane with custodian.close_lane().");
+        ddl::decide(
+            format!("publication {name}"),
+            Some(lane.transfer.region),
+            error,
+            true,
+        )?;
+    }
+    Ok(())
+}
+
+/// After a utility statement: refuses it where one of these lanes cannot be used any more, or would carry another publication.
 pub fn after(statement: &Utility) -> Result<()> {
+    if let Some(name) = newly_named(statement) {
+        return refuse_unfit(&name);
+    }
     if changed(statement).is_none() {
         return Ok(());
     }

@@ -373,7 +373,8 @@ fn channel_publications_that_grow_without_being_named() -> Result<()> {
 
 #[test]
 fn break_glass_is_for_a_superuser_on_the_machine_and_on_record() -> Result<()> {
-    let node = start("on")?;
+    let node = builder("on").loopback().start()?;
+    set_rules(&node, RULES)?;
     node.exec("CREATE EXTENSION pg_custodian; CREATE ROLE colleague; CREATE ROLE app LOGIN; CREATE TABLE t (id int); GRANT SELECT ON t TO app")?;
     let begin = |reason: &str, second: &str, duration: &str| {
         format!("SELECT custodian.break_glass('{reason}', '{second}', '{duration}')")
@@ -400,6 +401,18 @@ fn break_glass_is_for_a_superuser_on_the_machine_and_on_record() -> Result<()> {
             "{arguments}"
         );
     }
+    // Loopback is not the machine: a tunnel may end there. The rules take the role for local on both.
+    let arguments = begin("x", "colleague", "1 hour");
+    let output = node
+        .program("psql")?
+        .over_tcp()
+        .args(["-X", "-v", "VERBOSITY=verbose", "-c", &arguments])
+        .run()?;
+    let all = output.all();
+    assert!(
+        !output.success() && all.contains("42501") && all.contains("over the unix socket"),
+        "{all}"
+    );
     assert_eq!(app.refused(read).sqlstate(), "42501");
 
     // It counts from this moment, also when the transaction is rolled back, and is on record then.

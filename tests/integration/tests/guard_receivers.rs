@@ -375,6 +375,90 @@ fn what_a_change_would_end_is_shown_before_it_is_made() -> Result<()> {
 }
 
 #[test]
+fn no_other_publication_takes_the_name_of_that_of_a_lane_and_what_ends_a_lane_is_said() -> Result<()>
+{
+    let world = World::new()?;
+    let node = &world.node;
+    // The lanes are looked at between rounds.
+    node.alter_system("custodian.naptime", "1h")?;
+    let mut running = world.receive_on_lane()?;
+    let mut client = node.client()?;
+    client.batch_execute("SELECT custodian.permit_publication('contacts', '{cn}', 'inside')")?;
+    for sql in [
+        "ALTER PUBLICATION contacts RENAME TO old; ALTER PUBLICATION everything RENAME TO contacts",
+        "DROP PUBLICATION contacts; ALTER PUBLICATION everything RENAME TO contacts",
+        "DROP PUBLICATION contacts; CREATE PUBLICATION contacts FOR TABLE customer",
+    ] {
+        let error = client.refused(&format!("BEGIN; {sql}"));
+        assert_eq!(error.sqlstate(), "42501", "{sql}: {error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("publication \"contacts\" does not fit lane 1") && text.contains("HINT"),
+            "{text}"
+        );
+        client.batch_execute("ROLLBACK")?;
+    }
+    // One that fits does, and the name of none that a lane names is free.
+    client.batch_execute(
+        "BEGIN; ALTER PUBLICATION contacts RENAME TO old;
+         CREATE PUBLICATION contacts FOR TABLE customer (id, email, country) WHERE (country IN ('eu')); COMMIT;
+         ALTER PUBLICATION everything RENAME TO all_of_it; ALTER PUBLICATION all_of_it RENAME TO everything",
+    )?;
+    client.batch_execute(&format!(
+        "INSERT INTO customer VALUES (5, 'mail-5', '{CANARY}', 'eu')"
+    ))?;
+    wait_until("the row of eu arrives", 60, || {
+        running.output_so_far().contains("mail-5") || running.has_ended()
+    });
+    let so_far = running.output_so_far();
+    assert!(
+        so_far.contains("mail-5") && !so_far.contains(CANARY),
+        "{so_far}"
+    );
+
+    // A tag that the transfer does not cover. In warn the gate on statements lets it pass, and says what will end.
+    node.alter_system("custodian.enforce_ddl", "warn")?;
+    let notice = "NOTICE:  the replication on lane 1 of 127.0.0.1";
+    let tag = |category: &str| {
+        format!(
+            "SELECT custodian.tag_column('customer', 'email', '{category}', '{{shop.orders}}', residency => '{{cn,eu}}')"
+        )
+    };
+    let ended = |running: &mut integration::Running| {
+        wait_until("the receiver has been ended", 60, || running.has_ended());
+        wait_until("the slot is free", 60, || world.walsenders() == "0");
+    };
+    let said = node.psql(&tag("user.financial"))?;
+    assert!(
+        said.success()
+            && said.all().contains(notice)
+            && said.all().contains("Lane 1 cannot be used."),
+        "{said}"
+    );
+    ended(&mut running);
+    node.exec(&tag("user.contact.email"))?;
+
+    // The transfer's end is said, ends what runs, and lets nothing begin.
+    let mut running = world.receive_on_lane()?;
+    let said = node.psql("SELECT custodian.revoke_transfer('shop.eu', 'over')")?;
+    assert!(said.success() && said.all().contains(notice), "{said}");
+    ended(&mut running);
+    assert_eq!(
+        node.text(
+            "SELECT count(DISTINCT reason) FROM custodian.guard_events WHERE gate = 'sentinel' AND object = 'replication on lane 1'
+             AND (reason LIKE 'Lane 1 cannot be used.%' OR reason = 'Lane 1 was closed, or its transfer has ended.')"
+        )?,
+        "2"
+    );
+    let options = ["proto_version=1", "publication_names=contacts"];
+    assert_refused(
+        &world.decode("eu", "sub", &options)?.run()?,
+        "No lane is open for it.",
+    );
+    Ok(())
+}
+
+#[test]
 fn subscriptions_servers_and_settings_that_other_rules_do_not_allow_are_found() -> Result<()> {
     let world = World::new()?;
     let node = &world.node;

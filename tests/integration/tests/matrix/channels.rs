@@ -319,6 +319,9 @@ pub const CHANNELS: &[Channel] = &[
     channel(OPENS, "ALTER SERVER", Destination(Ddl), Nothing, Sql("BEGIN; ALTER SERVER near OPTIONS (SET host '{host}'); ROLLBACK")),
     channel(OPENS, "CREATE SUBSCRIPTION", Destination(Ddl), Nothing, Sql(
         "BEGIN; CREATE SUBSCRIPTION s CONNECTION 'host={host} dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE); ROLLBACK")),
+    channel(OPENS, "ALTER SUBSCRIPTION … CONNECTION", Destination(Ddl), Nothing, Sql(
+        "BEGIN; CREATE SUBSCRIPTION s CONNECTION 'host={near} dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE); \
+         ALTER SUBSCRIPTION s CONNECTION 'host={host} dbname=x'; ROLLBACK")),
     channel(OPENS, "a list of hosts, of which one is inside", Destination(Ddl), Nothing, Sql(
         "BEGIN; CREATE SUBSCRIPTION s CONNECTION 'host={near},{host} dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE); ROLLBACK")),
     channel(OPENS, "`primary_conninfo`", Destination(Settings), Nothing, Sql("ALTER SYSTEM SET primary_conninfo = 'host={host}'"))

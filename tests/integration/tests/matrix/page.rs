@@ -23,6 +23,8 @@ written from the tables of that test (`tests/integration/tests/matrix/`); the la
 - In `warn` everything passes, and the gate that would refuse it records that.
 - Whoever fails to authenticate gets the server's own error (28P01) on every channel, and the guard records nothing.
 
+The tests of all tables but the last are `every_channel_is_open_to_whom_it_may_be_and_closed_to_all_others_when_gates_are_on` and
+`every_channel_passes_in_warn_and_what_on_would_refuse_is_recorded`, in `matrix/main.rs`.
 `make test` runs each channel with each kind of peer once, in the two modes by turns; `make test-matrix` runs every cell.
 Without network namespaces the peers that are known by a certificate are tried, and the rest is reported as not run.
 
@@ -30,7 +32,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 37] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 42] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -72,6 +74,41 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 37] = [
         "refused, local ones too",
         "guard_lanes",
         "a_standby_outside_the_residency_serves_no_tagged_data_even_to_its_own",
+    ),
+    (
+        "sessions and peers of a standby that has its region from another node's files",
+        "access, login",
+        "a finding; refused once a `node` line says otherwise",
+        "guard_told",
+        "a_standby_elsewhere_does_not_keep_the_region_that_it_was_copied_with",
+    ),
+    (
+        "changes of tags from outside that would let others read, and writes to catalogs",
+        "access",
+        "refused, to superusers and stewards too",
+        "guard_settings",
+        "nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser",
+    ),
+    (
+        "what streams on a lane, when another publication gets the name of the lane's",
+        "ddl",
+        "refused",
+        "guard_receivers",
+        "no_other_publication_takes_the_name_of_that_of_a_lane_and_what_ends_a_lane_is_said",
+    ),
+    (
+        "what streams on a lane whose transfer is revoked, or whose column gets another tag",
+        "sentinel",
+        "said in a NOTICE, and ended",
+        "guard_receivers",
+        "no_other_publication_takes_the_name_of_that_of_a_lane_and_what_ends_a_lane_is_said",
+    ),
+    (
+        "what a gate refuses that is `off`",
+        "each",
+        "passes, and nothing is recorded",
+        "guard_settings",
+        "a_gate_that_is_off_lets_pass_what_it_refused_and_records_nothing",
     ),
     (
         "settings in an edited file",
