@@ -272,7 +272,10 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "UPDATE pg_seclabel SET label = '{\"not_personal\":true}' WHERE provider = 'custodian'",
             "writing to \"pg_catalog.pg_seclabel\"",
         ),
-        ("DELETE FROM pg_seclabel", "writing to \"pg_catalog.pg_seclabel\""),
+        (
+            "DELETE FROM pg_seclabel",
+            "writing to \"pg_catalog.pg_seclabel\"",
+        ),
         (
             "INSERT INTO pg_shseclabel SELECT 0, 0, 'custodian', ''",
             "writing to \"pg_catalog.pg_shseclabel\"",
