@@ -72,6 +72,12 @@ impl Overview {
         asked.unwrap_or(false)
     }
 
+    /// What a table is called.
+    pub fn name(&self, table: u32) -> String {
+        let known = self.schema.tables.get(&table);
+        known.map_or_else(|| table.to_string(), |known| known.ident.name.clone())
+    }
+
     /// The plan of one of its tables.
     pub fn work(&self, root: pg_sys::Oid) -> Work {
         let policy = Rc::clone(&self.policy);
@@ -111,18 +117,16 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
         interrupt(open, &BTreeSet::new())
     })?;
     let mut overview = Overview::load()?;
-    overview.deferred = None;
-    let Some(entry) = overview.schema.tables.get(&table) else {
-        return Ok(Next::Nothing);
-    };
-    limited(&overview, table, Disposal::On, true, &mut false).inspect_err(|caught| {
-        if overview.is_outdated(table) {
-            return;
-        }
+    let mut next = now(&mut overview, table);
+    if next.is_err() && overview.is_outdated(table) {
+        overview = Overview::load()?;
+        next = now(&mut overview, table);
+    }
+    next.inspect_err(|caught| {
         let root = pg_sys::Oid::from(table);
-        let stored = transaction(|| {
-            run::insert_failed(root, &entry.ident.name, overview.epoch, &caught.sqlstate)
-        });
+        let name = overview.name(table);
+        let stored =
+            transaction(|| run::insert_failed(root, &name, overview.epoch, &caught.sqlstate));
         if let Err(caught) = stored {
             report::log(
                 PgLogLevel::WARNING,
@@ -130,6 +134,15 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
             );
         }
     })
+}
+
+/// Plans a table whatever sweeps wait for that nobody asked for.
+fn now(overview: &mut Overview, table: u32) -> std::result::Result<Next, Caught> {
+    overview.deferred = None;
+    match overview.schema.tables.contains_key(&table) {
+        true => limited(overview, table, Disposal::On, true, &mut false),
+        false => Ok(Next::Nothing),
+    }
 }
 
 /// How long planning waits for a lock: a table that somebody has locked must not keep the others waiting.

@@ -194,11 +194,7 @@ impl Rounds {
         if before == 0 && (caught.sqlstate == LOCKED || overview.is_outdated(table)) {
             return Ok(());
         }
-        let name = overview
-            .schema
-            .tables
-            .get(&table)
-            .map_or_else(|| table.to_string(), |table| table.ident.name.clone());
+        let name = overview.name(table);
         report::log(
             PgLogLevel::WARNING,
             caught.describe(&format!("pg_custodian could not work on {name}")),

@@ -132,6 +132,20 @@ fn batches_commit_while_it_runs_and_a_cancel_keeps_them() -> Result<()> {
         caller = back;
     }
     assert_eq!(node.text(LEFT)?, "0|0");
+
+    // What it waited for there has another column since: it plans again, and nothing has failed.
+    let mut caller = node.client()?;
+    locker.batch_execute("INSERT INTO other VALUES (1, 'x', '2000-01-01')")?;
+    locker.batch_execute("BEGIN; ALTER TABLE other RENAME at TO happened")?;
+    let called = std::thread::spawn(move || caller.batch_execute("CALL custodian.sweep('other')"));
+    locker.batch_execute(LET_GO)?;
+    let ended = called.join().expect("the thread of the call");
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!(node.text(LEFT)?, "0|0");
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.runs WHERE state = 'failed'")?,
+        "0"
+    );
     Ok(())
 }
 
