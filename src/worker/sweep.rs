@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::pg::error_names::Names;
 use crate::pg::subxact::Caught;
 use crate::pg::tids::Places;
-use crate::pg::{bgworker, latch, report, timeout, xact};
+use crate::pg::{bgworker, invalidation, latch, report, timeout, xact};
 use crate::policy::model::Leaf;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Step, Tid};
@@ -210,6 +210,8 @@ struct Sweep {
     retries: u32,
     /// What the error of the last batch was about.
     names: Names,
+    /// At which number of changes of relations the plan was last compared with what it would be by now.
+    asked: Option<u64>,
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
     /// How many rows were planned for each of these items.
     planned: BTreeMap<i32, i64>,
@@ -229,7 +231,10 @@ impl Sweep {
             let Work { plan, watch, .. } = &sweep.work;
             mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, true)
         })?;
-        let end = sweep.all(&marks)?;
+        let end = match sweep.all(&marks) {
+            Ok(end) => end,
+            Err(caught) => sweep.outdated(&caught)?.ok_or(caught)?,
+        };
         sweep.finish(end, &marks)
     }
 
@@ -277,6 +282,7 @@ impl Sweep {
             moving: false,
             first_sqlstate: None,
             names: Names::default(),
+            asked: None,
             throttle: Throttle::new(asked),
             wal: 0,
             retries: 0,
@@ -435,6 +441,20 @@ impl Sweep {
             }
             _ => Some(End::Superseded),
         })
+    }
+
+    /// How the run ends where an error is due to a column or table that is gone, perhaps one that a clock leads over, which nothing
+    /// locks: no row is to blame. `None` where it is not: code of the table's owner may raise the same. That is asked again
+    /// only once some relation has changed since.
+    fn outdated(&mut self, caught: &Caught) -> std::result::Result<Option<End>, Caught> {
+        if !matches!(caught.sqlstate.as_str(), "42703" | "42P01") {
+            return Ok(None);
+        }
+        let changes = transaction(|| Ok(invalidation::changes_of_relations()))?;
+        match self.asked.replace(changes) == Some(changes) {
+            true => Ok(None),
+            false => self.reload(),
+        }
     }
 
     fn finish(mut self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {

@@ -174,7 +174,13 @@ impl Sweep {
         };
         // The places are its own reading of the index; whether it goes by any is the leader's choice.
         if task.by_places {
-            part.places = sweep.named(&part)?.2;
+            part.places = match sweep.named(&part) {
+                Ok((_, _, places)) => places,
+                Err(caught) => match sweep.outdated(&caught)? {
+                    Some(_) => return Ok(()),
+                    None => return Err(caught),
+                },
+            };
         }
         let mut size = BatchSize::first();
         let outcome = loop {

@@ -159,6 +159,9 @@ impl Sweep {
                 }
                 Err(caught) => {
                     let names = std::mem::take(&mut self.names);
+                    if let Some(end) = self.outdated(&caught)? {
+                        return Ok(Single::End(end));
+                    }
                     self.leave(part, tid, &caught.sqlstate, &names)?;
                     return Ok(Single::Left);
                 }

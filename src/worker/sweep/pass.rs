@@ -252,10 +252,7 @@ impl Sweep {
                 // A disk that is full, or gone: no row is to blame, and none would fare better.
                 Err(caught) if self.names.storage => return Err(caught),
                 Err(caught) => {
-                    // A column or table that a clock leads over may be gone: no row is to blame.
-                    if matches!(caught.sqlstate.as_str(), "42703" | "42P01")
-                        && let Some(end) = self.reload()?
-                    {
+                    if let Some(end) = self.outdated(&caught)? {
                         return Ok(end);
                     }
                     self.retries += 1;
