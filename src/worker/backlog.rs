@@ -20,6 +20,7 @@ use crate::policy::render;
 use crate::report::since::since;
 use crate::worker::alarm::Alarm;
 use crate::worker::mark::Marks;
+use crate::worker::partition;
 use crate::worker::quarantine::Quarantine;
 use crate::worker::survey::Survey;
 use crate::worker::work::Work;
@@ -38,8 +39,11 @@ fn due_at(work: &Work, marks: Option<&Marks>, at: Instant) -> Result<bool> {
         for leaf in &plan.leaves {
             for step in render::steps(plan) {
                 let after = marks.and_then(|marks| marks.after(leaf));
-                let any = work.due(step, leaf, at, after).exists();
-                if as_leaf_owner(plan, leaf, || spi::count(&any))? > 0 {
+                let due = work.due(step, leaf, at, after);
+                if partition::leaves_out(&due)? {
+                    continue;
+                }
+                if as_leaf_owner(plan, leaf, || spi::count(&due.exists()))? > 0 {
                     return Ok(true);
                 }
             }

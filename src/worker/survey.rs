@@ -1,5 +1,7 @@
 //! Counting what is due, before anything is touched.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
@@ -8,7 +10,7 @@ use crate::guc;
 use crate::pg::{heap, relation, sandbox, spi};
 use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Leaf, Plan, Policy};
+use crate::policy::model::{Leaf, Plan, Policy, RelId};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Due, Step, Tid};
@@ -134,17 +136,20 @@ fn any_due(
     cutoff: Instant,
     after: Option<&Reach>,
 ) -> Result<bool> {
-    key::with_key(plan, For::Recognizing, || {
-        as_leaf_owner(plan, leaf, || {
-            for step in render::steps(plan) {
-                let all = Due::all(plan, step, leaf, policy, cutoff);
-                if spi::count(&Due { after, ..all }.exists())? > 0 {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })
-    })
+    for step in render::steps(plan) {
+        let all = Due::all(plan, step, leaf, policy, cutoff);
+        let due = Due { after, ..all };
+        if partition::leaves_out(&due)? {
+            continue;
+        }
+        let any = key::with_key(plan, For::Recognizing, || {
+            as_leaf_owner(plan, leaf, || spi::count(&due.exists()))
+        })?;
+        if any > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Counts what is due at `cutoff` in every leaf, each as its owner, from where its mark says.
@@ -168,6 +173,8 @@ pub fn survey(
         along: Vec::new(),
         vanished: Vec::new(),
     };
+    // The rows of partitions that were counted whole.
+    let mut counted: BTreeMap<RelId, i64> = BTreeMap::new();
     // Of which rows are due for deletion.
     let mut going: Vec<Due> = Vec::new();
     for leaf in plan.leaves.iter().filter(|leaf| is_below(leaf, part)) {
@@ -180,6 +187,7 @@ pub fn survey(
         if let Judgement::Candidate(candidate) = &judgement
             && let Some(item) = partition::by_bound(plan, leaf, candidate)?
         {
+            counted.insert(leaf.id, item.planned);
             survey.items.push(item);
             continue;
         }
@@ -207,6 +215,9 @@ pub fn survey(
                 cutoff,
                 after,
             };
+            if again.is_empty() && partition::leaves_out(&due)? {
+                continue;
+            }
             let statement = due.count().without(&all);
             let mut gone = Vec::new();
             let planned = key::with_key(plan, For::Recognizing, || {
@@ -241,6 +252,7 @@ pub fn survey(
             Judgement::Candidate(candidate) if rows_go => {
                 if let Some(item) = partition::by_count(plan, policy, leaf, &candidate, cutoff)? {
                     survey.items.truncate(first);
+                    counted.insert(leaf.id, item.planned);
                     survey.items.push(item);
                 }
             }
@@ -264,7 +276,7 @@ pub fn survey(
         survey.items.push(along_item(plan, along, along.rows));
     }
     if !survey.items.is_empty() {
-        survey.rows = rows(plan)?;
+        survey.rows = rows(plan, &counted)?;
     }
     Ok(survey)
 }
@@ -272,11 +284,15 @@ pub fn survey(
 /// A leaf of up to this many blocks is counted, not estimated.
 const COUNTED_BLOCKS: u32 = 4096;
 
-/// How many rows the table has.
-fn rows(plan: &Plan) -> Result<i64> {
+/// How many rows the table has, of which some leaves were `counted`.
+fn rows(plan: &Plan, counted: &BTreeMap<RelId, i64>) -> Result<i64> {
     let mut rows: i64 = 0;
     for leaf in &plan.leaves {
-        rows = rows.saturating_add(rows_of(plan, leaf, pg_sys::Oid::from(leaf.id))?);
+        let of_leaf = match counted.get(&leaf.id) {
+            Some(rows) => *rows,
+            None => rows_of(plan, leaf, pg_sys::Oid::from(leaf.id))?,
+        };
+        rows = rows.saturating_add(of_leaf);
     }
     Ok(rows)
 }

@@ -18,6 +18,7 @@ use crate::tag::read;
 use crate::worker::limits::Limits;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
+use crate::worker::partition;
 use crate::worker::position::{self, Phase};
 use crate::worker::quarantine::{self, Quarantine};
 use crate::worker::run::{self, Run, Spent, State};
@@ -414,6 +415,13 @@ impl Sweep {
     /// Whether a step that was not planned has become due in a leaf since, as by a reopening. In a large leaf without
     /// an index it is left to the next round.
     fn newly_due(&mut self, part: &Part) -> std::result::Result<bool, Caught> {
+        let Part {
+            step, leaf, after, ..
+        } = part;
+        let due = self.work.due(*step, leaf, self.run.cutoff, after.as_ref());
+        if transaction(|| partition::leaves_out(&due))? {
+            return Ok(false);
+        }
         let (way, heap, _) = self.way(part)?;
         if heap > SMALL && !(way.by_index && way.blocks() <= u64::from(SMALL)) {
             self.unseen.insert(part.leaf.id);

@@ -21,7 +21,7 @@ use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, Planned
 pub use along::along;
 pub use circle::REACHED;
 pub use due::{Due, SEGMENT};
-pub use range::ranges;
+pub use range::{ClockRange, ranges};
 pub use statement::{Param, Statement, Tid};
 
 /// The alias of the leaf's row in every statement.

@@ -9,7 +9,7 @@ use crate::guc;
 use crate::pg::{sandbox, spi, time};
 use crate::policy::model::{Leaf, Plan, Policy};
 use crate::policy::period::Instant;
-use crate::policy::render;
+use crate::policy::render::{self, Due};
 
 /// A partition that may be dropped once all of its rows are due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ struct Level {
 }
 
 fn levels(leaf: &Leaf) -> Result<Vec<Level>> {
-    spi::select(
+    spi::kept(
         "WITH RECURSIVE chain (depth, child, parent, pending) AS (
              SELECT 1, inhrelid, inhparent, inhdetachpending FROM pg_inherits WHERE inhrelid = $1
              UNION ALL
@@ -87,27 +87,52 @@ fn levels(leaf: &Leaf) -> Result<Vec<Level>> {
     )
 }
 
-/// A bound's value as the moment it is in UTC.
+/// A bound's value as the moment it is in UTC; `None` for a day that no timestamp reaches.
 fn moment(value: &str) -> Result<Option<Instant>> {
-    spi::select_one("SELECT $1::timestamptz", &[value.into()], |row| {
-        Ok(time::instant(row.must::<TimestampWithTimeZone>(1)?))
-    })
+    let found = spi::kept_one(
+        "SELECT CASE WHEN $1::date < '294277-01-01' THEN $1::timestamptz END",
+        &[value.into()],
+        |row| Ok(row.get::<TimestampWithTimeZone>(1)?.map(time::instant)),
+    )?;
+    Ok(found.flatten())
 }
 
 fn ranges(levels: &[Level]) -> Result<Vec<Range>> {
     let mut ranges = Vec::new();
     for level in levels {
         let values = level.bound.as_deref().and_then(proof::first_values);
-        if let (Some(column), Some((_, until))) = (&level.by_range_of, values)
-            && let Some(until) = moment(until)?
+        if let (Some(column), Some((from, until))) = (&level.by_range_of, values)
+            && let (Some(from), Some(until)) = (moment(from)?, moment(until)?)
         {
             ranges.push(Range {
                 column: column.clone(),
+                from,
                 until,
             });
         }
     }
     Ok(ranges)
+}
+
+/// Whether the bounds of the leaf show that it has no row which the step is for, so that nobody need look for one.
+pub fn leaves_out(due: &Due) -> Result<bool> {
+    if due.leaf.within.len() < 2 {
+        return Ok(false);
+    }
+    let clocks = render::ranges(due);
+    if clocks.is_empty() {
+        return Ok(false);
+    }
+    sandbox::as_extension_owner(|| {
+        let mut levels = levels(due.leaf)?;
+        // Above a relation that is no partition, or on its way out, bounds say nothing about its rows.
+        let bound = levels
+            .iter()
+            .take_while(|level| level.partition && !level.pending)
+            .count();
+        levels.truncate(bound);
+        Ok(proof::leaves_out(&ranges(&levels)?, &clocks))
+    })
 }
 
 /// What would break, or be left out, if the partition were dropped.

@@ -1,4 +1,5 @@
-//! Partitions for a past time are dropped, rather than emptied, once all of their rows are due for deletion.
+//! Partitions for a past time are dropped, rather than emptied, once all of their rows are due for deletion; and those whose
+//! bounds leave out what is due are not looked through.
 //!
 //! ```text
 //!   attached --> (noted in custodian.partition_drop) --> DETACH [CONCURRENTLY] --> detached
@@ -23,7 +24,7 @@ mod judge;
 mod proof;
 pub mod store;
 
-pub use judge::{Candidate, Judgement, judge};
+pub use judge::{Candidate, Judgement, judge, leaves_out};
 
 /// What a run's item does with a partition that it drops.
 pub const ACTION: &str = "drop partition";

@@ -1,13 +1,16 @@
-//! Whether every row that a partition can hold is past, by its bounds alone. Pure.
+//! What the bounds of a partition alone tell about the rows that it can hold: that each is past, or that none is due. Pure.
 
 use crate::policy::model::{Clock, Plan};
 use crate::policy::period::{Instant, Period};
+use crate::policy::render::ClockRange;
 
 /// A partition by range of a column of time, between two finite moments: every row's value lies there, and none
 /// is NULL or infinite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
     pub column: String,
+    /// No row has an earlier value.
+    pub from: Instant,
     /// No row has a later value.
     pub until: Instant,
 }
@@ -64,6 +67,19 @@ pub fn all_past(plan: &Plan, range: &Range, cutoff: Instant) -> bool {
     })
 }
 
+/// Whether no row within all of `bounds` has its clocks where `due` says that those of every row lie that is due.
+pub fn leaves_out(bounds: &[Range], due: &[ClockRange]) -> bool {
+    bounds.iter().any(|bound| {
+        let mut clocks = due.iter().filter(|clock| clock.column == bound.column);
+        clocks.any(|clock| {
+            clock.latest < bound.from
+                || clock
+                    .earliest
+                    .is_some_and(|earliest| bound.until < earliest)
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,8 +124,45 @@ mod tests {
     fn january() -> Range {
         Range {
             column: "seen".to_owned(),
+            from: at("2024-01-01T00:00:00Z"),
             until: at("2024-02-01T00:00:00Z"),
         }
+    }
+
+    fn due(column: &str, earliest: Option<&str>, latest: &str) -> ClockRange {
+        ClockRange {
+            column: column.to_owned(),
+            class: TypeClass::TimestampTz,
+            latest: at(latest),
+            earliest: earliest.map(at),
+        }
+    }
+
+    #[test]
+    fn a_partition_is_left_out_where_no_clock_that_is_due_fits_its_bounds() {
+        let left_out = |due: &ClockRange| leaves_out(&[january()], std::slice::from_ref(due));
+        for (clock, expected) in [
+            (due("seen", None, "2023-12-31T23:59:59Z"), true),
+            (due("seen", None, "2024-01-01T00:00:00Z"), false),
+            (due("seen", None, "2025-01-01T00:00:00Z"), false),
+            // Partitions by several columns hold their upper bound's first value.
+            (
+                due("seen", Some("2024-02-01T00:00:00Z"), "2025-01-01T00:00:00Z"),
+                false,
+            ),
+            (
+                due("seen", Some("2024-02-01T00:00:01Z"), "2025-01-01T00:00:00Z"),
+                true,
+            ),
+            (due("changed", None, "2023-12-31T23:59:59Z"), false),
+        ] {
+            assert_eq!(left_out(&clock), expected, "{clock:?}");
+        }
+        assert!(!leaves_out(
+            &[],
+            &[due("seen", None, "2020-01-01T00:00:00Z")]
+        ));
+        assert!(!leaves_out(&[january()], &[]));
     }
 
     #[test]

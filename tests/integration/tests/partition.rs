@@ -1,7 +1,7 @@
 //! Partitions for a past time: dropped once all of their rows are due, put back where something keeps a row, and
 //! finished after a crash.
 
-use integration::{Cluster, Result, Sql, Stop, poll, wait_for_answer};
+use integration::{Cluster, Result, Sql, Stop, poll, wait_for_answer, wait_for_two_rounds};
 
 fn cluster(name: &str) -> Result<Cluster> {
     Cluster::builder(name)
@@ -527,6 +527,62 @@ fn a_published_partition_is_emptied_first_so_that_subscribers_lose_its_rows() ->
     assert_eq!(
         node.text(findings)?,
         "public.sent|Publication \"above\" of it leaves out delete: subscribers keep what is disposed of here."
+    );
+    Ok(())
+}
+
+/// How often relations were read from end to end, as the statistics have it.
+const READ: &str = "SELECT string_agg(relname || ' ' || CASE seq_scan WHEN 0 THEN 'never' ELSE 'read' END, ', ' ORDER BY relname)
+                    FROM pg_stat_user_tables WHERE relname LIKE 'visit\\_%'";
+
+#[test]
+fn a_partition_whose_bounds_leave_out_what_is_due_is_not_read() -> Result<()> {
+    let node = cluster("bounds")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    // No index leads to what is due; rows of the last partition are from the future.
+    node.exec(&visits("visit"))?;
+    node.exec(
+        "CREATE TABLE visit_next PARTITION OF visit FOR VALUES FROM ('2100-01-01') TO ('2101-01-01');
+         INSERT INTO visit SELECT n, '10.0.0.' || n, '2100-03-01' FROM generate_series(1, 100) n",
+    )?;
+    let cells = ready("visit").replace("'delete'", "'keep'");
+    node.exec(&cells.replace("'{shop.visit}'", "'{shop.visit}', on_expiry => 'set_null'"))?;
+    // Not a look at the table, which would count as one.
+    let done = "SELECT sum(done) FROM custodian.run_items";
+    wait_for_answer(&node, done, "100");
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM custodian.watermark WHERE isfinite(cutoff)",
+        "3",
+    );
+    // What was read before is in the statistics by then.
+    wait_for_two_rounds(&node);
+    node.exec("SELECT pg_stat_reset_single_table_counters(oid) FROM pg_class WHERE relname LIKE 'visit\\_%'")?;
+    // The one that can have rows that are due now is looked through in each round, the others in none.
+    wait_for_answer(
+        &node,
+        READ,
+        "visit_next never, visit_now read, visit_old never",
+    );
+    wait_for_two_rounds(&node);
+    assert_eq!(
+        node.text(READ)?,
+        "visit_next never, visit_now read, visit_old never"
+    );
+    node.exec("INSERT INTO visit VALUES (600, '10.0.0.6', now() - interval '100 days')")?;
+    wait_for_answer(&node, done, "101");
+    // A row that comes late is found where it is, though a pass that begins at the watermark would not look there.
+    node.exec("INSERT INTO visit VALUES (700, '10.0.0.7', '2020-06-01')")?;
+    wait_for_answer(&node, done, "102");
+    // Bounds count no more once it is a table of its own.
+    node.exec(
+        "ALTER TABLE visit DETACH PARTITION visit_next;
+         UPDATE visit_next SET seen = '2020-06-01' WHERE id = 1",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM visit_next WHERE ip IS NULL",
+        "1",
     );
     Ok(())
 }
