@@ -323,6 +323,10 @@ fn what_was_observed_of_a_table_goes_with_the_table() -> Result<()> {
     Ok(())
 }
 
+/// Whether a batch waits in the trigger of the table.
+const AT_THE_GATE: &str = "SELECT count(*) > 0 FROM pg_stat_activity
+    WHERE backend_type = 'pg_custodian sweep' AND wait_event = 'PgSleep'";
+
 #[test]
 fn a_run_that_finds_more_than_it_may_dispose_of_undoes_that_batch_and_waits() -> Result<()> {
     let node = Cluster::builder("tripwire")
@@ -344,11 +348,7 @@ fn a_run_that_finds_more_than_it_may_dispose_of_undoes_that_batch_and_waits() ->
          SELECT custodian.tag_table('log', clock => 'at', on_expiry => 'delete');
          SELECT custodian.tag_column('log', 'body', 'user.behavior', '{test.log}')",
     )?;
-    wait_for_answer(
-        &node,
-        "SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND wait_event = 'PgSleep'",
-        "t",
-    );
+    wait_for_answer(&node, AT_THE_GATE, "t");
     node.exec(
         "INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(101, 160) n;
          DELETE FROM gate",
@@ -370,5 +370,26 @@ fn a_run_that_finds_more_than_it_may_dispose_of_undoes_that_batch_and_waits() ->
     );
     node.exec("SELECT custodian.approve_run(run_id, 'an import of old rows') FROM custodian.runs WHERE state = 'waiting'")?;
     wait_for_answer(&node, "SELECT count(*), min(id) FROM log", "60|41");
+
+    // A row that falls due while a run is at work stays for the next one: each has one cutoff.
+    node.exec(
+        "INSERT INTO gate VALUES (1); UPDATE log SET at = now() - interval '1 year' WHERE id = 41",
+    )?;
+    wait_for_answer(&node, AT_THE_GATE, "t");
+    node.exec(
+        "UPDATE log SET at = now() - interval '100 days' + interval '1 second' WHERE id = 42",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT state FROM custodian.explain_row('log', '{\"id\": 42}')",
+        "due",
+    );
+    node.exec("DELETE FROM gate")?;
+    wait_for_answer(&node, "SELECT count(*), min(id) FROM log", "58|43");
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_planned, rows_done FROM custodian.runs ORDER BY run_id DESC LIMIT 2",
+        "done|1|1\ndone|1|1",
+    );
     Ok(())
 }

@@ -100,6 +100,78 @@ SET custodian.clock_offset = '1d';
 SELECT * FROM custodian.sweep_now('cell');
 RESET custodian.clock_offset;
 
+-- What has no method of its own kind, and paths inside documents
+CREATE TABLE further (id int PRIMARY KEY, u uuid, un uuid, b bytea, bn bytea, ta text[], ia int[], j jsonb, clock date);
+SELECT custodian.tag_table('further', clock => 'clock');
+SELECT count(custodian.tag_column('further', c.name, 'user', '{shop.account}', on_expiry => c.method, path => c.path::text[]))
+FROM (VALUES ('u', '{"constant":"00000000-0000-0000-0000-000000000000"}', NULL), ('un', 'set_null', NULL),
+             ('b', '{"constant":"\\x00ff"}', NULL), ('bn', 'set_null', NULL), ('ta', 'set_null', NULL), ('ia', 'set_null', NULL),
+             ('j', 'set_null', '{contact,email}'), ('j', '{"constant":"0"}', '{score}'), ('j', 'hmac', '{name}'),
+             ('j', '{"prefix":2}', '{zip}'), ('j', '{"mask":1}', '{phone}'), ('j', '{"generalize":10}', '{age}')) AS c (name, method, path);
+INSERT INTO further VALUES
+    (1, '6ecd8c99-4036-403d-bf84-cf8400f67836', '6ecd8c99-4036-403d-bf84-cf8400f67836', '\x01', '\x02', '{a,NULL}', '{1,2}',
+     '{"contact": {"email": "e", "x": 1}, "score": 7, "name": "Wang", "zip": "12345", "phone": "13800", "age": 47, "y": [1]}', '2020-01-01'),
+    (2, '00000000-0000-0000-0000-000000000000', NULL, '\x00ff', NULL, '{}', '{}', '{"contact": {"email": null}, "score": {"s": 1}, "name": "", "zip": "", "age": -1}', '2020-01-01'),
+    (3, NULL, NULL, '\x', '\x', NULL, '{{1,2},{3,4}}', '{"contact": "none", "name": null, "phone": "**0", "age": 0}', '2020-01-01'),
+    (4, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '2020-01-01');
+SELECT * FROM custodian.sweep_now('further');
+SELECT id, u, un, b, bn, ta, ia, jsonb_set(j, '{name}', CASE WHEN j ->> 'name' LIKE 'ps1.%' THEN '"PSEUDONYM"' ELSE j -> 'name' END, false) AS j FROM further ORDER BY id;
+SELECT column_name, state FROM custodian.explain_row('further', '{"id": 1}') WHERE state <> 'disposed';
+CREATE TEMP TABLE before AS SELECT id, ctid AS place, f::text AS content FROM further f;
+SET custodian.clock_offset = '1d';
+SELECT * FROM custodian.preview('further');
+SELECT * FROM custodian.sweep_now('further');
+RESET custodian.clock_offset;
+SELECT count(*) AS untouched FROM before JOIN further f USING (id) WHERE f.ctid = place AND f::text = content;
+
+--
+-- Unique constraints and indexes, over several columns, of a part of the rows, and exclusion constraints: a method that may make
+-- equal what must differ is refused, and one that came before them is a finding
+--
+CREATE TABLE alone (id int PRIMARY KEY, a text, b text, c text, d int4range, e text, f text, clock date,
+                    UNIQUE (a, b), EXCLUDE USING gist (d WITH &&), EXCLUDE (e WITH =) WHERE (id > 0));
+CREATE UNIQUE INDEX ON alone (c) WHERE id > 0;
+CREATE UNIQUE INDEX ON alone (lower(f));
+SELECT custodian.tag_table('alone', clock => 'clock');
+CREATE FUNCTION fit_alone(col text, method text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM custodian.tag_column('alone', col, 'user', '{shop.account}', on_expiry => method);
+    RETURN 'fits';
+EXCEPTION WHEN invalid_parameter_value THEN RETURN SQLERRM;
+END $$;
+SELECT col, method, fit_alone(col, method)
+FROM unnest('{a,b,c,e,f}'::text[]) AS col, unnest('{"{\"constant\":\"x\"}","{\"prefix\":1}",set_null}'::text[]) AS method;
+SELECT fit_alone('d', 'set_null');
+INSERT INTO alone VALUES (1, 'a1', 'b', 'c1', '[1,2)', 'e1', 'f1', '2020-01-01'), (2, 'a2', 'b', 'c2', '[2,3)', 'e2', 'f2', '2020-01-01');
+SELECT rows FROM custodian.sweep_now('alone');
+SELECT * FROM alone ORDER BY id;
+-- Later: what was right becomes wrong, and the cell is kept.
+CREATE TABLE later (id int PRIMARY KEY, a text, b text, c text, d text, e text, f text, clock date);
+SELECT custodian.tag_table('later', clock => 'clock');
+SELECT count(custodian.tag_column('later', col, 'user', '{shop.account}', on_expiry => '{"constant":"x"}')) FROM unnest('{a,b,c,d,e,f}'::text[]) AS col;
+INSERT INTO later VALUES (1, 'a', 'b', 'c', 'd', 'e', NULL, '2020-01-01');
+SELECT count(*) FROM custodian.check() WHERE code = 'tag-unresolved' AND object LIKE 'public.later%';
+CREATE UNIQUE INDEX ON later (a, b);
+CREATE UNIQUE INDEX ON later (c) WHERE id > 0;
+ALTER TABLE later ADD EXCLUDE (d WITH =);
+CREATE TABLE named (name text PRIMARY KEY);
+INSERT INTO named VALUES ('e');
+ALTER TABLE later ADD FOREIGN KEY (e) REFERENCES named;
+SELECT object, problem FROM custodian.check() WHERE code = 'tag-unresolved' AND object LIKE 'public.later%' ORDER BY 1;
+SELECT column_name, state FROM custodian.explain_row('later', '{"id": 1}');
+-- An identity, and a generated column, where a tag was
+ALTER TABLE later ADD n int NOT NULL DEFAULT 1;
+SELECT custodian.tag_column('later', 'n', 'user', '{shop.account}', on_expiry => '{"constant":"0"}');
+ALTER TABLE later ALTER n DROP DEFAULT, ALTER n ADD GENERATED ALWAYS AS IDENTITY;
+ALTER TABLE later DROP f, ADD f text GENERATED ALWAYS AS (upper(b)) STORED;
+SELECT custodian.tag_column('later', 'f', 'user', '{shop.account}', on_expiry => '{"constant":"x"}');
+SECURITY LABEL FOR custodian ON COLUMN later.f IS
+    '{"category":"user","sensitivity":"personal","purposes":["shop.account"],"on_expiry":"set_null"}';
+SELECT object, problem FROM custodian.check() WHERE code = 'tag-unresolved' AND object ~ 'later[.][fn]' ORDER BY 1;
+SELECT * FROM custodian.sweep_now('later');
+SELECT * FROM later;
+DROP TABLE further, alone, later, named;
+
 --
 -- CHECK constraints and domains: decided where the server's own code can tell
 --

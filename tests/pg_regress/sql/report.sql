@@ -29,8 +29,8 @@ SELECT custodian.require_minimum('cn.tax', 'app.invoice', '{buyer}', '10 years',
 SELECT custodian.end_purpose('shop.letters', '2020-01-01');
 
 SET ROLE regress_report_owner;
-SELECT relation, column_name, rule, name, period, clock, basis, jurisdiction, citation, disposal, ended_at
-FROM custodian.retention_schedule ORDER BY 1, 2, 3, 4;
+SELECT relation, column_name, category, sensitivity, rule, name, period, clock, basis, jurisdiction, citation, disposal, ended_at
+FROM custodian.retention_schedule ORDER BY 1, 2, 5, 6;
 RESET ROLE;
 
 -- A finding, and who may waive it
