@@ -5,6 +5,7 @@ use crate::guc;
 use crate::pg::{relation, sandbox, spi, xact};
 use crate::policy::model::{Finding, Severity};
 use crate::subject::erase_look;
+use crate::worker::audit;
 use crate::worker::backlog;
 use crate::worker::partition;
 use crate::worker::pause;
@@ -20,6 +21,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     process(&mut findings);
     erase_look::findings(&mut findings)?;
+    audit::findings(&mut findings)?;
     sandbox::as_extension_owner(|| {
         backlog::findings(&mut findings)?;
         pause::findings(&mut findings)?;

@@ -9,6 +9,8 @@ pub struct Estimate {
     pub disposed: i64,
     /// Rows in the table now.
     pub rows: i64,
+    /// They were estimated, for a part of the table at least, and not counted.
+    pub estimated: bool,
     /// The setting `custodian.max_disposal_fraction`.
     pub fraction: f64,
 }
@@ -43,9 +45,10 @@ impl Estimate {
         } else {
             String::new()
         };
+        let about = if self.estimated { "about " } else { "" };
         Verdict::Wait {
             reason: format!(
-                "{} of {} rows are due{before}, and custodian.max_disposal_fraction is {}",
+                "{} of {about}{} rows are due{before}, and custodian.max_disposal_fraction is {}",
                 self.planned, self.rows, self.fraction
             ),
         }
@@ -73,6 +76,7 @@ mod tests {
             planned,
             disposed,
             rows,
+            estimated: false,
             fraction,
         }
     }
@@ -115,6 +119,18 @@ mod tests {
             reason,
             "600 of 1000 rows are due, 20 were disposed in the last 24 hours, \
              and custodian.max_disposal_fraction is 0.05"
+        );
+        let guessed = Estimate {
+            estimated: true,
+            ..estimate(600, 0, 1000, 0.05)
+        };
+        assert_eq!(
+            guessed.verdict(),
+            Verdict::Wait {
+                reason:
+                    "600 of about 1000 rows are due, and custodian.max_disposal_fraction is 0.05"
+                        .to_owned()
+            }
         );
     }
 

@@ -61,16 +61,19 @@ pub fn estimate(
     planned: i64,
     except: Option<i64>,
 ) -> Result<Estimate> {
-    let mut rows: i64 = 0;
+    let (mut rows, mut estimated) = (0_i64, false);
     if let Some(leaf) = plan.leaves.first() {
         for relation in relations {
-            rows = rows.saturating_add(survey::rows_of(plan, leaf, *relation)?);
+            let (more, is_estimate) = survey::rows_of(plan, leaf, *relation)?;
+            rows = rows.saturating_add(more);
+            estimated |= is_estimate;
         }
     }
     Ok(Estimate {
         planned,
         disposed: disposed::lately(root, except)?,
         rows,
+        estimated,
         fraction: guc::max_disposal_fraction(),
     })
 }
@@ -93,6 +96,8 @@ impl Limits {
             },
             disposed: disposed::lately(plan.table, Some(run.id))?,
             rows: run.table_rows,
+            // It was told when the run was taken up.
+            estimated: false,
             fraction: guc::max_disposal_fraction(),
         };
         let own = own.limit(run.approved);

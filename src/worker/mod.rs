@@ -10,6 +10,7 @@ use crate::pg::xact;
 mod alarm;
 mod allowance;
 mod approve;
+mod audit;
 mod backlog;
 pub mod batch;
 mod circumstance;

@@ -38,8 +38,10 @@ pub struct Item {
 pub struct Survey {
     pub cutoff: Instant,
     pub items: Vec<Item>,
-    /// Rows in the table, estimated where it is large.
+    /// Rows in the table.
     pub rows: i64,
+    /// They are an estimate, since a leaf is large.
+    pub rows_estimated: bool,
     /// What of the planned rows are rows of other tables that go along, by relation.
     pub along: Vec<Along>,
     /// Rows in quarantine that were to be tried again, and are not due where they were.
@@ -90,6 +92,7 @@ pub fn verdict(work: &Work, survey: &Survey) -> Result<Verdict> {
         planned: survey.of(work.plan.table),
         disposed: disposed::lately(work.plan.table, None)?,
         rows: survey.rows,
+        estimated: survey.rows_estimated,
         fraction: guc::max_disposal_fraction(),
     };
     if let Verdict::Wait { reason } = own.verdict() {
@@ -170,6 +173,7 @@ pub fn survey(
         cutoff,
         items: Vec::new(),
         rows: 0,
+        rows_estimated: false,
         along: Vec::new(),
         vanished: Vec::new(),
     };
@@ -276,7 +280,7 @@ pub fn survey(
         survey.items.push(along_item(plan, along, along.rows));
     }
     if !survey.items.is_empty() {
-        survey.rows = rows(plan, &counted)?;
+        (survey.rows, survey.rows_estimated) = rows(plan, &counted)?;
     }
     Ok(survey)
 }
@@ -284,37 +288,40 @@ pub fn survey(
 /// A leaf of up to this many blocks is counted, not estimated.
 const COUNTED_BLOCKS: u32 = 4096;
 
-/// How many rows the table has, of which some leaves were `counted`.
-fn rows(plan: &Plan, counted: &BTreeMap<RelId, i64>) -> Result<i64> {
-    let mut rows: i64 = 0;
+/// How many rows the table has, of which some leaves were `counted`, and whether that is an estimate.
+fn rows(plan: &Plan, counted: &BTreeMap<RelId, i64>) -> Result<(i64, bool)> {
+    let (mut rows, mut estimated) = (0_i64, false);
     for leaf in &plan.leaves {
-        let of_leaf = match counted.get(&leaf.id) {
-            Some(rows) => *rows,
+        let (of_leaf, is_estimate) = match counted.get(&leaf.id) {
+            Some(rows) => (*rows, false),
             None => rows_of(plan, leaf, pg_sys::Oid::from(leaf.id))?,
         };
         rows = rows.saturating_add(of_leaf);
+        estimated |= is_estimate;
     }
-    Ok(rows)
+    Ok((rows, estimated))
 }
 
-/// How many rows a relation has that statements of the plan on the leaf read, or the leaf itself.
-pub(super) fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<i64> {
+/// How many rows a relation has that statements of the plan on the leaf read, or the leaf itself, and whether that is an
+/// estimate.
+pub(super) fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<(i64, bool)> {
     let blocks = heap::blocks(relation)?;
     if blocks > COUNTED_BLOCKS
         && let Some(estimate) = estimate(relation, blocks)?
     {
-        return Ok(estimate);
+        return Ok((estimate, true));
     }
     let Some(ident) = relation::qualified(relation)? else {
-        return Ok(0);
+        return Ok((0, false));
     };
-    as_leaf_owner(plan, leaf, || {
+    let counted = as_leaf_owner(plan, leaf, || {
         spi::count(&render::Statement {
             sql: format!("SELECT count(*) FROM ONLY {}", ident.quoted),
             params: Vec::new(),
             condition_end: None,
         })
-    })
+    })?;
+    Ok((counted, false))
 }
 
 /// The density that VACUUM or ANALYZE last saw, times the present size, as the planner does it; `None` when

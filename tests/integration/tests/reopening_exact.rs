@@ -339,5 +339,19 @@ fn the_audit_pass_finds_what_nothing_noticed_within_its_time() -> Result<()> {
         ))?,
         "t"
     );
+    // One that does not come round in its time is a finding, until it has.
+    let late = "SELECT count(*), bool_and(severity = 'warning' AND object = 'public.visit')
+                FROM custodian.check() WHERE code = 'audit-late'";
+    node.alter_system("custodian.audit_interval", "1d")?;
+    node.reload()?;
+    node.exec("SELECT custodian.pause('stocktaking', 'visit')")?;
+    assert_eq!(node.text(late)?, "0|");
+    node.alter_system("custodian.audit_interval", "1s")?;
+    node.reload()?;
+    wait_for(&node, late, "1|t");
+    node.exec("SELECT custodian.resume('done', 'visit')")?;
+    node.alter_system("custodian.audit_interval", "5s")?;
+    node.reload()?;
+    wait_for(&node, late, "0|");
     Ok(())
 }

@@ -63,5 +63,15 @@ fn a_withdrawal_reopens_the_subjects_rows_and_no_others() -> Result<()> {
         "no round read the table as a whole"
     );
     assert_eq!(node.text("SELECT count(ip) FROM visit")?, "39960");
+
+    // The fuse compares with an estimate of so large a table, and says so.
+    node.alter_system("custodian.max_disposal_fraction", "0.5")?;
+    node.exec("SELECT custodian.end_purpose('shop.mail')")?;
+    wait_for_answer(
+        &node,
+        "SELECT rows_planned, table_rows BETWEEN 38000 AND 42000, reason ~ '^39960 of about [0-9]+ rows are due,'
+         FROM custodian.runs WHERE state = 'waiting'",
+        "39960|t|t",
+    );
     Ok(())
 }
