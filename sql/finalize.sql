@@ -24,6 +24,7 @@ GRANT SELECT ON custodian.region_rules TO PUBLIC;
 -- Plan. What they show, they check for themselves; those on pseudonyms answer only inside a sweep or preview,
 -- which runs with the rights of a table's owner.
 GRANT EXECUTE ON FUNCTION custodian.estimate_preview(regclass, timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.explain_purposes(regclass, jsonb, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.explain_row(regclass, jsonb, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.preview(regclass, timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.sweep_is_pseudonym(text) TO PUBLIC;
@@ -73,6 +74,7 @@ GRANT SELECT ON custodian.erasures TO PUBLIC;
 -- The policy as one document: what it shows, the views show; what it writes, it checks as the single functions do.
 GRANT EXECUTE ON FUNCTION custodian.apply_policy(jsonb, boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.export_policy() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.full_policy_as_of(timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.policy_as_of(timestamptz) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.policy_of_epoch(bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.record_policy() TO PUBLIC;
@@ -137,6 +139,7 @@ COMMENT ON ROUTINE custodian.end_purpose IS 'Ends a purpose: from at on it cover
 COMMENT ON ROUTINE custodian.enforce_minimum IS 'Says what a user''s own statement meets that would destroy what a statutory minimum keeps: refuse, as for every new minimum, or warn: it passes with a WARNING, which is recorded as refusals are. Only a data steward may.';
 COMMENT ON ROUTINE custodian.erase_subject IS 'Erases a subject, in the caller''s transaction: optional purposes, and those by consent, count as ended for it in every table whose tag names its kind. Required purposes, minimums, claim defences and legal holds keep what they keep. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.estimate_preview IS 'A preview that does not read all of a big table: of a leaf of more than 32 MB it looks at that much, in blocks taken at random, and multiplies. estimated says where it did; smaller leaves are counted. What few rows are due for may not be met by the sample, and then is not listed. Arguments and rights are those of preview.';
+COMMENT ON ROUTINE custodian.explain_purposes IS 'For what each tagged cell of one row may be used at as_of (now, by default): one row for each cell and purpose, since a purpose ends for use at its own date although the cell stays for another one, a minimum or a hold. usable is NULL where it cannot be told: a clock is missing although the tag calls that a violation, a consent is needed and the tag does not say whose, or the tag is not resolved (then purpose is NULL as well). A purpose by consent without one on record is not usable, although sweeps keep the cell. until is the end, or, once it is over, when that was. Arguments and rights are those of explain_row; values of cells are never shown.';
 COMMENT ON ROUTINE custodian.explain_row IS 'Why each tagged cell of one row is kept or due at as_of (now, by default): its state (active, blocked, due, disposed, held, unresolved), what decides it, until when (for a due cell: since when), the law cited, and an explanation. key names the row by columns and values, such as {"id": 42}, and must fit exactly one. Values of cells are never shown. For the table''s owner and stewards.';
 COMMENT ON ROUTINE custodian.export_keys IS 'The keys of this database, as text for custodian.import_keys(). Whoever has it can link every pseudonym to its value again. For superusers.';
 COMMENT ON ROUTINE custodian.export_policy IS 'Everything that is declared in this database, as one document: purposes with every period they had, laws, the labels of tables and columns, permitted publications. By names, never by OIDs; two exports of the same policy are equal. Legal holds, consents and keys are not in it: they are about persons and matters, and are kept where they are; nor are lawful bases that stewards added. A label that cannot be read is left out, with a warning.';

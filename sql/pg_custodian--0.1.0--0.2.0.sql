@@ -1499,6 +1499,70 @@ GRANT SELECT ON custodian.archive_lanes TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.open_archive_lane(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.open_archive_lane(text, text) TO PUBLIC;
 
+-- For what a row may be used
+CREATE FUNCTION custodian."explain_purposes"(
+	"rel" regclass,
+	"key" jsonb,
+	"as_of" timestamp with time zone DEFAULT NULL
+) RETURNS TABLE (
+	"column_name" TEXT,
+	"purpose" TEXT,
+	"usable" bool,
+	"until" timestamp with time zone,
+	"explanation" TEXT
+)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'explain_purposes_wrapper';
+REVOKE EXECUTE ON FUNCTION custodian.explain_purposes(regclass, jsonb, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.explain_purposes(regclass, jsonb, timestamptz) TO PUBLIC;
+
+-- The policy together with what no document declares: for whoever asks what was in force.
+
+CREATE FUNCTION custodian.full_policy_as_of(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT custodian.policy_as_of(full_policy_as_of.at) || pg_catalog.jsonb_build_object(
+    'holds', (
+        SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+                   'hold', h.hold, 'matter', h.matter, 'scope', h.scope, 'relation', h.relation, 'subject_kind', h.subject_kind,
+                   'subject_key', h.subject_key, 'match', h.match, 'reason', h.reason, 'approver', h.approver,
+                   'review_on', h.review_on, 'placed_at', h.placed_at, 'placed_by', h.placed_by)) ORDER BY h.hold), '[]')
+        FROM custodian.holds h
+        WHERE h.placed_at <= full_policy_as_of.at AND (h.released_at IS NULL OR h.released_at > full_policy_as_of.at)),
+    'transfers', (
+        SELECT coalesce(pg_catalog.jsonb_object_agg(t.transfer, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+                   'state', CASE WHEN t.revoked_at <= full_policy_as_of.at THEN 'revoked'
+                                 WHEN t.valid_until <= full_policy_as_of.at THEN 'expired'
+                                 WHEN t.approved_at <= full_policy_as_of.at THEN 'approved'
+                                 ELSE 'registered' END,
+                   'receiver', t.receiver, 'contact', t.contact, 'organisation', t.organisation, 'region', t.region,
+                   'purposes', t.purposes, 'categories', t.categories, 'method', t.method, 'safeguards', t.safeguards,
+                   'risks', t.risks, 'rights_channel', t.rights_channel, 'basis', t.basis, 'notice', t.notice,
+                   'valid_until', t.valid_until, 'consent_column', t.consent_column, 'residencies', t.residencies,
+                   'registered_at', t.registered_at, 'registered_by', t.registered_by,
+                   'approved_at', CASE WHEN t.approved_at <= full_policy_as_of.at THEN t.approved_at END,
+                   'approved_by', CASE WHEN t.approved_at <= full_policy_as_of.at THEN t.approved_by END))), '{}')
+        FROM custodian.transfers t
+        WHERE t.registered_at <= full_policy_as_of.at),
+    'lanes', (
+        SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+                   'lane', l.lane, 'transfer', l.transfer, 'role', l.role, 'network', l.network, 'issuer', l.issuer,
+                   'database', l.database, 'slot', l.slot, 'plugin', l.plugin, 'publications', l.publications,
+                   'opened_at', l.opened_at, 'opened_by', l.opened_by)) ORDER BY l.lane), '[]')
+        FROM custodian.lanes l
+        WHERE l.opened_at <= full_policy_as_of.at AND (l.closed_at IS NULL OR l.closed_at > full_policy_as_of.at)),
+    'archive_lanes', (
+        SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                   'lane', a.lane, 'transfer', a.transfer, 'command', a.command, 'region', a.region,
+                   'organisation', a.organisation, 'database', a.database, 'opened_at', a.opened_at, 'opened_by', a.opened_by)
+                   ORDER BY a.lane), '[]')
+        FROM custodian.archive_lanes a
+        WHERE a.opened_at <= full_policy_as_of.at AND (a.closed_at IS NULL OR a.closed_at > full_policy_as_of.at)));
+END;
+COMMENT ON FUNCTION custodian.full_policy_as_of(timestamptz) IS 'the document of policy_as_of() with the legal holds, transfers and lanes of that moment, which apply_policy() does not take. It shows subject keys: for stewards';
+REVOKE EXECUTE ON FUNCTION custodian.full_policy_as_of(timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.full_policy_as_of(timestamptz) TO PUBLIC;
+
 -- The policy as it is becomes the first record of its history. It reads everything above.
 SELECT custodian.record_policy();
 
@@ -1523,6 +1587,7 @@ COMMENT ON ROUTINE custodian.end_purpose IS 'Ends a purpose: from at on it cover
 COMMENT ON ROUTINE custodian.enforce_minimum IS 'Says what a user''s own statement meets that would destroy what a statutory minimum keeps: refuse, as for every new minimum, or warn: it passes with a WARNING, which is recorded as refusals are. Only a data steward may.';
 COMMENT ON ROUTINE custodian.erase_subject IS 'Erases a subject, in the caller''s transaction: optional purposes, and those by consent, count as ended for it in every table whose tag names its kind. Required purposes, minimums, claim defences and legal holds keep what they keep. The rights to call it are the application''s: the DBA grants EXECUTE.';
 COMMENT ON ROUTINE custodian.estimate_preview IS 'A preview that does not read all of a big table: of a leaf of more than 32 MB it looks at that much, in blocks taken at random, and multiplies. estimated says where it did; smaller leaves are counted. What few rows are due for may not be met by the sample, and then is not listed. Arguments and rights are those of preview.';
+COMMENT ON ROUTINE custodian.explain_purposes IS 'For what each tagged cell of one row may be used at as_of (now, by default): one row for each cell and purpose, since a purpose ends for use at its own date although the cell stays for another one, a minimum or a hold. usable is NULL where it cannot be told: a clock is missing although the tag calls that a violation, a consent is needed and the tag does not say whose, or the tag is not resolved (then purpose is NULL as well). A purpose by consent without one on record is not usable, although sweeps keep the cell. until is the end, or, once it is over, when that was. Arguments and rights are those of explain_row; values of cells are never shown.';
 COMMENT ON ROUTINE custodian.explain_row IS 'Why each tagged cell of one row is kept or due at as_of (now, by default): its state (active, blocked, due, disposed, held, unresolved), what decides it, until when (for a due cell: since when), the law cited, and an explanation. key names the row by columns and values, such as {"id": 42}, and must fit exactly one. Values of cells are never shown. For the table''s owner and stewards.';
 COMMENT ON ROUTINE custodian.export_keys IS 'The keys of this database, as text for custodian.import_keys(). Whoever has it can link every pseudonym to its value again. For superusers.';
 COMMENT ON ROUTINE custodian.export_policy IS 'Everything that is declared in this database, as one document: purposes with every period they had, laws, the labels of tables and columns, permitted publications. By names, never by OIDs; two exports of the same policy are equal. Legal holds, consents and keys are not in it: they are about persons and matters, and are kept where they are; nor are lawful bases that stewards added. A label that cannot be read is left out, with a warning.';

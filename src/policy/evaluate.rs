@@ -548,6 +548,9 @@ fn waits(plan: &Plan, standings: &[Standing], referring: &[String]) -> String {
     }
 }
 
+#[path = "evaluate_purposes.rs"]
+pub mod purposes;
+
 #[cfg(test)]
 #[path = "evaluate_tests.rs"]
 mod tests;

@@ -1,4 +1,5 @@
-//! `custodian.explain_row()`: why each tagged cell of one row is still there, or due.
+//! `custodian.explain_row()`: why each tagged cell of one row is still there, or due; and `custodian.explain_purposes()`:
+//! for what it may be used.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -8,7 +9,7 @@ use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{spi, time};
 use crate::policy::compile::compile;
-use crate::policy::evaluate::{Facts, Verdict, evaluate};
+use crate::policy::evaluate::{Facts, evaluate, purposes};
 use crate::policy::load;
 use crate::policy::model::{Column, Leaf, Plan, Policy, Table, TypeClass};
 use crate::policy::period::Instant;
@@ -125,10 +126,16 @@ pub fn read_facts(statement: &Statement, leaf: &Leaf) -> Result<Vec<Facts>> {
     })
 }
 
-fn explain(rel: pg_sys::Oid, key: &serde_json::Value, now: Instant) -> Result<Vec<Verdict>> {
+/// What `tell` says of the one row with the key.
+fn explain<T>(
+    rel: pg_sys::Oid,
+    key: &serde_json::Value,
+    now: Instant,
+    tell: impl Fn(&Plan, &Policy, &Facts, Instant) -> Vec<T>,
+) -> Result<Vec<T>> {
     let schema = load::schema(Some(rel))?;
     let policy = load::policy()?;
-    let mut found: Vec<Vec<Verdict>> = Vec::new();
+    let mut found: Vec<Vec<T>> = Vec::new();
     let mut governed = false;
     for table in schema.tables.values() {
         if table.leaves.is_empty() || !table.family.contains(&rel.to_u32()) {
@@ -157,10 +164,7 @@ fn explain(rel: pg_sys::Oid, key: &serde_json::Value, now: Instant) -> Result<Ve
                 .detail(format!("{}.", describe(&caught, leaf)))
                 .hint("Give values in the text form of the columns' types, such as {\"id\": 42}.")
             })?;
-            found.extend(
-                rows.iter()
-                    .map(|facts| evaluate(&plan, &policy, facts, now)),
-            );
+            found.extend(rows.iter().map(|facts| tell(&plan, &policy, facts, now)));
         }
     }
     if !governed {
@@ -205,7 +209,7 @@ fn explain_row(
 > {
     require_owner(rel.oid())?;
     let now = moment(as_of)?;
-    let verdicts = explain(rel.oid(), &key.0, now)?;
+    let verdicts = explain(rel.oid(), &key.0, now, evaluate)?;
     Ok(TableIterator::new(verdicts.into_iter().map(|verdict| {
         (
             verdict.column,
@@ -214,6 +218,45 @@ fn explain_row(
             verdict.until.and_then(time::timestamp),
             verdict.citation,
             verdict.explanation,
+        )
+    })))
+}
+
+/// For what each tagged cell of one row may be used at `as_of` (now, by default): one row for each cell and purpose,
+/// since a purpose ends for use at its own date although the cell stays for another one, a minimum or a hold. `usable`
+/// is NULL where it cannot be told: a clock is missing although the tag calls that a violation, a consent is needed and
+/// the tag does not say whose, or the tag is not resolved (then `purpose` is NULL as well). A purpose by consent without
+/// one on record is not usable, although sweeps keep the cell. `until` is the end, or, once it is over, when that was.
+/// Arguments and rights are those of `explain_row`; values of cells are never shown.
+#[pg_extern(schema = "custodian")]
+#[allow(clippy::type_complexity)]
+fn explain_purposes(
+    rel: PgRelation,
+    key: JsonB,
+    as_of: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(column_name, String),
+            name!(purpose, Option<String>),
+            name!(usable, Option<bool>),
+            name!(until, Option<TimestampWithTimeZone>),
+            name!(explanation, String),
+        ),
+    >,
+    ErrorReport,
+> {
+    require_owner(rel.oid())?;
+    let now = moment(as_of)?;
+    let uses = explain(rel.oid(), &key.0, now, purposes::uses)?;
+    Ok(TableIterator::new(uses.into_iter().map(|one| {
+        (
+            one.column,
+            one.purpose,
+            one.usable,
+            one.until.and_then(time::timestamp),
+            one.explanation,
         )
     })))
 }

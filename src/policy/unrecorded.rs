@@ -1,19 +1,22 @@
-//! Rows that purposes by consent cover although no consent is on record: a finding, from a look at a part of each
-//! table.
+//! Rows that a purpose covers only because something about them is not on record, be it the consent that it needs or the
+//! clock that it runs from: findings, from a look at a part of each table.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
-use crate::pg::{clock, heap, spi};
+use crate::pg::subxact::{Caught, subtransaction};
+use crate::pg::{clock, heap, spi, timeout};
 use crate::policy::compile::{Connections, compile_connected};
+use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, Severity};
-use crate::policy::preview::{as_owner_of, describe};
+use crate::policy::preview::describe;
 use crate::policy::render::facts::consents;
-use crate::policy::render::kept::unrecorded;
+use crate::policy::render::kept::{clockless, unrecorded};
 use crate::policy::render::sample::sampled;
 
 /// How many blocks of a leaf are looked at: a lookup of a consent takes about as long as one of an index entry.
@@ -22,29 +25,52 @@ const BLOCKS: u32 = 128;
 /// Of a table with many leaves so many are looked at.
 const LEAVES: usize = 16;
 
-/// Per purpose the rows found in what was looked at.
-type Found = BTreeMap<String, i64>;
+/// How long a look waits for a lock of a leaf.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What is not on record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Missing {
+    Consent,
+    Clock,
+}
+
+/// Per reason, as previews give it, the rows found in what was looked at.
+type Found = BTreeMap<(Missing, String), i64>;
 
 /// Whether only a part of the leaf was looked at.
 fn look(plan: &Plan, leaf: &Leaf, policy: &Policy, found: &mut Found) -> Result<bool> {
     let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
     let percent = (blocks > BLOCKS).then(|| f64::from(BLOCKS) * 100.0 / f64::from(blocks));
-    for back in unrecorded(plan, leaf, policy, clock::now()) {
-        let statement = match percent {
-            None => Some(back.count),
-            Some(percent) => sampled(&back.count, leaf, percent),
-        };
-        if let Some(statement) = statement {
-            let rows = spi::count(&statement)?;
-            // Several groups of cells may need the same consent.
-            let most = found.entry(back.reason).or_default();
-            *most = rows.max(*most);
+    let now = clock::now();
+    let counts = [
+        (Missing::Consent, unrecorded(plan, leaf, policy, now)),
+        (Missing::Clock, clockless(plan, leaf, policy, now)),
+    ];
+    for (missing, counts) in counts {
+        for back in counts {
+            let statement = match percent {
+                None => Some(back.count),
+                Some(percent) => sampled(&back.count, leaf, percent),
+            };
+            if let Some(statement) = statement {
+                let rows = spi::count(&statement)?;
+                // Several groups of cells may lack the same.
+                let most = found.entry((missing, back.reason)).or_default();
+                *most = rows.max(*most);
+            }
         }
     }
     Ok(percent.is_some())
 }
 
-/// One finding for each table and purpose, and one for a table that could not be looked at.
+/// Whether anything may be missing: a consent, or a clock whose absence is a violation.
+fn may_lack(plan: &Plan) -> bool {
+    let mut covers = plan.groups.iter().flat_map(|group| &group.covers);
+    covers.any(|cover| cover.consent.is_some() || !cover.clock.null_means_not_started)
+}
+
+/// One finding for each table and purpose or clock, and one for a table that could not be looked at.
 pub fn findings() -> Result<Vec<Finding>> {
     let schema = load::schema(None)?;
     let policy = load::policy()?;
@@ -52,7 +78,7 @@ pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for table in schema.tables.values().filter(|table| table.is_tagged()) {
         let plan = compile_connected(&schema, &connections, &policy, table.id);
-        if consents(&plan).is_empty() {
+        if !may_lack(&plan) {
             continue;
         }
         let mut sum = Found::new();
@@ -61,53 +87,82 @@ pub fn findings() -> Result<Vec<Finding>> {
         for leaf in plan.leaves.iter().take(LEAVES) {
             let mut found = Found::new();
             let looked = key::with_key(&plan, For::Recognizing, || {
-                Ok(as_owner_of(&plan, leaf, || {
-                    look(&plan, leaf, &policy, &mut found)
+                Ok(subtransaction(|| {
+                    timeout::with_lock_timeout(PATIENCE, || {
+                        as_leaf_owner(&plan, leaf, || look(&plan, leaf, &policy, &mut found))
+                    })
                 }))
             })?;
             match looked {
                 Ok(part) => partly |= part,
-                Err(caught) => problem = Some(describe(&caught, leaf)),
+                Err(caught) => problem = Some(not_looked_at(&plan, leaf, &caught)),
             }
-            for (reason, rows) in found {
-                *sum.entry(reason).or_default() += rows;
+            for (key, rows) in found {
+                *sum.entry(key).or_default() += rows;
             }
         }
         let object = &table.ident.name;
         findings.extend(
             sum.into_iter()
                 .filter(|(_, rows)| *rows > 0)
-                .map(|(reason, rows)| finding(object, &reason, rows, partly)),
+                .map(|((missing, reason), rows)| finding(object, missing, &reason, rows, partly)),
         );
-        findings.extend(problem.map(|problem| {
-            Finding {
-                severity: Severity::Warning,
-                code: "consents-not-looked-at",
-                object: object.clone(),
-                problem: format!("It cannot be told whether consents are on record: {problem}."),
-                remedy:
-                    "Grant the owner what the decision reads; custodian.preview() tries the same."
-                        .to_owned(),
-            }
-        }));
+        findings.extend(problem);
     }
     Ok(findings)
 }
 
+fn not_looked_at(plan: &Plan, leaf: &Leaf, caught: &Caught) -> Finding {
+    let (code, what) = if consents(plan).is_empty() {
+        ("clocks-not-looked-at", "clocks are missing")
+    } else {
+        ("consents-not-looked-at", "consents or clocks are missing")
+    };
+    let remedy = if caught.sqlstate == "55P03" {
+        "Somebody has locked it: run custodian.check() again."
+    } else {
+        "Grant the owner what the decision reads; custodian.preview() tries the same."
+    };
+    Finding {
+        severity: Severity::Warning,
+        code,
+        object: plan.ident.name.clone(),
+        problem: format!(
+            "It cannot be told whether {what}: {}.",
+            describe(caught, leaf)
+        ),
+        remedy: remedy.to_owned(),
+    }
+}
+
 /// `reason` is as previews give it.
-fn finding(object: &str, reason: &str, rows: i64, partly: bool) -> Finding {
+fn finding(object: &str, missing: Missing, reason: &str, rows: i64, partly: bool) -> Finding {
     let part = if partly {
         " in the part of the table that was looked at"
     } else {
         ""
     };
+    let (code, problem, remedy) = match missing {
+        Missing::Consent => (
+            "consent-unrecorded",
+            format!(
+                "{rows} rows{part} are kept for a purpose by consent without one: {reason}. They are covered until their period has passed."
+            ),
+            "Record the consents with custodian.record_consent(), or withdraw for those who gave none with custodian.withdraw_consent(). custodian.preview() counts them all.",
+        ),
+        Missing::Clock => (
+            "clock-missing",
+            format!(
+                "{rows} rows{part} stay because no period runs for them: {reason}. Nothing says when they must go."
+            ),
+            "Give the rows a time, or say null_clock => 'not_started' in custodian.tag_table() if their period has not begun. custodian.preview() counts them all.",
+        ),
+    };
     Finding {
         severity: Severity::Warning,
-        code: "consent-unrecorded",
+        code,
         object: object.to_owned(),
-        problem: format!(
-            "{rows} rows{part} are kept for a purpose by consent without one: {reason}. They are covered until their period has passed."
-        ),
-        remedy: "Record the consents with custodian.record_consent(), or withdraw for those who gave none with custodian.withdraw_consent(). custodian.preview() counts them all.".to_owned(),
+        problem,
+        remedy: remedy.to_owned(),
     }
 }

@@ -28,6 +28,12 @@ pgrx::extension_sql_file!(
     requires = ["bootstrap"]
 );
 
+pgrx::extension_sql_file!(
+    "../../../sql/in_full.sql",
+    name = "in_full",
+    requires = [policy_as_of, "keep", "lane"]
+);
+
 /// A declared thing: the member of the document that lists it, and its name there.
 type Key = (String, String);
 

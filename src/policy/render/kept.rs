@@ -83,6 +83,16 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
+    fn new(plan: &'a Plan, leaf: &'a Leaf, policy: &'a Policy, cutoff: Instant) -> Self {
+        Writer {
+            plan,
+            leaf,
+            policy,
+            cutoff,
+            found: Vec::new(),
+        }
+    }
+
     fn add(
         &mut self,
         columns: Vec<String>,
@@ -203,22 +213,29 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Cells whose clock is missing although the tag calls that a violation: no period ends for them.
-fn without_clock<'a>(writer: &mut Writer<'a>, group: &'a Group) {
-    let columns = all_columns(group);
-    let mut seen: Vec<&Clock> = Vec::new();
+/// Clocks of purposes that have not ended, whose absence the tag calls a violation, each once.
+fn required_clocks(group: &Group, cutoff: Instant) -> Vec<&Clock> {
+    let mut clocks: Vec<&Clock> = Vec::new();
     for cover in &group.covers {
         let clock = &cover.clock;
-        let ended = cover.ended_at.is_some_and(|ended| ended <= writer.cutoff);
-        if ended || clock.null_means_not_started || seen.contains(&clock) {
-            continue;
+        let ended = cover.ended_at.is_some_and(|ended| ended <= cutoff);
+        if !ended && !clock.null_means_not_started && !clocks.contains(&clock) {
+            clocks.push(clock);
         }
-        seen.push(clock);
-        writer.add(
-            columns.clone(),
-            format!("no clock: {}", clock.column.name),
-            |scope| vec![scope.clock_missing(ROW, clock)],
-        );
+    }
+    clocks
+}
+
+fn no_clock(clock: &Clock) -> String {
+    format!("no clock: {}", clock.column.name)
+}
+
+/// Cells whose clock is missing although the tag calls that a violation: no period ends for them.
+fn without_clock<'a>(writer: &mut Writer<'a>, group: &'a Group) {
+    for clock in required_clocks(group, writer.cutoff) {
+        writer.add(all_columns(group), no_clock(clock), |scope| {
+            vec![scope.clock_missing(ROW, clock)]
+        });
     }
 }
 
@@ -269,28 +286,35 @@ fn conflicts<'a>(writer: &mut Writer<'a>, group: &'a Group) {
 
 /// The counts of what is covered although the consent it needs is not on record, on one leaf.
 pub fn unrecorded(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
-    let mut writer = Writer {
-        plan,
-        leaf,
-        policy,
-        cutoff,
-        found: Vec::new(),
-    };
+    let mut writer = Writer::new(plan, leaf, policy, cutoff);
     for group in &plan.groups {
         without_consent(&mut writer, group);
     }
     writer.found
 }
 
+/// The counts of what stays for want of a clock whose absence the tag calls a violation, on one leaf: unlike previews
+/// it leaves out what has ended otherwise, and cells that are disposed of already.
+pub fn clockless(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
+    let mut writer = Writer::new(plan, leaf, policy, cutoff);
+    for group in &plan.groups {
+        for clock in required_clocks(group, cutoff) {
+            writer.add(all_columns(group), no_clock(clock), |scope| {
+                let past = scope.past(ROW, group);
+                let mut parts = vec![scope.clock_missing(ROW, clock), not(&past)];
+                if with_row(group).is_empty() {
+                    parts.push(any_undisposed(scope, group));
+                }
+                parts
+            });
+        }
+    }
+    writer.found
+}
+
 /// The counts of what is kept back on a leaf. A row may be counted under several reasons.
 pub fn kept(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
-    let mut writer = Writer {
-        plan,
-        leaf,
-        policy,
-        cutoff,
-        found: Vec::new(),
-    };
+    let mut writer = Writer::new(plan, leaf, policy, cutoff);
     for group in &plan.groups {
         if rewritten(group).next().is_some() {
             writer.cells(group);

@@ -327,6 +327,56 @@ fn the_policy_of_every_epoch_is_read_in_full_with_the_names_of_its_time() -> Res
             .sqlstate(),
         "42501"
     );
+    what_no_document_declares(&node, &mut client)
+}
+
+/// Holds, transfers and lanes are told as they were at a moment, to stewards.
+fn what_no_document_declares(node: &Cluster, client: &mut Client) -> Result<()> {
+    client.batch_execute(
+        "SET TimeZone = 'UTC';
+         INSERT INTO custodian.hold (matter, scope, subject_kind, subject_key, reason, approver, review_on, placed_at, released_at)
+         VALUES ('M1', 'subject', 'customer', '{1}', 'suit', 'counsel', '2030-01-01', '2020-01-01', '2020-03-01'),
+                ('M2', 'subject', 'customer', '{2}', 'suit', 'counsel', '2030-01-01', '2020-02-01', NULL);
+         INSERT INTO custodian.transfer (transfer, receiver, contact, organisation, region, purposes, categories, method, safeguards, risks,
+             rights_channel, basis, notice, valid_until, residencies, registered_by, registered_at, approved_by, approved_at, revoked_by, revoked_at)
+         SELECT name, 'r', 'c', 'o', 'eu', '{shop.a}', '{user}', 'm', 's', 'r', 'c', 'consent', 'n', until, '{cn}', 'li', '2020-02-01', 'wang',
+                '2020-03-01', CASE WHEN revoked IS NOT NULL THEN 'li' END, revoked
+         FROM (VALUES ('shop.a', '2020-05-01'::timestamptz, NULL::timestamptz), ('shop.b', '2020-05-01', '2020-04-01')) v (name, until, revoked);
+         INSERT INTO custodian.lane (transfer, role, network, database, slot, plugin, publications, opened_at, closed_at)
+         VALUES ('shop.a', 'sub', '10.0.0.0/8', 'shop', 's', 'pgoutput', '{p}', '2020-03-01', '2020-04-01');
+         INSERT INTO custodian.archive_lane (transfer, command, region, organisation, database, opened_at)
+         VALUES ('shop.a', 'cp', 'eu', 'o', 'shop', '2020-04-01')",
+    )?;
+    let at = "SELECT full_policy_as_of #>> '{transfers,shop.a,state}', full_policy_as_of #>> '{transfers,shop.b,state}',
+                     full_policy_as_of #>> '{transfers,shop.a,approved_by}',
+                     jsonb_path_query_array(full_policy_as_of, '$.holds[*].matter'), jsonb_array_length(full_policy_as_of -> 'lanes'),
+                     jsonb_array_length(full_policy_as_of -> 'archive_lanes'),
+                     full_policy_as_of - '{holds,transfers,lanes,archive_lanes}'::text[] = custodian.policy_as_of(at)
+              FROM (VALUES ('2019-12-31 23:59:59Z'::timestamptz), ('2020-01-01Z'), ('2020-02-01Z'), ('2020-03-01Z'), ('2020-04-01Z'), ('2020-05-01Z'))
+                   v (at), custodian.full_policy_as_of(at)";
+    assert_eq!(
+        client.text(at)?,
+        "|||[]|0|0|t
+|||[\"M1\"]|0|0|t
+registered|registered||[\"M1\", \"M2\"]|0|0|t
+approved|approved|wang|[\"M2\"]|1|0|t
+approved|revoked|wang|[\"M2\"]|0|1|t
+expired|revoked|wang|[\"M2\"]|0|1|t"
+    );
+    for sql in [
+        "SELECT custodian.full_policy_as_of(now())",
+        "SELECT custodian.full_policy_as_of(NULL)",
+    ] {
+        let sqlstate = if sql.contains("NULL") {
+            "22023"
+        } else {
+            "42501"
+        };
+        assert_eq!(
+            node.client_as("alice", "shop")?.refused(sql).sqlstate(),
+            sqlstate
+        );
+    }
     Ok(())
 }
 

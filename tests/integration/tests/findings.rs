@@ -1,4 +1,4 @@
-//! What `custodian.check()` says about rows that nobody could reach, and about consents that nobody recorded.
+//! What `custodian.check()` says about rows that nobody could reach, and about consents and clocks that nobody recorded.
 
 use integration::{Cluster, Result};
 
@@ -53,7 +53,7 @@ fn foreign_partitions_and_owners_without_their_schema_are_told_before_a_deletion
 }
 
 #[test]
-fn rows_without_a_consent_on_record_are_a_finding_until_it_is_recorded() -> Result<()> {
+fn rows_without_a_consent_or_clock_on_record_are_a_finding_until_it_is_recorded() -> Result<()> {
     let node = Cluster::builder("unrecorded")
         .preload("pg_custodian")
         .conf("custodian.naptime = 3600")
@@ -92,5 +92,70 @@ fn rows_without_a_consent_on_record_are_a_finding_until_it_is_recorded() -> Resu
         "{told}"
     );
     assert_eq!(node.text(&found("consents-not-looked-at"))?, "");
+    clocks_that_are_missing(&node)
+}
+
+/// A missing clock is a finding where the tag calls it a violation, until there is one or nothing is left to dispose of.
+fn clocks_that_are_missing(node: &Cluster) -> Result<()> {
+    node.exec(
+        "CREATE TABLE visit (id int PRIMARY KEY, customer bigint REFERENCES customer, ip text, place text, at timestamptz, left_at date);
+         ALTER TABLE visit OWNER TO app;
+         INSERT INTO visit VALUES (1, 1, 'secret', 'secret', now(), '2000-01-01'), (2, 1, 'secret', 'secret', NULL, NULL),
+             (3, 1, 'secret', NULL, '-infinity', NULL), (4, 1, NULL, NULL, NULL, NULL);
+         SELECT custodian.tag_table('visit', clock => 'at');
+         SELECT custodian.tag_column('visit', 'ip', 'user.device.ip_address', '{shop.account}', on_expiry => 'set_null');
+         SELECT custodian.tag_column('visit', 'place', 'user.location', '{shop.account}', on_expiry => 'set_null', clock => 'left_at')",
+    )?;
+    // The fourth has nothing left, and the third nothing of the second clock.
+    let lines = |found: &str| -> Vec<String> {
+        let mut lines: Vec<String> = found.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let told = lines(&node.text(&found("clock-missing"))?);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with(
+            "warning|public.visit|1 rows stay because no period runs for them: no clock: left_at."
+        ) && told[1].starts_with(
+            "warning|public.visit|2 rows stay because no period runs for them: no clock: at."
+        ),
+        "{told:?}"
+    );
+    assert!(told.iter().all(|line| !line.contains("secret")), "{told:?}");
+    // Somebody who has locked the table does not hold the checks up, nor are they silent about it.
+    let mut other = node.client()?;
+    other.batch_execute("BEGIN; LOCK TABLE visit")?;
+    let shut = node.text(&found("clocks-not-looked-at"))?;
+    assert!(shut.starts_with("warning|public.visit|"), "{shut}");
+    assert_eq!(node.text(&found("clock-missing"))?, "");
+    other.batch_execute("ROLLBACK")?;
+    assert_eq!(node.text(&found("clocks-not-looked-at"))?, "");
+    // A waiver takes both off the list.
+    node.exec(
+        "SELECT custodian.waive('clock-missing', 'public.visit', 'an import', 'postgres', now() + interval '1 day')",
+    )?;
+    assert_eq!(node.text(&found("clock-missing"))?, "");
+    node.exec("SELECT custodian.revoke_waiver(waiver, 'over') FROM custodian.waivers")?;
+    assert_eq!(lines(&node.text(&found("clock-missing"))?), told);
+    node.exec(
+        "UPDATE visit SET at = now(), left_at = '2000-01-01' WHERE id = 2; UPDATE visit SET ip = NULL WHERE id = 3",
+    )?;
+    assert_eq!(node.text(&found("clock-missing"))?, "");
+    // So it is over another table's clock, and where that row is not there.
+    node.exec(
+        "SELECT custodian.tag_table('visit', clock => 'customer.seen'); INSERT INTO visit (id, ip) VALUES (5, 'secret')",
+    )?;
+    let told = node.text(&found("clock-missing"))?;
+    assert!(
+        told.starts_with(
+            "warning|public.visit|1 rows stay because no period runs for them: no clock: seen."
+        ),
+        "{told}"
+    );
+    node.exec(
+        "SELECT custodian.tag_table('visit', clock => 'customer.seen', null_clock => 'not_started')",
+    )?;
+    assert_eq!(node.text(&found("clock-missing"))?, "");
     Ok(())
 }

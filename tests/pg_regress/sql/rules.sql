@@ -41,6 +41,10 @@ SELECT * FROM rules.why(1, '2020-10-01', 'one', 'ends', 'mail');
 SELECT * FROM rules.why(3, '2022-05-01', 'mail');
 -- 2. The longest wins.
 SELECT * FROM rules.why(1, '2021-06-01', 'one', 'two');
+-- The shorter one is over for use all the same, at its own date.
+SELECT * FROM custodian.explain_purposes('rules.person', '{"id": 1}', '2021-06-01') WHERE column_name IN ('one', 'two', 'mail', 'ends', 'capped') ORDER BY 1, 2;
+-- Without a consent on record a sweep keeps what nobody may use.
+SELECT * FROM custodian.explain_purposes('rules.person', '{"id": 3}', '2022-05-01') WHERE column_name IN ('mail', 'two') ORDER BY 1, 2;
 -- 3. Blocked by a minimum or a claim defence, with the citation; the rest is due on time (4).
 SELECT * FROM rules.why(1, '2022-06-01', 'one', 'tax', 'claim');
 SELECT * FROM rules.why(1, '2024-06-01', 'tax', 'claim');
@@ -52,8 +56,12 @@ SELECT custodian.release_hold(1, 'regress_rules_counsel', 'settled');
 -- 7. A clock that is NULL or infinite: a violation, or not begun, as the tag says. Kept either way.
 SELECT * FROM rules.why(2, '2030-01-01', 'one', 'tax');
 SELECT * FROM rules.why(4, '2030-01-01', 'one');
+SELECT * FROM custodian.explain_purposes('rules.person', '{"id": 2}', '2030-01-01') WHERE column_name IN ('one', 'ends') ORDER BY 1, 2;
+SELECT severity, object, problem, remedy FROM custodian.check() WHERE code = 'clock-missing';
 SELECT custodian.tag_table('rules.person', clock => 'at', collected => 'made', subject_kind => 'person', subject_key => '{id}', null_clock => 'not_started');
 SELECT * FROM rules.why(2, '2030-01-01', 'one');
+SELECT * FROM custodian.explain_purposes('rules.person', '{"id": 2}', '2030-01-01') WHERE column_name IN ('one', 'ends') ORDER BY 1, 2;
+SELECT count(*) FROM custodian.check() WHERE code = 'clock-missing';
 -- 8. A shorter period acts at once, a longer one on what was collected since. Without a time of collection the shortest ever counts.
 SELECT * FROM rules.why(1, '2021-06-01', 'less', 'more');
 SELECT * FROM rules.why(3, '2023-06-01', 'less', 'more');
