@@ -1,4 +1,4 @@
-//! Access gate, continued: changes of tags that let others read.
+//! Access gate, continued: changes of tags that let others read; and, of the gate on statements, lanes that are opened.
 //!
 //! An owner may add a tag, since a tag makes most things stricter; a steward may loosen. But a column that nobody has reviewed is
 //! read inside alone, and a residency in its tag lets others read it; so does a residency that grows, a column that is cleared, a
@@ -97,6 +97,28 @@ pub fn before(target: &Target, change: &Change, new: Option<&Label>) -> Result<(
         .hint(hint);
     refuse::unless_only_warned(
         Flow::of(&session, Gate::Access, target.name.clone(), error),
+        |_| {},
+    )
+}
+
+/// Refuses who is not inside to open a lane, whoever it is: who is to receive does not say what may be sent. `doing` is what the
+/// message calls it.
+pub fn lane(doing: &str, transfer: &str) -> Result<()> {
+    if !guc::preloaded() || guc::enforce(Gate::Ddl) == Enforce::Off {
+        return Ok(());
+    }
+    let session = session::current();
+    if session.judgement.verdict == Verdict::Inside || session.active.rules.is_none() {
+        return Ok(());
+    }
+    let error = Error::new(
+        Kind::RegionRefused,
+        format!("{doing} from {} is not allowed", session.peer),
+    )
+    .detail(session.judgement.reason.clone())
+    .hint("Have it opened from inside.");
+    refuse::unless_only_warned(
+        Flow::of(&session, Gate::Ddl, format!("transfer {transfer}"), error),
         |_| {},
     )
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::guard::lane::model::PLUGIN;
 use crate::guard::lane::{archive, qualify, store, transfer};
-use crate::guard::sentinel;
+use crate::guard::{opening, sentinel};
 use crate::pg::args::{elements, required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation, sandbox, spi, xact};
@@ -37,8 +37,9 @@ struct Opening {
 /// and FOR TABLES IN SCHEMA never qualify. All of it is checked again whenever the lane is used. `database` may be only this
 /// one, and `plugin` only `pgoutput`: other plugins send more than publications say.
 ///
-/// Errors: 42501 for anyone but a steward, 22023 for a wrong argument, 42704 for a transfer, role or publication that does
-/// not exist, 55000 when the transfer is not approved or not valid, or does not cover what the publications carry.
+/// Errors: 42501 for anyone but a steward, and from outside while the gate on statements is on, 22023 for a wrong argument, 42704
+/// for a transfer, role or publication that does not exist, 55000 when the transfer is not approved or not valid, or does not cover
+/// what the publications carry.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::too_many_arguments)]
 fn open_lane(
@@ -131,6 +132,7 @@ fn role_exists(name: &str) -> Result<bool> {
 
 fn open(opening: Opening) -> Result<i64> {
     relation::require_steward("open a lane")?;
+    opening::lane("opening a lane", &opening.transfer)?;
     check_arguments(&opening)?;
     if !role_exists(&opening.role)? {
         return Err(Error::new(

@@ -281,6 +281,14 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "writing to \"pg_catalog.pg_shseclabel\"",
         ),
         (
+            "SELECT custodian.open_lane('shop.eu', 'away', 's', '{inside}', network => '192.0.2.1')",
+            "opening a lane from",
+        ),
+        (
+            "SELECT custodian.open_archive_lane('shop.eu', 'true')",
+            "opening an archive lane from",
+        ),
+        (
             "UPDATE custodian.purpose SET required = false",
             "writing to \"custodian.purpose\"",
         ),
@@ -310,6 +318,11 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
         )?,
         "warned|away"
     );
+    // Without the extension, of which the gate has only the labels, it is no other.
+    node.alter_system("custodian.enforce", "on")?;
+    away("DROP EXTENSION pg_custodian")?.ok()?;
+    assert_refused_once(&away("SELECT email FROM customer")?, "reading");
+    assert_refused_once(&away(&by_labels)?, "saying from");
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::model::digest;
 use super::qualify;
 use crate::error::{Error, Kind, Result};
-use crate::guard::active;
 use crate::guard::lane::{store, transfer};
+use crate::guard::{active, opening};
 use crate::pg::args::words;
 use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation, sandbox, spi};
@@ -25,7 +25,7 @@ use crate::policy::{epoch, purpose};
 /// change of the policy, and in each round of the worker: when it does not hold any more, or the transfer has ended,
 /// the server stops archiving.
 ///
-/// Errors: 42501 for anyone but a steward, 22023 when no line of the rules says where the command ships to, or elsewhere,
+/// Errors: 42501 for anyone but a steward, and from outside while the gate on statements is on, 22023 when no line of the rules says where the command ships to, or elsewhere,
 /// 42704 for a transfer that is not registered, 42710 when such a lane is open, 55000 when the transfer is not approved or not valid, or
 /// does not cover what the database holds.
 #[pg_extern(schema = "custodian")]
@@ -70,6 +70,7 @@ fn region_of(command: &str, organisation: &str, region: &str) -> Result<String> 
 
 fn open(name: &str, command: &str) -> Result<i64> {
     relation::require_steward("open an archive lane")?;
+    opening::lane("opening an archive lane", name)?;
     lock::own_table(c"transfer")?;
     let standing = transfer::standing(name)?;
     transfer::expect_alive(name, &standing)?;

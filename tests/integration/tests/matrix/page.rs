@@ -32,7 +32,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 42] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 43] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -83,11 +83,18 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 42] = [
         "a_standby_elsewhere_does_not_keep_the_region_that_it_was_copied_with",
     ),
     (
-        "changes of tags from outside that would let others read, and writes to catalogs",
-        "access",
+        "changes of tags from outside that would let others read, lanes that are opened there, and writes to catalogs",
+        "access, ddl",
         "refused, to superusers and stewards too",
         "guard_settings",
         "nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser",
+    ),
+    (
+        "what streams on a lane, when a row filter is dropped",
+        "ddl, sentinel",
+        "refused; ended where it passes",
+        "guard_receivers",
+        "a_dropped_row_filter_is_refused_and_where_it_passes_ends_the_lane",
     ),
     (
         "what streams on a lane, when another publication gets the name of the lane's",
