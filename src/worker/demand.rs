@@ -61,18 +61,19 @@ pub fn call(only: Option<pg_sys::Oid>) -> Result<()> {
     }
     procedure::commit()?;
     lock::demand()?;
+    let alone = tables.len() == 1 && only.is_some();
     let mut runs: u32 = 0;
     let mut rows: i64 = 0;
     for (table, name) in tables {
         if let Some(reason) = xact::with_snapshot(|| pause::of(table))? {
-            told(only, pause::refused(&name, &reason))?;
+            told(alone, pause::refused(&name, &reason))?;
             continue;
         }
         let before = referring_to(&referring, table.to_u32());
         match execute(table, &name, &before)? {
             Some(run) if run.state == State::Waiting => {
                 let reason = run.reason.unwrap_or_default();
-                told(only, sweep::waiting_message(run.id, &name, &reason))?;
+                told(alone, sweep::waiting_message(run.id, &name, &reason))?;
             }
             Some(run) => {
                 runs += 1;
@@ -104,9 +105,9 @@ fn must_wait(seats: &[Seat], table: u32, before: &BTreeSet<u32>) -> bool {
     seats.len() >= shmem::SEATS || seats.iter().any(in_the_way)
 }
 
-/// What stops a sweep of one table is its error; a sweep of all tables goes on with the others.
-fn told(only: Option<pg_sys::Oid>, error: Error) -> Result<()> {
-    if only.is_some() {
+/// What stops a sweep of one table `alone` is its error; one of several goes on with the others.
+fn told(alone: bool, error: Error) -> Result<()> {
+    if alone {
         return Err(error);
     }
     report::log(PgLogLevel::WARNING, error);

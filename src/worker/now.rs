@@ -101,11 +101,12 @@ pub fn is_part(only: pg_sys::Oid, id: pg_sys::Oid) -> bool {
 
 /// The tagged tables that a sweep of `only`, or of everything, goes over, dependents first: those whose tag lets it.
 ///
-/// Errors: 42704 when `only` is not tagged, 55000 when its tag switches disposal off.
+/// Errors: 42704 when `only` is not tagged, 55000 when its tag, or that of everything below it, switches disposal off.
 pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
     let schema = load::schema(only)?;
     let mut tables = Vec::new();
     let mut tagged = false;
+    let mut off = None;
     for id in load::order(&schema) {
         let Some(table) = schema.tables.get(&id) else {
             continue;
@@ -126,16 +127,19 @@ pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
             None | Some(DisposalMode::On) => {
                 tables.push((pg_sys::Oid::from(id), name.clone()));
             }
-            Some(_) if only.is_some() => {
-                return Err(Error::new(
-                    Kind::NotInPrerequisiteState,
-                    format!("disposal is switched off for {name}"),
-                )
-                .detail("The table's tag sets \"disposal\" to off or observe.")
-                .hint("Set it with custodian.tag_table(…, disposal => 'on')."));
+            Some(_) => {
+                let asked = only.is_some_and(|only| {
+                    id == only.to_u32() || is_part(only, pg_sys::Oid::from(id))
+                });
+                if asked {
+                    return Err(switched_off(name));
+                }
+                off.get_or_insert(name);
             }
-            Some(_) => {}
         }
+    }
+    if let Some(off) = off.filter(|_| only.is_some() && tables.is_empty()) {
+        return Err(switched_off(off));
     }
     // A partitioned table without partitions governs nothing, and is tagged all the same.
     let is_empty = |only: pg_sys::Oid| {
@@ -152,6 +156,15 @@ pub fn tables(only: Option<pg_sys::Oid>) -> Result<Vec<(pg_sys::Oid, String)>> {
         .hint("Tag it with custodian.tag_table() and custodian.tag_column()."));
     }
     Ok(tables)
+}
+
+fn switched_off(name: &str) -> Error {
+    Error::new(
+        Kind::NotInPrerequisiteState,
+        format!("disposal is switched off for {name}"),
+    )
+    .detail("The table's tag sets \"disposal\" to off or observe.")
+    .hint("Set it with custodian.tag_table(…, disposal => 'on').")
 }
 
 /// Sweeps one table, or the part of it that was asked for, every step and leaf in one statement each. Under the locks of

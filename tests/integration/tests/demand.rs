@@ -211,5 +211,53 @@ fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
     assert_eq!(node.text("SELECT count(*) FROM days")?, "0");
     client.batch_execute("CALL custodian.sweep('other')")?;
     assert_eq!(node.text(LEFT)?, "300|0");
+
+    // Of several tables below the one that was asked for, those go that may.
+    client.batch_execute(
+        "CREATE TABLE next_day PARTITION OF days FOR VALUES FROM ('2000-01-02') TO ('2000-01-03');
+         SELECT custodian.tag_table('next_day', clock => 'at', on_expiry => 'delete'),
+                custodian.tag_column('next_day', 'body', 'user.behavior', '{test.log}')",
+    )?;
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    wait_for_answer(&node, "SHOW custodian.max_disposal_fraction", "1");
+    const DAYS_LEFT: &str = "SELECT (SELECT count(*) FROM day), (SELECT count(*) FROM next_day)";
+    const REFILL: &str =
+        "INSERT INTO days VALUES ('2000-01-01 10:00', 'x'), ('2000-01-02 10:00', 'x')";
+    for paused in ["day", "next_day"] {
+        client.batch_execute(&format!(
+            "TRUNCATE days; {REFILL}; SELECT custodian.pause('an incident', '{paused}')"
+        ))?;
+        client.batch_execute("CALL custodian.sweep('days')")?;
+        let left = ["1|0", "0|1"][usize::from(paused != "day")];
+        assert_eq!(node.text(DAYS_LEFT)?, left, "{paused}");
+        client.batch_execute(&format!("SELECT custodian.resume('over', '{paused}')"))?;
+    }
+    for (way, tagged, left) in [
+        ("CALL custodian.sweep('days')", "day", Some("1|0")),
+        ("SELECT custodian.sweep_now('days')", "day", Some("1|0")),
+        ("CALL custodian.sweep('day')", "day", None),
+        ("SELECT custodian.sweep_now('day')", "day", None),
+        ("SELECT custodian.sweep_now('days')", "next_day", None),
+    ] {
+        client.batch_execute(&format!(
+            "TRUNCATE days; {REFILL};
+             SELECT custodian.tag_table('{tagged}', clock => 'at', on_expiry => 'delete', disposal => 'observe')"
+        ))?;
+        match left {
+            Some(left) => {
+                client.batch_execute(way)?;
+                assert_eq!(node.text(DAYS_LEFT)?, left, "{way}");
+            }
+            // It was asked for by itself, or nothing else is there.
+            None => {
+                let refused = client.refused(way).to_string();
+                assert!(
+                    refused.contains("disposal is switched off for"),
+                    "{way}: {refused}"
+                );
+                assert_eq!(node.text(DAYS_LEFT)?, "1|1", "{way}");
+            }
+        }
+    }
     Ok(())
 }
