@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::{heap, inherit, relation, sandbox, spi};
 use crate::policy::cascade::{self, CHANGED, DELETED, TOGETHER};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Leaf, Plan};
+use crate::policy::model::{Leaf, Plan, RelId};
 use crate::policy::render::{self, Due};
 
 /// Rows of one relation that go, or change, along with those of another.
@@ -141,6 +141,18 @@ fn counts(relations: &[pg_sys::Oid]) -> Result<BTreeMap<u32, Counts>> {
         )?;
         Ok(rows.into_iter().collect())
     })
+}
+
+/// The relations whose rows were declared to go along with those of the plan, and what is below these.
+pub fn declared_below(plan: &Plan) -> BTreeSet<RelId> {
+    let declared = cascade::relations(plan)
+        .into_iter()
+        .filter(|(_, declared)| *declared)
+        .map(|(relation, _)| pg_sys::Oid::from(relation));
+    declared
+        .flat_map(|top| std::iter::once(top).chain(inherit::descendants(top)))
+        .map(|relation| relation.to_u32())
+        .collect()
 }
 
 /// The relations that the deletion of rows of the plan reaches, each with whether its rows were declared to go along.
@@ -296,11 +308,7 @@ pub fn require_all(plan: &Plan, reached: i64, gone: i64) -> Result<()> {
 
 /// Whether triggers or rules of users ran when rows of the plan went, and rows that were declared to go along.
 fn has_code(plan: &Plan) -> bool {
-    let declared = cascade::relations(plan)
-        .into_iter()
-        .filter(|(_, declared)| *declared)
-        .map(|(id, _)| pg_sys::Oid::from(id))
-        .flat_map(|top| std::iter::once(top).chain(inherit::descendants(top)));
+    let declared = declared_below(plan).into_iter().map(pg_sys::Oid::from);
     let leaves = plan.together().flat_map(|plan| &plan.leaves);
     let on_delete = pg_sys::TRIGGER_TYPE_DELETE;
     leaves

@@ -101,7 +101,7 @@ fn concerned<'p>(plan: &'p Plan, leaf: &'p Leaf) -> impl Iterator<Item = &'p Lea
 fn written(plan: &Plan, step: Step, leaf: &Leaf) -> BTreeSet<RelId> {
     let mut relations: BTreeSet<RelId> = concerned(plan, leaf).map(|leaf| leaf.id).collect();
     if step == Step::Rows {
-        relations.extend(work::along(plan));
+        relations.extend(along::declared_below(plan));
     }
     relations
 }

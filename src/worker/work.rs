@@ -13,7 +13,7 @@ use crate::policy::model::{Leaf, Plan, Policy, RelId, Schema};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{Due, Step};
-use crate::policy::{cascade, epoch, load};
+use crate::policy::{along, epoch, load};
 use crate::worker::watch::{self, Watch};
 
 /// A plan of one table and the policy it was compiled from.
@@ -88,7 +88,7 @@ pub fn load_with(root: pg_sys::Oid, changed: impl Fn(Policy) -> Policy) -> Resul
         }
         let policy = Rc::new(changed(load::policy()?));
         let work = compiled(epoch, &schema, &Connections::of(&schema), policy, root);
-        let mut concerned = along(&work.plan);
+        let mut concerned = along::declared_below(&work.plan);
         concerned.extend(
             work.plan
                 .together()
@@ -126,18 +126,6 @@ pub fn compiled(
         plan,
         shapes: Shapes::new(),
     }
-}
-
-/// The relations whose rows were declared to go along with those of the plan, and what is below these.
-pub fn along(plan: &Plan) -> BTreeSet<RelId> {
-    let declared = cascade::relations(plan)
-        .into_iter()
-        .filter(|(_, declared)| *declared)
-        .map(|(relation, _)| pg_sys::Oid::from(relation));
-    declared
-        .flat_map(|top| std::iter::once(top).chain(inherit::descendants(top)))
-        .map(|relation| relation.to_u32())
-        .collect()
 }
 
 /// Owner, kind, columns and foreign keys of relations, those too that lead to them.
