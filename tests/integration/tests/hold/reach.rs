@@ -240,7 +240,7 @@ fn among_many_holds_sweeps_find_what_is_due() -> Result<()> {
     ))?;
     node.exec(
         "INSERT INTO custodian.hold (matter, scope, subject_kind, subject_key, reason, approver, review_on)
-         SELECT 'another', 'subject', 'visitor', ARRAY[(100 + n)::text], 'r', 'counsel', current_date + 30 FROM generate_series(1, 150) n",
+         SELECT 'another', 'subject', 'visitor', ARRAY[(100 + n)::text], 'r', 'counsel', current_date + 30 FROM generate_series(1, 1500) n",
     )?;
     node.alter_system("custodian.max_disposal_fraction", "1")?;
     wait_until("the setting is read", 60, || {
