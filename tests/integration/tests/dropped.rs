@@ -89,5 +89,17 @@ fn a_column_that_is_dropped_under_a_sweep_supersedes_its_run_and_puts_no_row_int
             "{what}"
         );
     }
+    // The same error of the table's own code is told of its rows.
+    node.exec(&format!(
+        "DROP SCHEMA s CASCADE; {TABLES};
+         CREATE OR REPLACE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN RAISE undefined_column; END';
+         INSERT INTO s.item SELECT n, 1, 'x' FROM generate_series(1, 3) n"
+    ))?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM custodian.quarantine WHERE leaf = 's.item'::regclass AND sqlstate = '42703'",
+        "3",
+    );
     Ok(())
 }
