@@ -153,7 +153,7 @@ fn finding(object: &str, missing: Missing, reason: &str, rows: i64, partly: bool
         Missing::Clock => (
             "clock-missing",
             format!(
-                "{rows} rows{part} stay because no period runs for them: {reason}. Nothing says when they must go."
+                "No period runs for some of its rows: {reason}, in {rows}{part}. Nothing says when they must go."
             ),
             "Give the rows a time, or say null_clock => 'not_started' in custodian.tag_table() if their period has not begun. custodian.preview() counts them all.",
         ),

@@ -115,10 +115,10 @@ fn clocks_that_are_missing(node: &Cluster) -> Result<()> {
     let told = lines(&node.text(&found("clock-missing"))?);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(
-        told[0].starts_with(
-            "warning|public.visit|1 rows stay because no period runs for them: no clock: left_at."
-        ) && told[1].starts_with(
-            "warning|public.visit|2 rows stay because no period runs for them: no clock: at."
+        told[1].starts_with(
+            "warning|public.visit|No period runs for some of its rows: no clock: left_at, in 1."
+        ) && told[0].starts_with(
+            "warning|public.visit|No period runs for some of its rows: no clock: at, in 2."
         ),
         "{told:?}"
     );
@@ -149,7 +149,7 @@ fn clocks_that_are_missing(node: &Cluster) -> Result<()> {
     let told = node.text(&found("clock-missing"))?;
     assert!(
         told.starts_with(
-            "warning|public.visit|1 rows stay because no period runs for them: no clock: seen."
+            "warning|public.visit|No period runs for some of its rows: no clock: seen, in 1."
         ),
         "{told}"
     );
