@@ -17,11 +17,18 @@ use crate::pg::statement::{string, text};
 use crate::pg::utility::Utility;
 use crate::pg::xact;
 
+/// An open lane with those of its publications that fit its transfer: what runs on it may send what they have, also where others
+/// do not fit, or are gone, since this very transaction.
+struct Fitting {
+    lane: Lane,
+    publications: Vec<String>,
+}
+
 thread_local! {
-    /// The lanes that can be used before the statement that is being executed.
-    static USABLE: RefCell<Vec<Lane>> = const { RefCell::new(Vec::new()) };
-    /// The same before the label that is being written.
-    static UNDER_TAGS: RefCell<Vec<Lane>> = const { RefCell::new(Vec::new()) };
+    /// What fits before the statement that is being executed, of the publication that it changes.
+    static BEFORE: RefCell<Vec<Fitting>> = const { RefCell::new(Vec::new()) };
+    /// What fits before the label that is being written.
+    static UNDER_TAGS: RefCell<Vec<Fitting>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The publication that a statement changes, unless it only takes tables out of it.
@@ -40,17 +47,17 @@ fn newly_named(statement: &Utility) -> Option<String> {
     (rename.renameType == pg_sys::ObjectType::OBJECT_PUBLICATION).then(|| string!(rename.newname))
 }
 
-/// Before a utility statement: notes which lanes over the publication can be used.
+/// Before a utility statement: notes for which lanes the publication fits.
 pub fn before(statement: &Utility) -> Result<()> {
     let Some(alter) = changed(statement) else {
         return Ok(());
     };
-    USABLE.with_borrow_mut(Vec::clear);
+    BEFORE.with_borrow_mut(Vec::clear);
     let Some(name) = text!(alter.pubname).map(|name| name.to_string_lossy()) else {
         return Ok(());
     };
-    let found = usable(|lane| lane.publications.iter().any(|known| *known == name))?;
-    USABLE.with(|lanes| lanes.replace(found));
+    let found = fitting(|known| *known == name)?;
+    BEFORE.with(|lanes| lanes.replace(found));
     Ok(())
 }
 
@@ -61,29 +68,35 @@ fn is_on() -> bool {
         && relation::extension_oid().is_some()
 }
 
-/// The lanes of this kind that can be used now; none while the gate is off.
-fn usable(wanted: impl Fn(&Lane) -> bool) -> Result<Vec<Lane>> {
+/// The open lanes with those of their publications that are wanted and fit now; none while the gate is off.
+fn fitting(wanted: impl Fn(&str) -> bool) -> Result<Vec<Fitting>> {
     if !is_on() {
         return Ok(Vec::new());
     }
-    let mut usable = Vec::new();
+    let mut found = Vec::new();
     for lane in store::open_lanes()? {
-        if wanted(&lane) && qualify::publications(&lane.publications, &lane.transfer)?.is_ok() {
-            usable.push(lane);
+        let mut publications = Vec::new();
+        for name in lane.publications.iter().filter(|name| wanted(name)) {
+            if qualify::publications(std::slice::from_ref(name), &lane.transfer)?.is_ok() {
+                publications.push(name.clone());
+            }
+        }
+        if !publications.is_empty() {
+            found.push(Fitting { lane, publications });
         }
     }
-    Ok(usable)
+    Ok(found)
 }
 
-/// Before a label is written: notes which lanes can be used.
+/// Before a label is written: notes which publications of lanes fit.
 pub fn before_label() -> Result<()> {
     UNDER_TAGS.with_borrow_mut(Vec::clear);
-    let found = usable(|_| true)?;
+    let found = fitting(|_| true)?;
     UNDER_TAGS.with(|lanes| lanes.replace(found));
     Ok(())
 }
 
-/// After a label was written: refuses it where one of these lanes cannot be used any more.
+/// After a label was written: refuses it where one of these publications fits its lane no more.
 pub fn after_label() -> Result<()> {
     refuse_unusable(
         UNDER_TAGS.with(RefCell::take),
@@ -123,7 +136,7 @@ fn refuse_unfit(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// After a utility statement: refuses it where one of these lanes cannot be used any more, or would carry another publication.
+/// After a utility statement: refuses it where the publication fits a lane no more, or a lane would carry another publication.
 pub fn after(statement: &Utility) -> Result<()> {
     if let Some(name) = newly_named(statement) {
         return refuse_unfit(&name);
@@ -132,18 +145,18 @@ pub fn after(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     refuse_unusable(
-        USABLE.with(RefCell::take),
+        BEFORE.with(RefCell::take),
         "Keep list of columns and row filter as the transfer demands them (custodian.publication_filter() writes the filter), or close the lane first.",
     )
 }
 
-fn refuse_unusable(lanes: Vec<Lane>, remedy: &str) -> Result<()> {
-    if lanes.is_empty() {
+fn refuse_unusable(before: Vec<Fitting>, remedy: &str) -> Result<()> {
+    if before.is_empty() {
         return Ok(());
     }
     xact::command_done();
-    for lane in lanes {
-        let Err(reason) = qualify::publications(&lane.publications, &lane.transfer)? else {
+    for Fitting { lane, publications } in before {
+        let Err(reason) = qualify::publications(&publications, &lane.transfer)? else {
             continue;
         };
         let error = Error::new(

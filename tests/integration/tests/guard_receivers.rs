@@ -404,6 +404,25 @@ fn no_other_publication_takes_the_name_of_that_of_a_lane_and_what_ends_a_lane_is
          CREATE PUBLICATION contacts FOR TABLE customer (id, email, country) WHERE (country IN ('eu')); COMMIT;
          ALTER PUBLICATION everything RENAME TO all_of_it; ALTER PUBLICATION all_of_it RENAME TO everything",
     )?;
+    // Nor does one grow on a lane that another of its publications has made unusable in the same transaction.
+    client.batch_execute(
+        "CREATE PUBLICATION second FOR TABLE customer (id, country) WHERE (country IN ('eu'));
+         CREATE PUBLICATION third FOR TABLE customer (id, email, country) WHERE (country IN ('eu'));
+         SELECT custodian.permit_publication('third', '{cn}', 'inside')",
+    )?;
+    client.text(&format!(
+        "SELECT custodian.open_lane('shop.eu', 'eu_sub', 'sub2', '{{second,third}}', issuer => '{}')",
+        Certs::issuer_dn("eu")
+    ))?;
+    client.batch_execute("BEGIN; DROP PUBLICATION second")?;
+    let error = client
+        .refused("ALTER PUBLICATION third SET TABLE customer")
+        .to_string();
+    assert!(
+        error.contains("lane 2 could not be used any more"),
+        "{error}"
+    );
+    client.batch_execute("ROLLBACK; SELECT custodian.close_lane(2, 'tried')")?;
     client.batch_execute(&format!(
         "INSERT INTO customer VALUES (5, 'mail-5', '{CANARY}', 'eu')"
     ))?;
