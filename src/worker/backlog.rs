@@ -20,7 +20,7 @@ use crate::policy::render;
 use crate::report::since::since;
 use crate::worker::alarm::Alarm;
 use crate::worker::mark::Marks;
-use crate::worker::partition;
+use crate::worker::partition::Bounds;
 use crate::worker::quarantine::Quarantine;
 use crate::worker::survey::Survey;
 use crate::worker::work::Work;
@@ -32,15 +32,15 @@ const RECENT: i64 = 2 * 3_600_000_000;
 const BEAT: i64 = 1_200_000_000;
 
 /// Whether anything of the table was due at a moment that is still there. With `marks` it is one of the rows that a pass
-/// looks at which begins there.
-fn due_at(work: &Work, marks: Option<&Marks>, at: Instant) -> Result<bool> {
+/// looks at which begins there. `bounds` are those of the leaves.
+fn due_at(work: &Work, marks: Option<&Marks>, bounds: &[Bounds], at: Instant) -> Result<bool> {
     let plan = &work.plan;
     key::with_key(plan, For::Recognizing, || {
-        for leaf in &plan.leaves {
+        for (leaf, bounds) in plan.leaves.iter().zip(bounds) {
             for step in render::steps(plan) {
                 let after = marks.and_then(|marks| marks.after(leaf));
                 let due = work.due(step, leaf, at, after);
-                if partition::leaves_out(&due)? {
+                if bounds.leave_out(&due) {
                     continue;
                 }
                 if as_leaf_owner(plan, leaf, || spi::count(&due.exists()))? > 0 {
@@ -90,12 +90,14 @@ fn patience(took: Duration, limit: Option<Duration>) -> Duration {
 
 /// Since when the oldest row has been due: as exactly as [`since`] says, or at least since the moment that it gives when
 /// the search took too long.
-fn search(work: &Work, marks: Option<&Marks>, now: Instant, took: Duration) -> Result<Instant> {
+fn search(
+    due_at: impl Fn(Instant) -> Result<bool>,
+    now: Instant,
+    took: Duration,
+) -> Result<Instant> {
     let start = Moment::now();
     let patience = patience(took, pace::count_timeout());
-    since(now, |at| {
-        Ok(start.elapsed() < patience && due_at(work, marks, at)?)
-    })
+    since(now, |at| Ok(start.elapsed() < patience && due_at(at)?))
 }
 
 /// Whether what is on record as the moment since when rows have been due may still be right, after the last `pass`. Pure.
@@ -127,16 +129,19 @@ pub fn measure(
     let pass = last_pass(work, marks, now).filter(|_| quarantine.is_empty());
     // Rows of the quarantine are due wherever the marks are.
     let reached = Some(marks).filter(|_| quarantine.is_empty());
+    let leaves = work.plan.leaves.iter();
+    let bounds = leaves.map(Bounds::of).collect::<Result<Vec<Bounds>>>()?;
+    let due_at = |at| due_at(work, reached, &bounds, at);
     if let Some((plan, since)) = &stored
         && plan == digest
         && may_hold(*since, pass, now)
-        && (!quick || due_at(work, reached, *since)?)
+        && (!quick || due_at(*since)?)
     {
         return Ok(());
     }
     let since = match pass {
         Some(pass) => pass,
-        None if quick => search(work, reached, now, took)?,
+        None if quick => search(due_at, now, took)?,
         None => now,
     };
     sandbox::as_extension_owner(|| {

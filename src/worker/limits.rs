@@ -61,14 +61,12 @@ pub fn estimate(
     planned: i64,
     except: Option<i64>,
 ) -> Result<Estimate> {
-    let (mut rows, mut estimated) = (0_i64, false);
-    if let Some(leaf) = plan.leaves.first() {
-        for relation in relations {
-            let (more, is_estimate) = survey::rows_of(plan, leaf, *relation)?;
-            rows = rows.saturating_add(more);
-            estimated |= is_estimate;
-        }
-    }
+    let leaf = plan.leaves.first();
+    let relations: Vec<_> = leaf
+        .into_iter()
+        .flat_map(|leaf| relations.iter().map(move |relation| (leaf, *relation)))
+        .collect();
+    let (rows, estimated) = survey::rows(plan, &relations, &BTreeMap::new())?;
     Ok(Estimate {
         planned,
         disposed: disposed::lately(root, except)?,

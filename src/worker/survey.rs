@@ -18,7 +18,7 @@ use crate::worker::disposed;
 use crate::worker::fuse::{Estimate, Verdict};
 use crate::worker::limits;
 use crate::worker::mark::Marks;
-use crate::worker::partition::{self, Judgement};
+use crate::worker::partition::{self, Bounds, Judgement};
 use crate::worker::quarantine::Quarantine;
 use crate::worker::work::Work;
 
@@ -123,8 +123,8 @@ const DELETE: &str = "delete row";
 
 /// Where there are more holds than this, it is looked first whether any row would be due without them. That pays where none is, and
 /// reads the leaf once more where some is. Measured was a round with 10,000: without the look, and on a busy machine, 1,000 tables
-/// with nothing due took 72 ms each. What fewer take was not measured.
-const MANY_HOLDS: usize = 1_000;
+/// with nothing due took 72 ms each. A hundredth of them would take a millisecond, if the time goes with their number.
+const MANY_HOLDS: usize = 100;
 
 /// The policy without holds, where there are many and no row can be due that would not be without them, either. Where rows of
 /// others decide as well, holds on those may make a row due in another way: there all are looked at.
@@ -140,11 +140,12 @@ fn any_due(
     leaf: &Leaf,
     cutoff: Instant,
     after: Option<&Reach>,
+    bounds: &Bounds,
 ) -> Result<bool> {
     for step in render::steps(plan) {
         let all = Due::all(plan, step, leaf, policy, cutoff);
         let due = Due { after, ..all };
-        if partition::leaves_out(&due)? {
+        if bounds.leave_out(&due) {
             continue;
         }
         let any = key::with_key(plan, For::Recognizing, || {
@@ -197,10 +198,11 @@ pub fn survey(
             survey.items.push(item);
             continue;
         }
+        let bounds = Bounds::of(leaf)?;
         let first = survey.items.len();
         if let Some(unheld) = &unheld
             && !quarantine.any(leaf)
-            && !any_due(plan, unheld, leaf, cutoff, after)?
+            && !any_due(plan, unheld, leaf, cutoff, after, &bounds)?
         {
             continue;
         }
@@ -221,7 +223,7 @@ pub fn survey(
                 cutoff,
                 after,
             };
-            if again.is_empty() && partition::leaves_out(&due)? {
+            if again.is_empty() && bounds.leave_out(&due) {
                 continue;
             }
             let statement = due.count().without(&all);
@@ -282,48 +284,57 @@ pub fn survey(
         survey.items.push(along_item(plan, along, along.rows));
     }
     if !survey.items.is_empty() {
-        (survey.rows, survey.rows_estimated) = rows(plan, &counted)?;
+        let leaves = plan.leaves.iter();
+        let leaves: Vec<_> = leaves
+            .map(|leaf| (leaf, pg_sys::Oid::from(leaf.id)))
+            .collect();
+        (survey.rows, survey.rows_estimated) = rows(plan, &leaves, &counted)?;
     }
     Ok(survey)
 }
 
-/// A leaf of up to this many blocks is counted, not estimated.
-const COUNTED_BLOCKS: u32 = 4096;
+/// A table of up to this many blocks, with all of its partitions, is counted, not estimated.
+const COUNTED_BLOCKS: u64 = 4096;
 
-/// How many rows the table has, of which some leaves were `counted`, and whether that is an estimate.
-fn rows(plan: &Plan, counted: &BTreeMap<RelId, i64>) -> Result<(i64, bool)> {
+/// How many rows these relations have, each the leaf beside it or one that statements of the plan on that leaf read. Some were
+/// `counted`. Says whether it is an estimate.
+pub(super) fn rows(
+    plan: &Plan,
+    relations: &[(&Leaf, pg_sys::Oid)],
+    counted: &BTreeMap<RelId, i64>,
+) -> Result<(i64, bool)> {
+    let mut blocks = Vec::new();
+    for (_, relation) in relations {
+        blocks.push(heap::blocks(*relation)?);
+    }
+    let is_large = blocks.iter().copied().map(u64::from).sum::<u64>() > COUNTED_BLOCKS;
     let (mut rows, mut estimated) = (0_i64, false);
-    for leaf in &plan.leaves {
-        let (of_leaf, is_estimate) = match counted.get(&leaf.id) {
-            Some(rows) => (*rows, false),
-            None => rows_of(plan, leaf, pg_sys::Oid::from(leaf.id))?,
+    for ((leaf, relation), blocks) in relations.iter().zip(blocks) {
+        let known = counted.get(&relation.to_u32()).copied();
+        let estimate = match known {
+            None if is_large => estimate(*relation, blocks)?,
+            _ => None,
         };
-        rows = rows.saturating_add(of_leaf);
-        estimated |= is_estimate;
+        rows = rows.saturating_add(match known.or(estimate) {
+            Some(rows) => rows,
+            None => count(plan, leaf, *relation)?,
+        });
+        estimated |= estimate.is_some();
     }
     Ok((rows, estimated))
 }
 
-/// How many rows a relation has that statements of the plan on the leaf read, or the leaf itself, and whether that is an
-/// estimate.
-pub(super) fn rows_of(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<(i64, bool)> {
-    let blocks = heap::blocks(relation)?;
-    if blocks > COUNTED_BLOCKS
-        && let Some(estimate) = estimate(relation, blocks)?
-    {
-        return Ok((estimate, true));
-    }
+fn count(plan: &Plan, leaf: &Leaf, relation: pg_sys::Oid) -> Result<i64> {
     let Some(ident) = relation::qualified(relation)? else {
-        return Ok((0, false));
+        return Ok(0);
     };
-    let counted = as_leaf_owner(plan, leaf, || {
+    as_leaf_owner(plan, leaf, || {
         spi::count(&render::Statement {
             sql: format!("SELECT count(*) FROM ONLY {}", ident.quoted),
             params: Vec::new(),
             condition_end: None,
         })
-    })?;
-    Ok((counted, false))
+    })
 }
 
 /// The density that VACUUM or ANALYZE last saw, times the present size, as the planner does it; `None` when

@@ -18,7 +18,7 @@ use crate::tag::read;
 use crate::worker::limits::Limits;
 use crate::worker::mark::{self, Marks};
 use crate::worker::pacing::BatchSize;
-use crate::worker::partition;
+use crate::worker::partition::Bounds;
 use crate::worker::position::{self, Phase};
 use crate::worker::quarantine::{self, Quarantine};
 use crate::worker::run::{self, Run, Spent, State};
@@ -419,7 +419,7 @@ impl Sweep {
             step, leaf, after, ..
         } = part;
         let due = self.work.due(*step, leaf, self.run.cutoff, after.as_ref());
-        if transaction(|| partition::leaves_out(&due))? {
+        if transaction(|| Bounds::of(leaf))?.leave_out(&due) {
             return Ok(false);
         }
         let (way, heap, _) = self.way(part)?;

@@ -114,25 +114,31 @@ fn ranges(levels: &[Level]) -> Result<Vec<Range>> {
     Ok(ranges)
 }
 
-/// Whether the bounds of the leaf show that it has no row which the step is for, so that nobody need look for one.
-pub fn leaves_out(due: &Due) -> Result<bool> {
-    if due.leaf.within.len() < 2 {
-        return Ok(false);
+/// The bounds that hold for every row of a leaf.
+pub struct Bounds(Vec<Range>);
+
+impl Bounds {
+    /// As the catalogs have them now; none of a table that is no partition.
+    pub fn of(leaf: &Leaf) -> Result<Bounds> {
+        if leaf.within.len() < 2 {
+            return Ok(Bounds(Vec::new()));
+        }
+        sandbox::as_extension_owner(|| {
+            let mut levels = levels(leaf)?;
+            // Above a relation that is no partition, or on its way out, bounds say nothing about its rows.
+            let bound = levels
+                .iter()
+                .take_while(|level| level.partition && !level.pending)
+                .count();
+            levels.truncate(bound);
+            Ok(Bounds(ranges(&levels)?))
+        })
     }
-    let clocks = render::ranges(due);
-    if clocks.is_empty() {
-        return Ok(false);
+
+    /// Whether they show that the leaf has no row which the step is for, so that nobody need look for one.
+    pub fn leave_out(&self, due: &Due) -> bool {
+        !self.0.is_empty() && proof::leaves_out(&self.0, &render::ranges(due))
     }
-    sandbox::as_extension_owner(|| {
-        let mut levels = levels(due.leaf)?;
-        // Above a relation that is no partition, or on its way out, bounds say nothing about its rows.
-        let bound = levels
-            .iter()
-            .take_while(|level| level.partition && !level.pending)
-            .count();
-        levels.truncate(bound);
-        Ok(proof::leaves_out(&ranges(&levels)?, &clocks))
-    })
 }
 
 /// What would break, or be left out, if the partition were dropped.

@@ -24,7 +24,7 @@ mod judge;
 mod proof;
 pub mod store;
 
-pub use judge::{Candidate, Judgement, judge, leaves_out};
+pub use judge::{Bounds, Candidate, Judgement, judge};
 
 /// What a run's item does with a partition that it drops.
 pub const ACTION: &str = "drop partition";
