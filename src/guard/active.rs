@@ -98,6 +98,8 @@ pub struct Active {
     /// `None` when there are no rules.
     pub rules: Option<Rules>,
     own: OnceCell<Own>,
+    /// What counts while the addresses of this machine could not be read.
+    lost: OnceCell<Own>,
 }
 
 impl Active {
@@ -106,26 +108,49 @@ impl Active {
             generation,
             rules,
             own: OnceCell::new(),
+            lost: OnceCell::new(),
         })
     }
 
-    /// Where this node is.
+    /// Where this node is. Looked up once, but see [`look_again`]; where the addresses cannot be read, each time.
     pub fn own(&self) -> &Own {
-        self.own.get_or_init(|| match &self.rules {
-            Some(rules) => match own_addresses() {
-                Ok(addresses) => rules.own(guc::region().as_deref(), &addresses),
-                Err(error) => Own::contradiction(format!(
+        if let Some(own) = self.own.get() {
+            return own;
+        }
+        match self.look_up_own() {
+            Ok(own) => self.own.get_or_init(|| own),
+            Err(error) => self.lost.get_or_init(|| {
+                Own::contradiction(format!(
                     "the addresses of this machine cannot be read ({error})"
-                )),
-            },
-            None => Own {
-                region: guc::region(),
-                problem: guc::region()
-                    .is_none()
-                    .then(|| "no region rules are loaded".to_owned()),
+                ))
+            }),
+        }
+    }
+
+    fn look_up_own(&self) -> std::io::Result<Own> {
+        let region = guc::region();
+        let Some(rules) = &self.rules else {
+            let problem = region
+                .is_none()
+                .then(|| "no region rules are loaded".to_owned());
+            return Ok(Own {
+                region,
+                problem,
                 ..Own::default()
-            },
-        })
+            });
+        };
+        // Nobody asks where no line could answer.
+        let addresses = if rules.has_nodes() {
+            own_addresses()?
+        } else {
+            Vec::new()
+        };
+        Ok(rules.own(region.as_deref(), &addresses))
+    }
+
+    /// The same, with where this node is not looked up yet.
+    fn unplaced(&self) -> Rc<Active> {
+        Active::new(self.generation, self.rules.clone())
     }
 }
 
@@ -294,7 +319,8 @@ fn start() -> Shared {
     archive::at_start();
     settings::at_start(&active);
     inherited::at_start(&active);
-    LOCAL.with(|local| local.replace(Some(active)));
+    // Processes inherit it, also those that start when the machine has got its address.
+    LOCAL.with(|local| local.replace(Some(active.unplaced())));
     Shared {
         generation: AtomicU64::new(1),
         read_at: AtomicI64::new(read_at),
@@ -329,6 +355,20 @@ fn read_again() {
         announce(state);
     }
     shared.read_at.store(read_at, Ordering::Release);
+}
+
+/// Has this process look again where this node is: an address can come and go while it runs. For processes that last.
+pub fn look_again() {
+    LOCAL.with_borrow_mut(|local| {
+        let Some(active) = local else { return };
+        match Rc::get_mut(active) {
+            Some(alone) => {
+                alone.own = OnceCell::new();
+                alone.lost = OnceCell::new();
+            }
+            None => *active = active.unplaced(),
+        }
+    });
 }
 
 /// Whether this process has seen a reload since the file was read last. Only when preloaded.
@@ -369,7 +409,8 @@ pub fn current() -> Rc<Active> {
 pub fn upcoming() -> Rc<Active> {
     match read_file().ok().flatten().and_then(|file| file.rules()) {
         Some(rules) => Active::new(0, Some(rules)),
-        None => as_published(),
+        // The postmaster asks too, and what it remembered its children would inherit.
+        None => as_published().unplaced(),
     }
 }
 

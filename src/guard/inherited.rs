@@ -16,7 +16,7 @@ use crate::policy::model::{Finding, Severity};
 
 const REMEDY: &str = "Write a \"node\" line with an address of this node into the region rules, and take custodian.region out of the \
      file; where its addresses say nothing, set it on the command line of the server, or in a file outside of the data directory that \
-     each machine has for itself (include_if_exists).";
+     each machine has for itself (include_if_exists). Then restart the server.";
 
 /// Whether a file is below a directory; links are followed, since a copy takes what is there and leaves links out. What
 /// cannot be followed is taken by its name.

@@ -278,7 +278,7 @@ pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
     };
     if own.contradictory {
         return lost(
-            "Correct custodian.region, which a copy of another node's files brings along, or the \"node\" lines of the region rules.",
+            "Correct custodian.region, which a copy of another node's files brings along, and restart the server; or the \"node\" lines of the region rules, and reload it.",
         );
     }
     let (allowed, source): (Vec<String>, String) = match (rules.residency(), &own.region) {
@@ -289,7 +289,7 @@ pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
         (None, Some(region)) => (vec![region.clone()], "this node is in".to_owned()),
         (None, None) => {
             return lost(
-                "Set custodian.region, or add a \"node\" line with an address of this node to the region rules.",
+                "Set custodian.region and restart the server, or add a \"node\" line with an address of this node to the region rules and reload it.",
             );
         }
     };

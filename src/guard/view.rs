@@ -200,9 +200,9 @@ pub fn findings() -> error::Result<Vec<Finding>> {
             object: file,
             problem: format!("The region of this node is unknown: {problem}."),
             remedy: if active.own().contradictory {
-                "Correct custodian.region, which a copy of another node's files brings along, or the \"node\" lines."
+                "Correct custodian.region, which a copy of another node's files brings along, and restart the server; or the \"node\" lines, and reload it."
             } else {
-                "Set custodian.region, or add a \"node\" line with an address of this node."
+                "Set custodian.region and restart the server, or add a \"node\" line with an address of this node and reload it."
             }
             .to_owned(),
         });

@@ -86,6 +86,10 @@ pub fn source_file(name: &CStr) -> Option<PathBuf> {
     let record = find(name).ok()?;
     // SAFETY: the record is the server's own; NULL or the NUL-terminated name of a file, copied at once.
     unsafe {
+        // The server notes the file of a value that the command line overrides as well.
+        if (*record).source != pg_sys::GucSource::PGC_S_FILE {
+            return None;
+        }
         let file = (*record).sourcefile;
         (!file.is_null()).then(|| PathBuf::from(OsStr::from_bytes(CStr::from_ptr(file).to_bytes())))
     }

@@ -60,6 +60,7 @@ pub extern "C-unwind" fn custodian_launcher_main(_arg: pg_sys::Datum) {
     loop {
         bgworker::reload_settings();
         guard::active::reload();
+        guard::active::look_again();
         let rules = guard::active::current();
         guard::sentinel::settings(&rules);
         guard::sentinel::by_rules(&rules);

@@ -46,7 +46,7 @@ pub struct Evidence<'a> {
 pub struct Own {
     pub region: Option<String>,
     pub organisation: Option<String>,
-    /// The `node` line that says so; `None` when a setting does, or nothing.
+    /// The `node` line that says the region; `None` when a setting does, or nothing.
     pub line: Option<LineNumber>,
     /// Why the region is unknown.
     pub problem: Option<String>,
@@ -114,6 +114,13 @@ impl Rules {
         regions
             .iter()
             .any(|other| self.within(region, other.as_ref()))
+    }
+
+    /// Whether a `node` line says where some node is.
+    pub fn has_nodes(&self) -> bool {
+        self.list
+            .iter()
+            .any(|(_, rule)| matches!(rule, Rule::Node { .. }))
     }
 
     /// The `residency` line.
@@ -235,7 +242,8 @@ impl Rules {
 
     /// Where this node is: what the `node` lines say about `addresses`, or `setting` (`custodian.region`) where none names
     /// one of them. All that say something must agree: a setting that came with a copy of another node's files, or a line
-    /// that was forgotten, does not decide.
+    /// that was forgotten, does not decide. A line and the setting agree where one region lies in the other, and the inner
+    /// one counts, as with two proofs of a peer.
     pub fn own(&self, setting: Option<&str>, addresses: &[IpAddr]) -> Own {
         let matching: Vec<(LineNumber, &Place)> = self
             .list
@@ -266,16 +274,21 @@ impl Rules {
                 "lines {line} and {other} both name addresses of this node and contradict each other"
             ));
         }
-        if let Some(setting) = setting.filter(|setting| *setting != place.region) {
-            return Own::contradiction(format!(
-                "custodian.region is \"{setting}\", but line {line} names an address of this node and puts it in \"{}\"",
-                place.region
-            ));
-        }
+        let region = match setting {
+            Some(setting) if self.within(&place.region, setting) => place.region.as_str(),
+            Some(setting) if self.within(setting, &place.region) => setting,
+            Some(setting) => {
+                return Own::contradiction(format!(
+                    "custodian.region is \"{setting}\", but line {line} names an address of this node and puts it in \"{}\"",
+                    place.region
+                ));
+            }
+            None => place.region.as_str(),
+        };
         Own {
-            region: Some(place.region.clone()),
+            region: Some(region.to_owned()),
             organisation: place.organisation.clone(),
-            line: Some(*line),
+            line: (region == place.region).then_some(*line),
             ..Own::default()
         }
     }

@@ -38,6 +38,7 @@ pub extern "C-unwind" fn custodian_sentinel_main(_arg: pg_sys::Datum) {
     while xact::in_recovery() {
         bgworker::reload_settings();
         active::reload();
+        active::look_again();
         let rules = active::current();
         sentinel::settings(&rules);
         sentinel::by_rules(&rules);

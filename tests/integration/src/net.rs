@@ -189,6 +189,17 @@ impl Place {
         &self.namespace
     }
 
+    /// Gives its machine one more address.
+    ///
+    /// # Errors
+    /// If it cannot be added.
+    pub fn add_address(&self, address: &str) -> Result<()> {
+        ip(&format!(
+            "-n {} addr add {address}/8 dev eth0",
+            self.namespace
+        ))
+    }
+
     pub(crate) fn descriptor(&self) -> RawFd {
         self.descriptor.as_raw_fd()
     }

@@ -2,7 +2,7 @@
 //! finding where a node does not know where it is, or has it from the node that it was copied from. One machine, but for that; the role
 //! `postgres` is local, others are from outside.
 
-use integration::{Cluster, Net, Result, Sql, needs_net, wait_until};
+use integration::{Cluster, Net, Result, Sql, Stop, needs_net, wait_until};
 
 /// A value of a tagged column.
 const CANARY: &str = "canary-4711@example.com";
@@ -125,6 +125,16 @@ fn a_node_that_does_not_know_its_region_is_a_finding() -> Result<()> {
         node.text(INHERITED)?,
         "warning: custodian.region is set in \"postgresql.auto.conf\""
     );
+    // On the command line it is the machine's own, whatever the file still says.
+    node.stop(Stop::Fast)?;
+    node.start_under(&[
+        "sh".to_owned(),
+        "-c".to_owned(),
+        "exec \"$@\" -c custodian.region=cn".to_owned(),
+        "sh".to_owned(),
+    ])?;
+    assert_eq!(node.text("SELECT region FROM custodian.status")?, "cn");
+    assert_eq!(node.text(INHERITED)?, "");
     Ok(())
 }
 
@@ -179,6 +189,21 @@ fn a_standby_elsewhere_does_not_keep_the_region_that_it_was_copied_with() -> Res
     let warning = "this node may have taken over the region of the node that it was copied from";
     assert!(standby.log().contains(warning));
     assert!(!primary.log().contains(warning));
+
+    // An address that the machine gets later counts in the sessions that come then.
+    let late = "10.33.9.9";
+    let claimed = format!("{rules}node {near} cn\nnode {late} eu\n");
+    standby.write_file("custodian_regions.conf", &claimed)?;
+    standby.restart()?;
+    assert_eq!(standby.text(place)?, "cn");
+    net.at("eu-a").add_address(late)?;
+    assert_eq!(standby.text(place)?, "");
+    assert_eq!(
+        standby.text(
+            "SELECT remedy ~ 'custodian.region, .* and restart the server' FROM custodian.check() WHERE code = 'region-unknown'"
+        )?,
+        "t"
+    );
 
     // One file of rules for all nodes says otherwise: the claim counts for nothing, and the node serves nobody.
     let all = format!("{rules}node {near} cn\nnode {far} eu\n");
