@@ -2,8 +2,8 @@
 //!
 //! An owner may add a tag, since a tag makes most things stricter; a steward may loosen. But a column that nobody has reviewed is
 //! read inside alone, and a residency in its tag lets others read it; so does a residency that grows, a column that is cleared, a
-//! tag that goes. From outside, where the one who changes it could read it then, nobody does that, a superuser neither: as with
-//! the guard's own settings.
+//! tag that goes. From outside, where the one who changes it could read it then, nobody does that while there are rules, a superuser
+//! neither: as with the guard's own settings. Before there are rules stewards do.
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::access;
@@ -11,7 +11,7 @@ use crate::guard::refuse::{self, Flow};
 use crate::guard::session;
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::relation;
+use crate::pg::{relation, xact};
 use crate::tag::grammar::ColumnLabel;
 use crate::tag::rules::{Change, Class};
 use crate::tag::target::{Label, Target};
@@ -56,6 +56,8 @@ fn loosens_where(change: &Change) -> bool {
 pub fn before(target: &Target, change: &Change, new: Option<&Label>) -> Result<()> {
     if session::is_known_in_region()
         || !guc::preloaded()
+        // Nobody else can be connected then, and the tags are those of before.
+        || xact::is_upgrade()
         || guc::enforce(Gate::Access) == Enforce::Off
     {
         return Ok(());
@@ -67,6 +69,7 @@ pub fn before(target: &Target, change: &Change, new: Option<&Label>) -> Result<(
     let session = session::current();
     let judgement = &session.judgement;
     // Before there are rules nothing that says where it may be is read anywhere else, and stewards set up what will be in force.
+    // What a steward clears is read from anywhere then too; so it is where the rules file is gone, or wrong without a copy.
     let sets_up = session.active.rules.is_none() && relation::is_steward();
     if judgement.verdict == Verdict::Inside || sets_up {
         return Ok(());
@@ -104,7 +107,27 @@ pub fn before(target: &Target, change: &Change, new: Option<&Label>) -> Result<(
 /// Refuses who is not inside to open a lane, whoever it is: who is to receive does not say what may be sent. `doing` is what the
 /// message calls it.
 pub fn lane(doing: &str, transfer: &str) -> Result<()> {
-    if !guc::preloaded() || guc::enforce(Gate::Ddl) == Enforce::Off {
+    from_inside(
+        Gate::Ddl,
+        doing,
+        format!("transfer {transfer}"),
+        "Have it opened from inside.",
+    )
+}
+
+/// Refuses who is not inside to take the label off another database whose walsenders need TLS by it.
+pub fn database(name: &str) -> Result<()> {
+    from_inside(
+        Gate::Access,
+        &format!("removing the label of database \"{name}\""),
+        format!("database {name}"),
+        "It goes by itself with the last tag there that demands TLS.",
+    )
+}
+
+/// Refuses something to who is not inside, where there are rules.
+fn from_inside(gate: Gate, doing: &str, object: String, hint: &str) -> Result<()> {
+    if !guc::preloaded() || guc::enforce(gate) == Enforce::Off {
         return Ok(());
     }
     let session = session::current();
@@ -116,11 +139,8 @@ pub fn lane(doing: &str, transfer: &str) -> Result<()> {
         format!("{doing} from {} is not allowed", session.peer),
     )
     .detail(session.judgement.reason.clone())
-    .hint("Have it opened from inside.");
-    refuse::unless_only_warned(
-        Flow::of(&session, Gate::Ddl, format!("transfer {transfer}"), error),
-        |_| {},
-    )
+    .hint(hint);
+    refuse::unless_only_warned(Flow::of(&session, gate, object, error), |_| {})
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::ffi::CString;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::opening;
 use crate::pg::{database_label, label, lock, relation, report, xact};
 use crate::tag::grammar::{self, ColumnLabel};
 
@@ -132,6 +133,10 @@ pub fn check_database_label(database: pg_sys::Oid, label: Option<&str>) -> Resul
         )
         .detail("A tag in the database demands TLS.")
         .hint("It goes by itself with the last such tag.")),
+        // Whether a tag there demands it cannot be seen from here.
+        None if database != xact::database() && demanded(Some(database)) => {
+            opening::database(&name)
+        }
         None | Some(LABEL) => Ok(()),
         Some(_) => Err(Error::new(
             Kind::InvalidTag,

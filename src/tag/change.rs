@@ -39,6 +39,18 @@ pub fn authorize(target: &Target, change: &Change, new: Option<&Label>, owner: b
     opening::before(target, change, new)
 }
 
+/// As what a change is permitted: a malformed label closes what it is on, so that whatever comes in its place may open it.
+pub fn asked(change: &Change, malformed: bool) -> Change {
+    if malformed {
+        Change {
+            class: Class::Loosen,
+            reasons: Vec::new(),
+        }
+    } else {
+        change.clone()
+    }
+}
+
 /// The same, wherever the session is.
 fn permit(target: &Target, change: &Change, owner: bool) -> Result<()> {
     if relation::is_steward() {
@@ -219,20 +231,20 @@ pub fn write(target: &Target, new: Option<&Label>) -> Result<Option<Change>> {
     // As SECURITY LABEL does: one change of a table's labels at a time.
     lock::labels(target.relation)?;
     let owner = relation::is_owner(target.relation);
-    let old = match target.current() {
-        None => None,
-        Some(Ok(old)) => Some(old),
+    let (old, malformed) = match target.current() {
+        None => (None, false),
+        Some(Ok(old)) => (Some(old), false),
         Some(Err(_)) => {
             // Nobody can say what replacing it amounts to.
             relation::require_steward(&format!(
                 "replace the malformed label of {}",
                 target.describe()
             ))?;
-            None
+            (None, true)
         }
     };
     let change = target.classify(old.as_ref(), new);
-    authorize(target, &change, new, owner)?;
+    authorize(target, &asked(&change, malformed), new, owner)?;
     let text = new.map(Label::text).transpose()?;
     if change.class == Class::Same
         && label::get(target.relation, target.attnum).is_some() == new.is_some()

@@ -59,7 +59,8 @@ pub fn check(object: &pg_sys::ObjectAddress, label: Option<&CStr>) -> Result<()>
         }
     };
     let change = target.classify(old.as_ref(), new.as_ref());
-    change::authorize(&target, &change, new.as_ref(), true)?;
+    let asked = change::asked(&change, malformed);
+    change::authorize(&target, &asked, new.as_ref(), true)?;
     if malformed || change.class != Class::Same {
         change::begin(&target, old.as_ref(), new.as_ref())?;
     }
