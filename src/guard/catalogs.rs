@@ -12,6 +12,12 @@ const VALUES: [pg_sys::Oid; 3] = [
     pg_sys::Oid::from_u32(3429),
     pg_sys::Oid::from_u32(2613),
 ];
+/// Catalogs that scripts of extensions write to: pg_proc, pg_aggregate and pg_depend.
+const SCRIPTS: [pg_sys::Oid; 3] = [
+    pg_sys::ProcedureRelationId,
+    pg_sys::Oid::from_u32(2600),
+    pg_sys::Oid::from_u32(2608),
+];
 /// Tables of the extension that hold neither values of users nor keys of subjects.
 const OWN: [&CStr; 19] = [
     c"purpose",
@@ -56,11 +62,22 @@ pub fn is_open_table(relation: pg_sys::Oid) -> bool {
         .any(|name| relation::own_relation(name) == Some(relation))
 }
 
+/// Whether a relation is in the extension's schema.
+pub fn is_own(relation: pg_sys::Oid) -> bool {
+    relation::schema_oid() == Some(namespace::of(relation))
+}
+
+/// Whether a relation is one that scripts of extensions write to by themselves: those of contrib change properties of functions
+/// and aggregates and the kind of dependencies, and this extension's bring the bases that laws know. None says who may have what.
+pub fn is_for_scripts(relation: pg_sys::Oid) -> bool {
+    SCRIPTS.contains(&relation) || relation::own_relation(c"lawful_basis") == Some(relation)
+}
+
 /// Why a relation may not be read from outside at all.
 pub fn closed(relation: pg_sys::Oid) -> Option<&'static str> {
     if holds_values(relation) {
         Some("It holds values of other tables' columns.")
-    } else if relation::schema_oid() == Some(namespace::of(relation)) && !is_open_table(relation) {
+    } else if is_own(relation) && !is_open_table(relation) {
         Some("It is a table of the extension that may hold keys of subjects.")
     } else {
         None

@@ -129,7 +129,8 @@ pub fn before(statement: &Utility) -> Result<()> {
             | NodeTag::T_AlterObjectSchemaStmt
     ) || !guc::preloaded()
         || guc::enforce(Gate::Ddl) == Enforce::Off
-        || relation::extension_oid().is_none()
+        // While the extension's script runs it may not be there yet.
+        || relation::own_relation(c"publication_permit").is_none()
         || !is_anything_published()?
     {
         return Ok(());

@@ -224,6 +224,9 @@ fn assert_refused_once(output: &Output, part: &str) {
 #[test]
 fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() -> Result<()> {
     let node = tagged("opening")?;
+    node.exec("CREATE ROLE dev LOGIN; GRANT CREATE ON DATABASE postgres TO dev")?;
+    node.exec("CREATE DATABASE other")?;
+    node.exec(r#"SECURITY LABEL FOR custodian ON DATABASE other IS '{"tls":true}'"#)?;
     let away = |sql: &str| node.psql_as("away", "postgres", sql);
     let labels = "SELECT count(*) || ' ' || md5(string_agg(objoid || ' ' || objsubid || ' ' || label, ',' ORDER BY objoid, objsubid)) FROM pg_seclabel";
     let before = node.text(labels)?;
@@ -292,6 +295,34 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "UPDATE custodian.purpose SET required = false",
             "writing to \"custodian.purpose\"",
         ),
+        // Nobody may read these tables there, and an INSERT reads nothing.
+        (
+            "INSERT INTO custodian.lane (transfer, role, slot, plugin, publications) VALUES ('shop.eu', 'away', 's', 'pgoutput', '{inside}')",
+            "writing to \"custodian.lane\"",
+        ),
+        (
+            "COPY custodian.transfer FROM stdin",
+            "writing to \"custodian.transfer\"",
+        ),
+        (
+            "COPY custodian.archive_lane FROM stdin",
+            "writing to \"custodian.archive_lane\"",
+        ),
+        // What runs in the script of an extension writes there what scripts do, and no more.
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM pg_seclabel; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION seg",
+            "writing to \"pg_catalog.pg_seclabel\"",
+        ),
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO custodian.lane DEFAULT VALUES; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION seg",
+            "writing to \"custodian.lane\"",
+        ),
+        (
+            "SECURITY LABEL FOR custodian ON DATABASE other IS NULL",
+            "removing the label of database \"other\"",
+        ),
     ] {
         assert_refused_once(&away(sql)?, part);
         assert_eq!(node.text(labels)?, before, "{sql}");
@@ -307,6 +338,32 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
         away(sql)?.ok()?;
     }
     assert!(!away("SELECT note FROM customer")?.all().contains("canary"));
+    // A label that nobody can read closes what it is on.
+    let written =
+        "SELECT label FROM pg_seclabel WHERE objoid = 'customer'::regclass AND objsubid = 2";
+    let good = node.text(written)?;
+    let write = |text: &str| {
+        format!(
+            "UPDATE pg_seclabel SET label = $text${text}$text$ WHERE objoid = 'customer'::regclass AND objsubid = 2"
+        )
+    };
+    node.exec(&write("nothing"))?;
+    for sql in [
+        "SECURITY LABEL FOR custodian ON COLUMN customer.email IS NULL",
+        "SELECT custodian.untag_column('customer', 'email')",
+        "SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{shop.orders}')",
+    ] {
+        assert_refused_once(&away(sql)?, loosening);
+        assert_eq!(node.text(written)?, "nothing", "{sql}");
+    }
+    node.exec(&write(&good))?;
+    // Neither SET by another name nor the scripts of extensions are what the guard goes by.
+    away("UPDATE pg_settings SET setting = '5MB' WHERE name = 'work_mem'")?.ok()?;
+    for extension in ["seg", "citext", "hstore"] {
+        away(&format!("CREATE EXTENSION {extension}"))?.ok()?;
+    }
+    node.psql_as("dev", "postgres", "CREATE EXTENSION cube")?
+        .ok()?;
     // From inside all of it is a steward's. In warn it passes, and is on record.
     node.exec(&by_labels)?;
     node.alter_system("custodian.enforce", "warn")?;
@@ -323,7 +380,9 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
     away("DROP EXTENSION pg_custodian")?.ok()?;
     assert_refused_once(&away("SELECT email FROM customer")?, "reading");
     assert_refused_once(&away(&by_labels)?, "saying from");
-    Ok(())
+    // Its own script may bring what laws know.
+    away("CREATE EXTENSION pg_custodian")?.ok()?;
+    node.exec("SECURITY LABEL FOR custodian ON DATABASE other IS NULL")
 }
 
 #[test]
