@@ -125,9 +125,11 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     let session = session::current();
-    // What scripts of extensions make is the extensions' own.
+    // What scripts of extensions make is the extensions' own. The tables that pg_upgrade restores are empty yet, and nobody else
+    // can be connected.
     if (session.judgement.verdict == Verdict::Inside && !session.plaintext)
         || xact::in_extension_script()
+        || xact::is_upgrade()
     {
         return Ok(());
     }

@@ -83,7 +83,7 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 43] = [
         "a_standby_elsewhere_does_not_keep_the_region_that_it_was_copied_with",
     ),
     (
-        "changes of tags from outside that would let others read, lanes that are opened there, and writes to catalogs",
+        "changes of tags from outside that would let others read, lanes that are opened there, and writes to catalogs and tables of the extension",
         "access, ddl",
         "refused, to superusers and stewards too",
         "guard_settings",
@@ -293,11 +293,11 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 43] = [
         "rows_are_not_shown_by_errors_policies_and_triggers_of_a_change",
     ),
     (
-        "`pg_dump`, `pg_restore` and `pg_upgrade --check` inside",
+        "`pg_dump` and `pg_restore` inside, and `pg_upgrade`",
         "none",
         "unharmed",
         "guard_unharmed",
-        "dumps_restores_and_upgrade_checks_are_unharmed",
+        "dumps_restores_and_upgrades_are_unharmed",
     ),
     (
         "`pg_rewind` of a node inside",
