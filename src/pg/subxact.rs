@@ -66,10 +66,16 @@ pub fn caught(error: &CaughtError) -> Caught {
 /// over as [`Caught`]. A request to end the backend is not caught: it is FATAL. A cancel of the statement, also by
 /// `statement_timeout`, passes as it is; a worker's batch, which has a timeout of its own, ends its transaction then.
 pub fn subtransaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
-    catching(Cancels::Pass, work)
+    catching(Cancels::Pass, End::Keep, work)
 }
 
-/// The same in a background worker, where nobody but the worker itself has a timeout: what takes longer than `limit`
+/// Runs `work` like [`subtransaction`], and takes back what it did in the server whether it fails or not: of one that only
+/// reads that is its locks, which would stay until the end of the transaction otherwise.
+pub fn undone<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
+    catching(Cancels::Pass, End::Undo, work)
+}
+
+/// As [`subtransaction`] in a background worker, where nobody but the worker itself has a timeout: what takes longer than `limit`
 /// is cancelled, and handed over with SQLSTATE 57014. Elsewhere as [`subtransaction`].
 pub fn subtransaction_within<T>(
     limit: Duration,
@@ -79,7 +85,7 @@ pub fn subtransaction_within<T>(
     if unsafe { pg_sys::MyBackendType } != pg_sys::BackendType::B_BG_WORKER {
         return subtransaction(work);
     }
-    timeout::within(limit, || catching(Cancels::Catch, work))
+    timeout::within(limit, || catching(Cancels::Catch, End::Keep, work))
 }
 
 /// What becomes of a cancel.
@@ -89,8 +95,16 @@ enum Cancels {
     Catch,
 }
 
+/// What becomes of what was done without an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Keep,
+    Undo,
+}
+
 fn catching<T>(
     cancels: Cancels,
+    end: End,
     work: impl FnOnce() -> Result<T>,
 ) -> std::result::Result<T, Caught> {
     // SAFETY: the idiom of PL/pgSQL's exception block: context and resource owner are saved before the
@@ -122,8 +136,8 @@ fn catching<T>(
             .execute();
 
         match &outcome {
-            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
-            Err(_) => {
+            Ok(_) if end == End::Keep => pg_sys::ReleaseCurrentSubTransaction(),
+            _ => {
                 // An error that was returned, not raised, leaves the subtransaction in progress.
                 pg_sys::RollbackAndReleaseCurrentSubTransaction();
             }

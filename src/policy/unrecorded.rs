@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::Result;
-use crate::pg::subxact::{Caught, subtransaction};
+use crate::pg::subxact::{Caught, undone};
 use crate::pg::{clock, heap, spi, timeout};
 use crate::policy::compile::{Connections, compile_connected};
 use crate::policy::foreign_code::as_leaf_owner;
@@ -87,7 +87,8 @@ pub fn findings() -> Result<Vec<Finding>> {
         for leaf in plan.leaves.iter().take(LEAVES) {
             let mut found = Found::new();
             let looked = key::with_key(&plan, For::Recognizing, || {
-                Ok(subtransaction(|| {
+                // The locks of a look are over with it: there may be thousands of leaves.
+                Ok(undone(|| {
                     timeout::with_lock_timeout(PATIENCE, || {
                         as_leaf_owner(&plan, leaf, || look(&plan, leaf, &policy, &mut found))
                     })

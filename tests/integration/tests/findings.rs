@@ -1,6 +1,6 @@
 //! What `custodian.check()` says about rows that nobody could reach, and about consents and clocks that nobody recorded.
 
-use integration::{Cluster, Result};
+use integration::{Cluster, Result, Sql};
 
 fn found(code: &str) -> String {
     format!(
@@ -123,6 +123,18 @@ fn clocks_that_are_missing(node: &Cluster) -> Result<()> {
         "{told:?}"
     );
     assert!(told.iter().all(|line| !line.contains("secret")), "{told:?}");
+    // Who asks in a transaction keeps no lock of what was looked at.
+    let mut asking = node.client()?;
+    asking.batch_execute("BEGIN")?;
+    asking.text("SELECT count(*) FROM custodian.check()")?;
+    assert_eq!(
+        asking.text(
+            "SELECT DISTINCT relation::regclass FROM pg_locks
+             WHERE pid = pg_backend_pid() AND relation IN ('visit'::regclass, 'visit_pkey'::regclass, 'customer'::regclass, 'customer_pkey'::regclass)"
+        )?,
+        ""
+    );
+    asking.batch_execute("ROLLBACK")?;
     // Somebody who has locked the table does not hold the checks up, nor are they silent about it.
     let mut other = node.client()?;
     other.batch_execute("BEGIN; LOCK TABLE visit")?;
