@@ -119,10 +119,19 @@ fn not_looked_at(plan: &Plan, leaf: &Leaf, caught: &Caught) -> Finding {
     } else {
         ("consents-not-looked-at", "consents or clocks are missing")
     };
-    let remedy = if caught.sqlstate == "55P03" {
-        "Somebody has locked it: run custodian.check() again."
-    } else {
-        "Grant the owner what the decision reads; custodian.preview() tries the same."
+    let hint = caught.own.as_ref().and_then(|own| own.hint.as_deref());
+    let remedy = match (caught.sqlstate.as_str(), hint) {
+        ("55P03", Some(_)) => "Run custodian.check() again.",
+        ("55P03", None) => {
+            "Somebody has locked it, or vacuums a table of another owner that it refers to: run custodian.check() again."
+        }
+        (_, Some(hint)) => hint,
+        ("42501", None) => {
+            "Grant the owner what the decision reads; custodian.preview() tries the same."
+        }
+        (_, None) => {
+            "Look the SQLSTATE up in the server's manual; custodian.preview() tries the same."
+        }
     };
     Finding {
         severity: Severity::Warning,

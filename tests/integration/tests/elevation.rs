@@ -274,6 +274,12 @@ fn code_on_a_table_that_refers_to_another_owners_does_not_run_with_that_owners_r
             "{sql}: {told}"
         );
     }
+    assert_eq!(
+        root.text(
+            "SELECT object, remedy FROM custodian.check() WHERE code = 'clocks-not-looked-at'"
+        )?,
+        "shop.customer|Give both tables one owner, or take that code off the other one."
+    );
     for sql in [
         "SELECT * FROM custodian.sweep_now()",
         "SELECT * FROM custodian.explain_row('shop.customer', '{\"id\": 1}')",
