@@ -220,6 +220,13 @@ pub fn count_two(statement: &Statement) -> Result<(i64, i64)> {
         .ok_or_else(|| Error::internal("a count yielded no row"))
 }
 
+/// The same for a row of one `bigint[]`.
+pub fn counts_of_row(statement: &Statement) -> Result<Vec<i64>> {
+    let params = bind(&statement.params)?;
+    select_one(&statement.sql, &params, |row| row.must::<Vec<i64>>(1))?
+        .ok_or_else(|| Error::internal("a count yielded no row"))
+}
+
 /// The same, seeing what this transaction itself has just written.
 pub fn count_fresh(statement: &Statement) -> Result<i64> {
     let params = bind(&statement.params)?;

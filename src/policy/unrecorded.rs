@@ -16,8 +16,7 @@ use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, Severity};
 use crate::policy::preview::describe;
 use crate::policy::render::facts::consents;
-use crate::policy::render::kept::{clockless, unrecorded};
-use crate::policy::render::sample::sampled;
+use crate::policy::render::lacking::{Missing, lacking};
 
 /// How many blocks of a leaf are looked at: a lookup of a consent takes about as long as one of an index entry.
 const BLOCKS: u32 = 128;
@@ -28,13 +27,6 @@ const LEAVES: usize = 16;
 /// How long a look waits for a lock of a leaf.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What is not on record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Missing {
-    Consent,
-    Clock,
-}
-
 /// Per reason, as previews give it, the rows found in what was looked at.
 type Found = BTreeMap<(Missing, String), i64>;
 
@@ -42,24 +34,17 @@ type Found = BTreeMap<(Missing, String), i64>;
 fn look(plan: &Plan, leaf: &Leaf, policy: &Policy, found: &mut Found) -> Result<bool> {
     let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
     let percent = (blocks > BLOCKS).then(|| f64::from(BLOCKS) * 100.0 / f64::from(blocks));
-    let now = clock::now();
-    let counts = [
-        (Missing::Consent, unrecorded(plan, leaf, policy, now)),
-        (Missing::Clock, clockless(plan, leaf, policy, now)),
-    ];
-    for (missing, counts) in counts {
-        for back in counts {
-            let statement = match percent {
-                None => Some(back.count),
-                Some(percent) => sampled(&back.count, leaf, percent),
-            };
-            if let Some(statement) = statement {
-                let rows = spi::count(&statement)?;
-                // Several groups of cells may lack the same.
-                let most = found.entry((missing, back.reason)).or_default();
-                *most = rows.max(*most);
-            }
-        }
+    let Some(lacking) = lacking(plan, leaf, policy, clock::now(), percent, &[]) else {
+        return Ok(false);
+    };
+    for (key, rows) in lacking
+        .of
+        .into_iter()
+        .zip(spi::counts_of_row(&lacking.counts)?)
+    {
+        // Several groups of cells may lack the same.
+        let most = found.entry(key).or_default();
+        *most = rows.max(*most);
     }
     Ok(percent.is_some())
 }

@@ -27,7 +27,7 @@ fn names<'a>(columns: impl Iterator<Item = &'a PlannedColumn>) -> Vec<String> {
 }
 
 /// The columns of a group that go with their row.
-fn with_row(group: &Group) -> Vec<String> {
+pub(super) fn with_row(group: &Group) -> Vec<String> {
     names(
         group
             .columns
@@ -214,7 +214,7 @@ impl<'a> Writer<'a> {
 }
 
 /// Clocks of purposes that have not ended, whose absence the tag calls a violation, each once.
-fn required_clocks(group: &Group, cutoff: Instant) -> Vec<&Clock> {
+pub(super) fn required_clocks(group: &Group, cutoff: Instant) -> Vec<&Clock> {
     let mut clocks: Vec<&Clock> = Vec::new();
     for cover in &group.covers {
         let clock = &cover.clock;
@@ -226,8 +226,12 @@ fn required_clocks(group: &Group, cutoff: Instant) -> Vec<&Clock> {
     clocks
 }
 
-fn no_clock(clock: &Clock) -> String {
+pub(super) fn no_clock(clock: &Clock) -> String {
     format!("no clock: {}", clock.column.name)
+}
+
+pub(super) fn no_consent(purpose: &str) -> String {
+    format!("no consent on record: {purpose}")
 }
 
 /// Cells whose clock is missing although the tag calls that a violation: no period ends for them.
@@ -252,17 +256,13 @@ fn without_consent<'a>(writer: &mut Writer<'a>, group: &'a Group) {
         if cover.ended_at.is_some_and(|ended| ended <= writer.cutoff) {
             continue;
         }
-        writer.add(
-            all_columns(group),
-            format!("no consent on record: {}", cover.purpose),
-            |scope| {
-                let past = scope.past(ROW, group);
-                vec![
-                    not(&past),
-                    scope.consent_is(ROW, subject, &cover.purpose, "none"),
-                ]
-            },
-        );
+        writer.add(all_columns(group), no_consent(&cover.purpose), |scope| {
+            let past = scope.past(ROW, group);
+            vec![
+                not(&past),
+                scope.consent_is(ROW, subject, &cover.purpose, "none"),
+            ]
+        });
     }
 }
 
@@ -282,34 +282,6 @@ fn conflicts<'a>(writer: &mut Writer<'a>, group: &'a Group) {
             );
         }
     }
-}
-
-/// The counts of what is covered although the consent it needs is not on record, on one leaf.
-pub fn unrecorded(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
-    let mut writer = Writer::new(plan, leaf, policy, cutoff);
-    for group in &plan.groups {
-        without_consent(&mut writer, group);
-    }
-    writer.found
-}
-
-/// The counts of what stays for want of a clock whose absence the tag calls a violation, on one leaf: unlike previews
-/// it leaves out what has ended otherwise, and cells that are disposed of already.
-pub fn clockless(plan: &Plan, leaf: &Leaf, policy: &Policy, cutoff: Instant) -> Vec<KeptBack> {
-    let mut writer = Writer::new(plan, leaf, policy, cutoff);
-    for group in &plan.groups {
-        for clock in required_clocks(group, cutoff) {
-            writer.add(all_columns(group), no_clock(clock), |scope| {
-                let past = scope.past(ROW, group);
-                let mut parts = vec![scope.clock_missing(ROW, clock), not(&past)];
-                if with_row(group).is_empty() {
-                    parts.push(any_undisposed(scope, group));
-                }
-                parts
-            });
-        }
-    }
-    writer.found
 }
 
 /// The counts of what is kept back on a leaf. A row may be counted under several reasons.

@@ -13,6 +13,7 @@ pub mod erasure;
 mod events;
 pub mod facts;
 pub mod kept;
+pub mod lacking;
 mod range;
 pub mod sample;
 pub mod statement;
