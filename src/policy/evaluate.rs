@@ -109,6 +109,25 @@ impl Standing<'_> {
 }
 
 impl<'a> Row<'a> {
+    fn of(plan: &'a Plan, policy: &'a Policy, facts: &'a Facts, now: Instant) -> Self {
+        let mut row = Row {
+            policy,
+            facts,
+            now,
+            clocks: clocks(plan)
+                .into_iter()
+                .zip(facts.clocks.iter().copied())
+                .collect(),
+            consents: consents(plan)
+                .into_iter()
+                .zip(facts.consents.iter().map(Vec::as_slice))
+                .collect(),
+            erased: None,
+        };
+        row.erased = row.erased(plan);
+        row
+    }
+
     fn clock(&self, clock: &Clock) -> Option<Instant> {
         self.clocks
             .iter()
@@ -319,21 +338,7 @@ impl<'a> Row<'a> {
 
 /// The decision on each tagged cell of a row at `now`, in the order of the columns' names.
 pub fn evaluate(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Vec<Verdict> {
-    let mut row = Row {
-        policy,
-        facts,
-        now,
-        clocks: clocks(plan)
-            .into_iter()
-            .zip(facts.clocks.iter().copied())
-            .collect(),
-        consents: consents(plan)
-            .into_iter()
-            .zip(facts.consents.iter().map(Vec::as_slice))
-            .collect(),
-        erased: None,
-    };
-    row.erased = row.erased(plan);
+    let row = Row::of(plan, policy, facts, now);
     let disposed: BTreeMap<(&str, &[String]), bool> = plan
         .groups
         .iter()

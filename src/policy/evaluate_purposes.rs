@@ -5,7 +5,6 @@ use super::{Consent, Ended, Row};
 use crate::policy::evaluate::Facts;
 use crate::policy::model::{Cover, Limit, Plan, Policy};
 use crate::policy::period::Instant;
-use crate::policy::render::facts::{clocks, consents};
 
 /// Whether a cell may be used for one of its purposes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,23 +74,15 @@ impl<'a> Row<'a> {
 }
 
 /// For each tagged cell of a row each of its purposes, in the order of their names. Minimums, defences and holds keep
-/// cells, and allow no use of them.
-pub fn uses(plan: &Plan, policy: &Policy, facts: &Facts, now: Instant) -> Vec<Use> {
-    let mut row = Row {
-        policy,
-        facts,
-        now,
-        clocks: clocks(plan)
-            .into_iter()
-            .zip(facts.clocks.iter().copied())
-            .collect(),
-        consents: consents(plan)
-            .into_iter()
-            .zip(facts.consents.iter().map(Vec::as_slice))
-            .collect(),
-        erased: None,
-    };
-    row.erased = row.erased(plan);
+/// cells, and allow no use of them. `footings` says by purpose what it rests on at `now`.
+pub fn uses(
+    plan: &Plan,
+    policy: &Policy,
+    facts: &Facts,
+    footings: &BTreeMap<String, Footing>,
+    now: Instant,
+) -> Vec<Use> {
+    let row = Row::of(plan, policy, facts, now);
     let mut uses: Vec<Use> = Vec::new();
     for group in &plan.groups {
         for cover in &group.covers {

@@ -6,6 +6,7 @@ use crate::policy::evaluate::evaluate;
 use crate::policy::fixture::{at, policy, schema, table, tag};
 use crate::policy::model::{Maximum, Span, State};
 use crate::policy::period::Period;
+use crate::policy::render::facts::{clocks, consents};
 
 const TABLE: &str = r#"{"clock":"at","subject":{"kind":"customer","key":["id"]}}"#;
 const NO_SUBJECT: &str = r#"{"clock":"at"}"#;
