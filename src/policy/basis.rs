@@ -16,6 +16,11 @@ impl Day {
         Day(instant.micros().div_euclid(DAY))
     }
 
+    /// The moment at which it begins.
+    pub const fn begin(self) -> Instant {
+        Instant::from_micros(self.0.saturating_mul(DAY))
+    }
+
     /// The date as ISO 8601 writes it.
     pub fn text(self) -> String {
         chrono::DateTime::from_timestamp(self.0.saturating_mul(86_400), 0).map_or_else(
@@ -122,6 +127,52 @@ pub fn find<'a>(known: &'a [Basis], jurisdiction: &str, name: &str, day: Day) ->
     Err(error)
 }
 
+/// What is wrong with a purpose that rests on the basis of this name on `day`, as a sentence; `None`: nothing.
+pub fn unlawful(known: &[Basis], jurisdiction: &str, name: &str, day: Day) -> Option<String> {
+    let error = find(known, jurisdiction, name, day).err()?;
+    let detail = error.detail.map(|detail| format!(" {detail}"));
+    Some(format!(
+        "The purpose rests on nothing lawful: {}.{}",
+        error.message,
+        detail.unwrap_or_default()
+    ))
+}
+
+/// What a basis is for the use of data on a day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Footing {
+    /// Lawful, until the beginning of that day where an end is known.
+    Lawful(Option<Day>),
+    /// Since the beginning of that day, if it was lawful before; with a sentence that says why.
+    Unlawful(Option<Day>, String),
+}
+
+/// What the basis of this name is on `day`. A day before `today` on which the law that names it was not in force yet is
+/// not measured by that law.
+pub fn footing(known: &[Basis], jurisdiction: &str, name: &str, day: Day, today: Day) -> Footing {
+    let versions = || {
+        known
+            .iter()
+            .filter(|basis| basis.jurisdiction == jurisdiction && basis.name == name)
+    };
+    let mut changes: Vec<Day> = versions()
+        .flat_map(|basis| [Some(basis.valid_from), basis.valid_to])
+        .flatten()
+        .collect();
+    changes.sort_unstable();
+    let is_none = |day: &Day| find(known, jurisdiction, name, *day).is_err();
+    // The day on which the law came into force, for those before it.
+    let first = changes.first().copied().filter(|first| *first <= today);
+    let day = first.map_or(day, |first| day.max(first));
+    match unlawful(known, jurisdiction, name, day) {
+        None => Footing::Lawful(changes.into_iter().filter(|end| *end > day).find(is_none)),
+        Some(why) => {
+            let past = changes.iter().rev().filter(|change| **change <= day);
+            Footing::Unlawful(past.copied().take_while(is_none).last(), why)
+        }
+    }
+}
+
 /// Whether a subject can withdraw what a purpose rests on. The versions of a basis agree on it; a basis that is
 /// not known is taken for none that rests on consent, so that nothing goes for want of a consent.
 pub fn is_consent_based(known: &[Basis], jurisdiction: &str, name: &str) -> bool {
@@ -213,6 +264,41 @@ mod tests {
         known.push(basis("cn", "later", 30_000, None, false));
         let error = find(&known, "cn", "later", TODAY).expect_err("not yet");
         assert_eq!(error.detail.as_deref(), Some("It is none yet."));
+    }
+
+    #[test]
+    fn a_basis_bears_use_until_it_ends_and_the_day_of_that_is_told() {
+        let mut known = known();
+        known.push(basis("cn", "contract", 19_000, Some(21_000), false));
+        let on = |name, day| footing(&known, "cn", name, Day(day), TODAY);
+        assert_eq!(on("contract", 18_500), Footing::Lawful(Some(Day(21_000))));
+        assert_eq!(on("contract", 20_999), Footing::Lawful(Some(Day(21_000))));
+        for day in [21_000, 25_000] {
+            assert_eq!(
+                on("contract", day),
+                Footing::Unlawful(
+                    Some(Day(21_000)),
+                    "The purpose rests on nothing lawful: \"contract\" is no lawful basis in jurisdiction \"cn\". It is none any more: cn contract 19000.".to_owned()
+                )
+            );
+        }
+        // The law was not in force yet.
+        assert_eq!(on("consent", 17_000), Footing::Lawful(None));
+        assert!(matches!(
+            on("interests", 17_500),
+            Footing::Unlawful(None, _)
+        ));
+        // Another version may take its place.
+        known.push(basis("cn", "contract", 20_500, None, false));
+        assert_eq!(
+            footing(&known, "cn", "contract", Day(20_000), TODAY),
+            Footing::Lawful(None)
+        );
+        known.push(basis("cn", "later", 30_000, None, false));
+        assert!(matches!(
+            footing(&known, "cn", "later", TODAY, TODAY),
+            Footing::Unlawful(None, _)
+        ));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The stored lawful bases: `custodian.lawful_basis`, extended by stewards, and what rests on none.
 
+use std::collections::BTreeMap;
+
 use pgrx::datum::Date;
 use pgrx::prelude::*;
 use serde_json::json;
@@ -8,9 +10,10 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::args::{required, words};
 use crate::pg::report::SqlResult;
 use crate::pg::{clock, lock, relation, sandbox, spi};
-use crate::policy::basis::{self, Basis, Day};
+use crate::policy::basis::{self, Basis, Day, Footing};
 use crate::policy::epoch;
 use crate::policy::model::{Finding, Severity};
+use crate::policy::period::Instant;
 use crate::policy::purpose;
 
 pgrx::extension_sql_file!(
@@ -206,6 +209,28 @@ fn days(day: Day) -> Result<i32> {
     i32::try_from(day.0).map_err(|_| Error::new(Kind::InvalidParameter, "date out of range"))
 }
 
+/// By purpose, what it rests on at a moment.
+pub fn footings(at: Instant) -> Result<BTreeMap<String, Footing>> {
+    if !is_there() {
+        return Ok(BTreeMap::new());
+    }
+    let today = Day::of(clock::now());
+    sandbox::as_extension_owner(|| {
+        let known = spi::select(EVERY, &[], read)?;
+        let footing = |row: &spi::Row| {
+            let (jurisdiction, basis): (String, String) = (row.must(2)?, row.must(3)?);
+            let footing = basis::footing(&known, &jurisdiction, &basis, Day::of(at), today);
+            Ok((row.must(1)?, footing))
+        };
+        spi::select(
+            "SELECT name, jurisdiction, basis FROM custodian.purpose",
+            &[],
+            footing,
+        )
+    })
+    .map(BTreeMap::from_iter)
+}
+
 /// Purposes that have not ended and rest on what is no lawful basis (one that ended, or that a restore did not
 /// bring), and required ones that rest on consent.
 pub fn findings() -> Result<Vec<Finding>> {
@@ -243,17 +268,12 @@ struct Resting {
 }
 
 fn finding(known: &[Basis], on: Resting, today: Day) -> Option<Finding> {
-    if let Err(error) = basis::find(known, &on.jurisdiction, &on.basis, today) {
-        let detail = error.detail.map(|detail| format!(" {detail}"));
+    if let Some(problem) = basis::unlawful(known, &on.jurisdiction, &on.basis, today) {
         return Some(Finding {
             severity: Severity::Error,
             code: "basis-invalid",
             object: on.purpose,
-            problem: format!(
-                "The purpose rests on nothing lawful: {}.{}",
-                error.message,
-                detail.unwrap_or_default()
-            ),
+            problem,
             remedy: "End the purpose with custodian.end_purpose() and tag with one that has a lawful basis, or define the basis with custodian.define_lawful_basis()."
                 .to_owned(),
         });

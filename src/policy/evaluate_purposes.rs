@@ -1,7 +1,10 @@
 //! For what the cells of a row may still be used: each purpose ends at its own date, though the cell stays for others.
 //! Pure.
 
+use std::collections::BTreeMap;
+
 use super::{Consent, Ended, Row};
+use crate::policy::basis::{Day, Footing};
 use crate::policy::evaluate::Facts;
 use crate::policy::model::{Cover, Limit, Plan, Policy};
 use crate::policy::period::Instant;
@@ -26,6 +29,7 @@ impl<'a> Row<'a> {
         &self,
         cover: &'a Cover,
         limits: &'a [Limit],
+        footing: Option<&Footing>,
     ) -> (Option<bool>, Option<Instant>, String) {
         let (end, how) = self.cover_end(cover, limits);
         if let Some(over) = end.filter(|end| *end <= self.now) {
@@ -45,6 +49,16 @@ impl<'a> Row<'a> {
             };
             return (Some(false), end, why);
         }
+        let end = match footing {
+            Some(Footing::Unlawful(since, why)) => {
+                return (Some(false), since.map(Day::begin), why.clone());
+            }
+            Some(Footing::Lawful(until)) => {
+                let until = until.map(Day::begin);
+                end.into_iter().chain(until).min()
+            }
+            None => end,
+        };
         let by_consent = self
             .policy
             .purposes
@@ -86,7 +100,8 @@ pub fn uses(
     let mut uses: Vec<Use> = Vec::new();
     for group in &plan.groups {
         for cover in &group.covers {
-            let (usable, until, explanation) = row.usable(cover, &group.limits);
+            let footing = footings.get(&cover.purpose);
+            let (usable, until, explanation) = row.usable(cover, &group.limits, footing);
             uses.extend(group.columns.iter().map(|column| Use {
                 column: column.cell(),
                 purpose: Some(cover.purpose.clone()),

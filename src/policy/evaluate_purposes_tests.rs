@@ -19,6 +19,7 @@ struct Case<'a> {
     members: &'a str,
     clock: Option<&'a str>,
     consents: Vec<Span>,
+    footing: Option<Footing>,
 }
 
 const YEARS: Case = Case {
@@ -27,6 +28,7 @@ const YEARS: Case = Case {
     members: r#""on_expiry":"set_null""#,
     clock: Some("2020-01-01T00:00:00Z"),
     consents: Vec::new(),
+    footing: None,
 };
 
 /// What the one cell may be used for, as `purpose|usable|until|why`, with its state before that.
@@ -50,7 +52,12 @@ fn told(policy: &Policy, case: &Case, now: &str) -> (State, Vec<String>) {
         ..Facts::default()
     };
     let state = evaluate(&plan, policy, &facts, at(now))[0].state;
-    let uses = uses(&plan, policy, &facts, at(now));
+    let footings = policy
+        .purposes
+        .keys()
+        .filter_map(|purpose| Some((purpose.clone(), case.footing.clone()?)))
+        .collect();
+    let uses = uses(&plan, policy, &facts, &footings, at(now));
     let lines = uses
         .iter()
         .map(|one| {
@@ -132,6 +139,36 @@ fn a_purpose_by_consent_allows_use_only_while_one_is_on_record() {
     assert_eq!(
         told(&policy, &nobody, now).1,
         ["p.mail|?|2030-01-01|It needs a consent, and the tag does not say whose."]
+    );
+}
+
+#[test]
+fn a_basis_that_has_ended_bears_no_use_though_a_sweep_keeps_the_cell() {
+    let policy = policy(&[("p.a", 36)]);
+    let resting = |footing: Footing| Case {
+        footing: Some(footing),
+        ..YEARS
+    };
+    let day = |text: &str| Day::of(at(text));
+    let ending = resting(Footing::Lawful(Some(day("2021-09-01T00:00:00Z"))));
+    let now = "2021-06-01T00:00:00Z";
+    assert_eq!(told(&policy, &ending, now).1, ["p.a|true|2021-09-01|"]);
+    let ends_later = resting(Footing::Lawful(Some(day("2030-01-01T00:00:00Z"))));
+    assert_eq!(told(&policy, &ends_later, now).1, ["p.a|true|2023-01-01|"]);
+    let ended = resting(Footing::Unlawful(
+        Some(day("2021-05-01T00:00:00Z")),
+        "It ended.".to_owned(),
+    ));
+    assert_eq!(
+        told(&policy, &ended, now),
+        (
+            State::Active,
+            vec!["p.a|false|2021-05-01|It ended.".to_owned()]
+        )
+    );
+    assert_eq!(
+        told(&policy, &ended, "2024-01-01T00:00:00Z").1,
+        ["p.a|false|2023-01-01|Its period has passed."]
     );
 }
 

@@ -8,6 +8,7 @@ use pgrx::{JsonB, PgRelation, pg_sys};
 use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{spi, time};
+use crate::policy::basis_store;
 use crate::policy::compile::compile;
 use crate::policy::evaluate::{Facts, evaluate, purposes};
 use crate::policy::load;
@@ -226,7 +227,8 @@ fn explain_row(
 /// since a purpose ends for use at its own date although the cell stays for another one, a minimum or a hold. `usable`
 /// is NULL where it cannot be told: a clock is missing although the tag calls that a violation, a consent is needed and
 /// the tag does not say whose, or the tag is not resolved (then `purpose` is NULL as well). A purpose by consent without
-/// one on record is not usable, although sweeps keep the cell. `until` is the end, or, once it is over, when that was.
+/// one on record is not usable, nor is one whose lawful basis has ended or is none (`basis-invalid` of `check()`), although
+/// sweeps keep the cell; a law is not asked about days before it was in force. `until` is the end, or, once it is over, when that was.
 /// Arguments and rights are those of `explain_row`; values of cells are never shown.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
@@ -249,7 +251,10 @@ fn explain_purposes(
 > {
     require_owner(rel.oid())?;
     let now = moment(as_of)?;
-    let uses = explain(rel.oid(), &key.0, now, purposes::uses)?;
+    let footings = basis_store::footings(now)?;
+    let uses = explain(rel.oid(), &key.0, now, |plan, policy, facts, now| {
+        purposes::uses(plan, policy, facts, &footings, now)
+    })?;
     Ok(TableIterator::new(uses.into_iter().map(|one| {
         (
             one.column,

@@ -38,3 +38,13 @@ SELECT custodian.define_lawful_basis('eu', 'vital_interests', 'repealed', false,
 SELECT custodian.define_purpose('shop.care2', 'vital_interests', '1 year', 'eu');
 SELECT severity, code, object, problem FROM custodian.check() WHERE code IN ('basis-invalid', 'consent-required') ORDER BY object;
 SELECT change, object, detail FROM custodian.epoch WHERE change = 'policy.lawful_basis' AND object = 'br.consent';
+
+-- What rests on a basis that has ended may not be used, though a sweep keeps it. Of the time before the law the law says nothing.
+CREATE TABLE patient (id int PRIMARY KEY, at timestamptz, note text);
+INSERT INTO patient VALUES (1, '2020-06-01', 'secret'), (2, '2017-01-01', 'secret');
+SELECT custodian.tag_table('patient', clock => 'at');
+SELECT custodian.tag_column('patient', 'note', 'user.health', '{shop.care}', on_expiry => 'set_null');
+SELECT * FROM custodian.explain_purposes('patient', '{"id": 1}', '2020-12-01');
+SELECT * FROM custodian.explain_purposes('patient', '{"id": 1}', '2021-03-01');
+SELECT state, decided_by FROM custodian.explain_row('patient', '{"id": 1}', '2021-03-01');
+SELECT * FROM custodian.explain_purposes('patient', '{"id": 2}', '2017-06-01');
