@@ -1,10 +1,12 @@
 //! Whether the pass that looks at everything comes round in its time: the bound on whatever nothing noticed.
 
+use std::collections::BTreeMap;
+
 use crate::error::Result;
 use crate::guc::{self, Disposal};
 use crate::pg::{sandbox, spi};
 use crate::policy::load;
-use crate::policy::model::{Finding, Severity};
+use crate::policy::model::{Finding, RelId, Severity};
 use crate::worker::round;
 
 /// Leaves whose last pass over everything is older than twice `custodian.audit_interval`, with when that was: one interval
@@ -32,18 +34,30 @@ pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
     if late.is_empty() {
         return Ok(());
     }
-    for table in load::schema(None)?.tables.values() {
+    let schema = load::schema(None)?;
+    let mut table_of: BTreeMap<u32, RelId> = BTreeMap::new();
+    for table in schema.tables.values() {
+        table_of.extend(table.leaves.iter().map(|leaf| (leaf.id, table.id)));
+    }
+    // Of each table since when the first of its leaves is late, which comes first, and how many more there are.
+    let mut late_of: BTreeMap<RelId, (String, usize)> = BTreeMap::new();
+    for (leaf, since) in late {
+        if let Some(table) = table_of.get(&leaf) {
+            late_of
+                .entry(*table)
+                .and_modify(|(_, more)| *more += 1)
+                .or_insert((since, 0));
+        }
+    }
+    for table in schema.tables.values() {
         let own = table.tag.as_ref().and_then(|tag| tag.disposal);
         if !table.is_tagged() || round::mode(own) != Disposal::On {
             continue;
         }
-        let of_table = |leaf: u32| table.leaves.iter().any(|known| known.id == leaf);
-        // The oldest comes first.
-        let mut leaves = late.iter().filter(|(leaf, _)| of_table(*leaf));
-        let Some((_, since)) = leaves.next() else {
+        let Some((since, more)) = late_of.get(&table.id) else {
             continue;
         };
-        let more = match leaves.count() {
+        let more = match more {
             0 => String::new(),
             more => format!(" ({more} more of its partitions are late)"),
         };
@@ -52,10 +66,10 @@ pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
             code: "audit-late",
             object: table.ident.name.clone(),
             problem: format!(
-                "It was last looked at as a whole at {since} UTC{more}, and custodian.audit_interval is {} seconds: what became due and was not noticed otherwise is still there.",
+                "It was last looked at as a whole at {since} UTC{more}, and custodian.audit_interval is {} seconds: what became due and was not noticed otherwise would still be there.",
                 guc::audit_interval()
             ),
-            remedy: "See in custodian.overdue, custodian.runs and custodian.progress what keeps sweeps of the table from their end."
+            remedy: "After a time in which the server was down, or when custodian.audit_interval was just made shorter, the next pass ends this by itself. Otherwise see in custodian.pauses, custodian.overdue, custodian.runs and custodian.progress what keeps sweeps of the table from their end."
                 .to_owned(),
         });
     }
