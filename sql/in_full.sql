@@ -28,17 +28,27 @@ SELECT custodian.policy_as_of(full_policy_as_of.at) || pg_catalog.jsonb_build_ob
         WHERE t.registered_at <= full_policy_as_of.at),
     'lanes', (
         SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-                   'lane', l.lane, 'transfer', l.transfer, 'role', l.role, 'network', l.network, 'issuer', l.issuer,
+                   'lane', l.lane, 'transfer', l.transfer,
+                   'state', CASE WHEN l.database <> pg_catalog.current_database() THEN 'foreign'
+                                 WHEN t.approved_at <= full_policy_as_of.at AND t.valid_until > full_policy_as_of.at
+                                      AND (t.revoked_at IS NULL OR t.revoked_at > full_policy_as_of.at) THEN 'open'
+                                 ELSE 'suspended' END,
+                   'role', l.role, 'network', l.network, 'issuer', l.issuer,
                    'database', l.database, 'slot', l.slot, 'plugin', l.plugin, 'publications', l.publications,
                    'opened_at', l.opened_at, 'opened_by', l.opened_by)) ORDER BY l.lane), '[]')
-        FROM custodian.lanes l
+        FROM custodian.lanes l LEFT JOIN custodian.transfers t ON t.transfer = l.transfer
         WHERE l.opened_at <= full_policy_as_of.at AND (l.closed_at IS NULL OR l.closed_at > full_policy_as_of.at)),
     'archive_lanes', (
         SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                   'lane', a.lane, 'transfer', a.transfer, 'command', a.command, 'region', a.region,
+                   'lane', a.lane, 'transfer', a.transfer,
+                   'state', CASE WHEN a.database <> pg_catalog.current_database() THEN 'foreign'
+                                 WHEN t.approved_at <= full_policy_as_of.at AND t.valid_until > full_policy_as_of.at
+                                      AND (t.revoked_at IS NULL OR t.revoked_at > full_policy_as_of.at) THEN 'open'
+                                 ELSE 'suspended' END,
+                   'command', a.command, 'region', a.region,
                    'organisation', a.organisation, 'database', a.database, 'opened_at', a.opened_at, 'opened_by', a.opened_by)
                    ORDER BY a.lane), '[]')
-        FROM custodian.archive_lanes a
+        FROM custodian.archive_lanes a LEFT JOIN custodian.transfers t ON t.transfer = a.transfer
         WHERE a.opened_at <= full_policy_as_of.at AND (a.closed_at IS NULL OR a.closed_at > full_policy_as_of.at)));
 END;
 COMMENT ON FUNCTION custodian.full_policy_as_of(timestamptz) IS 'the document of policy_as_of() with the legal holds, transfers and lanes of that moment, which apply_policy() does not take. It shows subject keys: for stewards';

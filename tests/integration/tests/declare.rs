@@ -343,25 +343,28 @@ fn what_no_document_declares(node: &Cluster, client: &mut Client) -> Result<()> 
                 '2020-03-01', CASE WHEN revoked IS NOT NULL THEN 'li' END, revoked
          FROM (VALUES ('shop.a', '2020-05-01'::timestamptz, NULL::timestamptz), ('shop.b', '2020-05-01', '2020-04-01')) v (name, until, revoked);
          INSERT INTO custodian.lane (transfer, role, network, database, slot, plugin, publications, opened_at, closed_at)
-         VALUES ('shop.a', 'sub', '10.0.0.0/8', 'shop', 's', 'pgoutput', '{p}', '2020-03-01', '2020-04-01');
+         VALUES ('shop.a', 'sub', '10.0.0.0/8', 'shop', 's', 'pgoutput', '{p}', '2020-03-01', '2020-04-01'),
+                ('shop.b', 'sub', '10.0.0.0/8', 'shop', 't', 'pgoutput', '{p}', '2020-03-01', NULL),
+                ('shop.a', 'sub', '10.0.0.0/8', 'copied', 's', 'pgoutput', '{p}', '2020-03-01', '2020-04-01');
          INSERT INTO custodian.archive_lane (transfer, command, region, organisation, database, opened_at)
          VALUES ('shop.a', 'cp', 'eu', 'o', 'shop', '2020-04-01')",
     )?;
     let at = "SELECT full_policy_as_of #>> '{transfers,shop.a,state}', full_policy_as_of #>> '{transfers,shop.b,state}',
                      full_policy_as_of #>> '{transfers,shop.a,approved_by}',
-                     jsonb_path_query_array(full_policy_as_of, '$.holds[*].matter'), jsonb_array_length(full_policy_as_of -> 'lanes'),
-                     jsonb_array_length(full_policy_as_of -> 'archive_lanes'),
+                     jsonb_path_query_array(full_policy_as_of, '$.holds[*].matter'),
+                     jsonb_path_query_array(full_policy_as_of, '$.lanes[*].state'),
+                     jsonb_path_query_array(full_policy_as_of, '$.archive_lanes[*].state'),
                      full_policy_as_of - '{holds,transfers,lanes,archive_lanes}'::text[] = custodian.policy_as_of(at)
               FROM (VALUES ('2019-12-31 23:59:59Z'::timestamptz), ('2020-01-01Z'), ('2020-02-01Z'), ('2020-03-01Z'), ('2020-04-01Z'), ('2020-05-01Z'))
                    v (at), custodian.full_policy_as_of(at)";
     assert_eq!(
         client.text(at)?,
-        "|||[]|0|0|t
-|||[\"M1\"]|0|0|t
-registered|registered||[\"M1\", \"M2\"]|0|0|t
-approved|approved|wang|[\"M2\"]|1|0|t
-approved|revoked|wang|[\"M2\"]|0|1|t
-expired|revoked|wang|[\"M2\"]|0|1|t"
+        r#"|||[]|[]|[]|t
+|||["M1"]|[]|[]|t
+registered|registered||["M1", "M2"]|[]|[]|t
+approved|approved|wang|["M2"]|["open", "open", "foreign"]|[]|t
+approved|revoked|wang|["M2"]|["suspended"]|["open"]|t
+expired|revoked|wang|["M2"]|["suspended"]|["suspended"]|t"#
     );
     for sql in [
         "SELECT custodian.full_policy_as_of(now())",
