@@ -17,6 +17,7 @@ use crate::policy::model::{Finding, Leaf, Plan, Policy, Severity};
 use crate::policy::preview::describe;
 use crate::policy::render::facts::consents;
 use crate::policy::render::lacking::{Missing, lacking};
+use crate::worker::partition::Bounds;
 
 /// How many blocks of a leaf are looked at: a lookup of a consent takes about as long as one of an index entry.
 const BLOCKS: u32 = 128;
@@ -31,10 +32,16 @@ const PATIENCE: Duration = Duration::from_millis(100);
 type Found = BTreeMap<(Missing, String), i64>;
 
 /// Whether only a part of the leaf was looked at.
-fn look(plan: &Plan, leaf: &Leaf, policy: &Policy, found: &mut Found) -> Result<bool> {
+fn look(
+    plan: &Plan,
+    leaf: &Leaf,
+    policy: &Policy,
+    present: &[String],
+    found: &mut Found,
+) -> Result<bool> {
     let blocks = heap::blocks(pg_sys::Oid::from(leaf.id))?;
     let percent = (blocks > BLOCKS).then(|| f64::from(BLOCKS) * 100.0 / f64::from(blocks));
-    let Some(lacking) = lacking(plan, leaf, policy, clock::now(), percent, &[]) else {
+    let Some(lacking) = lacking(plan, leaf, policy, clock::now(), percent, present) else {
         return Ok(false);
     };
     for (key, rows) in lacking
@@ -67,20 +74,33 @@ pub fn findings() -> Result<Vec<Finding>> {
             continue;
         }
         let mut sum = Found::new();
-        let mut partly = plan.leaves.len() > LEAVES;
+        let (mut looked_at, mut partly) = (0, false);
         let mut problem = None;
-        for leaf in plan.leaves.iter().take(LEAVES) {
+        for leaf in &plan.leaves {
+            if looked_at == LEAVES {
+                partly = true;
+                break;
+            }
             let mut found = Found::new();
             let looked = key::with_key(&plan, For::Recognizing, || {
                 // The locks of a look are over with it: there may be thousands of leaves.
                 Ok(undone(|| {
                     timeout::with_lock_timeout(PATIENCE, || {
-                        as_leaf_owner(&plan, leaf, || look(&plan, leaf, &policy, &mut found))
+                        // What a partition has by its bounds is not looked for: rows without a clock are in the default one.
+                        let present = Bounds::of(leaf)?.columns();
+                        if lacking(&plan, leaf, &policy, clock::now(), None, &present).is_none() {
+                            return Ok(None);
+                        }
+                        as_leaf_owner(&plan, leaf, || {
+                            look(&plan, leaf, &policy, &present, &mut found)
+                        })
+                        .map(Some)
                     })
                 }))
             })?;
+            looked_at += usize::from(!matches!(looked, Ok(None)));
             match looked {
-                Ok(part) => partly |= part,
+                Ok(part) => partly |= part.unwrap_or_default(),
                 Err(caught) => problem = Some(not_looked_at(&plan, leaf, &caught)),
             }
             for (key, rows) in found {

@@ -32,7 +32,7 @@ mod limits;
 mod mark;
 pub mod now;
 mod pacing;
-mod partition;
+pub mod partition;
 pub mod pause;
 mod position;
 mod prune;

@@ -135,6 +135,11 @@ impl Bounds {
         })
     }
 
+    /// The columns of time that are neither NULL nor infinite in any row.
+    pub fn columns(&self) -> Vec<String> {
+        self.0.iter().map(|range| range.column.clone()).collect()
+    }
+
     /// Whether they show that the leaf has no row which the step is for, so that nobody need look for one.
     pub fn leave_out(&self, due: &Due) -> bool {
         !self.0.is_empty() && proof::leaves_out(&self.0, &render::ranges(due))

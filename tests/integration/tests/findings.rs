@@ -169,5 +169,33 @@ fn clocks_that_are_missing(node: &Cluster) -> Result<()> {
         "SELECT custodian.tag_table('visit', clock => 'customer.seen', null_clock => 'not_started')",
     )?;
     assert_eq!(node.text(&found("clock-missing"))?, "");
+    what_bounds_rule_out(node)
+}
+
+/// A partition whose bounds leave no row without a clock is not looked at, and not counted among those that are.
+fn what_bounds_rule_out(node: &Cluster) -> Result<()> {
+    node.exec(
+        "CREATE TABLE trace (id int, ip text, at timestamptz) PARTITION BY RANGE (at);
+         CREATE TABLE trace_rest PARTITION OF trace DEFAULT;
+         DO $$ BEGIN FOR year IN 2010 .. 2029 LOOP
+             EXECUTE format('CREATE TABLE trace_%s PARTITION OF trace FOR VALUES FROM (%L) TO (%L)', year, year || '-01-01', year + 1 || '-01-01');
+         END LOOP; END $$;
+         INSERT INTO trace VALUES (1, 'secret', now()), (2, 'secret', NULL), (3, 'secret', 'infinity');
+         SELECT custodian.tag_table('trace', clock => 'at');
+         SELECT custodian.tag_column('trace', 'ip', 'user.device.ip_address', '{shop.account}', on_expiry => 'set_null')",
+    )?;
+    let told = node.text(&found("clock-missing"))?;
+    assert!(
+        told.starts_with(
+            "warning|public.trace|No period runs for some of its rows: no clock: at, in 2. "
+        ) && told.lines().count() == 1,
+        "{told}"
+    );
+    // Their bounds are not waited for either where somebody has locked one.
+    let mut other = node.client()?;
+    other.batch_execute("BEGIN; LOCK TABLE ONLY trace_2010")?;
+    let shut = node.text(&found("clocks-not-looked-at"))?;
+    assert!(shut.starts_with("warning|public.trace|"), "{shut}");
+    other.batch_execute("ROLLBACK")?;
     Ok(())
 }
