@@ -28,7 +28,7 @@ use crate::guc::{self, Enforce, Gate};
 use crate::pg::backend_local::backend_local;
 use crate::pg::compat::{Access, Asked};
 use crate::pg::executor::Starting;
-use crate::pg::{relation, report, sandbox, xact};
+use crate::pg::{relation, report, sandbox, spi, xact};
 
 pub use crate::guard::columns::columns;
 
@@ -322,6 +322,12 @@ fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> 
     Ok(outcome)
 }
 
+/// Whether somebody's event trigger could write what passes as part of an extension's script.
+fn may_events_write() -> Result<bool> {
+    let any = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
+    Ok(spi::select_one(any, &[], |row| row.must::<bool>(1))?.unwrap_or(true))
+}
+
 /// Refuses to write from outside into what the guard goes by, such as labels, past the functions and statements that look at it.
 fn write_of_rules(relation: pg_sys::Oid, session: &Session) -> Result<()> {
     if !catalogs::is_own(relation) && !catalogs::is_catalog(relation) {
@@ -330,7 +336,9 @@ fn write_of_rules(relation: pg_sys::Oid, session: &Session) -> Result<()> {
     // The tables below a view are in the list themselves, and pg_settings is SET for everybody.
     if relation::kind(relation) == pg_sys::RELKIND_VIEW
         // Scripts of extensions are files of the server. Nobody but pg_upgrade can be connected while it restores.
-        || (xact::in_extension_script() && catalogs::is_for_scripts(relation))
+        || (xact::in_extension_script()
+            && catalogs::is_for_scripts(relation)
+            && !may_events_write()?)
         || xact::is_upgrade()
     {
         return Ok(());
@@ -470,6 +478,8 @@ fn remember(access: &Access, before: Option<Stamp>, outcome: Outcome) {
         && !lane::has_lanes()
         && !catalogs::holds_values(access.relation)
         && !foreign::may_ship(access)
+        // What passes for a script does not pass afterwards.
+        && !xact::in_extension_script()
         && stamp() == Some(before)
     {
         PASSED.get().remember(before, read);

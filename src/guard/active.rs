@@ -145,7 +145,8 @@ impl Active {
         } else {
             Vec::new()
         };
-        Ok(rules.own(region.as_deref(), &addresses))
+        let copied = rules.has_nodes() && inherited::file().is_some();
+        Ok(rules.own(region.as_deref(), copied, &addresses))
     }
 
     /// The same, with where this node is not looked up yet.
@@ -359,6 +360,10 @@ fn read_again() {
 
 /// Has this process look again where this node is: an address can come and go while it runs. For processes that last.
 pub fn look_again() {
+    // What cannot be read now says nothing against what was.
+    if own_addresses().is_err() {
+        return;
+    }
     LOCAL.with_borrow_mut(|local| {
         let Some(active) = local else { return };
         match Rc::get_mut(active) {

@@ -68,7 +68,7 @@ pub fn is_own(relation: pg_sys::Oid) -> bool {
 }
 
 /// Whether a relation is one that scripts of extensions write to by themselves: those of contrib change properties of functions
-/// and aggregates and the kind of dependencies, and this extension's bring the bases that laws know. None says who may have what.
+/// and aggregates and the kind of dependencies, and this extension's bring the bases that laws know.
 pub fn is_for_scripts(relation: pg_sys::Oid) -> bool {
     SCRIPTS.contains(&relation) || relation::own_relation(c"lawful_basis") == Some(relation)
 }

@@ -25,17 +25,22 @@ fn lies_in(file: &Path, directory: &Path) -> bool {
     resolved(file).starts_with(resolved(directory))
 }
 
-/// The file of the data directory that says the region, where nothing else does.
-fn source(active: &Active) -> Option<PathBuf> {
+/// The file of the data directory that `custodian.region` is set in.
+pub fn file() -> Option<PathBuf> {
     guc::region()?;
+    let file = guc_hook::source_file(c"custodian.region")?;
+    let data = Path::new(OsStr::from_bytes(host::data_directory()?.to_bytes()));
+    lies_in(&file, data).then_some(file)
+}
+
+/// The same, where nothing else says the region.
+fn source(active: &Active) -> Option<PathBuf> {
     let own = active.own();
     // A contradiction is a finding of its own, and refuses.
     if own.line.is_some() || own.problem.is_some() {
         return None;
     }
-    let file = guc_hook::source_file(c"custodian.region")?;
-    let data = Path::new(OsStr::from_bytes(host::data_directory()?.to_bytes()));
-    lies_in(&file, data).then_some(file)
+    file()
 }
 
 fn problem(file: &Path) -> String {

@@ -115,6 +115,20 @@ pub fn lane(doing: &str, transfer: &str) -> Result<()> {
     )
 }
 
+/// Refuses who is not inside to change what the guard is made of. `what` completes "cannot …".
+pub fn structure(what: &str) -> Result<()> {
+    // It makes the extension again piece by piece, and nobody else can be connected.
+    if xact::is_upgrade() {
+        return Ok(());
+    }
+    from_inside(
+        Gate::Access,
+        "changing what the guard goes by",
+        what.to_owned(),
+        "Have it done from inside.",
+    )
+}
+
 /// Refuses who is not inside to take the label off another database whose walsenders need TLS by it.
 pub fn database(name: &str) -> Result<()> {
     from_inside(

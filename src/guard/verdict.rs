@@ -368,7 +368,7 @@ local postgres
 
     fn with(extra: &str, own: &str, peer: &Peer) -> Judgement {
         let rules = parse(&format!("{FILE}{extra}")).rules().unwrap();
-        let own = rules.own(None, &[own.parse().unwrap()]);
+        let own = rules.own(None, false, &[own.parse().unwrap()]);
         judge(&rules, &own, peer)
     }
 
@@ -487,10 +487,10 @@ local postgres
         let address = "10.86.0.1".parse().unwrap();
         let near = peer("10.86.1.1", None, None);
         assert_eq!(
-            judge(&rules, &rules.own(Some("cn"), &[address]), &near).verdict,
+            judge(&rules, &rules.own(Some("cn"), false, &[address]), &near).verdict,
             Verdict::Inside
         );
-        let told = judge(&rules, &rules.own(Some("de"), &[address]), &near);
+        let told = judge(&rules, &rules.own(Some("de"), false, &[address]), &near);
         assert_eq!(told.verdict, Verdict::Unknown);
         assert!(
             told.reason

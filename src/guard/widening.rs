@@ -16,7 +16,7 @@ use crate::guard::{ddl, rules::Rules};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, namespace, relation, sandbox, spi};
+use crate::pg::{inherit, namespace, relation, sandbox, spi, xact};
 use crate::tag::grammar::ColumnLabel;
 
 /// A publication that carries a table, or would.
@@ -129,8 +129,10 @@ pub fn before(statement: &Utility) -> Result<()> {
             | NodeTag::T_AlterObjectSchemaStmt
     ) || !guc::preloaded()
         || guc::enforce(Gate::Ddl) == Enforce::Off
-        // While the extension's script runs it may not be there yet.
-        || relation::own_relation(c"publication_permit").is_none()
+        || relation::extension_oid().is_none()
+        // While the extension's script or pg_upgrade makes the table, it is not there yet.
+        || ((xact::in_extension_script() || xact::is_upgrade())
+            && relation::own_relation(c"publication_permit").is_none())
         || !is_anything_published()?
     {
         return Ok(());

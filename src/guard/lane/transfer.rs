@@ -279,7 +279,7 @@ pub fn standing(name: &str) -> Result<Standing> {
     let found = sandbox::as_extension_owner(|| {
         spi::write(
             "SELECT registered_by, approved_at IS NOT NULL, revoked_at IS NOT NULL, \
-                    valid_until > pg_catalog.clock_timestamp() FROM custodian.transfer WHERE transfer = $1",
+                    valid_until > pg_catalog.clock_timestamp() FROM ONLY custodian.transfer WHERE transfer = $1",
             &[name.into()],
             |row| {
                 Ok(Standing {

@@ -1,11 +1,13 @@
 //! DDL on the guard itself: its function, its schema, the tables where holds are, and its triggers. While holds
-//! are in force it stays as it was installed, for superusers too: what a hold promises rests on it.
+//! are in force it stays as it was installed, for superusers too: what a hold promises rests on it. From outside it stays so
+//! always, since a table that is moved away and back is nobody's in between.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::{NodeTag, ObjectType};
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
+use crate::guard::opening;
 use crate::guard::row::veto::guard_stays;
 use crate::guard::row::{fire, sync};
 use crate::pg::relation::named;
@@ -14,8 +16,15 @@ use crate::pg::utility::Utility;
 use crate::pg::{namespace, relation, trigger, xact};
 use crate::policy::hold_read;
 
-/// The tables without which nobody could tell what is held.
-const TABLES: [&std::ffi::CStr; 3] = [c"hold", c"relation_ref", c"relation_oid"];
+/// The tables without which nobody could tell what is held, or what may leave by which lane.
+const TABLES: [&std::ffi::CStr; 6] = [
+    c"hold",
+    c"relation_ref",
+    c"relation_oid",
+    c"transfer",
+    c"lane",
+    c"archive_lane",
+];
 
 /// Whether a statement is one of those that [`before`] looks at.
 pub fn concerns(tag: NodeTag) -> bool {
@@ -41,7 +50,10 @@ pub fn before(utility: Utility) -> Result<()> {
     match what(utility)? {
         None => Ok(()),
         Some(Touched::Trigger(table)) => Err(guard_stays(table)),
-        Some(Touched::Guard(what)) if may_change()? => refuse_while_held(&what),
+        Some(Touched::Guard(what)) if may_change()? => {
+            opening::structure(&what)?;
+            refuse_while_held(&what)
+        }
         // The server refuses them in its own words.
         Some(Touched::Guard(_)) => Ok(()),
     }

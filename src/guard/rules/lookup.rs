@@ -241,10 +241,10 @@ impl Rules {
     }
 
     /// Where this node is: what the `node` lines say about `addresses`, or `setting` (`custodian.region`) where none names
-    /// one of them. All that say something must agree: a setting that came with a copy of another node's files, or a line
+    /// one of them; `copied` says that the setting goes with copies of the data directory. All that say something must agree: a setting that came with a copy of another node's files, or a line
     /// that was forgotten, does not decide. A line and the setting agree where one region lies in the other, and the inner
     /// one counts, as with two proofs of a peer.
-    pub fn own(&self, setting: Option<&str>, addresses: &[IpAddr]) -> Own {
+    pub fn own(&self, setting: Option<&str>, copied: bool, addresses: &[IpAddr]) -> Own {
         let matching: Vec<(LineNumber, &Place)> = self
             .list
             .iter()
@@ -276,7 +276,8 @@ impl Rules {
         }
         let region = match setting {
             Some(setting) if self.within(&place.region, setting) => place.region.as_str(),
-            Some(setting) if self.within(setting, &place.region) => setting,
+            // What came with a copy would let a standby serve what its line alone would not.
+            Some(setting) if !copied && self.within(setting, &place.region) => setting,
             Some(setting) => {
                 return Own::contradiction(format!(
                     "custodian.region is \"{setting}\", but line {line} names an address of this node and puts it in \"{}\"",

@@ -127,14 +127,14 @@ fn local_roles_poolers_and_residency_are_found() {
 #[test]
 fn a_node_knows_itself_by_its_addresses() {
     let rules = rules(FILE);
-    let own = rules.own(None, &[ip("127.0.0.1"), ip("::ffff:10.33.0.1")]);
+    let own = rules.own(None, false, &[ip("127.0.0.1"), ip("::ffff:10.33.0.1")]);
     assert_eq!(own.region.as_deref(), Some("de"));
     assert_eq!(own.organisation.as_deref(), Some("shop"));
     assert_eq!(own.line.map(|line| line.number), Some(9));
-    let lost = rules.own(None, &[ip("192.0.2.1")]);
+    let lost = rules.own(None, false, &[ip("192.0.2.1")]);
     assert_eq!(lost.region, None);
     assert!(lost.problem.unwrap().contains("no \"node\" line"));
-    let two = rules.own(None, &[ip("10.33.0.1"), ip("10.86.0.1")]);
+    let two = rules.own(None, false, &[ip("10.33.0.1"), ip("10.86.0.1")]);
     assert_eq!(two.region, None);
     assert!(two.problem.unwrap().contains("lines 8 and 9"));
 }
@@ -142,13 +142,13 @@ fn a_node_knows_itself_by_its_addresses() {
 #[test]
 fn the_setting_says_what_no_node_line_says_and_must_be_a_known_region() {
     let rules = rules(FILE);
-    let own = rules.own(Some("cn"), &[ip("192.0.2.1")]);
+    let own = rules.own(Some("cn"), false, &[ip("192.0.2.1")]);
     assert_eq!((own.region.as_deref(), own.line), (Some("cn"), None));
-    let own = rules.own(Some("mars"), &[ip("192.0.2.1")]);
+    let own = rules.own(Some("mars"), false, &[ip("192.0.2.1")]);
     assert_eq!((own.region, own.contradictory), (None, false));
     assert!(own.problem.unwrap().contains("\"mars\""));
     // Where both say the same, the line says whose node it is.
-    let own = rules.own(Some("cn"), &[ip("10.86.0.1")]);
+    let own = rules.own(Some("cn"), false, &[ip("10.86.0.1")]);
     assert_eq!(own.organisation.as_deref(), Some("shop"));
     assert_eq!(own.line.map(|line| line.number), Some(8));
 }
@@ -157,7 +157,7 @@ fn the_setting_says_what_no_node_line_says_and_must_be_a_known_region() {
 fn a_setting_that_contradicts_a_node_line_decides_nothing() {
     let rules = rules(FILE);
     for (setting, address) in [("cn", "10.33.0.1"), ("mars", "10.86.0.1")] {
-        let own = rules.own(Some(setting), &[ip(address)]);
+        let own = rules.own(Some(setting), false, &[ip(address)]);
         assert_eq!((own.region, own.line), (None, None), "{setting}");
         assert!(own.contradictory, "{setting}");
         let problem = own.problem.unwrap();
@@ -167,24 +167,29 @@ fn a_setting_that_contradicts_a_node_line_decides_nothing() {
         );
     }
     // A setting settles no contradiction between lines.
-    let two = rules.own(Some("cn"), &[ip("10.33.0.1"), ip("10.86.0.1")]);
+    let two = rules.own(Some("cn"), false, &[ip("10.33.0.1"), ip("10.86.0.1")]);
     assert_eq!((two.region, two.contradictory), (None, true));
 }
 
 #[test]
 fn a_setting_and_a_node_line_agree_where_one_region_lies_in_the_other_and_the_inner_counts() {
-    let inner_line = rules(FILE).own(Some("eu"), &[ip("10.33.0.1")]);
+    let inner_line = rules(FILE).own(Some("eu"), false, &[ip("10.33.0.1")]);
     assert_eq!(inner_line.region.as_deref(), Some("de"));
     assert_eq!(inner_line.line.map(|line| line.number), Some(9));
     // No line says the inner one, so that it is a finding where a copy of the files brought it.
     let outer = FILE.replace("node 10.33.0.1 de", "node 10.33.0.1 eu");
     assert_ne!(outer, FILE);
-    let inner_setting = rules(&outer).own(Some("de"), &[ip("10.33.0.1")]);
+    let inner_setting = rules(&outer).own(Some("de"), false, &[ip("10.33.0.1")]);
     assert_eq!(
         (inner_setting.region.as_deref(), inner_setting.line),
         (Some("de"), None)
     );
     assert_eq!(inner_setting.organisation, inner_line.organisation);
+    // One that goes with copies does not narrow what the line says of this machine; nor need it, where the line is narrower.
+    let copied = rules(&outer).own(Some("de"), true, &[ip("10.33.0.1")]);
+    assert_eq!((copied.region, copied.contradictory), (None, true));
+    let inner_line = rules(FILE).own(Some("eu"), true, &[ip("10.33.0.1")]);
+    assert_eq!(inner_line.region.as_deref(), Some("de"));
 }
 
 #[test]
@@ -259,7 +264,7 @@ proptest! {
     fn parsing_never_panics(text in any::<String>()) {
         let file = parse(&text);
         if let Some(rules) = file.rules() {
-            let _ = rules.own(None, &[ip("10.0.0.1")]);
+            let _ = rules.own(None, false, &[ip("10.0.0.1")]);
             let _ = rules.by_address(ip("10.0.0.1"));
         }
     }

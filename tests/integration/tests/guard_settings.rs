@@ -308,15 +308,33 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "COPY custodian.archive_lane FROM stdin",
             "writing to \"custodian.archive_lane\"",
         ),
-        // What runs in the script of an extension writes there what scripts do, and no more.
+        // Nor do they become others' for a moment.
+        (
+            "ALTER TABLE custodian.lane SET SCHEMA public",
+            "changing what the guard goes by from",
+        ),
+        (
+            "ALTER TABLE custodian.archive_lane RENAME TO lanes",
+            "changing what the guard goes by from",
+        ),
+        (
+            "ALTER EXTENSION pg_custodian DROP SCHEMA custodian",
+            "changing what the guard goes by from",
+        ),
+        // What runs in the script of an extension writes there what scripts do, and no more; where it could be somebody else's not that.
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM pg_depend WHERE deptype = 'e'; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
+            "writing to \"pg_catalog.pg_depend\"",
+        ),
         (
             "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM pg_seclabel; END $$;
-             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION seg",
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
             "writing to \"pg_catalog.pg_seclabel\"",
         ),
         (
             "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO custodian.lane DEFAULT VALUES; END $$;
-             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION seg",
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
             "writing to \"custodian.lane\"",
         ),
         (

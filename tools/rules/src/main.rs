@@ -106,7 +106,7 @@ fn check(file: &str) -> Result<ExitCode, End> {
 fn peer(file: &str, options: &[String]) -> Result<ExitCode, End> {
     let asked = asked(options)?;
     let (_, rules) = read(file)?;
-    let own = rules.own(asked.region.as_deref(), &asked.node);
+    let own = rules.own(asked.region.as_deref(), false, &asked.node);
     let address = match asked.address {
         Some(address) => Address::Ip(address),
         None if asked.issuer.is_none() && asked.subject.is_none() => Address::Socket,

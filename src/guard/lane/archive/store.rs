@@ -23,7 +23,7 @@ pub fn open_lanes() -> Result<Vec<Lane>> {
     }
     let found = sandbox::as_extension_owner(|| {
         spi::select(
-            "SELECT a.lane, a.command, a.region, a.organisation, a.transfer FROM custodian.archive_lane a \
+            "SELECT a.lane, a.command, a.region, a.organisation, a.transfer FROM ONLY custodian.archive_lane a \
              WHERE a.closed_at IS NULL AND a.database = pg_catalog.current_database()::pg_catalog.text ORDER BY a.lane",
             &[],
             |row| {
