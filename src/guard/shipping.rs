@@ -175,10 +175,10 @@ fn fault(
     };
     match extension_of(wrapper).as_deref() {
         Some("postgres_fdw" | "dblink") => leads_to(&conninfo(options)),
-        // No foreign table can use it, but dblink_connect() takes a server of any wrapper.
-        _ if !foreign_server::has_handler(wrapper) => {
-            Some(conninfo(options)).filter(|to| !to.is_empty()).and_then(|to| leads_to(&to))
-        }
+        // No foreign table can use it, but dblink_connect(), where it is installed, takes a server of any wrapper.
+        _ if !foreign_server::has_handler(wrapper) => Some(conninfo(options))
+            .filter(|to| !to.is_empty() && extension::is_installed(c"dblink"))
+            .and_then(|to| leads_to(&to)),
         // It reads files of this server.
         Some("file_fdw") => None,
         Some(extension) if is_named(extension) => None,

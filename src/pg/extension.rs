@@ -1,8 +1,14 @@
-//! Which extension an object belongs to.
+//! Which extensions there are, and which one an object belongs to.
 
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
+
+/// Whether an extension is installed in this database.
+pub fn is_installed(name: &CStr) -> bool {
+    // SAFETY: a catalog lookup inside a transaction, by a NUL-terminated name; a missing one gives no OID.
+    unsafe { pg_sys::get_extension_oid(name.as_ptr(), true) != pg_sys::Oid::INVALID }
+}
 
 /// The name of the extension that an object of a catalog belongs to.
 pub fn of_object(class: pg_sys::Oid, object: pg_sys::Oid) -> Option<String> {
