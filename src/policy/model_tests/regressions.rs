@@ -1,92 +1,14 @@
 //! Small worlds whose decision is easily got wrong, by name: what the model says of them is written down, and compiler and
 //! evaluation must say the same. Worlds made at random that were decided differently are kept as seeds.
 
-use std::collections::BTreeMap;
-
-use retention_model::calendar::{DAY, Period, day_number};
+use retention_model::calendar::Period;
+use retention_model::example::{MONTH, cell, on, own, simple};
 use retention_model::world::{
-    CellTag, Clock, Column, Consent, Erasure, ForeignKey, Kind, Minimum, OnDelete, Purpose,
-    Reference, Row, Subject, Table, TableTag, Value,
+    Consent, Erasure, ForeignKey, Kind, Minimum, OnDelete, Purpose, Reference, Value,
 };
 use retention_model::{State, World};
 
 use super::{Compiled, compare};
-
-const MONTH: Period = Period {
-    months: 1,
-    days: 0,
-    micros: 0,
-};
-
-fn on(year: i64, month: i64, day: i64) -> i64 {
-    day_number(year, month, day) * DAY
-}
-
-/// Customers 1 and 2, last seen on 31 January 2023, whose `c` is emptied after a month. Each refers to its boss, perhaps.
-fn world() -> World {
-    let column = |name: &str, kind| Column {
-        name: name.to_owned(),
-        kind,
-        not_null: false,
-    };
-    let tag = TableTag {
-        clock: Some(Clock {
-            over: Vec::new(),
-            column: "at".to_owned(),
-        }),
-        subject: Some(Subject {
-            kind: "customer".to_owned(),
-            columns: vec!["id".to_owned()],
-            via: false,
-        }),
-        ..TableTag::default()
-    };
-    let cell = CellTag {
-        purposes: vec!["m.p".to_owned()],
-        method: Some(Value::Null),
-        ..CellTag::default()
-    };
-    let row = |id: &str| Row {
-        table: 0,
-        values: BTreeMap::from([
-            ("id".to_owned(), Value::Text(id.to_owned())),
-            ("at".to_owned(), Value::Time(on(2023, 1, 31))),
-            ("c".to_owned(), Value::Text("x".to_owned())),
-        ]),
-    };
-    let purpose = Purpose {
-        consent_based: false,
-        required: true,
-        periods: vec![(0, MONTH)],
-        ended: None,
-    };
-    let mut world = World {
-        now: on(2023, 2, 28),
-        tables: vec![Table {
-            own: None,
-            name: "t".to_owned(),
-            columns: vec![
-                column("id", Kind::Key),
-                column("at", Kind::TimestampTz),
-                column("c", Kind::Text),
-                column("boss", Kind::Key),
-            ],
-            key: vec!["id".to_owned()],
-            above: None,
-            partitioned: false,
-            tag: Some(tag),
-            cells: BTreeMap::from([("c".to_owned(), cell)]),
-        }],
-        rows: vec![row("1"), row("2")],
-        ..World::default()
-    };
-    world.policy.purposes.insert("m.p".to_owned(), purpose);
-    world
-}
-
-fn cell(world: &mut World) -> &mut CellTag {
-    world.tables[0].cells.get_mut("c").expect("it is tagged")
-}
 
 fn purpose(world: &mut World) -> &mut Purpose {
     let purposes = &mut world.policy.purposes;
@@ -107,7 +29,7 @@ fn decided(world: &World, states: [State; 2], deleted: usize) {
 
 #[test]
 fn a_month_from_the_last_of_january_ends_with_february_and_not_a_microsecond_before() {
-    let mut world = world();
+    let mut world = simple();
     decided(&world, [State::Due, State::Due], 0);
     world.now -= 1;
     decided(&world, [State::Active, State::Active], 0);
@@ -115,12 +37,9 @@ fn a_month_from_the_last_of_january_ends_with_february_and_not_a_microsecond_bef
 
 #[test]
 fn a_period_that_was_lengthened_counts_for_what_was_collected_since() {
-    let mut world = world();
+    let mut world = simple();
     world.now = on(2023, 3, 1);
-    world.tables[0].tag.as_mut().expect("tagged").collected = Some(Clock {
-        over: Vec::new(),
-        column: "at".to_owned(),
-    });
+    world.tables[0].tag.as_mut().expect("tagged").collected = Some(own("at"));
     let year = Period {
         months: 12,
         ..MONTH
@@ -134,7 +53,7 @@ fn a_period_that_was_lengthened_counts_for_what_was_collected_since() {
 
 #[test]
 fn a_suspension_that_begins_as_a_defence_lapses_revives_nothing() {
-    let mut world = world();
+    let mut world = simple();
     cell(&mut world).minimums.push(Reference {
         name: "m.claim".to_owned(),
         clock: None,
@@ -161,7 +80,7 @@ fn a_suspension_that_begins_as_a_defence_lapses_revives_nothing() {
 
 #[test]
 fn a_maximum_below_a_minimum_blocks_and_destroys_nothing() {
-    let mut world = world();
+    let mut world = simple();
     world.now = on(2023, 2, 15);
     let day = Period {
         months: 0,
@@ -186,12 +105,12 @@ fn a_maximum_below_a_minimum_blocks_and_destroys_nothing() {
 
 #[test]
 fn a_consent_that_was_given_again_covers_and_one_that_was_never_recorded_does() {
-    let mut world = world();
+    let mut world = simple();
     world.now = on(2023, 2, 15);
     purpose(&mut world).consent_based = true;
     let mut consent = |granted: i64, withdrawn: Option<i64>| {
         world.policy.consents.push(Consent {
-            kind: "customer".to_owned(),
+            kind: "person".to_owned(),
             key: vec!["1".to_owned()],
             purpose: "m.p".to_owned(),
             granted,
@@ -208,13 +127,13 @@ fn a_consent_that_was_given_again_covers_and_one_that_was_never_recorded_does() 
 
 #[test]
 fn a_row_of_the_day_of_an_erasure_is_not_taken_for_one_before_it() {
-    let mut world = world();
+    let mut world = simple();
     world.now = on(2023, 2, 15);
     world.tables[0].columns[1].kind = Kind::Date;
     purpose(&mut world).required = false;
     let mut erased_at = |at: i64| {
         world.policy.erasures = vec![Erasure {
-            kind: "customer".to_owned(),
+            kind: "person".to_owned(),
             key: vec!["1".to_owned()],
             at,
         }];
@@ -230,7 +149,7 @@ fn a_row_of_the_day_of_an_erasure_is_not_taken_for_one_before_it() {
 
 #[test]
 fn two_rows_that_refer_to_each_other_go_together_or_stay_as_shells() {
-    let mut world = world();
+    let mut world = simple();
     let table = &mut world.tables[0];
     table.tag.as_mut().expect("tagged").delete = true;
     world.foreign_keys.push(ForeignKey {

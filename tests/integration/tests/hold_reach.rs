@@ -37,13 +37,18 @@ SELECT custodian.require_minimum('law.bill', 'bill', '{name}', '10 years', 'Art.
 SELECT custodian.place_hold('M-7', 'counsel', current_date + 1, 'r', subject_kind => 'customer', subject_key => '{a}');
 RESET search_path";
 
-#[test]
-fn keys_and_columns_over_which_kept_rows_are_found_are_not_dropped() -> Result<()> {
-    let node = Cluster::builder("hold_reach")
+/// One in which no worker is about.
+fn cluster(name: &str) -> Result<Cluster> {
+    Cluster::builder(name)
         .preload("pg_custodian")
         .conf("custodian.naptime = 3600")
         .conf("custodian.disposal = off")
-        .start()?;
+        .start()
+}
+
+#[test]
+fn keys_and_columns_over_which_kept_rows_are_found_are_not_dropped() -> Result<()> {
+    let node = cluster("hold_reach")?;
     node.exec(TABLES)?;
     let hold = [
         "ALTER TABLE note DROP CONSTRAINT note_of",
@@ -156,11 +161,7 @@ fn leave_pending(node: &Cluster, parent: &str, detach: &'static str) -> Result<(
 
 #[test]
 fn a_partition_that_is_pending_detach_takes_no_column_of_the_others_past_the_guard() -> Result<()> {
-    let node = Cluster::builder("hold_pending")
-        .preload("pg_custodian")
-        .conf("custodian.naptime = 3600")
-        .conf("custodian.disposal = off")
-        .start()?;
+    let node = cluster("hold_pending")?;
     node.exec(PARTED)?;
     leave_pending(
         &node,

@@ -12,6 +12,7 @@
 pub mod calendar;
 pub mod change;
 pub mod decide;
+pub mod example;
 pub mod generate;
 mod keys;
 mod label;

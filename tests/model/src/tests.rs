@@ -5,98 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::calendar::{DAY, HOUR, Period, add, date, day_number, text};
 use crate::change::Change;
 use crate::decide::State;
+use crate::example::{MONTH, cell, on, own, simple};
 use crate::generate::{Features, Tape, change, world};
 use crate::world::{
-    CellTag, Clock, Column, Consent, Erasure, ForeignKey, Hold, Kind, Minimum, OnDelete, Purpose,
-    Reference, Row, Subject, Table, TableTag, Value, World,
+    CellTag, Column, Consent, Erasure, ForeignKey, Hold, Kind, Minimum, OnDelete, Reference, Value,
+    World,
 };
-
-const MONTH: Period = Period {
-    months: 1,
-    days: 0,
-    micros: 0,
-};
-
-fn on(year: i64, month: i64, day: i64) -> i64 {
-    day_number(year, month, day) * DAY
-}
-
-fn own(column: &str) -> Clock {
-    Clock {
-        over: Vec::new(),
-        column: column.to_owned(),
-    }
-}
-
-/// One table with columns id, at, c and d, of which c is tagged for one purpose of a month; two rows.
-fn simple() -> World {
-    let column = |name: &str, kind| Column {
-        name: name.to_owned(),
-        kind,
-        not_null: false,
-    };
-    let cell = CellTag {
-        purposes: vec!["m.p".to_owned()],
-        method: Some(Value::Null),
-        ..CellTag::default()
-    };
-    let table = Table {
-        own: None,
-        name: "t".to_owned(),
-        columns: vec![
-            column("id", Kind::Key),
-            column("at", Kind::TimestampTz),
-            column("c", Kind::Text),
-            column("d", Kind::Text),
-            column("boss", Kind::Key),
-        ],
-        key: vec!["id".to_owned()],
-        above: None,
-        partitioned: false,
-        tag: Some(TableTag {
-            clock: Some(own("at")),
-            subject: Some(Subject {
-                kind: "person".to_owned(),
-                columns: vec!["id".to_owned()],
-                via: false,
-            }),
-            ..TableTag::default()
-        }),
-        cells: BTreeMap::from([("c".to_owned(), cell)]),
-    };
-    let row = |id: &str| Row {
-        table: 0,
-        values: BTreeMap::from([
-            ("id".to_owned(), Value::Text(id.to_owned())),
-            ("at".to_owned(), Value::Time(on(2023, 1, 31))),
-            ("c".to_owned(), Value::Text("x".to_owned())),
-        ]),
-    };
-    let mut world = World {
-        now: on(2023, 2, 28),
-        tables: vec![table],
-        rows: vec![row("1"), row("2")],
-        ..World::default()
-    };
-    world.policy.purposes.insert(
-        "m.p".to_owned(),
-        Purpose {
-            consent_based: false,
-            required: true,
-            periods: vec![(0, MONTH)],
-            ended: None,
-        },
-    );
-    world
-}
 
 fn states(world: &World) -> Vec<State> {
     let decision = world.decide();
     decision.states.iter().map(|cells| cells["c"]).collect()
-}
-
-fn tag(world: &mut World) -> &mut CellTag {
-    world.tables[0].cells.get_mut("c").expect("it is tagged")
 }
 
 #[test]
@@ -224,12 +142,12 @@ fn a_minimum_blocks_and_a_maximum_ends_purposes_only() {
         name: name.to_owned(),
         clock: None,
     };
-    tag(&mut world).maximums.push(named("most"));
+    cell(&mut world).maximums.push(named("most"));
     world.now = on(2023, 2, 5);
     assert_eq!(states(&world)[0], State::Due);
     world.now -= 1;
     assert_eq!(states(&world)[0], State::Active);
-    tag(&mut world).minimums.push(named("law"));
+    cell(&mut world).minimums.push(named("law"));
     world.now = on(2023, 3, 30);
     assert_eq!(states(&world)[0], State::Blocked);
     world.now = on(2023, 3, 31);
@@ -239,7 +157,7 @@ fn a_minimum_blocks_and_a_maximum_ends_purposes_only() {
 #[test]
 fn suspended_time_does_not_count_for_a_defence() {
     let mut world = simple();
-    tag(&mut world).minimums.push(Reference {
+    cell(&mut world).minimums.push(Reference {
         name: "claim".to_owned(),
         clock: None,
     });
@@ -341,7 +259,7 @@ fn users_may_neither_change_what_is_held_nor_destroy_what_a_minimum_keeps() {
     let set = |column: &str, value| Change::Update(0, column.to_owned(), value);
     let text = || Value::Text("y".to_owned());
     assert_eq!(world.refuses(&Change::Delete(0)), Some(false));
-    tag(&mut world).minimums = vec![Reference {
+    cell(&mut world).minimums = vec![Reference {
         name: "m.law".to_owned(),
         clock: None,
     }];
