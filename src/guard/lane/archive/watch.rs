@@ -16,7 +16,7 @@ use crate::guc::{self, Enforce, Gate};
 use crate::pg::{archiver, bgworker, database, guc_hook, report as say, xact};
 use crate::worker::shmem;
 
-/// How often the launcher looks while WAL is shipped on a lane.
+/// How often the launcher looks while a database has a lane that is open.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Tries after which what cannot be checked is not open.
@@ -261,6 +261,8 @@ pub struct Watch {
     known: Option<Vec<Standing>>,
     /// Whether it could not be.
     unwritten: bool,
+    /// Whether any database has an open lane: when the last one that had none is dropped, nobody tells of it.
+    hoped_for: bool,
     /// The digest of the command that was in force then.
     in_force: String,
     /// What is to end, and has not been seen to.
@@ -272,7 +274,12 @@ impl Watch {
     /// How long the launcher may sleep.
     pub fn pause(&self, wanted: Duration) -> Duration {
         let any = self.known.iter().flatten().any(|standing| standing.open);
-        if any || self.unwritten || self.pending.is_some() || self.ending.is_under_way() {
+        if any
+            || self.hoped_for
+            || self.unwritten
+            || self.pending.is_some()
+            || self.ending.is_under_way()
+        {
             wanted.min(INTERVAL)
         } else {
             wanted
@@ -298,9 +305,11 @@ impl Watch {
         };
         let none = written.as_ref().is_some_and(Vec::is_empty) && before.is_empty();
         if none && disk::reports().is_empty() {
+            self.hoped_for = false;
             return;
         }
         let digest = model::digest(&command);
+        self.hoped_for = disk::reports().values().any(|open| !open.is_empty());
         // Where databases cannot be listed nothing opens or closes, and what is to end is still followed.
         let after = match databases(&before, is_absent) {
             Some(databases) => model::combine(&before, &databases, &digest, xact::server_now()),
