@@ -20,6 +20,7 @@ use crate::guard::foreign;
 use crate::guard::lane::session as lane;
 use crate::guard::own_residency;
 use crate::guard::refuse::{self, Flow};
+use crate::guard::scripts;
 use crate::guard::seen::{Passed, Seen, Stamp};
 use crate::guard::session::{self, Session};
 use crate::guard::tls;
@@ -28,7 +29,7 @@ use crate::guc::{self, Enforce, Gate};
 use crate::pg::backend_local::backend_local;
 use crate::pg::compat::{Access, Asked};
 use crate::pg::executor::Starting;
-use crate::pg::{relation, report, sandbox, spi, xact};
+use crate::pg::{relation, report, sandbox, xact};
 
 pub use crate::guard::columns::columns;
 
@@ -322,12 +323,6 @@ fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> 
     Ok(outcome)
 }
 
-/// Whether somebody's event trigger could write what passes as part of an extension's script.
-fn may_events_write() -> Result<bool> {
-    let any = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
-    Ok(spi::select_one(any, &[], |row| row.must::<bool>(1))?.unwrap_or(true))
-}
-
 /// Refuses to write from outside into what the guard goes by, such as labels, past the functions and statements that look at it.
 fn write_of_rules(relation: pg_sys::Oid, session: &Session) -> Result<()> {
     if !catalogs::is_own(relation) && !catalogs::is_catalog(relation) {
@@ -338,7 +333,7 @@ fn write_of_rules(relation: pg_sys::Oid, session: &Session) -> Result<()> {
         // Scripts of extensions are files of the server. Nobody but pg_upgrade can be connected while it restores.
         || (xact::in_extension_script()
             && catalogs::is_for_scripts(relation)
-            && !may_events_write()?)
+            && !scripts::may_others_write())
         || xact::is_upgrade()
     {
         return Ok(());

@@ -29,6 +29,7 @@ pub mod replication;
 pub mod residency_column;
 pub mod row;
 pub mod rules;
+pub mod scripts;
 pub mod seen;
 pub mod sentinel;
 pub mod session;

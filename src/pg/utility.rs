@@ -48,6 +48,7 @@ fn before(utility: Utility) -> Result<()> {
     provider::before(utility)?;
     veto::before(utility)?;
     guard::ddl::before(&utility)?;
+    guard::scripts::before(&utility)?;
     guard::lane::keep::before(&utility)?;
     guard::shipping::before(&utility)?;
     guard::widening::before(&utility)?;
