@@ -123,7 +123,7 @@ pub fn structure(what: &str) -> Result<()> {
     }
     from_inside(
         Gate::Access,
-        "changing what the guard goes by",
+        &format!("to {what}, by which the guard goes,"),
         what.to_owned(),
         "Have it done from inside.",
     )

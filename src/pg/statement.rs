@@ -63,6 +63,7 @@ statements! {
     CreateSubscriptionStmt = T_CreateSubscriptionStmt,
     CreateTableAsStmt = T_CreateTableAsStmt,
     CreateTableSpaceStmt = T_CreateTableSpaceStmt,
+    CreateTrigStmt = T_CreateTrigStmt,
     CreateUserMappingStmt = T_CreateUserMappingStmt,
     CreatedbStmt = T_CreatedbStmt,
     DefElem = T_DefElem,
@@ -83,6 +84,7 @@ statements! {
     RefreshMatViewStmt = T_RefreshMatViewStmt,
     RenameStmt = T_RenameStmt,
     RoleSpec = T_RoleSpec,
+    RuleStmt = T_RuleStmt,
     String = T_String,
     TableLikeClause = T_TableLikeClause,
     TypeName = T_TypeName,
@@ -277,6 +279,21 @@ pub fn commands(alter: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
 pub fn lock_of(alter: &pg_sys::AlterTableStmt) -> i32 {
     // SAFETY: a statement of the server's, whose list has the parts that the server looks for.
     unsafe { pg_sys::AlterTableGetLockLevel(alter.cmds) as i32 }
+}
+
+/// Whether a statement on an object of this kind names a relation. It need not be of that kind: the server takes tables in
+/// ALTER INDEX … RENAME, and all of them in ALTER TABLE.
+pub const fn names_relation(kind: pg_sys::ObjectType::Type) -> bool {
+    use pg_sys::ObjectType as Type;
+    matches!(
+        kind,
+        Type::OBJECT_TABLE
+            | Type::OBJECT_INDEX
+            | Type::OBJECT_VIEW
+            | Type::OBJECT_MATVIEW
+            | Type::OBJECT_SEQUENCE
+            | Type::OBJECT_FOREIGN_TABLE
+    )
 }
 
 /// The tables that a CREATE TABLE inherits from, or is a partition of.

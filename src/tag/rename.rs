@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::fresh::{self, Seen};
-use crate::pg::statement::{node, text};
+use crate::pg::statement::{self, node, text};
 use crate::pg::utility::Utility;
 use crate::pg::{inherit, label, relation, xact};
 use crate::policy::compile::path;
@@ -37,30 +37,25 @@ pub fn typed_tables(composite: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
     rows.iter().map(|row| fresh::oid(row, 0)).collect()
 }
 
-fn renamed(statement: &pg_sys::RenameStmt) -> Option<Renamed> {
+fn renamed(rename: &pg_sys::RenameStmt) -> Option<Renamed> {
     let name = |text: Option<&CStr>| Some(text?.to_string_lossy().into_owned());
-    let range: &pg_sys::RangeVar = node!(statement.relation)?;
-    let (old, family) = match statement.renameType {
-        pg_sys::ObjectType::OBJECT_COLUMN => {
+    let range: &pg_sys::RangeVar = node!(rename.relation)?;
+    let (old, family) = match rename.renameType {
+        // The server takes a table for the type of its rows, too.
+        pg_sys::ObjectType::OBJECT_COLUMN | pg_sys::ObjectType::OBJECT_ATTRIBUTE => {
             let relation = relation::named(Some(range))?;
             let root = inherit::root(relation);
             let mut family = inherit::descendants(root);
             family.push(root);
-            (name(text!(statement.subname))?, family)
+            (name(text!(rename.subname))?, family)
         }
-        pg_sys::ObjectType::OBJECT_ATTRIBUTE => {
-            let composite = relation::named(Some(range))?;
-            (name(text!(statement.subname))?, vec![composite])
-        }
-        pg_sys::ObjectType::OBJECT_TABCONSTRAINT => (name(text!(statement.subname))?, Vec::new()),
-        pg_sys::ObjectType::OBJECT_TABLE | pg_sys::ObjectType::OBJECT_FOREIGN_TABLE => {
-            (name(text!(range.relname))?, Vec::new())
-        }
+        pg_sys::ObjectType::OBJECT_TABCONSTRAINT => (name(text!(rename.subname))?, Vec::new()),
+        kind if statement::names_relation(kind) => (name(text!(range.relname))?, Vec::new()),
         _ => return None,
     };
     Some(Renamed {
         old,
-        new: name(text!(statement.newname))?,
+        new: name(text!(rename.newname))?,
         family,
     })
 }

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::pg::statement::{node, text};
+use crate::pg::statement::{names_relation, node, text};
 use crate::pg::utility::Utility;
 use crate::pg::{label, relation, spi, xact};
 use crate::tag::change;
@@ -98,7 +98,7 @@ fn renamed(utility: Utility) -> Result<Option<Renamed>> {
                     new: relation::quote_identifier(&new)?,
                 }))
             }
-            (Type::OBJECT_TABLE, Some(range)) => {
+            (kind, Some(range)) if names_relation(kind) => {
                 table(range, |now| now.relname = statement.newname)
             }
             _ => Ok(None),
@@ -106,7 +106,7 @@ fn renamed(utility: Utility) -> Result<Option<Renamed>> {
     }
     let range: Option<&pg_sys::RangeVar> = moved.and_then(|statement| node!(statement.relation));
     match (moved, range) {
-        (Some(statement), Some(range)) if statement.objectType == Type::OBJECT_TABLE => {
+        (Some(statement), Some(range)) if names_relation(statement.objectType) => {
             table(range, |now| now.schemaname = statement.newschema)
         }
         _ => Ok(None),

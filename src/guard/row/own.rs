@@ -16,14 +16,16 @@ use crate::pg::utility::Utility;
 use crate::pg::{namespace, relation, trigger, xact};
 use crate::policy::hold_read;
 
-/// The tables without which nobody could tell what is held, or what may leave by which lane.
-const TABLES: [&std::ffi::CStr; 6] = [
+/// The tables without which nobody could tell what is held, or what may leave by which lane or publication.
+const TABLES: [&std::ffi::CStr; 8] = [
     c"hold",
     c"relation_ref",
     c"relation_oid",
+    c"purpose",
     c"transfer",
     c"lane",
     c"archive_lane",
+    c"publication_permit",
 ];
 
 /// Whether a statement is one of those that [`before`] looks at.
@@ -38,6 +40,10 @@ pub fn concerns(tag: NodeTag) -> bool {
             | Tag::T_AlterFunctionStmt
             | Tag::T_CreateFunctionStmt
             | Tag::T_AlterExtensionContentsStmt
+            | Tag::T_CreateStmt
+            | Tag::T_CreateTrigStmt
+            | Tag::T_IndexStmt
+            | Tag::T_RuleStmt
     )
 }
 
@@ -54,8 +60,23 @@ pub fn before(utility: Utility) -> Result<()> {
             opening::structure(&what)?;
             refuse_while_held(&what)
         }
+        Some(Touched::Structure(what)) if may_change()? => opening::structure(&what),
         // The server refuses them in its own words.
-        Some(Touched::Guard(_)) => Ok(()),
+        Some(Touched::Guard(_) | Touched::Structure(_)) => Ok(()),
+    }
+}
+
+/// Before ALTER TABLE.
+pub(super) fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
+    let inherits = statement::commands(alter)
+        .into_iter()
+        .filter(|command| command.subtype == pg_sys::AlterTableType::AT_AddInherit)
+        .find_map(|command| table(node!(command.def), "inherit from"));
+    match table(node!(alter.relation), "alter").or(inherits) {
+        Some(Touched::Guard(what)) if !xact::in_extension_script() && may_change()? => {
+            opening::structure(&what)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -68,6 +89,8 @@ pub(super) fn may_change() -> Result<bool> {
 enum Touched {
     /// Completes "cannot …".
     Guard(String),
+    /// The same, of what may be done inside while holds are in force.
+    Structure(String),
     /// A trigger of the guard, on this table of the current user's.
     Trigger(pg_sys::Oid),
 }
@@ -79,7 +102,14 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
                 on_trigger(node!(rename.relation), &string!(rename.subname))
             }
             ObjectType::OBJECT_SCHEMA => Ok(schema(&string!(rename.subname), "rename")),
-            ObjectType::OBJECT_TABLE => Ok(table(node!(rename.relation), "rename")),
+            // ALTER INDEX … RENAME takes tables as well, and ALTER TYPE … RENAME ATTRIBUTE.
+            kind if statement::names_relation(kind) => Ok(table(node!(rename.relation), "rename")),
+            ObjectType::OBJECT_COLUMN | ObjectType::OBJECT_ATTRIBUTE => {
+                Ok(table(node!(rename.relation), "rename a column of"))
+            }
+            ObjectType::OBJECT_TABCONSTRAINT => {
+                Ok(structure(node!(rename.relation), "rename a constraint of"))
+            }
             kind => function(kind, node!(rename.object), "rename"),
         };
     }
@@ -95,7 +125,7 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
     }
     if let Some(moved) = utility.cast::<pg_sys::AlterObjectSchemaStmt>() {
         return match moved.objectType {
-            ObjectType::OBJECT_TABLE => Ok(table(node!(moved.relation), "move")),
+            kind if statement::names_relation(kind) => Ok(table(node!(moved.relation), "move")),
             kind => function(kind, node!(moved.object), "move"),
         };
     }
@@ -114,6 +144,21 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
     }
     if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>() {
         return Ok(created(create));
+    }
+    // Whoever reads a table reads those that inherit from it.
+    if let Some(create) = utility.cast::<pg_sys::CreateStmt>() {
+        let mut parents = statement::parents_of(create).into_iter();
+        return Ok(parents.find_map(|parent| structure(Some(parent), "inherit from")));
+    }
+    // What is put on a table runs, with the rights of who writes there next, or instead of what that one meant.
+    if let Some(trigger) = utility.cast::<pg_sys::CreateTrigStmt>() {
+        return Ok(structure(node!(trigger.relation), "make a trigger on"));
+    }
+    if let Some(rule) = utility.cast::<pg_sys::RuleStmt>() {
+        return Ok(structure(node!(rule.relation), "make a rule on"));
+    }
+    if let Some(index) = utility.cast::<pg_sys::IndexStmt>() {
+        return Ok(structure(node!(index.relation), "make an index on"));
     }
     if let Some(contents) = utility.cast::<pg_sys::AlterExtensionContentsStmt>()
         && contents.action < 0
@@ -144,6 +189,13 @@ fn schema(name: &str, doing: &str) -> Option<Touched> {
     let oid = namespace::by_name(&name)?;
     (relation::schema_oid() == Some(oid))
         .then(|| Touched::Guard(format!("{doing} the schema of extension \"pg_custodian\"")))
+}
+
+fn structure(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {
+    match table(range, doing) {
+        Some(Touched::Guard(what)) => Some(Touched::Structure(what)),
+        other => other,
+    }
 }
 
 fn table(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {

@@ -153,6 +153,7 @@ fn reads_rows(command: &&pg_sys::AlterTableCmd) -> bool {
 fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     use pg_sys::AlterTableType as At;
     let name = node!(alter.relation);
+    own::before_alter(alter)?;
     let commands = statement::commands(alter);
     // The server refuses everyone else in its own words, and they learn nothing of what is kept.
     let relation = if commands.iter().any(reads_rows) {
@@ -332,12 +333,13 @@ fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
 
 fn after_rename(statement: &pg_sys::RenameStmt) -> Result<()> {
     match statement.renameType {
-        pg_sys::ObjectType::OBJECT_COLUMN => {
+        // The attribute of a type is a column of the tables made of it; the server takes a table for the type of its rows, too.
+        pg_sys::ObjectType::OBJECT_COLUMN | pg_sys::ObjectType::OBJECT_ATTRIBUTE => {
             let Some(relation) = named(node!(statement.relation)) else {
                 return Ok(());
             };
             relation_ref::rename_column(
-                &tree(relation),
+                &with_columns_of(relation)?,
                 &string!(statement.subname),
                 &string!(statement.newname),
             )

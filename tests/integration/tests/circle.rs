@@ -427,6 +427,15 @@ fn a_declared_table_stays_declared_under_another_name() -> Result<()> {
             "ALTER SCHEMA other RENAME TO \"Other\"",
             "\\\"Other\\\".vote,s.\\\"Click\\\",s.visit",
         ),
+        // The server takes a table there as well.
+        (
+            "ALTER INDEX s.visit RENAME TO stay",
+            "\\\"Other\\\".vote,s.\\\"Click\\\",s.stay",
+        ),
+        (
+            "ALTER INDEX s.stay RENAME TO visit",
+            "\\\"Other\\\".vote,s.\\\"Click\\\",s.visit",
+        ),
         // Another table of the same name is none of them.
         (
             "CREATE TABLE s.vote (); ALTER TABLE s.vote RENAME TO ballot",

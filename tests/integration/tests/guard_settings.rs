@@ -308,18 +308,70 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "COPY custodian.archive_lane FROM stdin",
             "writing to \"custodian.archive_lane\"",
         ),
-        // Nor do they become others' for a moment.
+        // Nor do they become others' for a moment, or another shape.
         (
             "ALTER TABLE custodian.lane SET SCHEMA public",
-            "changing what the guard goes by from",
+            "to move table \"custodian.lane\", by which the guard goes, from",
         ),
         (
             "ALTER TABLE custodian.archive_lane RENAME TO lanes",
-            "changing what the guard goes by from",
+            "to rename table \"custodian.archive_lane\"",
+        ),
+        (
+            "ALTER INDEX custodian.transfer RENAME TO lanes",
+            "to rename table \"custodian.transfer\"",
+        ),
+        (
+            "ALTER INDEX custodian.publication_permit RENAME TO lanes",
+            "to rename table \"custodian.publication_permit\"",
+        ),
+        (
+            "ALTER TABLE custodian.transfer RENAME COLUMN approved_by TO registrar",
+            "to rename a column of table \"custodian.transfer\"",
+        ),
+        (
+            "ALTER VIEW custodian.lane RENAME COLUMN role TO who",
+            "to rename a column of table \"custodian.lane\"",
+        ),
+        (
+            "ALTER TYPE custodian.lane RENAME ATTRIBUTE role TO who",
+            "to rename a column of table \"custodian.lane\"",
+        ),
+        (
+            "ALTER TABLE custodian.transfer ALTER COLUMN approved_at SET DEFAULT now()",
+            "to alter table \"custodian.transfer\"",
+        ),
+        (
+            "ALTER TABLE custodian.purpose ALTER COLUMN required DROP NOT NULL",
+            "to alter table \"custodian.purpose\"",
+        ),
+        (
+            "ALTER TABLE custodian.transfer RENAME CONSTRAINT transfer_pkey TO key",
+            "to rename a constraint of table \"custodian.transfer\"",
+        ),
+        (
+            "CREATE RULE more AS ON INSERT TO custodian.transfer DO INSTEAD NOTHING",
+            "to make a rule on table \"custodian.transfer\"",
+        ),
+        (
+            "CREATE TRIGGER more BEFORE UPDATE ON custodian.transfer FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "to make a trigger on table \"custodian.transfer\"",
+        ),
+        (
+            "CREATE TABLE more () INHERITS (custodian.publication_permit)",
+            "to inherit from table \"custodian.publication_permit\"",
+        ),
+        (
+            "CREATE TABLE more (LIKE custodian.purpose INCLUDING ALL); ALTER TABLE more INHERIT custodian.purpose",
+            "to inherit from table \"custodian.purpose\"",
+        ),
+        (
+            "CREATE INDEX more ON custodian.lane (role)",
+            "to make an index on table \"custodian.lane\"",
         ),
         (
             "ALTER EXTENSION pg_custodian DROP SCHEMA custodian",
-            "changing what the guard goes by from",
+            "to take anything out of extension \"pg_custodian\"",
         ),
         // What runs in the script of an extension writes there what scripts do, and no more; where it could be somebody else's not that.
         (
@@ -336,6 +388,26 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO custodian.lane DEFAULT VALUES; END $$;
              CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
             "writing to \"custodian.lane\"",
+        ),
+        // Neither does what is no event trigger any more when it writes.
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$ BEGIN ALTER EVENT TRIGGER past DISABLE; DELETE FROM pg_depend WHERE deptype = 'e'; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
+            "writing to \"pg_catalog.pg_depend\"",
+        ),
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF tg_tag = 'CREATE FUNCTION' THEN DROP EVENT TRIGGER past; UPDATE pg_proc SET proowner = proowner; END IF; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_start EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
+            "writing to \"pg_catalog.pg_proc\"",
+        ),
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF tg_tag = 'CREATE FUNCTION' THEN DROP EVENT TRIGGER past; DELETE FROM custodian.lawful_basis; END IF; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past();
+             CREATE EXTENSION earthdistance CASCADE",
+            "writing to \"custodian.lawful_basis\"",
         ),
         (
             "SECURITY LABEL FOR custodian ON DATABASE other IS NULL",
@@ -382,6 +454,26 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
     }
     node.psql_as("dev", "postgres", "CREATE EXTENSION cube")?
         .ok()?;
+    // An event trigger that another session makes fires also in a transaction that has its snapshot since before.
+    let mut early = node.client_as("away", "postgres")?;
+    early.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+    node.exec(
+        "CREATE FUNCTION late() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN ALTER EVENT TRIGGER late DISABLE; DELETE FROM pg_depend WHERE deptype = 'e'; END $$;
+         CREATE EVENT TRIGGER late ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION') EXECUTE FUNCTION late()",
+    )?;
+    let refused = early.refused("CREATE EXTENSION ltree");
+    assert_eq!(refused.sqlstate(), "42501", "{refused}");
+    assert!(refused.to_string().contains("pg_depend"), "{refused}");
+    node.exec("DROP EVENT TRIGGER late")?;
+    // None is made while the script runs.
+    let mut maker = node.client_as("away", "postgres")?;
+    early.batch_execute("ROLLBACK; BEGIN; CREATE EXTENSION ltree")?;
+    maker.batch_execute("SET lock_timeout = '100ms'")?;
+    let waited =
+        maker.refused("CREATE EVENT TRIGGER late ON ddl_command_end EXECUTE FUNCTION late()");
+    assert_eq!(waited.sqlstate(), "55P03", "{waited}");
+    early.batch_execute("ROLLBACK")?;
     // From inside all of it is a steward's. In warn it passes, and is on record.
     node.exec(&by_labels)?;
     node.alter_system("custodian.enforce", "warn")?;

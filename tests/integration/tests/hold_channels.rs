@@ -336,6 +336,12 @@ const GUARD: &[&str] = &[
     "DROP EXTENSION pg_custodian CASCADE",
     "ALTER EXTENSION pg_custodian DROP VIEW custodian.holds",
     "ALTER TABLE custodian.hold RENAME TO away",
+    // The server takes a table in these as well.
+    "ALTER INDEX custodian.hold RENAME TO away",
+    "ALTER TABLE custodian.hold RENAME COLUMN matter TO away",
+    "ALTER VIEW custodian.hold RENAME COLUMN matter TO away",
+    "ALTER TYPE custodian.hold RENAME ATTRIBUTE matter TO away",
+    "ALTER INDEX custodian.relation_oid RENAME TO away",
     "ALTER TABLE custodian.relation_ref SET SCHEMA shop",
     "ALTER SCHEMA custodian RENAME TO away",
     "ALTER SCHEMA custodian OWNER TO shop",

@@ -144,3 +144,53 @@ fn a_subject_that_is_renamed_stays_held() -> Result<()> {
     client.batch_execute("DELETE FROM a WHERE number = 1")?;
     Ok(())
 }
+
+#[test]
+fn tags_and_holds_follow_renames_by_whatever_statement_the_server_takes() -> Result<()> {
+    let node = Cluster::builder("renames")
+        .preload("pg_custodian")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian; CREATE ROLE counsel;
+         CREATE TABLE person (id int PRIMARY KEY, seen timestamptz);
+         CREATE TABLE visit (person_id int REFERENCES person, note text);
+         INSERT INTO person VALUES (1, now()), (2, now());
+         SELECT custodian.tag_table('person', clock => 'seen');
+         SELECT custodian.tag_table('visit', clock => 'person.seen');
+         SELECT custodian.place_hold('matter 1', 'counsel', current_date + 30, 'a suit', rel => 'person', match => '{\"id\":[\"2\"]}')",
+    )?;
+    let clocks = "SELECT string_agg(clock, ' ' ORDER BY relation::text) FROM custodian.tags WHERE kind = 'table'";
+    let hold = "SELECT relation, match FROM custodian.holds";
+    let mut client = node.client()?;
+    // The server takes a table in each of these.
+    for (statement, expected, held) in [
+        (
+            "ALTER INDEX person RENAME TO human",
+            "seen human.seen",
+            "human|{\"id\": [\"2\"]}",
+        ),
+        (
+            "ALTER TYPE human RENAME ATTRIBUTE seen TO last",
+            "last human.last",
+            "human|{\"id\": [\"2\"]}",
+        ),
+        (
+            "ALTER TYPE human RENAME ATTRIBUTE id TO number",
+            "last human.last",
+            "human|{\"number\": [\"2\"]}",
+        ),
+        (
+            "ALTER VIEW human RENAME COLUMN last TO seen",
+            "seen human.seen",
+            "human|{\"number\": [\"2\"]}",
+        ),
+    ] {
+        client.batch_execute(statement)?;
+        assert_eq!(client.text(clocks)?, expected, "{statement}");
+        assert_eq!(client.text(hold)?, format!("public.{held}"), "{statement}");
+        let kept = client.refused("DELETE FROM human");
+        assert_eq!(kept.sqlstate(), "23001", "{statement}: {kept}");
+    }
+    client.batch_execute("DELETE FROM human WHERE number = 1")?;
+    Ok(())
+}

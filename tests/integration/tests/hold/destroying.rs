@@ -279,18 +279,19 @@ fn rows_are_held_by_the_values_of_their_columns() -> Result<()> {
     node.exec(
         "ALTER TABLE shop.orders RENAME TO purchase; CREATE SCHEMA archive;
          ALTER TABLE shop.purchase SET SCHEMA archive;
-         ALTER TABLE archive.purchase RENAME COLUMN invoice_no TO number",
+         ALTER TABLE archive.purchase RENAME COLUMN invoice_no TO number;
+         ALTER INDEX archive.purchase RENAME TO bought; ALTER VIEW archive.bought RENAME COLUMN at TO day",
     )?;
     kept(
         &mut client,
-        "DELETE FROM archive.purchase WHERE number = 'B3'",
+        "DELETE FROM archive.bought WHERE number = 'B3'",
     );
     assert_eq!(
         node.text("SELECT relation, match FROM custodian.holds")?,
-        "archive.purchase|{\"at\": [\"2024-06-01\", \"2025-06-01\"], \"number\": [\"A1\", \"B3\"]}"
+        "archive.bought|{\"day\": [\"2024-06-01\", \"2025-06-01\"], \"number\": [\"A1\", \"B3\"]}"
     );
     let error = client.refused(
-        "SELECT custodian.place_hold('x', 'counsel', current_date + 30, 'r', rel => 'archive.purchase', match => '{\"gone\":[\"1\"]}')",
+        "SELECT custodian.place_hold('x', 'counsel', current_date + 30, 'r', rel => 'archive.bought', match => '{\"gone\":[\"1\"]}')",
     );
     assert_eq!(error.sqlstate(), "42704");
     Ok(())
