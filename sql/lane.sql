@@ -87,7 +87,7 @@ SELECT t.transfer,
        t.receiver, t.contact, t.organisation, t.region, t.purposes, t.categories, t.method, t.safeguards, t.risks,
        t.rights_channel, t.basis, t.notice, t.valid_until, t.consent_column, t.residencies, t.registered_by,
        t.registered_at, t.approved_by, t.approved_at, t.approval_reason, t.revoked_by, t.revoked_at, t.revoke_reason
-FROM custodian.transfer t
+FROM ONLY custodian.transfer t
 WHERE custodian.require_steward('read transfers');
 COMMENT ON VIEW custodian.transfers IS 'transfers with all that is on record about them: for stewards';
 
@@ -99,7 +99,7 @@ SELECT l.lane, l.transfer,
             ELSE 'suspended' END AS state,
        l.role, l.network, l.issuer, l.database, l.slot, l.plugin, l.publications, l.opened_by, l.opened_at, l.closed_by,
        l.closed_at, l.close_reason, l.sent_until, l.recall_notice
-FROM custodian.lane l LEFT JOIN custodian.transfer t ON t.transfer = l.transfer
+FROM ONLY custodian.lane l LEFT JOIN ONLY custodian.transfer t ON t.transfer = l.transfer
 WHERE custodian.require_steward('read lanes');
 COMMENT ON VIEW custodian.lanes IS 'openings for transfers; suspended: the transfer has expired; foreign: made for a database of another name. For stewards';
 
@@ -111,6 +111,6 @@ SELECT a.lane, a.transfer,
             ELSE 'suspended' END AS state,
        a.command, a.region, a.organisation, a.database, a.opened_by, a.opened_at, a.closed_by, a.closed_at, a.close_reason,
        a.archived_until, a.recall_notice
-FROM custodian.archive_lane a LEFT JOIN custodian.transfer t ON t.transfer = a.transfer
+FROM ONLY custodian.archive_lane a LEFT JOIN ONLY custodian.transfer t ON t.transfer = a.transfer
 WHERE custodian.require_steward('read archive lanes');
 COMMENT ON VIEW custodian.archive_lanes IS 'openings for archive_command to ship WAL outside, which count while each database of the cluster has one; states as in custodian.lanes. For stewards';

@@ -129,7 +129,7 @@ fn published(objects: &[&pg_sys::PublicationObjSpec]) -> Result<Vec<Published>> 
 fn permit(publication: &str) -> Result<Option<Vec<String>>> {
     sandbox::as_extension_owner(|| {
         spi::select_one(
-            "SELECT regions FROM custodian.publication_permit WHERE publication = $1::pg_catalog.name",
+            "SELECT regions FROM ONLY custodian.publication_permit WHERE publication = $1::pg_catalog.name",
             &[publication.into()],
             |row| row.must(1),
         )

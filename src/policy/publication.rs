@@ -86,7 +86,7 @@ fn current(publication: &str) -> Result<Option<(Vec<String>, String)>> {
     // Not a read-only query: what others committed while a lock was waited for must be seen.
     sandbox::as_extension_owner(|| {
         let rows = spi::write(
-            "SELECT regions, reason FROM custodian.publication_permit WHERE publication = $1",
+            "SELECT regions, reason FROM ONLY custodian.publication_permit WHERE publication = $1",
             &[publication.into()],
             |row| Ok((row.must(1)?, row.must(2)?)),
         )?;
@@ -121,7 +121,7 @@ pub fn forbid(publication: &str) -> Result<()> {
     )?;
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "DELETE FROM custodian.publication_permit WHERE publication = $1",
+            "DELETE FROM ONLY custodian.publication_permit WHERE publication = $1",
             &[publication.into()],
         )
     })?;

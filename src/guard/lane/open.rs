@@ -249,7 +249,7 @@ fn write_closed(
     sandbox::as_extension_owner(|| {
         spi::write(
             &format!(
-                "UPDATE custodian.lane l SET closed_by = session_user, closed_at = pg_catalog.now(), close_reason = $2, \
+                "UPDATE ONLY custodian.lane l SET closed_by = session_user, closed_at = pg_catalog.now(), close_reason = $2, \
                      recall_notice = $3, sent_until = (SELECT s.confirmed_flush_lsn FROM pg_catalog.pg_replication_slots s \
                                                        WHERE s.slot_name = l.slot::pg_catalog.name) \
                  WHERE {which} AND l.closed_at IS NULL RETURNING l.lane, l.sent_until::pg_catalog.text"

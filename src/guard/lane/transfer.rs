@@ -348,7 +348,7 @@ fn approve(name: &str, reason: &str) -> Result<()> {
     epoch::advance("transfer.approved", name, json!({ "reason": reason }))?;
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "UPDATE custodian.transfer SET approved_by = session_user, approved_at = pg_catalog.now(), \
+            "UPDATE ONLY custodian.transfer SET approved_by = session_user, approved_at = pg_catalog.now(), \
                  approval_reason = $2 WHERE transfer = $1",
             &[name.into(), reason.into()],
         )
@@ -385,7 +385,7 @@ fn revoke(name: &str, reason: &str, recall_notice: Option<String>) -> Result<()>
     epoch::advance("transfer.revoked", name, json!({ "reason": reason }))?;
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "UPDATE custodian.transfer SET revoked_by = session_user, revoked_at = pg_catalog.now(), \
+            "UPDATE ONLY custodian.transfer SET revoked_by = session_user, revoked_at = pg_catalog.now(), \
                  revoke_reason = $2 WHERE transfer = $1",
             &[name.into(), reason.into()],
         )

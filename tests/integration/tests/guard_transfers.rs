@@ -153,3 +153,72 @@ fn a_transfer_needs_a_complete_record_and_two_people() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_row_of_an_inheriting_table_is_no_transfer() -> Result<()> {
+    let node = Cluster::builder("inheriting")
+        .preload("pg_custodian")
+        .start()?;
+    node.exec(
+        "CREATE ROLE steward; CREATE ROLE lawyer LOGIN; CREATE ROLE officer LOGIN; GRANT steward TO lawyer, officer;
+         CREATE ROLE eu_sub LOGIN REPLICATION; CREATE EXTENSION pg_custodian; CREATE TABLE t (id int)",
+    )?;
+    node.alter_system("custodian.steward_role", "steward")?;
+    node.exec(
+        "SELECT custodian.define_purpose('shop.orders', 'contract', '1 year');
+         SELECT custodian.clear_column('t', 'id'); CREATE PUBLICATION p FOR TABLE t",
+    )?;
+    let mut lawyer = node.client_as("lawyer", "postgres")?;
+    let mut officer = node.client_as("officer", "postgres")?;
+    for name in ["shop.eu", "shop.copy"] {
+        lawyer.batch_execute(&format!(
+            "SELECT custodian.register_transfer('{name}', {REGISTRATION}, valid_until => now() + interval '1 hour')"
+        ))?;
+    }
+    officer.batch_execute("SELECT custodian.approve_transfer('shop.copy', 'board')")?;
+    let open = |transfer: &str| {
+        format!(
+            "SELECT custodian.open_lane('{transfer}', 'eu_sub', 'sub', '{{p}}', network => '192.0.2.0/24')"
+        )
+    };
+    officer.batch_execute(&open("shop.copy"))?;
+    // Rows that somebody keeps below the tables, under names that are registered and that are not.
+    node.exec(
+        "CREATE SCHEMA below;
+         CREATE TABLE below.transfer () INHERITS (custodian.transfer);
+         CREATE TABLE below.lane () INHERITS (custodian.lane);
+         CREATE TABLE below.permit () INHERITS (custodian.publication_permit);
+         INSERT INTO below.transfer SELECT * FROM ONLY custodian.transfer;
+         UPDATE below.transfer SET transfer = 'shop.forged' WHERE transfer = 'shop.copy';
+         INSERT INTO below.lane SELECT * FROM ONLY custodian.lane;
+         UPDATE below.lane SET transfer = 'shop.eu';
+         INSERT INTO below.permit (publication, regions, reason) VALUES ('everything', '{cn,eu}', 'none')",
+    )?;
+    assert_eq!(
+        officer.text("SELECT transfer, state FROM custodian.transfers ORDER BY 1")?,
+        "shop.copy|approved\nshop.eu|registered"
+    );
+    assert_eq!(
+        officer.text("SELECT transfer, state FROM custodian.lanes")?,
+        "shop.copy|open"
+    );
+    assert_eq!(officer.refused(&open("shop.forged")).sqlstate(), "42704");
+    // What the functions change is the row itself.
+    let kept = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) || (SELECT md5(string_agg(l::text, '')) FROM below.lane l) FROM below.transfer t";
+    let before = node.text(kept)?;
+    officer.batch_execute("SELECT custodian.approve_transfer('shop.eu', 'board')")?;
+    officer.batch_execute("SELECT custodian.revoke_transfer('shop.eu', 'contract ended')")?;
+    assert_eq!(node.text(kept)?, before);
+    // The lane below, which names this transfer, was not closed as one of it either.
+    assert_eq!(
+        node.text("SELECT string_agg(change, ' ' ORDER BY epoch) FROM custodian.epoch WHERE change LIKE 'lane.%'")?,
+        "lane.opened"
+    );
+    // Nor is a permission there one.
+    node.alter_system("custodian.enforce", "on")?;
+    let refused = node
+        .client()?
+        .refused("CREATE PUBLICATION everything FOR ALL TABLES");
+    assert_eq!(refused.sqlstate(), "42501", "{refused}");
+    Ok(())
+}

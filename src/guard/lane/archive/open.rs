@@ -95,7 +95,7 @@ fn open(name: &str, command: &str) -> Result<i64> {
     lock::own_table(c"archive_lane")?;
     let lane = sandbox::as_extension_owner(|| {
         let known = spi::write(
-            "SELECT a.lane FROM custodian.archive_lane a WHERE a.transfer = $1 AND a.command = $2 AND a.region = $3 \
+            "SELECT a.lane FROM ONLY custodian.archive_lane a WHERE a.transfer = $1 AND a.command = $2 AND a.region = $3 \
                 AND a.closed_at IS NULL AND a.database = pg_catalog.current_database()::pg_catalog.text",
             &[name.into(), command.into(), region.clone().into()],
             |row| row.must::<i64>(1),
@@ -156,7 +156,7 @@ fn write_closed(
     let closed = sandbox::as_extension_owner(|| {
         spi::write(
             &format!(
-                "UPDATE custodian.archive_lane a SET closed_by = session_user, closed_at = pg_catalog.now(), \
+                "UPDATE ONLY custodian.archive_lane a SET closed_by = session_user, closed_at = pg_catalog.now(), \
                      close_reason = $2, recall_notice = $3, \
                      archived_until = (SELECT s.last_archived_wal FROM pg_catalog.pg_stat_get_archiver() s) \
                  WHERE {which} AND a.closed_at IS NULL RETURNING a.lane, a.archived_until"
