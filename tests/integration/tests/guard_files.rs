@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use integration::{Cluster, Program, Result, Stop, host, wait_until};
+use integration::{Cluster, Net, Program, Result, Stop, host, needs_net, wait_until};
 
 const MAIN: &str =
     "region cn\ninclude_dir regions.d\ninclude_if_exists local.conf\nlocal postgres\n";
@@ -138,6 +138,79 @@ fn a_file_is_checked_without_a_server() -> Result<()> {
     }
     assert_eq!(run(&["check", "nowhere.conf"])?.code(), Some(1));
     assert_eq!(run(&["peer", &file, "--address=x"])?.code(), Some(2));
+    let twice = ["peer", &file, "--region=cn", "--copied-region=cn"];
+    assert_eq!(run(&twice)?.code(), Some(2));
     assert_eq!(run(&[])?.code(), Some(2));
+    Ok(())
+}
+
+#[test]
+fn the_check_without_a_server_answers_as_the_server_does_about_a_region_that_was_copied()
+-> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a"])?;
+    let own = net.at("cn-a").address();
+    let rules = format!(
+        "region cn\nregion sh in cn\nregion eu\nnode {own} cn\nnetwork 10.86.0.0/16 sh\nlocal postgres\n"
+    );
+    let node = Cluster::builder("copied")
+        .preload("pg_custodian")
+        .place(net.at("cn-a"))
+        .conf("include_if_exists = '../region.conf'")
+        .file("custodian_regions.conf", &rules)
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    let file = node.data_dir().join("custodian_regions.conf");
+    let file = file.display().to_string();
+    let elsewhere = node.data_dir().join("../region.conf");
+    // A line and the setting agree where one lies in the other, unless the setting came with a copy and says less of the world.
+    for (region, copied, verdict) in [
+        ("cn", true, "inside"),
+        ("cn", false, "inside"),
+        ("sh", false, "inside"),
+        ("sh", true, "unknown"),
+        ("eu", false, "unknown"),
+        ("eu", true, "unknown"),
+    ] {
+        let line = format!("custodian.region = '{region}'\n");
+        let (here, there) = if copied {
+            (line.as_str(), "")
+        } else {
+            ("", line.as_str())
+        };
+        node.write_file("postgresql.auto.conf", here)?;
+        fs::write(&elsewhere, there)?;
+        host::give(&elsewhere)?;
+        node.restart()?;
+        let server = node.text("SELECT verdict, reason FROM custodian.check_peer('10.86.0.7')")?;
+        let option = if copied {
+            "--copied-region"
+        } else {
+            "--region"
+        };
+        let answer = Program::new("pg_custodian_rules", &node.data_dir())?
+            .args([
+                "peer",
+                &file,
+                "--address=10.86.0.7",
+                &format!("--node={own}"),
+                &format!("{option}={region}"),
+            ])
+            .run()?
+            .all();
+        let told = |what: &str| {
+            answer
+                .lines()
+                .find_map(|line| line.strip_prefix(what))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert_eq!(
+            format!("{}|{}", told("verdict: "), told("reason: ")),
+            server,
+            "{region} {copied}"
+        );
+        assert_eq!(told("verdict: "), verdict, "{region} {copied}: {answer}");
+    }
     Ok(())
 }

@@ -22,8 +22,10 @@ peer tells what the rules say about a peer, and by which line:
   --issuer=DN         issuer of its certificate, as pg_stat_ssl.issuer_dn shows it
   --subject=DN        subject of its certificate, as pg_stat_ssl.client_dn shows it
   --role=ROLE         the role that it connects as
-  --node=ADDRESS      an address of the node, as a \"node\" line has it; or
-  --region=REGION     the node's region, as custodian.region has it
+  --node=ADDRESS      an address of the node, as a \"node\" line has it; may be given more than once
+  --region=REGION     the node's region, as custodian.region has it; or, where that
+                      is set in a file of the data directory, which copies of it take along:
+  --copied-region=REGION
 
 Exit status: 0 if the file is right and the peer inside, 1 if not, 2 for a wrong call.";
 
@@ -43,6 +45,8 @@ struct Asked {
     role: String,
     node: Vec<IpAddr>,
     region: Option<String>,
+    /// Whether the region goes with copies of the data directory.
+    copied: bool,
 }
 
 fn address(text: &str) -> Result<IpAddr, End> {
@@ -64,7 +68,12 @@ fn asked(options: &[String]) -> Result<Asked, End> {
             "--subject" => asked.subject = Some(value.to_owned()),
             "--role" => value.clone_into(&mut asked.role),
             "--node" => asked.node.push(address(value)?),
-            "--region" => asked.region = Some(value.to_owned()),
+            "--region" | "--copied-region" => {
+                if asked.region.replace(value.to_owned()).is_some() {
+                    return Err(End::Usage("a node has one region".to_owned()));
+                }
+                asked.copied = name == "--copied-region";
+            }
             _ => return Err(End::Usage(format!("there is no option \"{name}\""))),
         }
     }
@@ -106,7 +115,7 @@ fn check(file: &str) -> Result<ExitCode, End> {
 fn peer(file: &str, options: &[String]) -> Result<ExitCode, End> {
     let asked = asked(options)?;
     let (_, rules) = read(file)?;
-    let own = rules.own(asked.region.as_deref(), false, &asked.node);
+    let own = rules.own(asked.region.as_deref(), asked.copied, &asked.node);
     let address = match asked.address {
         Some(address) => Address::Ip(address),
         None if asked.issuer.is_none() && asked.subject.is_none() => Address::Socket,
