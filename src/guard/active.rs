@@ -127,6 +127,11 @@ impl Active {
         }
     }
 
+    /// Whether it was looked up, and the addresses of this machine could not be read.
+    pub fn is_lost(&self) -> bool {
+        self.lost.get().is_some() && self.own.get().is_none()
+    }
+
     fn look_up_own(&self) -> std::io::Result<Own> {
         let region = guc::region();
         let Some(rules) = &self.rules else {
@@ -147,6 +152,13 @@ impl Active {
         };
         let copied = rules.has_nodes() && inherited::file().is_some();
         Ok(rules.own(region.as_deref(), copied, &addresses))
+    }
+
+    /// The same rules, of a node that is there.
+    fn placed(&self, own: Own) -> Rc<Active> {
+        let active = self.unplaced();
+        active.own.get_or_init(|| own);
+        active
     }
 
     /// The same, with where this node is not looked up yet.
@@ -358,20 +370,15 @@ fn read_again() {
     shared.read_at.store(read_at, Ordering::Release);
 }
 
-/// Has this process look again where this node is: an address can come and go while it runs. For processes that last.
+/// Has this process look again where this node is: an address can come and go while it runs. For processes that last. Where the
+/// addresses cannot be read now it stays where it was known to be, since that says nothing against it.
 pub fn look_again() {
-    // What cannot be read now says nothing against what was.
-    if own_addresses().is_err() {
-        return;
-    }
     LOCAL.with_borrow_mut(|local| {
-        let Some(active) = local else { return };
-        match Rc::get_mut(active) {
-            Some(alone) => {
-                alone.own = OnceCell::new();
-                alone.lost = OnceCell::new();
-            }
-            None => *active = active.unplaced(),
+        if let Some(active) = local
+            && let Ok(own) = active.look_up_own()
+            && active.own.get() != Some(&own)
+        {
+            *active = active.placed(own);
         }
     });
 }

@@ -1,4 +1,5 @@
-//! Who the client of this backend is: judged at the first use, and again when other rules come into force.
+//! Who the client of this backend is: judged at the first use, and again when other rules come into force; at each use while
+//! nobody can tell where this node is.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -31,6 +32,8 @@ pub struct Session {
     pub active: Rc<Active>,
     /// Whether what is sent to the client can be read on its way.
     pub plaintext: bool,
+    /// Whether it was judged while nobody could tell where this node is, which may be told at the next look.
+    provisional: bool,
 }
 
 /// The peer that a client is.
@@ -69,6 +72,7 @@ fn judge_this(active: Rc<Active>) -> Rc<Session> {
                 judgement: Judgement::server_process(),
                 active,
                 plaintext: false,
+                provisional: false,
             }
         }
         Some(client) => {
@@ -87,6 +91,7 @@ fn judge_this(active: Rc<Active>) -> Rc<Session> {
                 role: client.role,
                 database: client.database,
                 judgement,
+                provisional: active.is_lost(),
                 active,
                 plaintext: client.plaintext,
             }
@@ -101,7 +106,7 @@ fn under(active: Rc<Active>) -> Rc<Session> {
     let known = JUDGED.with_borrow(|judged| {
         judged
             .as_ref()
-            .filter(|session| session.generation == active.generation)
+            .filter(|session| session.generation == active.generation && !session.provisional)
             .cloned()
     });
     known.unwrap_or_else(|| judge_this(active))

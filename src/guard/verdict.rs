@@ -258,7 +258,9 @@ fn local(rules: &Rules, own: &Own, peer: &Peer) -> Judgement {
 pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
     let place = evidence.place;
     let line = evidence.line;
-    let ours = own.organisation.is_none() || own.organisation == place.organisation;
+    // Where what is known of this node contradicts itself, or could not be read, nobody knows whose it is either.
+    let ours = !own.contradictory
+        && (own.organisation.is_none() || own.organisation == place.organisation);
     let judgement = |verdict, reason: String, remedy: &str| Judgement {
         verdict,
         region: Some(place.region.clone()),
@@ -497,6 +499,8 @@ local postgres
                 .contains("custodian.region is \"de\", but line 5")
         );
         assert!(told.remedy.starts_with("Correct custodian.region"));
+        // Nor does it count whose the peer is, since nobody knows whose the node is.
+        assert!(!told.may_hold(&rules, &["cn".to_owned()]));
     }
 
     #[test]
