@@ -16,7 +16,7 @@ use crate::guard::{ddl, rules::Rules};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{inherit, namespace, relation, sandbox, spi, xact};
+use crate::pg::{extension, inherit, namespace, relation, sandbox, spi, xact};
 use crate::tag::grammar::ColumnLabel;
 
 /// A publication that carries a table, or would.
@@ -80,7 +80,7 @@ fn publications(schemas: &[pg_sys::Oid], tables: &[pg_sys::Oid]) -> Result<Vec<P
     sandbox::as_extension_owner(|| {
         spi::select(
             "SELECT p.pubname::pg_catalog.text, false, NULL::text[], m.regions \
-             FROM pg_catalog.pg_publication p LEFT JOIN custodian.publication_permit m ON m.publication = p.pubname \
+             FROM pg_catalog.pg_publication p LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
              WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n \
                                              WHERE n.pnpubid = p.oid AND n.pnnspid = ANY ($1)) \
              UNION ALL \
@@ -88,7 +88,7 @@ fn publications(schemas: &[pg_sys::Oid], tables: &[pg_sys::Oid]) -> Result<Vec<P
                     (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text) FROM pg_catalog.pg_attribute a \
                      WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::pg_catalog.int2[])), m.regions \
              FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid \
-             LEFT JOIN custodian.publication_permit m ON m.publication = p.pubname \
+             LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
              WHERE r.prrelid = ANY ($2) ORDER BY 1",
             &[schemas.to_vec().into(), tables.to_vec().into()],
             |row| {
@@ -130,9 +130,10 @@ pub fn before(statement: &Utility) -> Result<()> {
     ) || !guc::preloaded()
         || guc::enforce(Gate::Ddl) == Enforce::Off
         || relation::extension_oid().is_none()
-        // While the extension's script or pg_upgrade makes the table, it is not there yet.
-        || ((xact::in_extension_script() || xact::is_upgrade())
-            && relation::own_relation(c"publication_permit").is_none())
+        // Its own tables come with it, wherever it comes to: without it nothing is guarded. What they join is a finding.
+        || extension::is_in_own_script()
+        // While pg_upgrade makes the table, it is not there yet.
+        || (xact::is_upgrade() && relation::own_relation(c"publication_permit").is_none())
         || !is_anything_published()?
     {
         return Ok(());

@@ -80,9 +80,21 @@ fn slots() -> Result<Vec<String>> {
         spi::select(
             "SELECT s.slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots s \
              WHERE s.database = pg_catalog.current_database() \
-               AND EXISTS (SELECT FROM custodian.lane l WHERE l.slot = s.slot_name::pg_catalog.text AND l.closed_at IS NOT NULL) \
-               AND NOT EXISTS (SELECT FROM custodian.lane l WHERE l.slot = s.slot_name::pg_catalog.text AND l.closed_at IS NULL) \
+               AND EXISTS (SELECT FROM ONLY custodian.lane l WHERE l.slot = s.slot_name::pg_catalog.text AND l.closed_at IS NOT NULL) \
+               AND NOT EXISTS (SELECT FROM ONLY custodian.lane l WHERE l.slot = s.slot_name::pg_catalog.text AND l.closed_at IS NULL) \
              ORDER BY 1",
+            &[],
+            |row| row.must(1),
+        )
+    })
+}
+
+/// Publications that carry tables of the extension, as one of all tables does that was there before it came.
+fn publications() -> Result<Vec<String>> {
+    sandbox::as_extension_owner(|| {
+        spi::select(
+            "SELECT DISTINCT t.pubname::pg_catalog.text FROM pg_catalog.pg_publication_tables t \
+             WHERE t.schemaname = 'custodian' ORDER BY 1",
             &[],
             |row| row.must(1),
         )
@@ -272,6 +284,15 @@ pub fn findings() -> Result<Vec<Finding>> {
             object: slot,
             problem: "Its lane was closed. It keeps WAL, which nobody may fetch.".to_owned(),
             remedy: "Drop it with pg_drop_replication_slot().".to_owned(),
+        });
+    }
+    for publication in publications()? {
+        findings.push(Finding {
+            severity: Severity::Error,
+            code: "publication-of-own-tables",
+            object: publication,
+            problem: "It carries tables of the extension: who subscribes to it gets the keys and consents that they hold.".to_owned(),
+            remedy: "Drop it, and make one that names the tables that are to be published.".to_owned(),
         });
     }
     Ok(findings)
