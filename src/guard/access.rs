@@ -20,11 +20,11 @@ use crate::guard::foreign;
 use crate::guard::lane::session as lane;
 use crate::guard::own_residency;
 use crate::guard::refuse::{self, Flow};
-use crate::guard::scripts;
 use crate::guard::seen::{Passed, Seen, Stamp};
 use crate::guard::session::{self, Session};
 use crate::guard::tls;
 use crate::guard::verdict::Verdict;
+use crate::guard::written;
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::backend_local::backend_local;
 use crate::pg::compat::{Access, Asked};
@@ -266,7 +266,7 @@ fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> 
     // Before there are rules everybody is unknown, and who sets the guard up need not be told.
     let judged = session.active.rules.is_some();
     if writes && judged && session.judgement.verdict != Verdict::Inside {
-        write_of_rules(access.relation, session)?;
+        written::before(access.relation, "writing to", session)?;
     }
     if catalogs::is_catalog(access.relation) {
         return Ok(Outcome::Always);
@@ -321,35 +321,6 @@ fn check(access: &Access, starting: Option<Starting<'_>>, session: &Session) -> 
         SEEN.with_borrow_mut(|seen| seen.remember(key, wanted));
     }
     Ok(outcome)
-}
-
-/// Refuses to write from outside into what the guard goes by, such as labels, past the functions and statements that look at it.
-fn write_of_rules(relation: pg_sys::Oid, session: &Session) -> Result<()> {
-    if !catalogs::is_own(relation) && !catalogs::is_catalog(relation) {
-        return Ok(());
-    }
-    // The tables below a view are in the list themselves, and pg_settings is SET for everybody.
-    if relation::kind(relation) == pg_sys::RELKIND_VIEW
-        // Scripts of extensions are files of the server. Nobody but pg_upgrade can be connected while it restores.
-        || (xact::in_extension_script()
-            && catalogs::is_for_scripts(relation)
-            && !scripts::may_others_write())
-        || xact::is_upgrade()
-    {
-        return Ok(());
-    }
-    let name = relation::describe(relation);
-    let judgement = &session.judgement;
-    let error = Error::new(
-        Kind::RegionRefused,
-        format!("writing to \"{name}\" from {} is not allowed", session.peer),
-    )
-    .detail(format!(
-        "The guard goes by what it holds. {}",
-        judgement.reason
-    ))
-    .hint("Connect from inside, as for a restore, or use the statements and functions that are made for it.");
-    refuse::unless_only_warned(Flow::of(session, Gate::Access, name, error), |_| {})
 }
 
 fn examine(request: Request, session: &Session) -> Result<Outcome> {

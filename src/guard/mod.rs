@@ -40,6 +40,7 @@ pub mod tls;
 pub mod verdict;
 pub mod view;
 pub mod widening;
+pub mod written;
 
 use pgrx::prelude::*;
 

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use crate::error::Result;
 use crate::guard::lane::archive::telling;
 use crate::guard::row::dropping;
-use crate::guard::{foreign, function, residency_column};
+use crate::guard::{foreign, function, residency_column, written};
 use crate::pg::hook::Hook;
 use crate::pg::report;
 use crate::policy::declare::history;
@@ -32,6 +32,12 @@ fn before_drop(drop: Drop) -> Result<()> {
     dropping::before_drop(drop)?;
     history::before_drop(drop);
     Ok(())
+}
+
+/// What runs before a table is truncated; an error refuses it.
+fn before_truncate(table: pg_sys::Oid) -> Result<()> {
+    written::before_truncate(table)?;
+    foreign::before_truncate(table)
 }
 
 /// What runs before a function is called for the first time in a statement; an error refuses it.
@@ -84,7 +90,7 @@ extern "C-unwind" fn run(
         }
         pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => before_execute(object),
         // Of each table that a TRUNCATE reaches, partitions and children too, once it is locked.
-        pg_sys::ObjectAccessType::OAT_TRUNCATE => foreign::before_truncate(object),
+        pg_sys::ObjectAccessType::OAT_TRUNCATE => before_truncate(object),
         _ => Ok(()),
     };
     if let Err(error) = verdict {

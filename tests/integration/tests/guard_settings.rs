@@ -410,6 +410,14 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "writing to \"custodian.lawful_basis\"",
         ),
         (
+            "TRUNCATE custodian.publication_permit",
+            "truncating \"custodian.publication_permit\"",
+        ),
+        (
+            "TRUNCATE customer, custodian.purpose CASCADE",
+            "truncating \"custodian.purpose\"",
+        ),
+        (
             "SECURITY LABEL FOR custodian ON DATABASE other IS NULL",
             "removing the label of database \"other\"",
         ),
