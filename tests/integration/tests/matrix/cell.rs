@@ -12,6 +12,7 @@ use crate::channels::{Asks, Brings, Channel, Run};
 use crate::peers::{Peer, Place};
 use crate::rule::{Expected, arrives};
 use crate::stage::Stage;
+use crate::traces;
 
 /// What every canary begins with, and every value that a lane may carry.
 const CANARY: &str = "canary-";
@@ -58,6 +59,7 @@ impl Attempt<'_> {
             .replace("{email}", &format!("{CARRIED}{:04}", self.number))
             .replace("{host}", &self.host(node))
             .replace("{near}", &self.stage.near())
+            .replace("{server}", &self.peer.server())
             .replace("{word}", self.peer.kind.word())
             .replace("{slot}", &slot)
             .replace("{lsn}", &self.lsn)
@@ -128,6 +130,7 @@ impl Attempt<'_> {
                 if output.success() {
                     wrong.push("it was not refused".to_owned());
                 }
+                wrong.extend(untold(&output, channel.run));
                 let refusal = |log: &str| {
                     [" allowed", " would carry "]
                         .iter()
@@ -276,7 +279,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether values that begin with this, or their hexadecimal form, are in anything that the peer has: what its programs
+    /// Whether values that begin with this, in any form that is searched, are in anything that the peer has: what its programs
     /// wrote, and all files in its directory. A standby has those that it was allowed before, so there only this attempt's count.
     fn has(&self, prefix: &str) -> Result<bool> {
         let (text, place) = match self.channel.run {
@@ -286,28 +289,54 @@ impl Attempt<'_> {
             ),
             _ => (prefix.to_owned(), self.dir.path().to_owned()),
         };
-        let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let forms = traces::of(&text);
+        let patterns = || forms.iter().flat_map(|form| ["-e", form.as_str()]);
         // The statements that it was given are its own.
-        let status = Command::new("grep")
-            .args([
-                "-r",
-                "-q",
-                "-a",
-                "-F",
-                "--exclude=*.stdin",
-                "-e",
-                &text,
-                "-e",
-                &hex,
-            ])
-            .arg(place)
+        let files = Command::new("grep")
+            .args(["-r", "-q", "-a", "-F", "--exclude=*.stdin"])
+            .args(patterns())
+            .arg(&place)
             .status()?;
-        match status.code() {
-            Some(0) => Ok(true),
-            Some(1) => Ok(false),
-            _ => Err(Error::new("grep failed")),
+        if found(files)? || matches!(self.channel.run, Run::Standby) {
+            return found(files);
         }
+        // What is encoded may be broken into lines.
+        let joined = "find \"$0\" -type f ! -name '*.stdin' -exec cat {} + | tr -d '\\n' | grep -q -a -F \"$@\"";
+        let lines = Command::new("sh")
+            .args(["-c", joined])
+            .arg(&place)
+            .args(patterns())
+            .status()?;
+        found(lines)
     }
+}
+
+/// What grep says.
+fn found(status: std::process::ExitStatus) -> Result<bool> {
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => Err(Error::new("grep failed")),
+    }
+}
+
+/// What is wrong with the way in which a peer was told that it is refused: in one error, with the reason and what to do. A standby
+/// says in its log what its primary said, within an error of its own, each time that it tries.
+fn untold(output: &Output, run: Run) -> Option<String> {
+    let said = output.all();
+    let count = |word: &str| said.matches(word).count();
+    let errors = count("ERROR:  ") + count("FATAL:  ");
+    let (details, hints) = (count("DETAIL:  "), count("HINT:  "));
+    let well = match run {
+        Run::Standby => details > 0 && errors == 2 * details && hints >= details,
+        _ => (errors, details, hints) == (1, 1, 1),
+    };
+    (!well).then(|| {
+        format!(
+            "the peer was told in {errors} errors, {details} details and {hints} hints: {}",
+            brief(output)
+        )
+    })
 }
 
 /// A count that is the same twice.

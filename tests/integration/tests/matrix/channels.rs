@@ -1,7 +1,7 @@
 //! Ways for data to leave: how each is tried, what it would bring, and which gate answers for it.
 //!
 //! Texts may hold: `{dir}`, a directory of this attempt alone; `{card}`, the canary; `{email}`, what a lane may carry; `{host}`, the peer's address;
-//! `{word}`, the peer's kind in one word; `{slot}`, the slot of the peer's lane; `{lsn}`, a position behind the canary;
+//! `{server}`, a foreign server that leads to the peer; `{word}`, the peer's kind in one word; `{slot}`, the slot of the peer's lane; `{lsn}`, a position behind the canary;
 //! `{socket}`, `{port}` and `{near}`, an address inside, of the node; `{root}`, a directory that all attempts share.
 
 use Asks::*;
@@ -241,6 +241,9 @@ pub const CHANNELS: &[Channel] = &[
         Sql("EXPLAIN ANALYZE SELECT card FROM abroad WHERE place = 'eu'")),
     channel(READS, "COPY of a table TO STDOUT", Session(Access), Card, Sql("COPY customer (card) TO STDOUT")),
     channel(READS, "COPY of a query TO STDOUT", Session(Access), Card, Sql("COPY (SELECT card FROM customer) TO STDOUT")),
+    channel(READS, "COPY in binary", Session(Access), Card, Sql("COPY customer (card) TO STDOUT (FORMAT binary)")),
+    channel(READS, "as `bytea`", Session(Access), Card, Sql("SELECT card::bytea FROM customer")),
+    channel(READS, "`encode()` in base64", Session(Access), Card, Sql("SELECT encode(repeat('x', 50 + id)::bytea || card::bytea, 'base64') FROM customer")),
     channel(READS, "`\\copy`", Session(Access), Card, Sql("\\copy customer (card) to '{dir}/copied'")),
     channel(READS, "COPY to a file of the server", Session(Access), Card, Sql("COPY customer TO '{dir}/written'")),
     channel(READS, "COPY to a program", Session(Access), Card, Sql("COPY customer TO PROGRAM 'cat > {dir}/written'")),
@@ -317,6 +320,14 @@ pub const CHANNELS: &[Channel] = &[
     channel(OPENS, "CREATE SERVER of postgres_fdw", Destination(Ddl), Nothing,
         Sql("BEGIN; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{host}'); ROLLBACK")),
     channel(OPENS, "ALTER SERVER", Destination(Ddl), Nothing, Sql("BEGIN; ALTER SERVER near OPTIONS (SET host '{host}'); ROLLBACK")),
+    // It goes as far as the connection, to a port where nobody is, or to a schema that is not there.
+    channel(OPENS, "IMPORT FOREIGN SCHEMA", Destination(Ddl), Nothing, Sql(
+        "DO $$ BEGIN IMPORT FOREIGN SCHEMA nowhere FROM SERVER {server} INTO public;
+         EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection OR fdw_schema_not_found THEN NULL; END $$")),
+    channel(OPENS, "CREATE USER MAPPING", Destination(Ddl), Nothing,
+        Sql("BEGIN; CREATE USER MAPPING FOR maker SERVER {server} OPTIONS (user 'x', password 'y'); ROLLBACK")),
+    channel(OPENS, "ALTER USER MAPPING", Destination(Ddl), Nothing,
+        Sql("BEGIN; ALTER USER MAPPING FOR PUBLIC SERVER {server} OPTIONS (SET user 'x'); ROLLBACK")),
     channel(OPENS, "CREATE SUBSCRIPTION", Destination(Ddl), Nothing, Sql(
         "BEGIN; CREATE SUBSCRIPTION s CONNECTION 'host={host} dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE); ROLLBACK")),
     channel(OPENS, "ALTER SUBSCRIPTION … CONNECTION", Destination(Ddl), Nothing, Sql(

@@ -15,8 +15,10 @@ mod page;
 mod peers;
 mod rule;
 mod stage;
+mod traces;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use channels::Channel;
 use integration::{Net, Result};
@@ -148,7 +150,11 @@ fn run(mode: Mode) -> Result<()> {
         cells.len(),
         wrong.join("\n")
     );
-    eprintln!("{} cells in mode {mode:?}", cells.len());
+    let certified = cells.iter().filter(|(_, peer)| peer.cert.is_some()).count();
+    eprintln!(
+        "{} cells in mode {mode:?}, {certified} of peers with a certificate",
+        cells.len()
+    );
     Ok(())
 }
 
@@ -192,6 +198,78 @@ fn the_cells_of_each_day_cover_all_pairs() {
     }
     let all = every_cell(Mode::On).len() + every_cell(Mode::Warn).len();
     assert!(cells.len() * 3 < all, "{} of {all} cells", cells.len());
+}
+
+/// Runs cells of some channels as on a machine that gives no network namespaces: their number, that of those with a certificate, and
+/// of those that are said to be skipped.
+fn without_namespaces(channels: &str) -> Result<[usize; 3]> {
+    // Who is no superuser of the machine cannot make any anyway.
+    let mut command = match Net::available() {
+        Ok(()) => {
+            let mut command = Command::new("setpriv");
+            command
+                .arg("--bounding-set=-sys_admin,-net_admin")
+                .arg(std::env::current_exe()?);
+            command
+        }
+        Err(_) => Command::new(std::env::current_exe()?),
+    };
+    let output = command
+        .env("CUSTODIAN_MATRIX", channels)
+        .env_remove("CUSTODIAN_TEST_NEEDS_NET")
+        .args([
+            "--exact",
+            "--nocapture",
+            "every_channel_is_open_to_whom_it_may_be_and_closed_to_all_others_when_gates_are_on",
+        ])
+        .output()?;
+    let said = [output.stdout, output.stderr]
+        .map(|text| String::from_utf8_lossy(&text).into_owned())
+        .concat();
+    if !output.status.success() {
+        return Err(integration::Error::new(said));
+    }
+    let before = |words: &str| {
+        let line = said.lines().find(|line| line.contains(words))?;
+        line.split(words)
+            .next()?
+            .split(' ')
+            .next_back()?
+            .parse()
+            .ok()
+    };
+    let numbers = [
+        before(" cells in mode On"),
+        before(" of peers with a certificate"),
+        before(" cells whose peers, or whose node, are known by their network"),
+    ];
+    numbers
+        .into_iter()
+        .collect::<Option<Vec<usize>>>()
+        .and_then(|numbers| numbers.try_into().ok())
+        .ok_or_else(|| integration::Error::new(said))
+}
+
+#[test]
+fn without_namespaces_the_half_of_the_certificates_runs_and_the_rest_is_said_to_be_skipped()
+-> Result<()> {
+    const CHANNELS: &str = "making its slot|COPY in binary";
+    let [run, certified, skipped] = without_namespaces(CHANNELS)?;
+    let all: Vec<Selected> = every_cell(Mode::On)
+        .into_iter()
+        .filter(|(channel, _)| CHANNELS.split('|').any(|part| channel.name.contains(part)))
+        .collect();
+    let of_certificates = all
+        .iter()
+        .filter(|(_, peer)| {
+            peer.cert.is_some() && !peer.needs_net() && peer.kind != Kind::OtherOrganisation
+        })
+        .count();
+    assert!(of_certificates >= 2 * 5, "{of_certificates}");
+    assert_eq!(certified, of_certificates);
+    assert_eq!(run + skipped, all.len());
+    assert!(skipped > 0 && run > certified, "{run} {skipped}");
+    Ok(())
 }
 
 #[test]

@@ -18,8 +18,8 @@ written from the tables of that test (`tests/integration/tests/matrix/`); the la
 
 - **passes**: it works, and the guard records nothing. Where the channel carries values, the test looks for a canary, a value of
   a tagged column, in what arrived, and finds it: otherwise the next line would prove nothing.
-- **refused**: one error with SQLSTATE 42501, and an event of the gate in `custodian.guard_events`. In all that the peer got
-  (output, files, dumps, WAL) there is not a byte of a canary, as text or in hexadecimal digits.
+- **refused**: one error with SQLSTATE 42501, a DETAIL and a HINT reaches the peer, and an event of the gate is in
+  `custodian.guard_events`. In all that the peer got (output, files, dumps, WAL) there is no canary, as text, in hexadecimal digits or in base64.
 - In `warn` everything passes, and the gate that would refuse it records that.
 - Whoever fails to authenticate gets the server's own error (28P01) on every channel, and the guard records nothing.
 
@@ -32,7 +32,7 @@ Without network namespaces the peers that are known by a certificate are tried, 
 ";
 
 /// What other tests show, which need another arrangement than a peer that asks: channel, gate, outcome, file, test.
-const ELSEWHERE: [(&str, &str, &str, &str, &str); 43] = [
+const ELSEWHERE: [(&str, &str, &str, &str, &str); 47] = [
     (
         "a standby inside copies and follows; one outside gets nothing more",
         "login",
@@ -88,6 +88,34 @@ const ELSEWHERE: [(&str, &str, &str, &str, &str); 43] = [
         "refused, to superusers and stewards too",
         "guard_settings",
         "nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser",
+    ),
+    (
+        "rows that somebody keeps below the tables of transfers, lanes and permitted publications",
+        "ddl",
+        "count for nothing",
+        "guard_transfers",
+        "a_row_of_an_inheriting_table_is_no_transfer",
+    ),
+    (
+        "sessions and walsenders of a node that cannot read its own addresses",
+        "access, sentinel",
+        "what runs goes on; who comes is refused until it can",
+        "guard_addresses",
+        "a_node_that_cannot_read_its_addresses_keeps_its_place_and_lets_nobody_new_in_until_it_can",
+    ),
+    (
+        "jobs of pg_cron, in background workers and over connections",
+        "access",
+        "passes in workers; over connections as any session",
+        "pg_cron",
+        "jobs_of_pg_cron_in_background_workers_are_the_servers_own_and_over_connections_are_somebodys",
+    ),
+    (
+        "tables of the extension in a publication of all tables that was there before it",
+        "ddl",
+        "a finding; no table more joins",
+        "guard_published",
+        "the_extension_comes_to_a_database_where_all_tables_are_published",
     ),
     (
         "what streams on a lane, when a row filter is dropped",

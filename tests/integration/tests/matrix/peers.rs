@@ -76,7 +76,7 @@ impl Kind {
 }
 
 /// How a peer reaches the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// From a network namespace.
     At(&'static str),
@@ -84,6 +84,17 @@ pub enum Place {
     Loopback,
     /// Over the unix socket.
     Socket,
+}
+
+impl Place {
+    /// The foreign server that leads there.
+    pub fn server(self) -> String {
+        match self {
+            At(place) => format!("to_{}", place.replace('-', "_")),
+            Loopback => "to_loopback".to_owned(),
+            Socket => "to_socket".to_owned(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -99,6 +110,11 @@ pub struct Peer {
 impl Peer {
     pub fn needs_net(&self) -> bool {
         matches!(self.place, At(_))
+    }
+
+    /// The foreign server that leads there.
+    pub fn server(&self) -> String {
+        self.place.server()
     }
 
     /// Whether a connection that the node itself opens can lead to it: a place is one, a certificate is not. One peer of a

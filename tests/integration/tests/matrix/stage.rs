@@ -1,13 +1,16 @@
 //! The nodes of one mode: a primary and a standby in region cn, with everything that the channels try to get at.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use integration::{Certs, Cluster, Net, Result, Sql, quote_literal};
 use postgres::Client;
 
 use crate::follower::Follower;
-use crate::peers::{self, AUTHORITIES, CLOSED, IN_OTHER_DATABASE, INTRUDER, LANES, PLACES};
+use crate::peers::{
+    self, AUTHORITIES, CLOSED, IN_OTHER_DATABASE, INTRUDER, LANES, PEERS, PLACES, Place,
+};
 use crate::rule::Mode;
 
 /// Where primary and standby are.
@@ -131,6 +134,29 @@ fn other_database(node: &Cluster) -> Result<Client> {
          CREATE PUBLICATION contacts FOR TABLE cleared",
     )?;
     Ok(officer)
+}
+
+/// Foreign servers that lead to the peers, from before the gates were on. They are another's: what stands is not what is asked here.
+fn servers(node: &Cluster, net: Option<&Net>) -> Result<()> {
+    let places: BTreeSet<(String, Place)> = PEERS
+        .iter()
+        .map(|peer| (peer.place.server(), peer.place))
+        .collect();
+    let mut maker = node.client_as("maker", "postgres")?;
+    for (server, place) in places {
+        let host = match (place, net) {
+            (Place::At(place), Some(net)) => net.at(place).address().to_string(),
+            (Place::At(_), None) => continue,
+            (Place::Loopback, _) => "127.0.0.1".to_owned(),
+            (Place::Socket, _) => node.socket_dir().display().to_string(),
+        };
+        maker.batch_execute(&format!(
+            "CREATE SERVER {server} FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{host}', port '{}', dbname 'postgres');
+             CREATE USER MAPPING FOR PUBLIC SERVER {server} OPTIONS (user 'maker', password_required 'false')",
+            node.port()
+        ))?;
+    }
+    Ok(())
 }
 
 fn policy(node: &Cluster, near: &str) -> Result<()> {
@@ -262,6 +288,7 @@ impl Stage {
             node.reload()?;
         }
         policy(&node, &near)?;
+        servers(&node, net.as_ref())?;
         if has_wal2json {
             node.text("SELECT pg_create_logical_replication_slot('json', 'wal2json')")?;
         }
