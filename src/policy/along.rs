@@ -7,11 +7,13 @@ use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
-use crate::pg::{heap, inherit, relation, sandbox, spi};
+use crate::pg::{clock_index, heap, inherit, relation, sandbox, spi};
 use crate::policy::cascade::{self, CHANGED, DELETED, TOGETHER};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan, RelId};
-use crate::policy::render::{self, Due};
+use crate::policy::once::Once;
+use crate::policy::render::along::{self, Tell};
+use crate::policy::render::{self, Due, Statement};
 
 /// Rows of one relation that go, or change, along with those of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,41 +74,75 @@ pub fn counted_together<'d, 'p>(plan: &Plan, dues: &'d [Due<'p>]) -> Vec<&'d [Du
     }
 }
 
-/// Counts what would go along with the rows of leaves that are due for deletion; of one owner, where they are several.
-pub fn count(dues: &[Due]) -> Result<Vec<Along>> {
-    let (Some(first), Some(statement)) = (dues.first(), render::along(dues)) else {
+/// Counts what would go along with the rows of leaves that are due for deletion; of one owner, where they are several. Rows
+/// that were counted as going along with others, or are counted as their own table's, are none.
+pub fn count(dues: &[Due], once: &mut Once) -> Result<Vec<Along>> {
+    let Some(first) = dues.first() else {
         return Ok(Vec::new());
     };
     let Due { plan, leaf, .. } = *first;
+    let tell = match once.may_meet(plan) {
+        true => Tell::Places,
+        false => Tell::Count,
+    };
+    let Some(told) = along::along(dues, once.own(), tell) else {
+        return Ok(Vec::new());
+    };
+    let Statement { sql, params, .. } = &told.statement;
     // The conditions ask for consents, erasures and pseudonyms, as those of any count.
-    let counted = key::with_key(plan, For::Recognizing, || {
+    let mut rows = key::with_key(plan, For::Recognizing, || {
         as_leaf_owner(plan, leaf, || {
-            let params = spi::bind(&statement.params)?;
-            spi::select(&statement.sql, &params, |row| {
-                Ok((
-                    row.must::<pg_sys::Oid>(1)?,
-                    row.must::<bool>(2)?,
-                    row.must::<i64>(3)?,
-                ))
+            let params = spi::bind(params)?;
+            spi::select(sql, &params, |row| {
+                let places = match tell {
+                    Tell::Count => None,
+                    Tell::Places => Some(row.must::<Vec<i32>>(4)?),
+                };
+                let relation = row.must::<pg_sys::Oid>(1)?;
+                Ok((relation, row.must::<i32>(2)?, row.must::<i64>(3)?, places))
             })
         })
     })?;
+    // What is deleted first: what others change is told as deleted.
+    rows.sort_unstable_by_key(|(_, way, ..)| *way);
     let peers = peers(plan);
-    // A leaf of its own table, too, where rows of others are asked for.
-    let together = |relation: &u32| {
-        peers.contains(relation) || !plan.circle.is_empty() && plan.family.contains(relation)
-    };
-    Ok(counted
-        .into_iter()
-        .map(|(relation, deleted, rows)| {
-            let action = match deleted {
-                true if together(&relation.to_u32()) => TOGETHER,
-                true => DELETED,
-                false => CHANGED,
-            };
-            Along::of(relation, action, rows)
-        })
+    let mut found: BTreeMap<(u32, &'static str), i64> = BTreeMap::new();
+    for (relation, way, number, places) in rows {
+        let id = relation.to_u32();
+        // A leaf of its own table, too, where rows of others are asked for.
+        let together = peers.contains(&id) || !plan.circle.is_empty() && plan.family.contains(&id);
+        let action = match way {
+            along::DELETED if together => TOGETHER,
+            along::DELETED => DELETED,
+            _ => CHANGED,
+        };
+        let rows = match places {
+            None => number,
+            Some(offsets) => {
+                let block = u32::try_from(number).map_err(Error::internal)?;
+                let offsets: Vec<u16> = offsets
+                    .into_iter()
+                    .filter_map(|offset| u16::try_from(offset).ok())
+                    .collect();
+                let key = usize::try_from(way - 1).ok();
+                match key.and_then(|key| told.changing.get(key)) {
+                    None => once.delete(id, block, &offsets),
+                    Some(key) => once.change(key, id, block, &offsets),
+                }
+            }
+        };
+        *found.entry((id, action)).or_default() += rows;
+    }
+    let found = found.into_iter().filter(|(_, rows)| *rows > 0);
+    Ok(found
+        .map(|((id, action), rows)| Along::of(pg_sys::Oid::from(id), action, rows))
         .collect())
+}
+
+/// Has room for what is counted of rows that go along with those of `plans`: as much as other places may take. Rows of `own`
+/// leaves are counted as their own table's.
+pub fn once(plans: &[&Plan], own: impl IntoIterator<Item = RelId>) -> Once {
+    Once::of(plans, own, clock_index::memory())
 }
 
 fn peers(plan: &Plan) -> BTreeSet<u32> {

@@ -59,6 +59,15 @@ pub fn declared(plan: &Plan) -> impl Iterator<Item = &ForeignKey> {
         .map(|dependent| &dependent.foreign_key)
 }
 
+/// The same, each with its child, what is above it and what is below it.
+pub fn declared_tables(plan: &Plan) -> impl Iterator<Item = (&ForeignKey, &[RelId])> {
+    let reached = reached(plan).into_iter();
+    reached.filter_map(|dependent| {
+        let declared = dependent.plan.as_deref().filter(|plan| plan.declared)?;
+        Some((&dependent.foreign_key, declared.family.as_slice()))
+    })
+}
+
 /// The relations whose rows such actions reach, each as its foreign key names it, and whether they were declared to go
 /// along. Of others no row may be reached: they go first, or keep what they refer to.
 pub fn relations(plan: &Plan) -> BTreeMap<RelId, bool> {

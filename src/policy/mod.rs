@@ -25,6 +25,7 @@ pub mod minimum;
 pub mod model;
 #[cfg(test)]
 mod model_tests;
+pub mod once;
 pub mod order;
 pub mod period;
 pub mod preview;

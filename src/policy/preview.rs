@@ -14,7 +14,8 @@ use crate::policy::along::{self, Along};
 use crate::policy::compile::{Connections, compile_connected};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
-use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId};
+use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId, Table};
+use crate::policy::once::Once;
 use crate::policy::period::Instant;
 use crate::policy::render::erasure::count_by_cause;
 use crate::policy::render::kept::kept;
@@ -67,13 +68,15 @@ pub fn describe(caught: &Caught, leaf: &Leaf) -> String {
 }
 
 /// Counts line by line.
-struct Counter {
+struct Counter<'o> {
     lines: Vec<Rows>,
+    /// What goes along with rows that were counted before, of this table and of others.
+    once: &'o mut Once,
     /// Large leaves are sampled.
     estimate: bool,
 }
 
-impl Counter {
+impl Counter<'_> {
     fn add(&mut self, line: Line, rows: Option<i64>, estimated: bool) {
         match self.lines.iter_mut().find(|(known, ..)| *known == line) {
             Some((_, sum, some)) => {
@@ -173,7 +176,7 @@ impl Counter {
                     return Ok(Vec::new());
                 }
             }
-            along::count(dues)
+            along::count(dues, self.once)
         });
         match counted {
             Ok(counted) => {
@@ -258,6 +261,15 @@ impl Counter {
         for dues in along::counted_together(plan, &going) {
             self.along(plan, dues);
         }
+        if self.once.is_full() {
+            let line = Line {
+                along: None,
+                action: "cannot count".to_owned(),
+                reason: Once::FULL.to_owned(),
+                columns: Vec::new(),
+            };
+            self.add(line, None, false);
+        }
         for leaf in leaves {
             self.kept(plan, leaf, policy, cutoff);
         }
@@ -278,16 +290,19 @@ impl Counter {
 }
 
 /// What a plan asks for at `cutoff` of the leaves of a `part`, and what it keeps back, counted or estimated as their owners.
+/// Rows that go along are told as far as nothing counts them `once` already.
 pub(super) fn lines(
     plan: &Plan,
     part: Part,
     policy: &Policy,
     cutoff: Instant,
     estimate: bool,
+    once: &mut Once,
 ) -> Result<Vec<Rows>> {
     key::with_key(plan, For::Recognizing, || {
         let counter = Counter {
             lines: Vec::new(),
+            once,
             estimate,
         };
         Ok(counter.plan(plan, part, policy, cutoff))
@@ -329,7 +344,7 @@ fn counted(
     let schema = load::schema(rel)?;
     let policy = load::policy()?;
     let connections = Connections::of(&schema);
-    let mut found = Vec::new();
+    let mut plans = Vec::new();
     for id in load::order(&schema) {
         let Some(table) = schema.tables.get(&id) else {
             continue;
@@ -339,18 +354,30 @@ fn counted(
             Some(rel) => table.family.contains(&rel.to_u32()),
             None => steward || relation::is_owner(pg_sys::Oid::from(id)),
         };
-        if !asked {
-            continue;
+        if asked {
+            let plan = compile_connected(&schema, &connections, &policy, id);
+            plans.push((table, plan));
         }
-        let plan = compile_connected(&schema, &connections, &policy, id);
-        // A partition, or a part of the tree: only the leaves below it.
-        let part = |leaf: &Leaf| {
-            rel.map(pg_sys::Oid::to_u32).is_none_or(|rel| {
-                leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == id
-            })
-        };
-        let lines = lines(&plan, &part, &policy, cutoff, estimate)?;
-        let relation = |line: &Rows| line.0.along.unwrap_or(id);
+    }
+    // A partition, or a part of the tree: only the leaves below it.
+    let is_part = |table: &Table, leaf: &Leaf| {
+        rel.map(pg_sys::Oid::to_u32).is_none_or(|rel| {
+            leaf.within.contains(&rel) || !table.above.contains(&rel) && rel == table.id
+        })
+    };
+    let own = plans.iter().flat_map(|(table, plan)| {
+        let leaves = plan.leaves.iter();
+        leaves
+            .filter(|leaf| is_part(table, leaf))
+            .map(|leaf| leaf.id)
+    });
+    let compiled: Vec<&Plan> = plans.iter().map(|(_, plan)| plan).collect();
+    let mut once = along::once(&compiled, own);
+    let mut found = Vec::new();
+    for (table, plan) in &plans {
+        let part = |leaf: &Leaf| is_part(table, leaf);
+        let lines = lines(plan, &part, &policy, cutoff, estimate, &mut once)?;
+        let relation = |line: &Rows| line.0.along.unwrap_or(table.id);
         found.extend(lines.into_iter().map(|line| (relation(&line), line)));
     }
     Ok(found)
@@ -358,7 +385,7 @@ fn counted(
 
 /// What the policy asks for at `as_of` (now, by default), without doing any of it: one row for each disposal
 /// that is due, one for each other table whose rows go along, and one for each reason why cells or rows that no purpose
-/// covers are kept back. `rel` limits it to one table or partition, whose owner the caller must be; stewards see every
+/// covers are kept back. A row that goes is counted once, under its own table where that was asked for as well. `rel` limits it to one table or partition, whose owner the caller must be; stewards see every
 /// table, others those they own. Counts run with the rights of each leaf's owner; one that fails is a row that says why.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]

@@ -11,13 +11,15 @@ use crate::error::Result;
 use crate::pg::args::required;
 use crate::pg::regclass::Regclass;
 use crate::pg::{clock, relation};
+use crate::policy::along;
 use crate::policy::basis_store;
 use crate::policy::compile::compile;
 use crate::policy::declare::apply;
 use crate::policy::declare::diff::{self, Change};
 use crate::policy::declare::state::{self, LawKind, State};
 use crate::policy::load;
-use crate::policy::model::{Maximum, Minimum, Policy, Purpose, RelId, Schema, Span};
+use crate::policy::model::{Maximum, Minimum, Plan, Policy, Purpose, RelId, Span};
+use crate::policy::once::Once;
 use crate::policy::period::Instant;
 use crate::policy::preview::{self, Line};
 
@@ -79,28 +81,34 @@ fn decided(declared: &State, now: &Policy, is_consent: impl Fn(&state::Purpose) 
 /// The rows of a line now, and under the changed policy; `None`: not counted.
 type Both = (Option<i64>, Option<i64>);
 
-/// The lines of a table that differ.
+/// The plans of a table now, and under the changed policy.
+type Plans = (Plan, Plan);
+
+/// The lines of a table that differ. Rows that go along are those that no other table has told, now and then.
 fn compare(
-    now: (&Schema, &Policy),
-    then: (&Schema, &Policy),
-    table: RelId,
+    (before, after): &Plans,
+    (now, then): (&Policy, &Policy),
     cutoff: Instant,
+    (told, tell): (&mut Once, &mut Once),
 ) -> Result<Vec<(Line, Both)>> {
-    let (before, after) = (compile(now.0, now.1, table), compile(then.0, then.1, table));
-    if before.digest == after.digest && before.unresolved == after.unresolved {
-        return Ok(Vec::new());
-    }
     let mut lines: BTreeMap<Line, Both> = BTreeMap::new();
-    for (line, rows, _) in preview::lines(&before, &preview::whole, now.1, cutoff, false)? {
+    for (line, rows, _) in preview::lines(before, &preview::whole, now, cutoff, false, told)? {
         lines.insert(line, (rows, Some(0)));
     }
-    for (line, rows, _) in preview::lines(&after, &preview::whole, then.1, cutoff, false)? {
+    for (line, rows, _) in preview::lines(after, &preview::whole, then, cutoff, false, tell)? {
         lines.entry(line).or_insert((Some(0), None)).1 = rows;
     }
     Ok(lines
         .into_iter()
         .filter(|(_, (now, then))| now != then)
         .collect())
+}
+
+/// What counts rows of these plans once.
+fn once<'p>(plans: impl Iterator<Item = &'p Plan>) -> Once {
+    let plans: Vec<&Plan> = plans.collect();
+    let leaves = plans.iter().flat_map(|plan| &plan.leaves);
+    along::once(&plans, leaves.map(|leaf| leaf.id))
 }
 
 fn simulated(document: serde_json::Value) -> Result<Vec<(RelId, Line, Both)>> {
@@ -126,11 +134,22 @@ fn simulated(document: serde_json::Value) -> Result<Vec<(RelId, Line, Both)>> {
             .into_iter()
             .filter(|table| !seen.contains(table)),
     );
+    let plans: Vec<(RelId, Plans)> = tables
+        .into_iter()
+        .map(|table| {
+            let before = compile(&schema, &policy, table);
+            (table, (before, compile(&relabelled, &changed, table)))
+        })
+        .filter(|(_, (before, after))| {
+            before.digest != after.digest || before.unresolved != after.unresolved
+        })
+        .collect();
+    let mut told = once(plans.iter().map(|(_, (before, _))| before));
+    let mut tell = once(plans.iter().map(|(_, (_, after))| after));
     let mut found = Vec::new();
-    for table in tables {
-        for (line, both) in compare((&schema, &policy), (&relabelled, &changed), table, cutoff)? {
-            found.push((table, line, both));
-        }
+    for (table, plans) in &plans {
+        let lines = compare(plans, (&policy, &changed), cutoff, (&mut told, &mut tell))?;
+        found.extend(lines.into_iter().map(|(line, both)| (*table, line, both)));
     }
     Ok(found)
 }

@@ -21,10 +21,11 @@ use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
 use crate::policy::load;
 use crate::policy::model::{Erasing, Leaf, Plan, State};
+use crate::policy::once::Once;
 use crate::policy::period::Instant;
 use crate::policy::preview::as_owner_of;
 use crate::policy::render::{self, Due, Step, facts};
-use crate::policy::{epoch, purpose};
+use crate::policy::{cascade, epoch, purpose};
 use crate::subject::key;
 use crate::tag::grammar::DisposalMode;
 use crate::worker::batch::{self, Target};
@@ -178,7 +179,7 @@ fn stays(work: &Work, leaf: &Leaf, now: Instant, acted: bool, lines: &mut Vec<Li
     Ok(())
 }
 
-/// Puts the lines of a table's leaves together.
+/// Puts lines about the same together.
 pub(super) fn merged(lines: Vec<Line>) -> Vec<Line> {
     let mut merged: Vec<Line> = Vec::new();
     for line in lines {
@@ -217,18 +218,38 @@ fn counted<T>(
     )
 }
 
+/// The rows of a table that went in one statement with those of another, in a circle: they are the subject's as well, and
+/// counted as their own table's.
+fn in_circle(plan: &Plan, along: &Along) -> Option<Line> {
+    let leaf = along.relation.to_u32();
+    let is_its = |plan: &&Plan| plan.leaves.iter().any(|own| own.id == leaf);
+    let its = plan.together().find(is_its)?;
+    (along.action == cascade::TOGETHER).then(|| gone(its, Step::Rows, along.rows))
+}
+
+/// Rows that a step of a plan disposes of.
+fn gone(plan: &Plan, step: Step, rows: i64) -> Line {
+    Line {
+        relation: pg_sys::Oid::from(plan.table),
+        columns: step.columns(plan),
+        action: step.action(plan),
+        reason: "erasure".to_owned(),
+        rows: Some(rows),
+        until: None,
+        citation: None,
+    }
+}
+
 /// One table: what goes, which `act` does or only counts, and then what stays.
 fn table(
-    root: pg_sys::Oid,
-    erasing: &Erasing,
+    work: &Work,
     now: Instant,
     act: bool,
+    once: &mut Once,
     lines: &mut Vec<Line>,
 ) -> Result<()> {
-    let Some(work) = xact::with_snapshot(|| plan(root, erasing, now))? else {
-        return Ok(());
-    };
     let plan = &work.plan;
+    let root = pg_sys::Oid::from(plan.table);
     if act && let Some(reason) = xact::with_snapshot(|| pause::of_together(plan))? {
         return Err(pause::refused(&plan.ident.name, &reason));
     }
@@ -245,7 +266,7 @@ fn table(
         for leaf in &plan.leaves {
             let rows = if act {
                 let (rows, more) = now::dispose(&Target {
-                    work: &work,
+                    work,
                     step,
                     leaf,
                     cutoff: now,
@@ -267,27 +288,18 @@ fn table(
                 rows
             };
             if rows > 0 {
-                let line = Line {
-                    relation: root,
-                    columns: step.columns(plan),
-                    action: step.action(plan),
-                    reason: "erasure".to_owned(),
-                    rows: Some(rows),
-                    until: None,
-                    citation: None,
-                };
-                went.push((step, line));
+                went.push((step, gone(plan, step, rows)));
             }
         }
         for dues in along::counted_together(plan, &going) {
             let Some(leaf) = dues.first().map(|due| due.leaf) else {
                 continue;
             };
-            let more = counted(plan, leaf, || subtransaction(|| along::count(dues)))?;
+            let more = counted(plan, leaf, || subtransaction(|| along::count(dues, once)))?;
             along::merge(&mut along, more);
         }
         went.extend(along.into_iter().map(|along| {
-            let line = Line {
+            let line = in_circle(plan, &along).unwrap_or_else(|| Line {
                 relation: along.relation,
                 columns: along.columns(plan),
                 action: along.action.to_owned(),
@@ -295,7 +307,7 @@ fn table(
                 rows: Some(along.rows),
                 until: None,
                 citation: None,
-            };
+            });
             (step, line)
         }));
     }
@@ -303,13 +315,13 @@ fn table(
     went.sort_by_key(|(step, _)| told.iter().position(|other| other == step));
     found.extend(went.into_iter().map(|(_, line)| line));
     for leaf in &plan.leaves {
-        xact::with_snapshot(|| stays(&work, leaf, now, act, &mut found))?;
+        xact::with_snapshot(|| stays(work, leaf, now, act, &mut found))?;
     }
     for (column, why) in &plan.unresolved {
         let reason = format!("tag not resolved: {why}");
         found.push(Line::kept(root, vec![column.clone()], reason));
     }
-    lines.extend(merged(found));
+    lines.extend(found);
     Ok(())
 }
 
@@ -325,9 +337,24 @@ pub(super) fn lock<'k>(kinds: impl IntoIterator<Item = &'k String>) -> Result<()
 
 /// Every table of the subject's kind, to `act` on under the locks of [`lock`]. A table whose own tag switches disposal off is left alone, and says so.
 pub(super) fn all(erasing: &Erasing, now: Instant, act: bool) -> Result<Vec<Line>> {
+    let tables = xact::with_snapshot(|| tables(&erasing.kind))?;
+    let is_on = |mode: &Option<DisposalMode>| matches!(mode, None | Some(DisposalMode::On));
+    // What only counts must know all tables before: rows go along with those of several.
+    let mut ahead = Vec::new();
+    for (root, _, mode) in tables.iter().filter(|_| !act) {
+        ahead.push(match is_on(mode) {
+            true => xact::with_snapshot(|| plan(*root, erasing, now))?,
+            false => None,
+        });
+    }
+    let plans: Vec<&Plan> = ahead.iter().flatten().map(|work| &work.plan).collect();
+    let leaves = plans.iter().flat_map(|plan| &plan.leaves);
+    let mut once = along::once(&plans, leaves.map(|leaf| leaf.id));
+    let mut ahead = ahead.into_iter();
     let mut lines = Vec::new();
-    for (root, name, mode) in xact::with_snapshot(|| tables(&erasing.kind))? {
-        if !matches!(mode, None | Some(DisposalMode::On)) {
+    for (root, name, mode) in tables {
+        let known = ahead.next().flatten();
+        if !is_on(&mode) {
             let reason = "disposal is switched off by the table's tag".to_owned();
             lines.push(Line::kept(root, Vec::new(), reason));
             if act {
@@ -339,9 +366,21 @@ pub(super) fn all(erasing: &Erasing, now: Instant, act: bool) -> Result<Vec<Line
         if act && let Some(reason) = xact::with_snapshot(|| pause::of(root))? {
             return Err(pause::refused(&name, &reason));
         }
-        table(root, erasing, now, act, &mut lines)?;
+        let work = match act {
+            true => xact::with_snapshot(|| plan(root, erasing, now))?,
+            false => known,
+        };
+        if let Some(work) = work {
+            table(&work, now, act, &mut once, &mut lines)?;
+            if once.is_full() {
+                lines.push(Line {
+                    action: "cannot count".to_owned(),
+                    ..Line::kept(root, Vec::new(), Once::FULL.to_owned())
+                });
+            }
+        }
     }
-    Ok(lines)
+    Ok(merged(lines))
 }
 
 /// The subject's key as its own table has it.

@@ -273,8 +273,9 @@ pub fn survey(
             _ => {}
         }
     }
+    let mut once = along::once(&[plan], []);
     for dues in along::counted_together(plan, &going) {
-        along::merge(&mut survey.along, along::count(dues)?);
+        along::merge(&mut survey.along, along::count(dues, &mut once)?);
     }
     // In one order, to be compared with what was counted before.
     survey

@@ -1,22 +1,69 @@
 //! How many rows of other tables and partitions go, or change, along with the rows of a leaf. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::policy::cascade;
 use crate::policy::model::{ForeignKey, OnDelete, RelId};
 use crate::policy::render::circle::{children, refers};
 use crate::policy::render::condition::from;
 use crate::policy::render::{Due, ROW, Statement};
 
-/// One row for each relation and action: its OID, whether rows of it are deleted (or else changed), and how many go along
-/// with the rows that are due for deletion in these leaves of a plan, each counted once. `None` where none can: a table that
-/// refers to itself, and nothing else, has rows that go along in other leaves only.
-pub fn along(dues: &[Due]) -> Option<Statement> {
+/// What is told of rows that go along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// How many they are.
+    Count,
+    /// Where they are: the number of a block, and the offsets in it.
+    Places,
+}
+
+impl Tell {
+    /// A query over `rows`, which have a relation, a way and a place.
+    fn of(self, rows: &str) -> String {
+        match self {
+            Tell::Count => {
+                format!("SELECT relation, way, count(*) FROM {rows} GROUP BY relation, way")
+            }
+            Tell::Places => format!(
+                "SELECT relation, way, (place::text::point)[0]::bigint AS block, \
+                 array_agg((place::text::point)[1]::int4) FROM {rows} GROUP BY relation, way, block"
+            ),
+        }
+    }
+}
+
+/// How rows go along: deleted, or by which key of [`Along::changing`], from 1.
+pub const DELETED: i32 = 0;
+
+/// A statement that tells what goes along, and the keys whose actions change rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Along<'p> {
+    pub statement: Statement,
+    pub changing: Vec<&'p ForeignKey>,
+}
+
+/// One row for each relation and way: its OID, how its rows go along with those that are due for deletion in these leaves of
+/// a plan ([`DELETED`], or the number of a key), and how many do, or their places by block. A row that is deleted is
+/// told once and not as changed, others once for each key that is emptied in them. Rows in the leaves of `others` are left out.
+/// `None` where there can be none: a table that refers to itself, and nothing else, has rows that go along in other leaves
+/// only.
+pub fn along<'p>(dues: &[Due<'p>], others: &BTreeSet<RelId>, tell: Tell) -> Option<Along<'p>> {
     let first = dues.first()?;
     let plan = first.plan;
-    let (deleting, changing): (Vec<&ForeignKey>, Vec<&ForeignKey>) =
-        cascade::declared(plan).partition(|key| key.on_delete == OnDelete::Cascade);
-    let own: Vec<RelId> = dues.iter().map(|due| due.leaf.id).collect();
-    let are_all = || plan.leaves.iter().all(|leaf| own.contains(&leaf.id));
-    let in_circle = !plan.peers.is_empty() || !plan.circle.is_empty() && !are_all();
+    let mut keys: Vec<&ForeignKey> = Vec::new();
+    for key in cascade::declared(plan) {
+        // Several ways may lead to what it refers to.
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    let (deleting, changing): (Vec<&ForeignKey>, Vec<&ForeignKey>) = keys
+        .into_iter()
+        .partition(|key| key.on_delete == OnDelete::Cascade);
+    let own: BTreeSet<RelId> = dues.iter().map(|due| due.leaf.id).collect();
+    let own: BTreeSet<RelId> = own.union(others).copied().collect();
+    let mut leaves = plan.together().flat_map(|plan| &plan.leaves);
+    let in_circle = !plan.circle.is_empty() && !leaves.all(|leaf| own.contains(&leaf.id));
     if !in_circle && deleting.is_empty() && changing.is_empty() {
         return None;
     }
@@ -38,34 +85,33 @@ pub fn along(dues: &[Due]) -> Option<Statement> {
         false => format!(" UNION {}", scope.step(&reached, keys)),
     };
     let own: Vec<String> = own.iter().map(RelId::to_string).collect();
-    let deleted = format!(
-        "SELECT relation, true, count(*) FROM {reached} WHERE relation <> ALL ('{{{}}}'::oid[]) GROUP BY relation",
+    let mut told = vec![format!(
+        "SELECT relation, {DELETED}, place FROM {reached} WHERE relation <> ALL ('{{{}}}'::oid[])",
         own.join(",")
-    );
+    )];
     let (child, parent, other) = (scope.alias(), scope.alias(), scope.alias());
-    let changed: Vec<String> = changing
-        .into_iter()
-        .map(|key| {
-            format!(
-                "SELECT {child}.tableoid, {child}.ctid FROM {reached}, {}, {} \
-                 WHERE {parent}.tableoid = {reached}.relation AND {parent}.ctid = {reached}.place AND {} \
-                 AND NOT EXISTS (SELECT FROM {reached} AS {other} WHERE {other}.relation = {child}.tableoid \
-                                 AND {other}.place = {child}.ctid)",
-                from(&key.parent_ident.quoted, key.parent_partitioned, &parent),
-                children(key, &child),
-                refers(key, &child, &parent)
-            )
-        })
-        .collect();
-    let changed = match changed.is_empty() {
-        true => String::new(),
-        false => format!(
-            " UNION ALL SELECT relation, false, count(*) FROM ({}) AS changed (relation, place) GROUP BY relation",
-            changed.join(" UNION ")
-        ),
-    };
-    Some(scope.binder.finish(format!(
-        "WITH RECURSIVE {reached} (relation, place) AS (({}){step}) {deleted}{changed}",
-        seeds.join(" UNION ALL ")
-    )))
+    told.extend((1..).zip(&changing).map(|(way, key)| {
+        format!(
+            "SELECT {child}.tableoid, {way}, {child}.ctid FROM {reached}, {}, {} \
+             WHERE {parent}.tableoid = {reached}.relation AND {parent}.ctid = {reached}.place AND {} \
+             AND NOT EXISTS (SELECT FROM {reached} AS {other} WHERE {other}.relation = {child}.tableoid \
+                             AND {other}.place = {child}.ctid)",
+            from(&key.parent_ident.quoted, key.parent_partitioned, &parent),
+            children(key, &child),
+            refers(key, &child, &parent)
+        )
+    }));
+    let rows = format!(
+        "({}) AS told (relation, way, place)",
+        told.join(" UNION ALL ")
+    );
+    let statement = scope.binder.finish(format!(
+        "WITH RECURSIVE {reached} (relation, place) AS (({}){step}) {}",
+        seeds.join(" UNION ALL "),
+        tell.of(&rows)
+    ));
+    Some(Along {
+        statement,
+        changing,
+    })
 }

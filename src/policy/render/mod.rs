@@ -4,7 +4,7 @@
 //! `pg_catalog` alone and the time zone is UTC. Names come quoted by the server, values are parameters.
 
 mod again;
-mod along;
+pub mod along;
 mod bounds;
 pub mod circle;
 pub mod condition;
@@ -19,7 +19,6 @@ pub mod sample;
 pub mod statement;
 
 use crate::policy::model::{Disposal, Group, Hold, HoldScope, Leaf, Plan, PlannedColumn};
-pub use along::along;
 pub use circle::REACHED;
 pub use due::{Due, SEGMENT};
 pub use range::{ClockRange, ranges};

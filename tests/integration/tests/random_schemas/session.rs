@@ -200,6 +200,18 @@ impl Session {
             .map_err(|_| Error::new(format!("{text:?} is no number of rows")))
     }
 
+    /// How many rows of the schema a preview of everything says would be deleted, whatever takes them along.
+    pub fn previewed_in_all(&mut self) -> Result<usize> {
+        let sql = format!(
+            "SELECT coalesce(sum(p.rows), 0) FROM custodian.preview() p JOIN pg_catalog.pg_class c ON c.oid = p.relation
+             WHERE p.action LIKE 'delete row%' AND c.relnamespace = '{}'::regnamespace",
+            self.dress.schema
+        );
+        let text = self.client.text(&sql)?;
+        text.parse()
+            .map_err(|_| Error::new(format!("{text:?} is no number of rows")))
+    }
+
     /// Sweeps until nothing more goes; gives the world that is left. No watermark counts under a moved clock.
     pub fn sweep_until_rest(&mut self, world: &World) -> Result<World> {
         for _ in 0..ROUNDS {

@@ -257,6 +257,13 @@ impl<'a> Story<'a> {
             }
             totals.previewed += found;
         }
+        let (found, expected) = (session.previewed_in_all()?, decision.deleted.len());
+        if found > expected || found < expected && !in_turn {
+            return Err(Error::new(format!(
+                "previews add up to {found} rows instead of {expected}: {:?}\nin {world:#?}",
+                decision.deleted
+            )));
+        }
         Ok(())
     }
 
