@@ -439,6 +439,11 @@ impl<'a> Adapter<'a> {
             .iter()
             .map(|dependent| {
                 let key = &dependent.foreign_key;
+                // A row of another table may have the same key.
+                let mut parents = self.rows_of(key.parent, key.parent_partitioned);
+                if !parents.any(|parent| std::ptr::eq(parent, row)) {
+                    return false;
+                }
                 self.rows_of(key.child, key.child_partitioned).any(|child| {
                     Self::joins(child, &key.columns, row, &key.parent_columns)
                         && !(dependent.reflexive && std::ptr::eq(child, row))

@@ -4,7 +4,7 @@
 //! Rows that refer to each other in a circle are then due all at once, and must go in one statement.
 
 use crate::policy::model::{ForeignKey, Leaf, Plan};
-use crate::policy::render::condition::{Scope, any, from, not};
+use crate::policy::render::condition::{Scope, all, any, from, not};
 
 /// Joins rows of a key's child, under one alias, with those they refer to, under the other.
 pub(super) fn refers(key: &ForeignKey, child: &str, parent: &str) -> String {
@@ -21,6 +21,27 @@ pub(super) fn refers(key: &ForeignKey, child: &str, parent: &str) -> String {
         })
         .collect();
     pairs.join(" AND ")
+}
+
+/// Where the key can refer to some rows of the plan only, whether it can to this one: what inherits from the key's table has
+/// its columns, perhaps with the same values, and none of its constraints. `None`: it can to all.
+pub(super) fn is_referred_to(row: &str, plan: &Plan, key: &ForeignKey) -> Option<String> {
+    let is_its = |leaf: &Leaf| {
+        leaf.id == key.parent || key.parent_partitioned && leaf.within.contains(&key.parent)
+    };
+    let others: Vec<String> = plan
+        .leaves
+        .iter()
+        .filter(|leaf| !is_its(leaf))
+        .map(|leaf| leaf.id.to_string())
+        .collect();
+    if plan.declared && !key.parent_partitioned {
+        // What stands for a plan knows no leaves.
+        return Some(format!("{row}.tableoid = {}::oid", key.parent));
+    }
+    // A leaf that is not known yet may be one of the key's.
+    (!others.is_empty())
+        .then(|| format!("{row}.tableoid <> ALL ('{{{}}}'::oid[])", others.join(",")))
 }
 
 pub(super) fn children(key: &ForeignKey, alias: &str) -> String {
@@ -75,10 +96,11 @@ impl Scope<'_> {
             .iter()
             .filter(|key| plan.family.contains(&key.parent))
             .map(|key| {
+                let refers = std::iter::once(refers(key, &child, row));
                 format!(
                     "SELECT {child}.tableoid, {child}.ctid FROM {} WHERE {}",
                     children(key, &child),
-                    refers(key, &child, row)
+                    all(refers.chain(is_referred_to(row, plan, key)))
                 )
             })
             .collect();

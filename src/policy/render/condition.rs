@@ -6,6 +6,7 @@ use crate::policy::model::{
     Policy, Span, SubjectKey, TypeClass,
 };
 use crate::policy::period::{Instant, Period};
+use crate::policy::render::circle::is_referred_to;
 use crate::policy::render::statement::{Binder, Param};
 
 /// What every fragment of one statement shares.
@@ -522,12 +523,12 @@ impl<'a> Scope<'a> {
         any(kept)
     }
 
-    /// A row refers to this one by the foreign key and is not itself due for deletion, or not gone yet where
+    /// A row refers to this one of the plan's by the foreign key and is not itself due for deletion, or not gone yet where
     /// the row must stand alone.
-    pub fn referenced(&mut self, row: &str, dependent: &Dependent) -> String {
+    pub fn referenced(&mut self, row: &str, plan: &Plan, dependent: &Dependent) -> String {
         let key = &dependent.foreign_key;
         let alias = self.alias();
-        let mut conditions = Vec::new();
+        let mut conditions: Vec<String> = is_referred_to(row, plan, key).into_iter().collect();
         for ((column, parent), operator) in key
             .columns
             .iter()
@@ -582,7 +583,7 @@ impl<'a> Scope<'a> {
         let held = self.held(row, plan, leaf);
         parts.push(not(&held));
         for dependent in &plan.dependents {
-            let referenced = self.referenced(row, dependent);
+            let referenced = self.referenced(row, plan, dependent);
             parts.push(not(&referenced));
         }
         if parts.iter().any(|part| part == "false") {

@@ -131,7 +131,7 @@ pub fn facts(
     let mut dependents: Vec<String> = plan
         .dependents
         .iter()
-        .map(|dependent| scope.referenced(ROW, dependent))
+        .map(|dependent| scope.referenced(ROW, plan, dependent))
         .collect();
     if !plan.circle.is_empty() {
         dependents.push(scope.kept_in_circle(ROW, plan));

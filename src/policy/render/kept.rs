@@ -206,7 +206,7 @@ impl<'a> Writer<'a> {
                 let mut parts = free(scope);
                 let held = scope.held(ROW, plan, Some(leaf));
                 parts.push(not(&held));
-                parts.push(scope.referenced(ROW, dependent));
+                parts.push(scope.referenced(ROW, plan, dependent));
                 parts
             });
         }

@@ -59,7 +59,7 @@ impl World {
 
     /// Whether rows of `table` are rows of `end`, an end of a foreign key: those of a partition are rows of the
     /// partitioned table, those of an inheritance child are none of its parent's, for a foreign key.
-    fn is_row_of(&self, table: usize, end: usize) -> bool {
+    pub fn is_row_of(&self, table: usize, end: usize) -> bool {
         table == end || self.tables[end].partitioned && self.is_within(table, end)
     }
 

@@ -15,9 +15,10 @@ use crate::session::{Place, Session, Went, offset, set_up, wrongly};
 use crate::shrink::{self, Case, Part};
 use crate::{beyond, further, structure};
 
-/// What the extension knows of, and what has no part in SQL: the clock here does not stand still.
+/// What the extension knows of, and what has no part in SQL: the clock here does not stand still, and rows are told by their keys.
 pub const FEATURES: Features = Features {
     fine: false,
+    alike: false,
     ..Features::ALL
 };
 

@@ -16,7 +16,7 @@ use crate::world::{Consent, Value, World};
 pub use change::change;
 pub use keys::tag_keys;
 use policy::{consent, erasure, hold, policy};
-use rows::{point, row};
+use rows::{alike, point, row};
 pub use structure::structure;
 use tables::{foreign_keys, table};
 pub use tags::own_tags;
@@ -79,6 +79,8 @@ pub struct Features {
     pub tightening: bool,
     /// Tables that refer to each other. To themselves they always may.
     pub circles: bool,
+    /// Rows of inheritance children with the keys of rows of their parents: for readers who tell rows by their places.
+    pub alike: bool,
 }
 
 impl Features {
@@ -92,6 +94,7 @@ impl Features {
         broken: true,
         tightening: true,
         circles: true,
+        alike: true,
     };
 }
 
@@ -140,6 +143,9 @@ pub fn world(tape: &mut Tape, features: Features) -> World {
             let row = row(tape, &world, table);
             world.rows.push(row);
         }
+    }
+    if features.alike {
+        alike(&mut world);
     }
     for at in 0..world.rows.len() {
         let mut row = world.rows[at].clone();

@@ -65,3 +65,21 @@ pub(super) fn point(tape: &mut Tape, world: &World, row: &mut Row) {
         }
     }
 }
+
+/// Gives the first row of each inheritance child the key of the first one of its parent: a primary key is not inherited. Before
+/// any row refers to another.
+pub(super) fn alike(world: &mut World) {
+    for table in 0..world.tables.len() {
+        let Some(above) = world.tables[table].above else {
+            continue;
+        };
+        let first = |table: usize| world.rows.iter().position(|row| row.table == table);
+        let (Some(row), Some(parent)) = (first(table), first(above)) else {
+            continue;
+        };
+        for column in world.tables[above].key.clone() {
+            let value = world.rows[parent].value(&column).clone();
+            world.rows[row].values.insert(column, value);
+        }
+    }
+}
