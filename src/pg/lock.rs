@@ -58,6 +58,15 @@ pub fn demand() -> Result<()> {
     Ok(())
 }
 
+/// Lets one transaction at a time sweep a table, until it ends; waits as long as `lock_timeout` allows. The worker, whose
+/// batches are transactions of their own and give way, does not take it.
+pub fn sweep(table: pg_sys::Oid) -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
+    unsafe { pg_sys::LockDatabaseObject(class, table, 0, pg_sys::ExclusiveLock as i32) };
+    Ok(())
+}
+
 /// Locks a table as SECURITY LABEL does, against other changes of its labels and definition, but not against
 /// reading and writing; waits as long as `lock_timeout` allows. Fails when the table is gone by then.
 pub fn labels(table: pg_sys::Oid) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::pg::tids::Places;
 use crate::pg::{heap, inherit, lock, spi, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Leaf, Plan, RelId};
+use crate::policy::model::{Leaf, Plan, RelId, Schema};
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Statement, Step, Tid};
@@ -83,11 +83,41 @@ pub fn lock_tables(
     only: Option<pg_sys::Oid>,
 ) -> Result<()> {
     let schema = xact::with_snapshot(|| load::schema(only))?;
+    lock_in(&schema, tables)
+}
+
+fn lock_in(schema: &Schema, tables: impl IntoIterator<Item = pg_sys::Oid>) -> Result<()> {
     let tables = tables.into_iter().map(|table| table.to_u32());
-    for table in compile::together(&schema, tables) {
+    for table in compile::together(schema, tables) {
         lock::epoch(pg_sys::Oid::from(table), lock::Mode::Share)?;
     }
     lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)
+}
+
+/// The same, behind all other transactions that sweep one of the tables, or rows that go along with theirs: two that go over the
+/// same rows in passes of their own would come to wait for each other.
+pub fn lock_tables_alone(tables: &[pg_sys::Oid], only: Option<pg_sys::Oid>) -> Result<()> {
+    let schema = xact::with_snapshot(|| load::schema(only))?;
+    let tagged = compile::together(&schema, tables.iter().map(|table| table.to_u32()));
+    let tags = tagged
+        .iter()
+        .filter_map(|table| schema.tables.get(table)?.tag.as_ref());
+    let declared: BTreeSet<&String> = tags
+        .filter_map(|tag| tag.dependents.as_ref())
+        .flatten()
+        .collect();
+    let along = schema
+        .tables
+        .values()
+        .filter(|table| declared.contains(&table.ident.quoted));
+    let all: BTreeSet<RelId> = along
+        .map(|table| table.id)
+        .chain(tagged.iter().copied())
+        .collect();
+    for table in all {
+        lock::sweep(pg_sys::Oid::from(table))?;
+    }
+    lock_in(&schema, tables.iter().copied())
 }
 
 /// The leaf, and those that its rows may go together with.

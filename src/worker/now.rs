@@ -34,7 +34,8 @@ use crate::worker::work::{self, Work};
 /// them in a circle, wherever these are. It needs neither the worker nor
 /// `custodian.disposal = on`, but a table whose own tag says `"disposal"` `off` or `observe` is left alone.
 /// The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is
-/// then executed with its own cutoff, unless only a partition is asked for. Makes the transaction's constraints immediate. For stewards.
+/// then executed with its own cutoff, unless only a partition is asked for. Makes the transaction's constraints immediate. Waits for
+/// other transactions that swept one of the tables. For stewards.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn sweep_now(
@@ -80,7 +81,8 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     require_able()?;
     let horizon = xact::with_snapshot(mark::horizon)?;
     let tables = xact::with_snapshot(|| tables(only))?;
-    batch::lock_tables(tables.iter().map(|(root, _)| *root), only)?;
+    let roots: Vec<pg_sys::Oid> = tables.iter().map(|(root, _)| *root).collect();
+    batch::lock_tables_alone(&roots, only)?;
     let mut rows = Vec::new();
     for (id, name) in tables {
         let part = only.filter(|only| is_part(*only, id));
