@@ -14,6 +14,7 @@ CREATE TABLE custodian.lawful_basis (
     citation      text NOT NULL,
     meaning       text NOT NULL,
     seeded        boolean NOT NULL DEFAULT false,
+    recorded_at   timestamptz, -- NULL: it came with the extension
     PRIMARY KEY (jurisdiction, basis, valid_from, seeded)
 );
 COMMENT ON TABLE custodian.lawful_basis IS 'versions of lawful bases: the one with the latest valid_from counts; seeded ones come with the extension';
@@ -47,7 +48,8 @@ INSERT INTO custodian.lawful_basis (jurisdiction, basis, valid_from, consent_bas
 
 CREATE VIEW custodian.lawful_bases AS
 SELECT DISTINCT ON (b.jurisdiction, b.basis, b.valid_from)
-       b.jurisdiction, b.basis, b.citation, b.meaning, b.consent_based, b.valid_from, b.valid_to, b.seeded
+       b.jurisdiction, b.basis, b.citation, b.meaning, b.consent_based, b.valid_from, b.valid_to, b.seeded,
+       b.recorded_at
 FROM custodian.lawful_basis b
 ORDER BY b.jurisdiction, b.basis, b.valid_from, b.seeded;
 COMMENT ON VIEW custodian.lawful_bases IS 'lawful bases by jurisdiction; of several versions the one with the latest valid_from that has come counts';

@@ -92,7 +92,7 @@ GRANT SELECT ON custodian.metrics, custodian.pauses, custodian.progress, custodi
 GRANT EXECUTE ON FUNCTION custodian.install_row_guard() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.place_hold(text, text, date, text, regclass, text, text[], jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.release_hold(bigint, text, text) TO PUBLIC;
-GRANT SELECT ON custodian.holds TO PUBLIC;
+GRANT SELECT ON custodian.former_hold_names, custodian.holds TO PUBLIC;
 
 -- Lawful bases: for everyone to see; the function checks for a steward itself.
 GRANT EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) TO PUBLIC;
@@ -190,7 +190,7 @@ COMMENT ON ROUTINE custodian.sweep_consents IS 'When a subject gave and withdrew
 COMMENT ON ROUTINE custodian.sweep_erased IS 'Whether a subject was erased by the moment at, and after each of the moments at which a row of it began: a row without one of them is not known to be what was erased. Answers only inside a sweep or preview of this backend, for what it decides by: 42501 otherwise.';
 COMMENT ON ROUTINE custodian.sweep_erasures IS 'When a subject was erased, in a form for the extension alone. Answers as sweep_erased does.';
 COMMENT ON ROUTINE custodian.sweep_is_pseudonym IS 'Whether a value is a pseudonym that a key of this database made. Answers only inside a sweep or preview of this backend: 42501 otherwise. 55000 while a key is missing.';
-COMMENT ON ROUTINE custodian.sweep_now IS 'Disposes of what is due in a table and its partitions, in one partition, or in every tagged table, in the caller''s transaction; returns the rows per table and action. A partition''s rows take those along that refer to each other with them in a circle, wherever these are. It needs neither the worker nor custodian.disposal = on, but a table whose own tag says "disposal" off or observe is left alone. The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is then executed with its own cutoff, unless only a partition is asked for. Makes the transaction''s constraints immediate. For stewards.';
+COMMENT ON ROUTINE custodian.sweep_now IS 'Disposes of what is due in a table and its partitions, in one partition, or in every tagged table, in the caller''s transaction; returns the rows per table and action. A partition''s rows take those along that refer to each other with them in a circle, wherever these are. It needs neither the worker nor custodian.disposal = on, but a table whose own tag says "disposal" off or observe is left alone. The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is then executed with its own cutoff, unless only a partition is asked for. Makes the transaction''s constraints immediate. Waits for other transactions that swept one of the tables. For stewards.';
 COMMENT ON ROUTINE custodian.sweep_pseudonym IS 'The keyed pseudonym of a value. Answers only inside a sweep of this backend: 42501 otherwise. 55000 while a key is missing.';
 COMMENT ON ROUTINE custodian.tag_column IS 'Tags a column as personal data, held for purposes.';
 COMMENT ON ROUTINE custodian.tag_table IS 'Tags a table: what its periods run from, whom its rows are about, and what becomes of a row whose cells are all past. The tag is what the arguments say: one that is left out is not in it.';

@@ -24,3 +24,22 @@ FROM custodian.hold h
 LEFT JOIN custodian.relation_ref r ON r.ref = h.relation
 WHERE custodian.require_steward('read legal holds');
 COMMENT ON VIEW custodian.holds IS 'legal holds, the released ones too. It shows subject keys: for stewards';
+
+-- What holds named before a rename, until the transaction that renamed it began. Dumped with them.
+CREATE TABLE custodian.hold_former_name (
+    hold     bigint NOT NULL,
+    until    timestamptz NOT NULL DEFAULT now(),
+    nspname  name NOT NULL,
+    relname  name NOT NULL,
+    matching jsonb,
+    PRIMARY KEY (hold, until)
+);
+COMMENT ON TABLE custodian.hold_former_name IS 'the names of tables and columns that holds were placed on, as they were until they were renamed';
+ALTER TABLE custodian.hold_former_name ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.hold_former_name', '');
+
+CREATE VIEW custodian.former_hold_names WITH (security_barrier) AS
+SELECT f.hold, f.until, pg_catalog.quote_ident(f.nspname) || '.' || pg_catalog.quote_ident(f.relname) AS relation, f.matching AS match
+FROM custodian.hold_former_name f
+WHERE custodian.require_steward('read legal holds');
+COMMENT ON VIEW custodian.former_hold_names IS 'what legal holds named until a table or column was renamed. It shows values that holds match by: for stewards';

@@ -16,6 +16,7 @@ CREATE TABLE custodian.lawful_basis (
     citation      text NOT NULL,
     meaning       text NOT NULL,
     seeded        boolean NOT NULL DEFAULT false,
+    recorded_at   timestamptz, -- NULL: it came with the extension
     PRIMARY KEY (jurisdiction, basis, valid_from, seeded)
 );
 COMMENT ON TABLE custodian.lawful_basis IS 'versions of lawful bases: the one with the latest valid_from counts; seeded ones come with the extension';
@@ -49,7 +50,8 @@ INSERT INTO custodian.lawful_basis (jurisdiction, basis, valid_from, consent_bas
 
 CREATE VIEW custodian.lawful_bases AS
 SELECT DISTINCT ON (b.jurisdiction, b.basis, b.valid_from)
-       b.jurisdiction, b.basis, b.citation, b.meaning, b.consent_based, b.valid_from, b.valid_to, b.seeded
+       b.jurisdiction, b.basis, b.citation, b.meaning, b.consent_based, b.valid_from, b.valid_to, b.seeded,
+       b.recorded_at
 FROM custodian.lawful_basis b
 ORDER BY b.jurisdiction, b.basis, b.valid_from, b.seeded;
 COMMENT ON VIEW custodian.lawful_bases IS 'lawful bases by jurisdiction; of several versions the one with the latest valid_from that has come counts';
@@ -1518,17 +1520,59 @@ GRANT EXECUTE ON FUNCTION custodian.explain_purposes(regclass, jsonb, timestampt
 
 -- The policy together with what no document declares: for whoever asks what was in force.
 
+-- What holds named before a rename, until the transaction that renamed it began. Dumped with them.
+CREATE TABLE custodian.hold_former_name (
+    hold     bigint NOT NULL,
+    until    timestamptz NOT NULL DEFAULT now(),
+    nspname  name NOT NULL,
+    relname  name NOT NULL,
+    matching jsonb,
+    PRIMARY KEY (hold, until)
+);
+COMMENT ON TABLE custodian.hold_former_name IS 'the names of tables and columns that holds were placed on, as they were until they were renamed';
+ALTER TABLE custodian.hold_former_name ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.hold_former_name', '');
+
+CREATE VIEW custodian.former_hold_names WITH (security_barrier) AS
+SELECT f.hold, f.until, pg_catalog.quote_ident(f.nspname) || '.' || pg_catalog.quote_ident(f.relname) AS relation, f.matching AS match
+FROM custodian.hold_former_name f
+WHERE custodian.require_steward('read legal holds');
+COMMENT ON VIEW custodian.former_hold_names IS 'what legal holds named until a table or column was renamed. It shows values that holds match by: for stewards';
+REVOKE ALL ON custodian.hold_former_name, custodian.former_hold_names FROM PUBLIC;
+GRANT SELECT ON custodian.former_hold_names TO PUBLIC;
+
 CREATE FUNCTION custodian.full_policy_as_of(at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT custodian.policy_as_of(full_policy_as_of.at) || pg_catalog.jsonb_build_object(
     'holds', (
         SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-                   'hold', h.hold, 'matter', h.matter, 'scope', h.scope, 'relation', h.relation, 'subject_kind', h.subject_kind,
-                   'subject_key', h.subject_key, 'match', h.match, 'reason', h.reason, 'approver', h.approver,
-                   'review_on', h.review_on, 'placed_at', h.placed_at, 'placed_by', h.placed_by)) ORDER BY h.hold), '[]')
+                   'hold', h.hold, 'matter', h.matter, 'scope', h.scope, 'relation', coalesce(f.relation, h.relation),
+                   'subject_kind', h.subject_kind, 'subject_key', h.subject_key, 'match', coalesce(f.match, h.match),
+                   'reason', h.reason, 'approver', h.approver, 'review_on', h.review_on, 'placed_at', h.placed_at,
+                   'placed_by', h.placed_by)) ORDER BY h.hold), '[]')
         FROM custodian.holds h
+        LEFT JOIN LATERAL (SELECT n.relation, n.match FROM custodian.former_hold_names n
+                           WHERE n.hold = h.hold AND n.until > full_policy_as_of.at ORDER BY n.until LIMIT 1) f ON true
         WHERE h.placed_at <= full_policy_as_of.at AND (h.released_at IS NULL OR h.released_at > full_policy_as_of.at)),
+    'waivers', (
+        SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                   'waiver', w.waiver, 'code', w.code, 'object', w.object, 'reason', w.reason, 'owner', w.owner,
+                   'expires_at', w.expires_at, 'waived_at', w.waived_at, 'waived_by', w.waived_by) ORDER BY w.waiver), '[]')
+        FROM custodian.waivers w
+        WHERE w.waived_at <= full_policy_as_of.at AND w.expires_at > full_policy_as_of.at
+          AND (w.revoked_at IS NULL OR w.revoked_at > full_policy_as_of.at)),
+    'lawful_bases', (
+        SELECT coalesce(pg_catalog.jsonb_object_agg(j.jurisdiction, j.bases), '{}')
+        FROM (SELECT v.jurisdiction, pg_catalog.jsonb_object_agg(v.basis, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+                         'citation', v.citation, 'meaning', v.meaning, 'consent_based', v.consent_based,
+                         'valid_from', v.valid_from, 'valid_to', v.valid_to, 'recorded_at', v.recorded_at))) AS bases
+              FROM (SELECT DISTINCT ON (b.jurisdiction, b.basis) b.*, d.day
+                    FROM custodian.lawful_bases b, (SELECT (full_policy_as_of.at AT TIME ZONE 'UTC')::date AS day) d
+                    WHERE b.valid_from <= d.day AND (b.seeded OR b.recorded_at <= full_policy_as_of.at)
+                    ORDER BY b.jurisdiction, b.basis, b.valid_from DESC) v
+              WHERE v.valid_to IS NULL OR v.valid_to > v.day
+              GROUP BY v.jurisdiction) j),
     'transfers', (
         SELECT coalesce(pg_catalog.jsonb_object_agg(t.transfer, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
                    'state', CASE WHEN t.revoked_at <= full_policy_as_of.at THEN 'revoked'
@@ -1569,7 +1613,7 @@ SELECT custodian.policy_as_of(full_policy_as_of.at) || pg_catalog.jsonb_build_ob
         FROM custodian.archive_lanes a LEFT JOIN custodian.transfers t ON t.transfer = a.transfer
         WHERE a.opened_at <= full_policy_as_of.at AND (a.closed_at IS NULL OR a.closed_at > full_policy_as_of.at)));
 END;
-COMMENT ON FUNCTION custodian.full_policy_as_of(timestamptz) IS 'the document of policy_as_of() with the legal holds, transfers and lanes of that moment, which apply_policy() does not take. It shows subject keys: for stewards';
+COMMENT ON FUNCTION custodian.full_policy_as_of(timestamptz) IS 'the document of policy_as_of() with the legal holds, waivers, lawful bases, transfers and lanes of that moment, which apply_policy() does not take. It shows subject keys: for stewards';
 REVOKE EXECUTE ON FUNCTION custodian.full_policy_as_of(timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.full_policy_as_of(timestamptz) TO PUBLIC;
 
@@ -1648,7 +1692,7 @@ COMMENT ON ROUTINE custodian.sweep_consents IS 'When a subject gave and withdrew
 COMMENT ON ROUTINE custodian.sweep_erased IS 'Whether a subject was erased by the moment at, and after each of the moments at which a row of it began: a row without one of them is not known to be what was erased. Answers only inside a sweep or preview of this backend, for what it decides by: 42501 otherwise.';
 COMMENT ON ROUTINE custodian.sweep_erasures IS 'When a subject was erased, in a form for the extension alone. Answers as sweep_erased does.';
 COMMENT ON ROUTINE custodian.sweep_is_pseudonym IS 'Whether a value is a pseudonym that a key of this database made. Answers only inside a sweep or preview of this backend: 42501 otherwise. 55000 while a key is missing.';
-COMMENT ON ROUTINE custodian.sweep_now IS 'Disposes of what is due in a table and its partitions, in one partition, or in every tagged table, in the caller''s transaction; returns the rows per table and action. A partition''s rows take those along that refer to each other with them in a circle, wherever these are. It needs neither the worker nor custodian.disposal = on, but a table whose own tag says "disposal" off or observe is left alone. The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is then executed with its own cutoff, unless only a partition is asked for. Makes the transaction''s constraints immediate. For stewards.';
+COMMENT ON ROUTINE custodian.sweep_now IS 'Disposes of what is due in a table and its partitions, in one partition, or in every tagged table, in the caller''s transaction; returns the rows per table and action. A partition''s rows take those along that refer to each other with them in a circle, wherever these are. It needs neither the worker nor custodian.disposal = on, but a table whose own tag says "disposal" off or observe is left alone. The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is then executed with its own cutoff, unless only a partition is asked for. Makes the transaction''s constraints immediate. Waits for other transactions that swept one of the tables. For stewards.';
 COMMENT ON ROUTINE custodian.sweep_pseudonym IS 'The keyed pseudonym of a value. Answers only inside a sweep of this backend: 42501 otherwise. 55000 while a key is missing.';
 COMMENT ON ROUTINE custodian.tag_column IS 'Tags a column as personal data, held for purposes.';
 COMMENT ON ROUTINE custodian.tag_table IS 'Tags a table: what its periods run from, whom its rows are about, and what becomes of a row whose cells are all past. The tag is what the arguments say: one that is left out is not in it.';

@@ -187,8 +187,9 @@ fn define(given: &Given) -> Result<()> {
     )?;
     sandbox::as_extension_owner(|| {
         spi::execute(
-            "INSERT INTO custodian.lawful_basis (jurisdiction, basis, valid_from, valid_to, consent_based, citation, meaning)
-             VALUES ($1, $2, date '1970-01-01' + $3, date '1970-01-01' + $4, $5, $6, $7)",
+            "INSERT INTO custodian.lawful_basis
+                 (jurisdiction, basis, valid_from, valid_to, consent_based, citation, meaning, recorded_at)
+             VALUES ($1, $2, date '1970-01-01' + $3, date '1970-01-01' + $4, $5, $6, $7, now())",
             &[
                 given.jurisdiction.as_str().into(),
                 given.name.as_str().into(),

@@ -36,9 +36,26 @@ pub fn reference(relation: pg_sys::Oid) -> Result<i64> {
     })
 }
 
-/// After a relation or schema was renamed: the references follow.
+/// Whether former names are kept: not before ALTER EXTENSION UPDATE from a version before 0.2.0.
+fn keeps_names() -> bool {
+    relation::own_relation(c"hold_former_name").is_some()
+}
+
+/// After a relation or schema was renamed: the references follow. What holds named before is kept, the first of several names
+/// in a transaction.
 pub fn refresh_names() -> Result<()> {
+    let keeps_names = keeps_names();
     sandbox::as_extension_owner(|| {
+        if keeps_names {
+            spi::execute(
+                "INSERT INTO custodian.hold_former_name (hold, nspname, relname, matching) \
+                 SELECT h.hold, r.nspname, r.relname, h.matching FROM custodian.hold h \
+                 JOIN custodian.relation_ref r ON r.ref = h.relation JOIN custodian.relation_oid o ON o.ref = r.ref \
+                 JOIN pg_catalog.pg_class c ON c.oid = o.reloid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE r.nspname <> n.nspname OR r.relname <> c.relname ON CONFLICT DO NOTHING",
+                &[],
+            )?;
+        }
         spi::execute(
             "UPDATE custodian.relation_ref r SET nspname = n.nspname, relname = c.relname \
              FROM custodian.relation_oid o JOIN pg_catalog.pg_class c ON c.oid = o.reloid \
@@ -52,13 +69,24 @@ pub fn refresh_names() -> Result<()> {
 
 /// After a column was renamed in some relations: holds that match rows by it follow.
 pub fn rename_column(relations: &[pg_sys::Oid], old: &str, new: &str) -> Result<()> {
+    let keeps_names = keeps_names();
+    let relations = relations.to_vec();
     sandbox::as_extension_owner(|| {
+        if keeps_names {
+            spi::execute(
+                "INSERT INTO custodian.hold_former_name (hold, nspname, relname, matching) \
+                 SELECT h.hold, r.nspname, r.relname, h.matching FROM custodian.hold h \
+                 JOIN custodian.relation_ref r ON r.ref = h.relation JOIN custodian.relation_oid o ON o.ref = r.ref \
+                 WHERE o.reloid = ANY ($1) AND h.released_at IS NULL AND h.matching ? $2 ON CONFLICT DO NOTHING",
+                &[relations.clone().into(), old.into()],
+            )?;
+        }
         spi::execute(
             "UPDATE custodian.hold h SET matching = (h.matching - $2) \
              || pg_catalog.jsonb_build_object($3, h.matching -> $2) \
              FROM custodian.relation_oid o WHERE o.ref = h.relation AND o.reloid = ANY ($1) \
              AND h.released_at IS NULL AND h.matching ? $2",
-            &[relations.to_vec().into(), old.into(), new.into()],
+            &[relations.into(), old.into(), new.into()],
         )?;
         Ok(())
     })

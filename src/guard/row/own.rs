@@ -16,9 +16,10 @@ use crate::pg::utility::Utility;
 use crate::pg::{namespace, relation, trigger, xact};
 use crate::policy::hold_read;
 
-/// The tables without which nobody could tell what is held, or what may leave by which lane or publication.
-const TABLES: [&std::ffi::CStr; 8] = [
+/// The tables without which nobody could tell what is or was held, or what may leave by which lane or publication.
+const TABLES: [&std::ffi::CStr; 9] = [
     c"hold",
+    c"hold_former_name",
     c"relation_ref",
     c"relation_oid",
     c"purpose",

@@ -31,7 +31,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../../../sql/in_full.sql",
     name = "in_full",
-    requires = [policy_as_of, "keep", "lane"]
+    requires = [policy_as_of, "keep", "lane", "report", "basis"]
 );
 
 /// A declared thing: the member of the document that lists it, and its name there.

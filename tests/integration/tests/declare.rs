@@ -354,7 +354,7 @@ fn what_no_document_declares(node: &Cluster, client: &mut Client) -> Result<()> 
                      jsonb_path_query_array(full_policy_as_of, '$.holds[*].matter'),
                      jsonb_path_query_array(full_policy_as_of, '$.lanes[*].state'),
                      jsonb_path_query_array(full_policy_as_of, '$.archive_lanes[*].state'),
-                     full_policy_as_of - '{holds,transfers,lanes,archive_lanes}'::text[] = custodian.policy_as_of(at)
+                     full_policy_as_of - '{holds,waivers,lawful_bases,transfers,lanes,archive_lanes}'::text[] = custodian.policy_as_of(at)
               FROM (VALUES ('2019-12-31 23:59:59Z'::timestamptz), ('2020-01-01Z'), ('2020-02-01Z'), ('2020-03-01Z'), ('2020-04-01Z'), ('2020-05-01Z'))
                    v (at), custodian.full_policy_as_of(at)";
     assert_eq!(
