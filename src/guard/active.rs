@@ -119,11 +119,7 @@ impl Active {
         }
         match self.look_up_own() {
             Ok(own) => self.own.get_or_init(|| own),
-            Err(error) => self.lost.get_or_init(|| {
-                Own::contradiction(format!(
-                    "the addresses of this machine cannot be read ({error})"
-                ))
-            }),
+            Err(error) => self.lost.get_or_init(|| Own::unreadable(&error)),
         }
     }
 

@@ -279,9 +279,7 @@ pub fn weigh(rules: &Rules, own: &Own, evidence: &Evidence) -> Judgement {
         )
     };
     if own.contradictory {
-        return lost(
-            "Correct custodian.region, which a copy of another node's files brings along, and restart the server; or the \"node\" lines of the region rules, and reload it.",
-        );
+        return lost(own.remedy());
     }
     let (allowed, source): (Vec<String>, String) = match (rules.residency(), &own.region) {
         (Some((line, regions)), _) => (

@@ -200,7 +200,7 @@ pub fn findings() -> error::Result<Vec<Finding>> {
             object: file,
             problem: format!("The region of this node is unknown: {problem}."),
             remedy: if active.own().contradictory {
-                "Correct custodian.region, which a copy of another node's files brings along, and restart the server; or the \"node\" lines, and reload it."
+                active.own().remedy()
             } else {
                 "Set custodian.region and restart the server, or add a \"node\" line with an address of this node and reload it."
             }

@@ -52,6 +52,8 @@ pub struct Own {
     pub problem: Option<String>,
     /// Whether it is unknown because what is known contradicts itself: then nobody is inside, whatever else the rules say.
     pub contradictory: bool,
+    /// Whether that is since the addresses of the machine could not be read, which may be otherwise at the next look.
+    pub unreadable: bool,
 }
 
 impl Own {
@@ -68,6 +70,25 @@ impl Own {
         Own {
             contradictory: true,
             ..Own::unknown(problem)
+        }
+    }
+
+    /// Nothing shows whether what is known contradicts itself.
+    pub fn unreadable(error: &std::io::Error) -> Own {
+        Own {
+            unreadable: true,
+            ..Own::contradiction(format!(
+                "the addresses of this machine cannot be read ({error})"
+            ))
+        }
+    }
+
+    /// What to do where what is known contradicts itself.
+    pub const fn remedy(&self) -> &'static str {
+        if self.unreadable {
+            "See why the system does not tell the server the addresses of the machine; it is asked again at each statement."
+        } else {
+            "Correct custodian.region, which a copy of another node's files brings along, and restart the server; or the \"node\" lines of the region rules, and reload it."
         }
     }
 }

@@ -78,6 +78,10 @@ fn a_node_that_cannot_read_its_addresses_keeps_its_place_and_lets_nobody_new_in_
         said.contains("the addresses of this machine cannot be read"),
         "{said}"
     );
+    assert!(
+        said.contains("HINT: See why the system does not tell"),
+        "{said}"
+    );
     assert!(!said.contains(CANARY), "{said}");
     let dump = node
         .program("pg_dump")?
