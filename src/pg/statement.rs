@@ -81,6 +81,7 @@ statements! {
     Query = T_Query,
     RangeTblEntry = T_RangeTblEntry,
     RangeVar = T_RangeVar,
+    ReassignOwnedStmt = T_ReassignOwnedStmt,
     RefreshMatViewStmt = T_RefreshMatViewStmt,
     RenameStmt = T_RenameStmt,
     RoleSpec = T_RoleSpec,
@@ -294,6 +295,16 @@ pub const fn names_relation(kind: pg_sys::ObjectType::Type) -> bool {
             | Type::OBJECT_SEQUENCE
             | Type::OBJECT_FOREIGN_TABLE
     )
+}
+
+/// The roles that REASSIGN OWNED names; those that there are.
+pub fn roles(reassign: &pg_sys::ReassignOwnedStmt) -> Vec<pg_sys::Oid> {
+    nodes!(reassign.roles)
+        .into_iter()
+        .filter_map(cast::<pg_sys::RoleSpec>)
+        // SAFETY: a node of the parse tree, which the lookup only reads; it may find nothing.
+        .map(|role| unsafe { pg_sys::get_rolespec_oid(role, true) })
+        .collect()
 }
 
 /// The tables that a CREATE TABLE inherits from, or is a partition of.

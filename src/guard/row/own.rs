@@ -44,6 +44,7 @@ pub fn concerns(tag: NodeTag) -> bool {
             | Tag::T_CreateStmt
             | Tag::T_CreateTrigStmt
             | Tag::T_IndexStmt
+            | Tag::T_ReassignOwnedStmt
             | Tag::T_RuleStmt
     )
 }
@@ -146,6 +147,12 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
     if let Some(create) = utility.cast::<pg_sys::CreateFunctionStmt>() {
         return Ok(created(create));
     }
+    if let Some(reassign) = utility.cast::<pg_sys::ReassignOwnedStmt>() {
+        let owner = relation::extension_owner()?;
+        let hit = statement::roles(reassign).contains(&owner);
+        let what = "give away what the owner of extension \"pg_custodian\" owns";
+        return Ok(hit.then(|| Touched::Guard(what.to_owned())));
+    }
     // Whoever reads a table reads those that inherit from it.
     if let Some(create) = utility.cast::<pg_sys::CreateStmt>() {
         let mut parents = statement::parents_of(create).into_iter();
@@ -192,11 +199,15 @@ fn schema(name: &str, doing: &str) -> Option<Touched> {
         .then(|| Touched::Guard(format!("{doing} the schema of extension \"pg_custodian\"")))
 }
 
+/// The same of any table of the extension: of what is put on one, anybody's statement could be made to run more.
 fn structure(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {
-    match table(range, doing) {
-        Some(Touched::Guard(what)) => Some(Touched::Structure(what)),
-        other => other,
-    }
+    let relation = named(range)?;
+    (relation::schema_oid() == Some(namespace::of(relation)))
+        .then(|| Touched::Structure(of_table(doing, relation)))
+}
+
+fn of_table(doing: &str, relation: pg_sys::Oid) -> String {
+    format!("{doing} table \"{}\"", relation::describe(relation))
 }
 
 fn table(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {
@@ -204,12 +215,7 @@ fn table(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {
     TABLES
         .iter()
         .any(|name| relation::own_relation(name) == Some(relation))
-        .then(|| {
-            Touched::Guard(format!(
-                "{doing} table \"{}\"",
-                relation::describe(relation)
-            ))
-        })
+        .then(|| Touched::Guard(of_table(doing, relation)))
 }
 
 fn function(

@@ -369,6 +369,20 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "CREATE INDEX more ON custodian.lane (role)",
             "to make an index on table \"custodian.lane\"",
         ),
+        // Of any table of it: it would run for whom writes there inside, the worker for one.
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN COPY customer TO PROGRAM 'cat'; RETURN NULL; END $$;
+             CREATE TRIGGER more AFTER INSERT ON custodian.ledger_entry FOR EACH ROW EXECUTE FUNCTION past()",
+            "to make a trigger on table \"custodian.ledger_entry\"",
+        ),
+        (
+            "CREATE RULE more AS ON INSERT TO custodian.epoch DO ALSO NOTIFY news",
+            "to make a rule on table \"custodian.epoch\"",
+        ),
+        (
+            "REASSIGN OWNED BY postgres TO away",
+            "to give away what the owner of extension \"pg_custodian\" owns, by which the guard goes, from",
+        ),
         (
             "ALTER EXTENSION pg_custodian DROP SCHEMA custodian",
             "to take anything out of extension \"pg_custodian\"",

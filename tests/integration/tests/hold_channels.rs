@@ -345,6 +345,8 @@ const GUARD: &[&str] = &[
     "ALTER TABLE custodian.relation_ref SET SCHEMA shop",
     "ALTER SCHEMA custodian RENAME TO away",
     "ALTER SCHEMA custodian OWNER TO shop",
+    "REASSIGN OWNED BY shop, postgres TO counsel",
+    "REASSIGN OWNED BY CURRENT_USER TO counsel",
 ];
 
 fn channels(scope: Scope) -> Result<()> {
