@@ -165,6 +165,26 @@ pub fn sweep(node: &Cluster, client: &mut Client, runs: usize) -> Result<f64> {
     )
 }
 
+/// Bytes in memory that the system has still to write to disk.
+fn unwritten() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let of = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Some((of("Dirty:")? + of("Writeback:")?) * 1024)
+}
+
+/// Waits until the disk is through with what was written before, as by a copy of a database: latencies measured meanwhile
+/// would be those of the copy. No longer than a minute; says whether it came to that.
+#[must_use]
+pub fn quiet() -> bool {
+    const LITTLE: u64 = 4 << 20;
+    let _ = std::process::Command::new("sync").status();
+    let written = poll(60, || (unwritten()? <= LITTLE).then_some(()));
+    written.is_some()
+}
+
 /// Seconds that one statement takes, its commit included, by the server's clock.
 ///
 /// # Errors
