@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tree::Forest;
-use super::{Relabelled, flag, oids, rel, rows, text};
+use super::{Relabelled, columns, flag, oids, rel, rows, text};
 use crate::error::{Error, Result};
 use crate::pg::fresh::{self, Row, Seen};
 use crate::policy::model::{
-    Column, Finding, ForeignKey, Ident, Leaf, OnDelete, RelId, Schema, Severity, Table, TypeClass,
+    Finding, ForeignKey, Ident, Leaf, OnDelete, RelId, Schema, Severity, Table, TypeClass,
 };
 use crate::tag::effective;
 use crate::tag::grammar::{self, ColumnLabel, TableTag};
@@ -219,55 +219,6 @@ fn class(base: &str, category: &str, typmod: i32) -> TypeClass {
     }
 }
 
-fn columns(
-    relations: &[RelId],
-    family: impl Fn(RelId) -> Vec<RelId>,
-) -> Result<BTreeMap<RelId, Vec<Column>>> {
-    let mut pairs: (Vec<RelId>, Vec<RelId>) = (Vec::new(), Vec::new());
-    for relation in relations {
-        for member in family(*relation) {
-            pairs.0.push(*relation);
-            pairs.1.push(member);
-        }
-    }
-    let known = fresh::rows(
-        include_str!("columns.sql"),
-        &[oids(pairs.0).into(), oids(pairs.1).into()],
-        Seen::Everything,
-        0,
-    )?;
-    let mut columns: BTreeMap<RelId, Vec<Column>> = BTreeMap::new();
-    for row in &known {
-        columns.entry(rel(row, 0)?).or_default().push(Column {
-            ident: Ident {
-                name: text(row, 1)?,
-                quoted: text(row, 2)?,
-            },
-            attnum: fresh::number(row, 3)?,
-            type_name: text(row, 4)?,
-            base: text(row, 5)?,
-            typmod: fresh::number(row, 7)?,
-            refused_by: None,
-            class: class(
-                fresh::must(row, 5)?,
-                fresh::must(row, 6)?,
-                fresh::number(row, 7)?,
-            ),
-            not_null: flag(row, 8)?,
-            generated: flag(row, 9)?,
-            identity: flag(row, 10)?,
-            in_unique: flag(row, 11)?,
-            unique_nulls_equal: flag(row, 12)?,
-            in_foreign_key: flag(row, 13)?,
-            referenced: flag(row, 14)?,
-            in_check: flag(row, 15)?,
-            in_partition_key: flag(row, 16)?,
-            indexed: flag(row, 17)?,
-        });
-    }
-    Ok(columns)
-}
-
 fn primary_keys(relations: &[RelId]) -> Result<BTreeMap<RelId, Vec<String>>> {
     let known = fresh::rows(
         "SELECT i.indrelid, json_agg(a.attname ORDER BY k.n)
@@ -391,12 +342,16 @@ pub fn schema(only: Option<RelId>, changed: &Relabelled) -> Result<Schema> {
         .into_iter()
         .filter(|relation| relations.contains_key(relation))
         .collect();
-    let mut columns = columns(&wanted, |relation| {
-        let mut family = forest.above(relation);
-        family.extend(forest.below(relation));
-        family.push(relation);
-        family
-    })?;
+    let mut columns = columns::columns(
+        &wanted,
+        |relation| {
+            let mut family = forest.above(relation);
+            family.extend(forest.below(relation));
+            family.push(relation);
+            family
+        },
+        class,
+    )?;
     let mut primary_keys = primary_keys(&wanted)?;
 
     let mut schema = Schema {

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod checks;
+mod columns;
 mod published;
 pub mod tree;
 mod withdrawn;
