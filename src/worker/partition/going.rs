@@ -79,7 +79,7 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
 }
 
 /// Runs what may take as long as a count, up to `custodian.count_timeout`.
-fn limited<T>(
+pub(super) fn limited<T>(
     work: impl FnOnce() -> std::result::Result<T, Caught>,
 ) -> std::result::Result<T, Caught> {
     match pace::count_timeout() {
@@ -153,11 +153,7 @@ fn prepare(job: &Job, look: &Look) -> Result<std::result::Result<(Entry, Candida
         if done(job.run)?.saturating_add(rows) > job.limit {
             return Ok(Err(Outcome::Tripped));
         }
-        let why = super::why(candidate.by_bound.as_deref());
-        let way = format!(
-            "Partition Drop of {}  (rows={rows})\n  Reason: {why}",
-            leaf.ident.name
-        );
+        let way = super::way(leaf, rows, &candidate);
         run::note_way(job.run, job.item, &way)?;
         let entry = Entry {
             leaf: leaf.id,
@@ -296,6 +292,17 @@ fn finish(entry: &Entry, limit: i64, allowed: bool) -> std::result::Result<Outco
 
 const TRIPPED: &str = "it has more rows than the run may dispose of";
 
+/// What is raised where a run would exceed what it may dispose of: what was counted is undone with the transaction.
+pub(super) fn too_many() -> Error {
+    Error::new(Kind::ProgramLimitExceeded, TRIPPED)
+}
+
+/// Whether it was that.
+pub(super) fn over_limit(caught: &Caught) -> bool {
+    let own = caught.own.as_ref();
+    own.is_some_and(|own| own.message == TRIPPED)
+}
+
 /// What the look at a detached partition found.
 enum Found {
     Dropped(i64),
@@ -314,14 +321,7 @@ fn conclude(
     let (outcome, why, sqlstate) = match found {
         Ok(Found::Dropped(rows)) => return Ok(Some(Outcome::Dropped(rows))),
         Ok(Found::Keep(why)) => (Outcome::Stays, why.to_owned(), None),
-        Err(caught)
-            if caught
-                .own
-                .as_ref()
-                .is_some_and(|own| own.message == TRIPPED) =>
-        {
-            (Outcome::Tripped, TRIPPED.to_owned(), None)
-        }
+        Err(caught) if over_limit(&caught) => (Outcome::Tripped, TRIPPED.to_owned(), None),
         Err(caught) if is_contention(&caught) => return Err(caught),
         Err(caught) => (
             Outcome::Stays,
@@ -376,8 +376,7 @@ fn look_and_drop(entry: &Entry, limit: i64, allowed: bool) -> Result<Found> {
             return Ok(Found::Keep("something keeps rows of it"));
         }
         if run::progress(entry.run, entry.item, rows)? > limit {
-            // What was counted is undone with the transaction.
-            return Err(Error::new(Kind::ProgramLimitExceeded, TRIPPED));
+            return Err(too_many());
         }
         as_leaf_owner(&plan, &leaf, || {
             spi::execute(&format!("DROP TABLE {}", leaf.ident.quoted), &[])

@@ -115,6 +115,7 @@ fn ranges(levels: &[Level]) -> Result<Vec<Range>> {
 }
 
 /// The bounds that hold for every row of a leaf.
+#[derive(Clone)]
 pub struct Bounds(Vec<Range>);
 
 impl Bounds {

@@ -19,6 +19,7 @@ use crate::policy::period::Instant;
 use crate::policy::render::{Due, Statement, Step};
 use crate::worker::survey::{self, Item};
 
+pub mod at_once;
 pub mod going;
 mod judge;
 mod proof;
@@ -44,6 +45,15 @@ fn why(by_bound: Option<&str>) -> String {
     by_bound.map_or_else(
         || "each of its rows is due".to_owned(),
         |column| format!("no later {column} fits its bounds"),
+    )
+}
+
+/// How a partition of so many rows goes, in the manner of EXPLAIN.
+fn way(leaf: &Leaf, rows: i64, candidate: &Candidate) -> String {
+    let why = why(candidate.by_bound.as_deref());
+    format!(
+        "Partition Drop of {}  (rows={rows})\n  Reason: {why}",
+        leaf.ident.name
     )
 }
 

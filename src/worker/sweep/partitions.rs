@@ -8,13 +8,17 @@ use crate::pg::{timeout, xact};
 use crate::policy::epoch;
 use crate::policy::render::Step;
 use crate::worker::partition::going::{self, Job, Outcome};
-use crate::worker::partition::{self, ACTION};
+use crate::worker::partition::{self, ACTION, at_once};
 use crate::worker::position::Phase;
 
 impl Sweep {
     /// Drops the partitions that the run was planned to drop. Those that turn out to stay are gone through row by
     /// row afterwards.
     pub(super) fn drop_partitions(&mut self) -> std::result::Result<End, Caught> {
+        let end = self.drop_at_once()?;
+        if !matches!(end, End::Through) {
+            return Ok(end);
+        }
         let mut tried = BTreeSet::new();
         // Detaching changes tags, and with them the plan's epoch. Where somebody else may have changed anything, it is compiled
         // again.
@@ -25,14 +29,7 @@ impl Sweep {
             }
             self.store_position(&part, Phase::DroppingPartitions, 0, (0, 0))?;
             let wal = xact::wal_written();
-            let job = Job {
-                work: &self.work,
-                leaf: &part.leaf,
-                cutoff: self.run.cutoff,
-                run: self.run.id,
-                item: part.number,
-                limit: self.limits.own(),
-            };
+            let job = self.job(&part);
             let outcome = timeout::while_sparing_vacuum(LOCK_TIMEOUT, || going::drop_leaf(&job));
             self.wal += xact::wal_written().saturating_sub(wal);
             match outcome? {
@@ -54,6 +51,57 @@ impl Sweep {
             }
         }
         Ok(End::Through)
+    }
+
+    /// Drops those that nobody uses at the moment, several in one transaction.
+    fn drop_at_once(&mut self) -> std::result::Result<End, Caught> {
+        let mut tried = BTreeSet::new();
+        loop {
+            let mut parts = Vec::new();
+            while parts.len() < at_once::MOST
+                && let Some(part) = self.next_to_drop(&tried)
+            {
+                tried.insert(part.leaf.id);
+                parts.push(part);
+            }
+            let Some(first) = parts.first() else {
+                return Ok(End::Through);
+            };
+            if let Some(end) = self.throttle(first)? {
+                return Ok(end);
+            }
+            self.store_position(first, Phase::DroppingPartitions, 0, (0, 0))?;
+            let wal = xact::wal_written();
+            let jobs: Vec<Job> = parts.iter().map(|part| self.job(part)).collect();
+            let outcome =
+                timeout::while_sparing_vacuum(LOCK_TIMEOUT, || at_once::drop_at_once(&jobs));
+            drop(jobs);
+            self.wal += xact::wal_written().saturating_sub(wal);
+            let dropped = match outcome {
+                at_once::Outcome::Dropped(dropped) => dropped,
+                at_once::Outcome::Tripped => return Ok(End::Tripped),
+            };
+            let rows: i64 = dropped.iter().map(|(_, rows)| rows).sum();
+            self.disposed = self.disposed.saturating_add(rows);
+            for (leaf, _) in dropped {
+                if !self.goes_on_without(leaf)?
+                    && let Some(end) = self.reload()?
+                {
+                    return Ok(end);
+                }
+            }
+        }
+    }
+
+    fn job<'a>(&'a self, part: &'a Part) -> Job<'a> {
+        Job {
+            work: &self.work,
+            leaf: &part.leaf,
+            cutoff: self.run.cutoff,
+            run: self.run.id,
+            item: part.number,
+            limit: self.limits.own(),
+        }
     }
 
     /// Takes a leaf that was dropped out of the plan, and has it fit the epoch that detaching it began; `false` where

@@ -605,3 +605,56 @@ fn a_partition_whose_bounds_leave_out_what_is_due_is_not_read() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn partitions_that_nobody_uses_go_together_and_others_do_not_wait_for_them() -> Result<()> {
+    let node = cluster("together")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    let more = |name: &str| {
+        format!(
+            "{} CREATE TABLE {name}_older PARTITION OF {name} FOR VALUES FROM ('2019-01-01') TO ('2020-01-01');
+             INSERT INTO {name} SELECT n, '10.0.0.' || n, '2019-03-01' FROM generate_series(201, 230) n;",
+            visits(name)
+        )
+    };
+    // One transaction, and none of them was ever detached.
+    const DROPPED: &str =
+        "SELECT count(*), count(DISTINCT e.xmin::text), sum((l.detail ->> 'rows')::int)
+         FROM custodian.ledger l JOIN custodian.ledger_entry e USING (entry)
+         WHERE l.kind = 'partition.dropped' AND l.object LIKE";
+    node.exec(&more("alone"))?;
+    node.exec(&ready("alone"))?;
+    // Without reading the table, which would be in the way.
+    wait_for_answer(
+        &node,
+        "SELECT to_regclass('alone_old'), to_regclass('alone_older')",
+        "|",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM alone")?, "20");
+    assert_eq!(node.text(&format!("{DROPPED} 'public.alone%'"))?, "2|1|130");
+    assert_eq!(
+        node.text("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relid = 'custodian.partition_drop'::regclass")?,
+        "0"
+    );
+
+    // Somebody reads the table: it is not locked against others, and each partition goes by itself once that is over.
+    let mut reader = node.client()?;
+    node.exec(&more("read"))?;
+    reader.batch_execute("BEGIN; SELECT FROM read LIMIT 1")?;
+    node.exec(&ready("read"))?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM custodian.partition_drop WHERE leaf_name LIKE 'public.read%'",
+        "1",
+    );
+    let mut other = node.client()?;
+    other.batch_execute("SET statement_timeout = '30s'; SELECT count(*) FROM read; INSERT INTO read VALUES (1, '10.0.0.1', now())")?;
+    reader.batch_execute("COMMIT")?;
+    wait_for_answer(
+        &node,
+        "SELECT to_regclass('read_old'), to_regclass('read_older'), (SELECT count(*) FROM read)",
+        "||21",
+    );
+    assert_eq!(node.text(&format!("{DROPPED} 'public.read%'"))?, "2|2|130");
+    Ok(())
+}
