@@ -1,7 +1,7 @@
 //! How far disposal is behind: since when the oldest row of each table has been due that is still there. It is measured
 //! where the rows are counted, kept in a table, and said when it is longer than `custodian.max_overdue`.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant as Moment};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::guc::{self, pace};
 use crate::pg::{clock, relation, report, sandbox, spi, time, xact};
 use crate::policy::foreign_code::as_leaf_owner;
-use crate::policy::model::{Finding, Severity};
+use crate::policy::model::{Finding, Leaf, Severity};
 use crate::policy::period::Instant;
 use crate::policy::render;
 use crate::report::since::since;
@@ -32,15 +32,20 @@ const RECENT: i64 = 2 * 3_600_000_000;
 const BEAT: i64 = 1_200_000_000;
 
 /// Whether anything of the table was due at a moment that is still there. With `marks` it is one of the rows that a pass
-/// looks at which begins there. `bounds` are those of the leaves.
-fn due_at(work: &Work, marks: Option<&Marks>, bounds: &[Bounds], at: Instant) -> Result<bool> {
+/// looks at which begins there. `bounds` are those of the leaves, read where they are asked for first.
+fn due_at(
+    work: &Work,
+    marks: Option<&Marks>,
+    bounds: &[OnceCell<Bounds>],
+    at: Instant,
+) -> Result<bool> {
     let plan = &work.plan;
     key::with_key(plan, For::Recognizing, || {
         for (leaf, bounds) in plan.leaves.iter().zip(bounds) {
             for step in render::steps(plan) {
                 let after = marks.and_then(|marks| marks.after(leaf));
                 let due = work.due(step, leaf, at, after);
-                if bounds.leave_out(&due) {
+                if known(bounds, leaf)?.leave_out(&due) {
                     continue;
                 }
                 if as_leaf_owner(plan, leaf, || spi::count(&due.exists()))? > 0 {
@@ -50,6 +55,17 @@ fn due_at(work: &Work, marks: Option<&Marks>, bounds: &[Bounds], at: Instant) ->
         }
         Ok(false)
     })
+}
+
+/// The bounds of a leaf, as they are or were when they were read.
+fn known<'b>(bounds: &'b OnceCell<Bounds>, leaf: &Leaf) -> Result<&'b Bounds> {
+    match bounds.get() {
+        Some(known) => Ok(known),
+        None => {
+            let read = Bounds::of(leaf)?;
+            Ok(bounds.get_or_init(|| read))
+        }
+    }
 }
 
 /// The moment of the last pass over the leaf that was looked at longest ago, where each was swept not long ago.
@@ -129,15 +145,18 @@ pub fn measure(
     let pass = last_pass(work, marks, now).filter(|_| quarantine.is_empty());
     // Rows of the quarantine are due wherever the marks are.
     let reached = Some(marks).filter(|_| quarantine.is_empty());
-    let leaves = work.plan.leaves.iter();
-    let bounds = leaves.map(Bounds::of).collect::<Result<Vec<Bounds>>>()?;
+    let bounds = vec![OnceCell::new(); work.plan.leaves.len()];
     let due_at = |at| due_at(work, reached, &bounds, at);
     if let Some((plan, since)) = &stored
         && plan == digest
         && may_hold(*since, pass, now)
         && (!quick || due_at(*since)?)
     {
-        return Ok(());
+        // An older row may have come since. Whether it is one that has to be said is asked, and not how old each is.
+        let said = said_from(now).filter(|said| quick && said < since);
+        if !said.map_or(Ok(false), due_at)? {
+            return Ok(());
+        }
     }
     let since = match pass {
         Some(pass) => pass,
@@ -153,6 +172,12 @@ pub fn measure(
         )?;
         Ok(())
     })
+}
+
+/// Rows that have been due since this moment, or for longer, are to be said; `None` where none are.
+fn said_from(now: Instant) -> Option<Instant> {
+    let limit = i64::from(pace::max_overdue()) * 1_000_000;
+    (limit != 0).then(|| Instant::from_micros(now.micros().saturating_sub(limit)))
 }
 
 /// Forgets the tables that are not to be kept. Writes nothing when there is none.
@@ -182,11 +207,9 @@ struct Behind {
 
 /// The tables whose oldest row has been due for longer than `custodian.max_overdue`.
 fn behind() -> Result<Vec<Behind>> {
-    let limit = i64::from(pace::max_overdue()) * 1_000_000;
-    if limit == 0 {
+    let Some(before) = said_from(clock::wall()) else {
         return Ok(Vec::new());
-    }
-    let before = Instant::from_micros(clock::wall().micros().saturating_sub(limit));
+    };
     sandbox::as_extension_owner(|| {
         spi::select(
             "SELECT b.relation, concat(n.nspname, '.', c.relname), to_char(b.overdue_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI \"UTC\"'),

@@ -104,6 +104,7 @@ struct Start {
 impl Launcher {
     /// Goes through all databases once; says how long nothing is to be done.
     fn round(&mut self) -> Duration {
+        pgrx::debug1!("the pg_custodian launcher goes through the databases");
         let databases =
             match xact::transaction(|| xact::with_snapshot(|| Ok(database::connectable()))) {
                 Ok(databases) => databases,

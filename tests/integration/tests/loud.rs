@@ -86,6 +86,92 @@ fn rows_that_are_overdue_for_too_long_are_a_warning_and_a_finding_until_they_are
     Ok(())
 }
 
+/// How many times `begins` is in the log between the first `from` and the next `said` behind it.
+fn rounds_until(log: &str, from: &str, begins: &str, said: &str) -> usize {
+    let (_, rest) = log.split_once(from).expect("where it begins");
+    let (before, _) = rest.split_once(said).expect("what is said");
+    before.matches(begins).count()
+}
+
+/// When a line of the log was written.
+fn second_of_day(line: &str) -> f64 {
+    let time = line.split(' ').nth(1).unwrap_or_default();
+    let parts = time.split(':').map(|part| part.parse().unwrap_or(f64::NAN));
+    parts.fold(0.0, |sum, part| sum * 60.0 + part)
+}
+
+/// The log since the server was started last, once this is in it.
+fn since_the_restart(node: &Cluster, said: &str) -> String {
+    let log = poll(60, || {
+        let log = node.log();
+        let (_, rest) = log.rsplit_once("starting PostgreSQL")?;
+        rest.contains(said).then(|| rest.to_owned())
+    });
+    log.expect("what is said")
+}
+
+const ROUND: &str = "a round of the pg_custodian scheduler begins";
+const LAUNCHER: &str = "the pg_custodian launcher goes through the databases";
+const NOW: &str = "DO $$ BEGIN RAISE LOG 'from here on'; END $$";
+const HERE: &str = "LOG:  from here on";
+
+/// Rounds begin a nap apart, or less. So what is said in the second of them, or before, is said within two naps, which is
+/// counted rather than timed: a busy machine makes them longer.
+#[test]
+fn what_has_fallen_behind_is_said_within_two_naps() -> Result<()> {
+    let node = Cluster::builder("naps")
+        .preload("pg_custodian")
+        .conf("log_min_messages = debug1")
+        .conf("custodian.naptime = 2s")
+        .conf("custodian.max_overdue = 30d")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&CUSTOMER.replace("generate_series(1, 100)", "generate_series(1, 60)"))?;
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.backlog", "1");
+    assert!(!node.log().contains(SAID));
+    // From one moment to the next a row has been due for too long.
+    node.exec(&format!(
+        "INSERT INTO customer VALUES (1000, 'x', now() - interval '100 days'); {NOW}"
+    ))?;
+    node.wait_for_log(SAID, 60);
+    let rounds = rounds_until(&node.log(), HERE, ROUND, SAID);
+    assert!((1..=2).contains(&rounds), "{rounds} rounds");
+
+    // Nothing comes of sweeps: the two slots are those of the launcher and the scheduler.
+    for setting in [
+        "max_worker_processes = 2",
+        "max_logical_replication_workers = 0",
+        "custodian.disposal = 'on'",
+        "custodian.max_disposal_fraction = 1",
+    ] {
+        node.exec(&format!("ALTER SYSTEM SET {setting}"))?;
+    }
+    node.restart()?;
+    let no_sweep = "no worker could be started for a sweep";
+    let log = since_the_restart(&node, no_sweep);
+    let rounds = rounds_until(&log, "", ROUND, no_sweep);
+    assert!((1..=2).contains(&rounds), "{rounds} rounds");
+
+    // Nor of a scheduler: the launcher has the only slot, and looks.
+    node.exec("ALTER SYSTEM SET max_worker_processes = 1")?;
+    node.restart()?;
+    let no_scheduler = "no scheduler could be started in database";
+    let log = since_the_restart(&node, no_scheduler);
+    // It may look more often: then it says so in the first look that begins a nap behind the first one.
+    let (before, _) = log.split_once(no_scheduler).expect("what is said");
+    let mut looks: Vec<f64> = before
+        .lines()
+        .filter(|line| line.contains(LAUNCHER))
+        .map(second_of_day)
+        .collect();
+    looks.pop();
+    if let (Some(first), Some(last)) = (looks.first(), looks.last()) {
+        let late = (last - first).rem_euclid(86_400.0);
+        assert!(late < 3.0, "not said {late} seconds after the first look");
+    }
+    Ok(())
+}
+
 const NO_SLOT: &str = "SELECT count(*) FROM custodian.check() WHERE code = 'no-worker-slot'";
 
 #[test]
