@@ -85,6 +85,25 @@ impl Overview {
     }
 }
 
+/// How a table is to be looked at.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    pub mode: Disposal,
+    /// Without it only a run that is to be taken up again is looked for.
+    pub count: bool,
+    /// At which moment rows are due.
+    pub cutoff: Instant,
+}
+
+/// What turned out on the way.
+#[derive(Default)]
+pub struct Noticed {
+    /// A leaf lacks the triggers of [`late`](crate::worker::late).
+    pub unwatched: bool,
+    /// Something is due.
+    pub due: bool,
+}
+
 /// What is to be done about a table after it was counted.
 pub enum Next {
     Nothing,
@@ -140,7 +159,14 @@ pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
 fn now(overview: &mut Overview, table: u32) -> std::result::Result<Next, Caught> {
     overview.deferred = None;
     match overview.schema.tables.contains_key(&table) {
-        true => limited(overview, table, Disposal::On, true, &mut false),
+        true => {
+            let asked = Asked {
+                mode: Disposal::On,
+                count: true,
+                cutoff: clock::wall(),
+            };
+            limited(overview, table, asked, &mut Noticed::default())
+        }
         false => Ok(Next::Nothing),
     }
 }
@@ -162,11 +188,10 @@ fn is_referred_to(schema: &Schema, table: u32) -> bool {
 pub fn limited(
     overview: &Overview,
     table: u32,
-    mode: Disposal,
-    count: bool,
-    unwatched: &mut bool,
+    asked: Asked,
+    noticed: &mut Noticed,
 ) -> std::result::Result<Next, Caught> {
-    if count && is_referred_to(&overview.schema, table) {
+    if asked.count && is_referred_to(&overview.schema, table) {
         // What sweeps of this round have freed goes in it. By itself, since counting may take long.
         transaction(|| {
             if !reopen::pending()? {
@@ -180,9 +205,13 @@ pub fn limited(
     }
     let mut work = || {
         transaction(|| {
-            timeout::while_giving_way(LOCK_TIMEOUT, || {
-                plan(overview, table, mode, count, unwatched)
-            })
+            let next =
+                timeout::while_giving_way(LOCK_TIMEOUT, || plan(overview, table, asked, noticed))?;
+            if matches!(next, Next::Sweep(_)) {
+                // Whatever the run does is on disk only behind this.
+                xact::commit_asynchronously();
+            }
+            Ok(next)
         })
     };
     match pace::count_timeout() {
@@ -191,15 +220,13 @@ pub fn limited(
     }
 }
 
-/// Decides about one table, in one transaction. Without `count`, only a run that is to be taken up again is
-/// looked for. `unwatched` becomes true when a leaf lacks the triggers of [`late`].
-fn plan(
-    overview: &Overview,
-    table: u32,
-    mode: Disposal,
-    count: bool,
-    unwatched: &mut bool,
-) -> Result<Next> {
+/// Decides about one table, in one transaction.
+fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) -> Result<Next> {
+    let Asked {
+        mode,
+        count,
+        cutoff,
+    } = asked;
     let root = pg_sys::Oid::from(table);
     let work = overview.work(root);
     // Rows of its peers go with its own.
@@ -253,16 +280,17 @@ fn plan(
         overview.horizon,
         mode == Disposal::On,
     )?;
-    *unwatched = marks.any_unwatched();
+    noticed.unwatched = marks.any_unwatched();
     let quarantine = quarantine::load(&work.plan.leaves)?;
     let start = Moment::now();
-    let survey = survey::survey(&work, None, clock::wall(), &marks, &quarantine, true)?;
+    let survey = survey::survey(&work, None, cutoff, &marks, &quarantine, true)?;
     backlog::measure(&work, &survey, &marks, &quarantine, start.elapsed())?;
     for (leaf, item, tid) in &survey.vanished {
         // It may have moved: the next round looks at the whole leaf.
         quarantine::remove(leaf, item, *tid)?;
         reopen::lower(pg_sys::Oid::from(leaf.id), None)?;
     }
+    noticed.due = !survey.items.is_empty();
     if survey.items.is_empty() {
         return nothing_due(&work, &survey, mode, waiting, &marks);
     }

@@ -70,17 +70,19 @@ pub fn call(only: Option<pg_sys::Oid>) -> Result<()> {
             continue;
         }
         let before = referring_to(&referring, table.to_u32());
-        match execute(table, &name, &before)? {
-            Some(run) if run.state == State::Waiting => {
+        match execute(table, &name, &before) {
+            Ok(Some(run)) if run.state == State::Waiting => {
                 let reason = run.reason.unwrap_or_default();
                 told(alone, sweep::waiting_message(run.id, &name, &reason))?;
             }
-            Some(run) => {
+            Ok(Some(run)) => {
                 runs += 1;
                 rows = rows.saturating_add(run.done);
                 outcome(&run);
             }
-            None => {}
+            Ok(None) => {}
+            Err(error) if is_of_one_table(&error) => told(alone, error)?,
+            Err(error) => return Err(error),
         }
     }
     notice!("{rows} rows were disposed of by {runs} runs");
@@ -112,6 +114,14 @@ fn told(alone: bool, error: Error) -> Result<()> {
     }
     report::log(PgLogLevel::WARNING, error);
     Ok(())
+}
+
+/// Whether other tables may fare better than the one whose sweep came to this error. Without a free worker none does. Pure.
+fn is_of_one_table(error: &Error) -> bool {
+    matches!(
+        error.kind,
+        Kind::LockNotAvailable | Kind::NotInPrerequisiteState
+    )
 }
 
 /// Tells when a run did not do all that it was for.
@@ -187,11 +197,18 @@ fn execute(table: pg_sys::Oid, name: &str, before: &BTreeSet<u32>) -> Result<Opt
     match demand.answer {
         Answer::Nothing => Ok(None),
         Answer::Waits | Answer::Ended => xact::with_snapshot(|| run::get(demand.run)),
-        Answer::Failed => Err(Error::new(
-            Kind::NotInPrerequisiteState,
-            format!("what is due in {name} could not be counted"),
-        )
-        .hint("See custodian.check() and the server log.")),
+        Answer::Failed => {
+            let sqlstate = xact::with_snapshot(|| run::last_failure(table))?;
+            let error = Error::new(
+                Kind::NotInPrerequisiteState,
+                format!("what is due in {name} could not be counted"),
+            )
+            .hint("See custodian.check() and the server log.");
+            Err(match sqlstate {
+                Some(sqlstate) => error.detail(format!("SQLSTATE {sqlstate}.")),
+                None => error,
+            })
+        }
         Answer::Planning | Answer::Running => Err(Error::new(
             Kind::NotInPrerequisiteState,
             format!("the sweep of {name} was ended before it was through"),
@@ -230,7 +247,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
         Ok(Next::Sweep(id)) => {
             shmem::set_run(latch::my_pid(), id);
             tell(Answer::Running, id);
-            sweep::execute(id, true);
+            sweep::execute(id, true, None);
             tell(Answer::Ended, id);
         }
         Err(caught) => {
@@ -247,6 +264,13 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_one_table_stops_no_other() {
+        let of_one = |kind| is_of_one_table(&Error::new(kind, ""));
+        assert!(of_one(Kind::LockNotAvailable) && of_one(Kind::NotInPrerequisiteState));
+        assert!(!of_one(Kind::InsufficientResources) && !of_one(Kind::Internal));
+    }
 
     fn seats(tables: &[u32]) -> Vec<Seat> {
         let seat = |table: &u32| Seat {

@@ -21,6 +21,7 @@ pub mod demand;
 mod directory;
 mod disposed;
 mod distant;
+mod early;
 mod findings;
 mod firing;
 mod freed;

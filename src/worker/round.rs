@@ -11,11 +11,12 @@ use crate::evidence::{keys, sealer};
 use crate::guard::row;
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, random, report, timeout, xact};
+use crate::pg::{bgworker, clock, random, report, timeout, xact};
 use crate::policy::load;
 use crate::report::uptime;
 use crate::tag::grammar::DisposalMode;
-use crate::worker::decide::{self, Next, Overview};
+use crate::worker::decide::{self, Asked, Next, Noticed, Overview};
+use crate::worker::early::{self, Offer, Prospect};
 use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
 use crate::worker::sweeps::{self, Sweeps};
@@ -36,6 +37,8 @@ struct Memory {
     epoch: i64,
     /// When it was last planned.
     looked_at: Option<Moment>,
+    /// Whether a worker is likely to be needed.
+    prospect: Prospect,
 }
 
 /// What a scheduler remembers; lost with it, and nothing depends on it but pace.
@@ -83,7 +86,17 @@ impl Rounds {
     /// round itself is handed over.
     pub fn round(&mut self, database: pg_sys::Oid) -> std::result::Result<(), Caught> {
         self.reap(database)?;
-        let evidence = evidence(shmem::leads(database));
+        let mut evidence = Evidence::take(shmem::leads(database));
+        let outcome = self.all(database, &mut evidence);
+        let sealed = evidence.seal();
+        outcome.and(sealed)
+    }
+
+    fn all(
+        &mut self,
+        database: pg_sys::Oid,
+        evidence: &mut Evidence,
+    ) -> std::result::Result<(), Caught> {
         // One on demand may be about to store its run: then it is looked again in the next round.
         let executed = self.sweeps.runs(database);
         if let Some(executed) = &executed {
@@ -105,7 +118,7 @@ impl Rounds {
                 true => reopen::apply(&load::schema(None)?),
                 false => Ok(()),
             })?;
-            return evidence;
+            return Ok(());
         }
         let mut overview = Overview::load()?;
         self.starved = false;
@@ -130,19 +143,20 @@ impl Rounds {
             );
         }
         transaction(|| backlog::forget(|relation| governed.contains(&relation.to_u32())))?;
-        self.tables_of_round(database, &mut overview, armed)?;
+        self.tables_of_round(database, &mut overview, armed, evidence)?;
         self.silence.of_sweeps(database, self.starved);
         backlog::speak();
-        evidence
+        Ok(())
     }
 
     /// Goes to every table, and begins sweeps. Waits for those that it began, but no longer than [`patience`] while nothing
-    /// else is to be done: a sweep that takes long holds up no other table.
+    /// else is to be done: a sweep that takes long holds up no other table. What is in the ledger by then is sealed before it waits.
     fn tables_of_round(
         &mut self,
         database: pg_sys::Oid,
         overview: &mut Overview,
         armed: bool,
+        evidence: &mut Evidence,
     ) -> std::result::Result<(), Caught> {
         let order = overview.order.iter().copied().zip(0..).collect();
         let referring = load::referring(&overview.schema);
@@ -171,6 +185,7 @@ impl Rounds {
             } else if idle.elapsed() > patience() {
                 break;
             } else if !pending.is_empty() || self.sweeps.any() {
+                evidence.seal_once();
                 self.sweeps.wait(database);
                 backlog::speak();
             }
@@ -292,13 +307,24 @@ impl Rounds {
             }
         }
         bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
-        let mut unwatched = false;
-        let next = decide::limited(overview, table, mode, count, &mut unwatched)?;
+        let asked = Asked {
+            mode,
+            count,
+            cutoff: clock::wall(),
+        };
+        let early = self.early(database, overview, table, asked)?;
+        let mut noticed = Noticed::default();
+        let next = decide::limited(overview, table, asked, &mut noticed)?;
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
                 memory.count_at = now.checked_add(pacing::count_pause(now.elapsed()));
+                memory.prospect = match next {
+                    Next::Sweep(_) => Prospect::Run,
+                    Next::Nothing if noticed.due && mode == Disposal::Observe => Prospect::Run,
+                    _ => Prospect::Nothing,
+                };
             }
-            if unwatched {
+            if noticed.unwatched {
                 memory.watched_at = None;
             }
         }
@@ -316,7 +342,7 @@ impl Rounds {
                 // What is due was told by the clock, which may have jumped since the round began: then the sweep finds
                 // that it is paused.
                 circumstances()?;
-                if self.sweeps.begin(database, table, id) {
+                if self.sweeps.begin(database, table, id, early) {
                     return Ok(());
                 }
                 self.starved = true;
@@ -328,6 +354,29 @@ impl Rounds {
             memory.retry_at = None;
         }
         Ok(())
+    }
+}
+
+impl Rounds {
+    /// Starts a worker for a table that is about to be counted, where one is likely to be needed and may be had.
+    fn early(
+        &self,
+        database: pg_sys::Oid,
+        overview: &Overview,
+        table: u32,
+        asked: Asked,
+    ) -> std::result::Result<Option<Offer>, Caught> {
+        let known = overview.schema.tables.get(&table);
+        let (Some(known), Some(memory)) = (known, self.tables.get(&table)) else {
+            return Ok(None);
+        };
+        let may = asked.count && asked.mode == Disposal::On && overview.deferred.is_none();
+        let wanted = may
+            && self.sweeps.has_room(database)
+            && memory.prospect.is_good(|| early::is_large(&known.leaves))?;
+        Ok(wanted
+            .then(|| Offer::make(database, table, asked.cutoff))
+            .flatten())
     }
 }
 
@@ -354,15 +403,46 @@ fn circumstances() -> std::result::Result<(), Caught> {
     Ok(())
 }
 
-/// Moves the guard's events into the ledger, and seals it. An error of it does not keep data from being
-/// disposed. `also_unbound` says that this database collects what belongs to none.
-fn evidence(also_unbound: bool) -> std::result::Result<(), Caught> {
-    transaction(uptime::note)?;
-    transaction(|| sealer::drain_events(also_unbound, false))?;
-    if transaction(run::unsealed)? {
-        transaction(sealer::seal)?;
+/// What a round has to do with the ledger. An error of it does not keep data from being disposed.
+struct Evidence {
+    outcome: std::result::Result<(), Caught>,
+    sealed: bool,
+}
+
+impl Evidence {
+    /// Moves the guard's events into the ledger, and notes what is in force. `also_unbound` says that this database collects what
+    /// belongs to none.
+    fn take(also_unbound: bool) -> Self {
+        let taken = transaction(|| {
+            // It is on disk before it is sealed, at the latest. If a crash takes it back, the next round notes the same.
+            xact::commit_asynchronously();
+            uptime::note()
+        })
+        .and_then(|()| transaction(|| sealer::drain_events(also_unbound, false)));
+        Evidence {
+            outcome: taken.map(|_| ()),
+            sealed: false,
+        }
     }
-    Ok(())
+
+    /// Seals the ledger, unless something went wrong before: nobody waits for it any more whose rows are due.
+    fn seal_once(&mut self) {
+        if self.sealed || self.outcome.is_err() {
+            return;
+        }
+        self.sealed = true;
+        self.outcome = transaction(run::unsealed).and_then(|unsealed| match unsealed {
+            true => transaction(sealer::seal).map(|_| ()),
+            false => Ok(()),
+        });
+    }
+
+    /// Seals what is in the ledger by the end of the round, and says what went wrong.
+    fn seal(mut self) -> std::result::Result<(), Caught> {
+        self.sealed = false;
+        self.seal_once();
+        self.outcome
+    }
 }
 
 /// How long a round waits for its sweeps while there is nothing else to do.
@@ -396,6 +476,8 @@ fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
             }
             // An error rolls the setting back with the transaction.
             timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
+            // No watermark that counts on them is on disk before them.
+            xact::commit_asynchronously();
             late::watch_leaf(leaf, watch)?;
             timeout::set_lock_timeout(Duration::ZERO);
             Ok(())
@@ -404,6 +486,7 @@ fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
     for (relation, rows) in transaction(|| Ok(late::beyond(watch)))? {
         transaction(|| {
             timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
+            xact::commit_asynchronously();
             late::watch_beyond(relation, rows)?;
             timeout::set_lock_timeout(Duration::ZERO);
             Ok(())

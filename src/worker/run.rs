@@ -296,6 +296,18 @@ pub fn insert_failed(relation: pg_sys::Oid, name: &str, epoch: i64, sqlstate: &s
     Ok(())
 }
 
+/// The SQLSTATE with which the last run of the table failed that did.
+pub fn last_failure(relation: pg_sys::Oid) -> Result<Option<String>> {
+    sandbox::as_extension_owner(|| {
+        let found = spi::select_one(
+            "SELECT sqlstate FROM custodian.run WHERE relation = $1 AND state = 'failed' ORDER BY run_id DESC LIMIT 1",
+            &[relation.into()],
+            |row| row.get::<String>(1),
+        )?;
+        Ok(found.flatten())
+    })
+}
+
 /// Marks a run as started by this server, before anything of it is done.
 pub fn begin(id: i64) -> Result<()> {
     sandbox::as_extension_owner(|| {

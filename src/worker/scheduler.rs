@@ -84,6 +84,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
             tidy.settings_changed();
         }
         shmem::take_wake(database);
+        pgrx::debug1!("a round of the pg_custodian scheduler begins");
         match installed() {
             Ok(Installed::No) => {
                 archive::close(database);
@@ -101,8 +102,6 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
                 archives.report(database);
                 lasting.look();
                 records.look();
-                prune.look();
-                tidy.look(database);
                 match rounds.round(database) {
                     Ok(()) => shmem::set_success(database),
                     Err(caught) => report::log(
@@ -110,6 +109,9 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
                         caught.describe("a round of the pg_custodian scheduler failed"),
                     ),
                 }
+                // Nobody waits for these, as they do for rows that are due.
+                prune.look();
+                tidy.look(database);
             }
             Err(caught) => report::log(
                 PgLogLevel::LOG,

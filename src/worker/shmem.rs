@@ -290,6 +290,11 @@ pub fn release_scheduler(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
+/// Looks at the slot of a database, or changes it; `None` where there is none. `work` may not raise errors.
+pub fn with_slot<T>(database: pg_sys::Oid, work: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+    write(|directory| directory.find(database).map(work)).flatten()
+}
+
 /// A sweep worker claims its place in the database; `false` when another one sweeps the table, there is no room, or the
 /// database is to be left. `run` is 0 as long as it is not known.
 pub fn claim_sweep(database: pg_sys::Oid, pid: i32, table: u32, run: i64) -> bool {
@@ -351,6 +356,7 @@ pub fn release_sweep(pid: i32) -> i32 {
                 *seat = EMPTY;
                 scheduler = slot.scheduler;
             }
+            slot.leave_early(pid);
         }
         scheduler
     })

@@ -31,11 +31,14 @@ pub struct Seat {
     pub pid: i32,
     /// The table, no other sweep of which is let in.
     pub table: u32,
-    /// The run; 0: it is being planned.
+    /// The run; 0: it is being planned; [`EARLY`]: its worker waits until that is known.
     pub run: i64,
     /// When its present batch began; 0 is between batches.
     pub batch_since: i64,
 }
+
+/// The run of a worker that was started before it is known whether there is one.
+pub const EARLY: i64 = -1;
 
 /// A seat that is free.
 pub(super) const EMPTY: Seat = Seat {
@@ -44,6 +47,45 @@ pub(super) const EMPTY: Seat = Seat {
     run: 0,
     batch_since: 0,
 };
+
+/// A worker that was started while its table is being planned. One at a time: a scheduler plans one table after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Early {
+    /// Tells one offer from the next; 0 is none.
+    pub number: u32,
+    pub table: u32,
+    /// What its run is to have, in the server's microseconds.
+    pub cutoff: i64,
+    /// Who offered it.
+    pub scheduler: i32,
+    pub since: i64,
+    /// The worker, once it is there.
+    pub pid: i32,
+    pub told: Told,
+}
+
+/// What a worker is told that was started early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    NotYet,
+    NotNeeded,
+    Run(i64),
+}
+
+impl Early {
+    pub const NONE: Early = Early {
+        number: 0,
+        table: 0,
+        cutoff: 0,
+        scheduler: 0,
+        since: 0,
+        pid: 0,
+        told: Told::NotYet,
+    };
+}
+
+/// How long a worker that was told its run may take to hear of it, in microseconds: as long as any may take to come up.
+const HEARING: i64 = 15_000_000;
 
 #[derive(Clone, Copy)]
 pub struct Slot {
@@ -65,6 +107,7 @@ pub struct Slot {
     pub starved_since: i64,
     /// What the last sweep on demand has to say.
     pub demand: Demand,
+    pub early: Early,
 }
 
 /// What a sweep on demand tells the session that waits for it.
@@ -111,7 +154,67 @@ impl Slot {
             answer: Answer::Nothing,
             run: 0,
         },
+        early: Early::NONE,
     };
+
+    /// Makes room for a worker, of which all but the number is told; its number, `None` while the one before may still have to
+    /// hear of its run.
+    pub fn offer(&mut self, early: Early) -> Option<u32> {
+        let before = self.early;
+        let to_hear = matches!(before.told, Told::Run(_)) && early.since - before.since < HEARING;
+        if before.number != 0 && to_hear {
+            return None;
+        }
+        let number = before.number.wrapping_add(1).max(1);
+        self.early = Early { number, ..early };
+        Some(number)
+    }
+
+    /// A worker comes up; what it is for, `None` when it is not needed any more.
+    pub fn join_early(&mut self, number: u32, pid: i32) -> Option<Early> {
+        let early = &mut self.early;
+        let wanted = early.number == number && early.told != Told::NotNeeded && early.pid == 0;
+        wanted.then(|| {
+            early.pid = pid;
+            *early
+        })
+    }
+
+    /// The scheduler tells the worker; its process id, 0 while it is coming up; `None` when it is gone.
+    pub fn answer_early(&mut self, number: u32, told: Told) -> Option<i32> {
+        let early = &mut self.early;
+        (early.number == number && early.table != 0).then(|| {
+            early.told = told;
+            early.pid
+        })
+    }
+
+    /// What the worker is told. Once it has heard what it is for, or that nobody waits for it, there is room for another one.
+    pub fn told_early(&mut self, number: u32, pid: i32) -> Told {
+        let early = self.early;
+        if early.number != number || early.pid != pid || early.scheduler != self.scheduler {
+            return Told::NotNeeded;
+        }
+        if early.told != Told::NotYet {
+            self.leave_early(pid);
+        }
+        if let Told::Run(run) = early.told
+            && let Some(seat) = self.sweeps.iter_mut().find(|seat| seat.pid == pid)
+        {
+            seat.run = run;
+        }
+        early.told
+    }
+
+    /// The worker is there for that no more. The number stays, so that the next one is another.
+    pub fn leave_early(&mut self, pid: i32) {
+        if self.early.pid == pid {
+            self.early = Early {
+                number: self.early.number,
+                ..Early::NONE
+            };
+        }
+    }
 
     pub(super) fn idle(&self) -> bool {
         self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()
@@ -140,11 +243,109 @@ plain!(
         Ended,
         Failed,
     }
+    enum Told {
+        NotYet,
+        NotNeeded,
+        Run(i64),
+    }
 );
 plain!(
     struct Seat { pid, table, run, batch_since }
     struct Demand { requester, answer, run }
+    struct Early { number, table, cutoff, scheduler, since, pid, told }
     struct Slot {
-        database, state, scheduler, sweeps, vacuum, wake, since, barred_until, last_success, starved_since, demand,
+        database, state, scheduler, sweeps, vacuum, wake, since, barred_until, last_success, starved_since, demand, early,
     }
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEDULER: i32 = 5;
+
+    fn slot() -> Slot {
+        let mut slot = Slot {
+            scheduler: SCHEDULER,
+            ..Slot::FREE
+        };
+        slot.sweeps[0] = Seat {
+            pid: 7,
+            table: 1,
+            run: EARLY,
+            batch_since: 0,
+        };
+        slot
+    }
+
+    fn offer(slot: &mut Slot, since: i64) -> Option<u32> {
+        slot.offer(Early {
+            table: 1,
+            cutoff: 9,
+            scheduler: SCHEDULER,
+            since,
+            ..Early::NONE
+        })
+    }
+
+    #[test]
+    fn a_worker_that_is_ready_hears_of_its_run_and_makes_room_for_the_next() {
+        let mut slot = slot();
+        let number = offer(&mut slot, 0).expect("room");
+        assert_eq!(
+            slot.join_early(number, 7).map(|early| early.cutoff),
+            Some(9)
+        );
+        assert_eq!(slot.join_early(number, 8), None);
+        assert_eq!(slot.told_early(number, 7), Told::NotYet);
+        assert_eq!(slot.answer_early(number, Told::Run(3)), Some(7));
+        // Until it has heard, there is no other.
+        assert_eq!(offer(&mut slot, 1), None);
+        assert_eq!(slot.told_early(number, 7), Told::Run(3));
+        assert_eq!(slot.sweeps[0].run, 3);
+        assert_eq!(offer(&mut slot, 1), Some(number + 1));
+    }
+
+    #[test]
+    fn a_worker_that_comes_late_hears_all_the_same() {
+        let mut slot = slot();
+        let number = offer(&mut slot, 0).expect("room");
+        assert_eq!(slot.answer_early(number, Told::Run(3)), Some(0));
+        assert!(slot.join_early(number, 7).is_some());
+        assert_eq!(slot.told_early(number, 7), Told::Run(3));
+        // One that never comes keeps the place no longer than any worker may take to come up.
+        let number = offer(&mut slot, 0).expect("room");
+        slot.answer_early(number, Told::Run(4));
+        assert_eq!(offer(&mut slot, HEARING - 1), None);
+        assert!(offer(&mut slot, HEARING).is_some());
+        assert_eq!(slot.join_early(number, 7), None);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_not_needed_or_for_a_scheduler_that_is_gone() {
+        let mut slot = slot();
+        let number = offer(&mut slot, 0).expect("room");
+        slot.answer_early(number, Told::NotNeeded);
+        assert_eq!(slot.join_early(number, 7), None);
+        let number = offer(&mut slot, 0).expect("room");
+        slot.join_early(number, 7);
+        slot.scheduler = 6;
+        assert_eq!(slot.told_early(number, 7), Told::NotNeeded);
+        slot.scheduler = SCHEDULER;
+        // Another offer was made meanwhile.
+        let next = offer(&mut slot, 0).expect("room");
+        assert_eq!(slot.told_early(number, 7), Told::NotNeeded);
+        assert_eq!(slot.early.number, next);
+        assert_eq!(slot.answer_early(number, Told::Run(1)), None);
+    }
+
+    #[test]
+    fn a_run_is_given_to_nobody_where_the_worker_is_gone() {
+        let mut slot = slot();
+        let number = offer(&mut slot, 0).expect("room");
+        slot.join_early(number, 7);
+        slot.leave_early(7);
+        assert_eq!(slot.answer_early(number, Told::Run(3)), None);
+        assert_eq!(offer(&mut slot, 0), Some(number + 1));
+    }
+}

@@ -1,5 +1,6 @@
 //! The sweep: executes one run, in batches, each a transaction of its own.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::pg::error_names::Names;
 use crate::pg::subxact::Caught;
 use crate::pg::tids::Places;
 use crate::pg::{bgworker, invalidation, latch, report, timeout, xact};
+use crate::policy::epoch;
 use crate::policy::model::Leaf;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Step, Tid};
@@ -26,6 +28,7 @@ use crate::worker::survey::{self, Item};
 use crate::worker::work::{self, Work};
 use crate::worker::{pause as pauses, shmem, team};
 
+mod early;
 mod help;
 mod isolate;
 mod meter;
@@ -34,6 +37,7 @@ mod pass;
 mod throttle;
 mod way;
 
+pub use early::{Ready, ready};
 use throttle::Throttle;
 
 /// How long a batch waits for a lock before it gives way.
@@ -92,7 +96,7 @@ pub extern "C-unwind" fn custodian_sweep_main(arg: pg_sys::Datum) {
     let id = i64::from_le_bytes(id);
     let table = u32::from_le_bytes([extra[8], extra[9], extra[10], extra[11]]);
     if enter(database, table, id) {
-        execute(id, false);
+        execute(id, false, None);
     }
     bgworker::report_idle();
 }
@@ -110,9 +114,10 @@ pub fn enter(database: pg_sys::Oid, table: u32, run: i64) -> bool {
     true
 }
 
-/// Executes a run that was stored as running. `asked` says that a person asked for it.
-pub fn execute(id: i64, asked: bool) {
-    if let Err(caught) = Sweep::run(id, asked) {
+/// Executes a run that was stored as running. `asked` says that a person asked for it; `ready` is what this worker found out
+/// before.
+pub fn execute(id: i64, asked: bool, ready: Option<Ready>) {
+    if let Err(caught) = Sweep::run(id, asked, ready) {
         report::log(
             PgLogLevel::WARNING,
             caught.describe(&format!("pg_custodian run {id} failed")),
@@ -216,32 +221,46 @@ struct Sweep {
     numbers: BTreeMap<(String, Vec<String>, String), i32>,
     /// How many rows were planned for each of these items.
     planned: BTreeMap<i32, i64>,
+    /// What was found out before the run was known.
+    early: Cell<Option<early::Early>>,
 }
 
 impl Sweep {
-    fn run(id: i64, asked: bool) -> std::result::Result<(), Caught> {
-        let Some(mut sweep) = transaction(|| Sweep::load(id, false, asked))? else {
+    fn run(id: i64, asked: bool, ready: Option<Ready>) -> std::result::Result<(), Caught> {
+        let (work, early) = ready
+            .map(|ready| (ready.work, (ready.horizon, ready.named)))
+            .unzip();
+        let Some(mut sweep) = transaction(|| Sweep::load(id, false, asked, work))? else {
             return Ok(());
         };
         bgworker::report_activity(&format!(
             "pg_custodian run {id}: {}",
             sweep.run.relation_name
         ));
-        let horizon = transaction(mark::horizon)?;
+        // What was looked at early was looked at behind that horizon.
+        let horizon = match early {
+            Some((horizon, named)) => {
+                sweep.early.set(named);
+                horizon
+            }
+            None => transaction(mark::horizon)?,
+        };
         let marks = transaction(|| {
             let Work { plan, watch, .. } = &sweep.work;
             mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, true)
         })?;
         let end = match sweep.all(&marks) {
             Ok(end) => end,
+            // Between batches, too: what a batch finds locked ends it by itself.
+            Err(caught) if is_contention(&caught.sqlstate) => End::Locked,
             Err(caught) => sweep.outdated(&caught)?.ok_or(caught)?,
         };
         sweep.finish(end, &marks)
     }
 
-    /// The run with its plan, compiled anew; `None`, and superseded, when the plan is another one now.
-    /// A helper changes nothing about the run: what it finds, its leader finds.
-    fn load(id: i64, helps: bool, asked: bool) -> Result<Option<Sweep>> {
+    /// The run with its plan, compiled anew unless it was made `early` and nothing has changed since; `None`, and superseded,
+    /// when the plan is another one now. A helper changes nothing about the run: what it finds, its leader finds.
+    fn load(id: i64, helps: bool, asked: bool, early: Option<Work>) -> Result<Option<Sweep>> {
         let Some(run) = run::get(id)?.filter(|run| run.state == State::Running) else {
             return Ok(None);
         };
@@ -249,7 +268,15 @@ impl Sweep {
             run::interrupt(id, PAUSED)?;
             return Ok(None);
         }
-        let work = match work::load(run.relation)? {
+        let early = match early {
+            Some(work) if epoch::current()? == work.epoch => Some(work),
+            _ => None,
+        };
+        let known = match early {
+            Some(work) if work.plan.digest == run.plan => Some(work),
+            _ => work::load(run.relation)?,
+        };
+        let work = match known {
             Some(work) if work.plan.digest == run.plan => work,
             _ if helps => return Ok(None),
             _ => {
@@ -290,6 +317,7 @@ impl Sweep {
             quarantine: quarantine::load(&work.plan.leaves)?,
             numbers,
             planned,
+            early: Cell::new(None),
             run,
             work,
         }))
@@ -347,7 +375,7 @@ impl Sweep {
             return Ok(end);
         }
         self.enter(Phase::ChoosingWay)?;
-        let (way, heap, places) = self.way(part)?;
+        let (way, heap, places) = self.patiently(|sweep| sweep.way(part))?;
         part.places = places;
         let (id, number) = (self.run.id, part.number);
         let (filenode, reached) = transaction(|| {
@@ -385,7 +413,7 @@ impl Sweep {
                 self.unseen.insert(part.leaf.id);
                 return Ok(End::Through);
             }
-            ranges = self.segments(part)?;
+            ranges = self.patiently(|sweep| sweep.segments(part))?;
             if ranges.is_empty() {
                 return Ok(End::Through);
             }
@@ -422,12 +450,30 @@ impl Sweep {
         if transaction(|| Bounds::of(leaf))?.leave_out(&due) {
             return Ok(false);
         }
-        let (way, heap, _) = self.way(part)?;
+        let (way, heap, _) = self.patiently(|sweep| sweep.way(part))?;
         if heap > SMALL && !(way.by_index && way.blocks() <= u64::from(SMALL)) {
             self.unseen.insert(part.leaf.id);
             return Ok(false);
         }
-        Ok(!self.segments(part)?.is_empty())
+        let segments = self.patiently(|sweep| sweep.segments(part))?;
+        Ok(!segments.is_empty())
+    }
+
+    /// A look at the leaf, which is tried again where somebody holds it, as a batch is.
+    fn patiently<T>(
+        &mut self,
+        look: impl Fn(&Sweep) -> std::result::Result<T, Caught>,
+    ) -> std::result::Result<T, Caught> {
+        let mut retries = 0;
+        loop {
+            match look(self) {
+                Err(caught) if is_contention(&caught.sqlstate) && retries < RETRIES => {
+                    self.retries += 1;
+                    pause(&mut retries);
+                }
+                found => return found,
+            }
+        }
     }
 
     /// Compiles the plan again. The run ends when it is another one now, or disposal of the table was stopped.

@@ -9,7 +9,9 @@ use crate::error::Result;
 use crate::guc::pace;
 use crate::pg::subxact::Caught;
 use crate::pg::{latch, xact};
+use crate::worker::early::Offer;
 use crate::worker::run::{self, Run, State};
+use crate::worker::slot::EARLY;
 use crate::worker::{shmem, sweep, team};
 
 /// How long a sweep worker may take until it claims its place.
@@ -38,9 +40,16 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
 }
 
 impl Sweeps {
-    /// Has a worker execute the run; `false` when none can be had.
-    pub fn begin(&mut self, database: pg_sys::Oid, table: u32, run: i64) -> bool {
-        let started = sweep::start(database, table, run);
+    /// Has a worker execute the run, that which was started `early` if it is there; `false` when none can be had.
+    pub fn begin(
+        &mut self,
+        database: pg_sys::Oid,
+        table: u32,
+        run: i64,
+        early: Option<Offer>,
+    ) -> bool {
+        let given = early.is_some_and(|offer| offer.give(run));
+        let started = given || sweep::start(database, table, run);
         if started {
             self.begun.push(Begun {
                 table,
@@ -54,8 +63,11 @@ impl Sweeps {
 
     /// The tables that are being swept, also those whose sweep was begun by a scheduler before this one, or on demand.
     pub fn tables(&self, database: pg_sys::Oid) -> BTreeSet<u32> {
-        let seats = shmem::seats(database).into_iter().map(|seat| seat.table);
-        seats
+        let seats = shmem::seats(database).into_iter();
+        // One that waits for its run sweeps nothing.
+        let swept = seats.filter(|seat| seat.run != EARLY);
+        swept
+            .map(|seat| seat.table)
             .chain(self.begun.iter().map(|begun| begun.table))
             .collect()
     }

@@ -145,7 +145,7 @@ impl Sweep {
 
     /// Takes ranges from the leader until there are none.
     fn help(number: usize, leader: i32, task: Task) -> std::result::Result<(), Caught> {
-        let Some(mut sweep) = transaction(|| Sweep::load(task.run, true, task.asked))? else {
+        let Some(mut sweep) = transaction(|| Sweep::load(task.run, true, task.asked, None))? else {
             return Ok(());
         };
         sweep.leader = Some((number, leader));

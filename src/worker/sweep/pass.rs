@@ -18,11 +18,14 @@ use crate::pg::subxact::Caught;
 use crate::pg::tids::Places;
 use crate::pg::{bgworker, clock_index, error_names, heap, latch, spi, time, timeout, xact};
 use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::model::Leaf;
+use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
-use crate::policy::render::{self, SEGMENT, Tid};
+use crate::policy::render::{self, SEGMENT, Step, Tid};
 use crate::worker::batch::{self, Outcome, Target};
 use crate::worker::pacing::BatchSize;
 use crate::worker::position::{self, Phase, Position};
+use crate::worker::work::Work;
 use crate::worker::{disposed, run, shmem, survey, team};
 
 /// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
@@ -97,67 +100,15 @@ impl Sweep {
         Ok((way, heap, places))
     }
 
-    /// What an index on the clock leads to in the leaf, how many blocks that has, and the places that it names, where batches may
-    /// go by these and they have room.
-    pub(super) fn named(
-        &self,
-        part: &Part,
-    ) -> std::result::Result<(Known, u32, Option<Places>), Caught> {
-        let plan = &self.work.plan;
+    /// What [`named`] says of the leaf.
+    pub(super) fn named(&self, part: &Part) -> std::result::Result<Named, Caught> {
+        if let Some(named) = self.named_early(part) {
+            return Ok(named);
+        }
         let Part {
             step, leaf, after, ..
         } = part;
-        let ranges = render::ranges(&self.work.due(*step, leaf, self.run.cutoff, after.as_ref()));
-        let oid = pg_sys::Oid::from(leaf.id);
-        transaction(|| {
-            let heap = heap::blocks(oid)?;
-            let by_row = batch::goes_to_rows(plan, *step, leaf);
-            let (mut known, mut named) = (Known::NoClock, None);
-            for range in &ranges {
-                let Some(index) = clock_index::find(oid, &range.column)? else {
-                    if known == Known::NoClock {
-                        known = Known::NoIndex {
-                            column: range.column.clone(),
-                        };
-                    }
-                    continue;
-                };
-                let latest = time::raw(range.latest);
-                let earliest = range.earliest.map(time::raw);
-                let mut blocks = Blocks::default();
-                let mut places = Places::within_memory(clock_index::memory());
-                let found = as_leaf_owner(plan, leaf, || {
-                    index.places(latest, earliest, |block, offsets| {
-                        blocks.push(block);
-                        if by_row {
-                            places.push(block, offsets);
-                        }
-                    })
-                })?;
-                if !found {
-                    continue;
-                }
-                let all = survey::estimate(oid, heap)?.and_then(|rows| u64::try_from(rows).ok());
-                let by_block = all.unwrap_or(0) / u64::from(heap.max(1));
-                known = Known::Index {
-                    name: index.name,
-                    blocks,
-                    rows: match (by_row, places.is_full()) {
-                        (false, _) => Rows::All,
-                        (true, true) => Rows::NoRoom,
-                        (true, false) => Rows::Named(
-                            places
-                                .rows
-                                .saturating_add(places.whole.saturating_mul(by_block)),
-                        ),
-                    },
-                    all,
-                };
-                named = Some(places).filter(|places| by_row && !places.is_full());
-                break;
-            }
-            Ok((known, heap, named))
-        })
+        named(&self.work, *step, leaf, self.run.cutoff, after.as_ref())
     }
 
     /// The segments of 1,024 blocks in which rows are due.
@@ -407,4 +358,70 @@ impl Sweep {
             Ok(())
         })
     }
+}
+
+/// What an index on the clock leads to, how many blocks the leaf has, and the places that are named.
+pub(super) type Named = (Known, u32, Option<Places>);
+
+/// What an index on the clock leads to in the leaf, how many blocks that has, and the places that it names, where batches may
+/// go by these and they have room.
+pub(super) fn named(
+    work: &Work,
+    step: Step,
+    leaf: &Leaf,
+    cutoff: Instant,
+    after: Option<&Reach>,
+) -> std::result::Result<Named, Caught> {
+    let plan = &work.plan;
+    let ranges = render::ranges(&work.due(step, leaf, cutoff, after));
+    let oid = pg_sys::Oid::from(leaf.id);
+    transaction(|| {
+        let heap = heap::blocks(oid)?;
+        let by_row = batch::goes_to_rows(plan, step, leaf);
+        let (mut known, mut named) = (Known::NoClock, None);
+        for range in &ranges {
+            let Some(index) = clock_index::find(oid, &range.column)? else {
+                if known == Known::NoClock {
+                    known = Known::NoIndex {
+                        column: range.column.clone(),
+                    };
+                }
+                continue;
+            };
+            let latest = time::raw(range.latest);
+            let earliest = range.earliest.map(time::raw);
+            let mut blocks = Blocks::default();
+            let mut places = Places::within_memory(clock_index::memory());
+            let found = as_leaf_owner(plan, leaf, || {
+                index.places(latest, earliest, |block, offsets| {
+                    blocks.push(block);
+                    if by_row {
+                        places.push(block, offsets);
+                    }
+                })
+            })?;
+            if !found {
+                continue;
+            }
+            let all = survey::estimate(oid, heap)?.and_then(|rows| u64::try_from(rows).ok());
+            let by_block = all.unwrap_or(0) / u64::from(heap.max(1));
+            known = Known::Index {
+                name: index.name,
+                blocks,
+                rows: match (by_row, places.is_full()) {
+                    (false, _) => Rows::All,
+                    (true, true) => Rows::NoRoom,
+                    (true, false) => Rows::Named(
+                        places
+                            .rows
+                            .saturating_add(places.whole.saturating_mul(by_block)),
+                    ),
+                },
+                all,
+            };
+            named = Some(places).filter(|places| by_row && !places.is_full());
+            break;
+        }
+        Ok((known, heap, named))
+    })
 }

@@ -261,3 +261,39 @@ fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_table_that_cannot_be_counted_keeps_no_other_from_going() -> Result<()> {
+    let node = slow("uncounted")?;
+    // The owner of the table may not see what refers to its rows.
+    node.exec(
+        "ALTER TABLE log DISABLE TRIGGER slowly;
+         CREATE TABLE a_closed (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+         INSERT INTO a_closed VALUES (1, 'x', now() - interval '1 year');
+         ALTER TABLE a_closed OWNER TO app;
+         CREATE TABLE a_reference (closed bigint REFERENCES a_closed);
+         SELECT custodian.tag_table('a_closed', clock => 'at', on_expiry => 'delete'),
+                custodian.tag_column('a_closed', 'body', 'user.behavior', '{test.log}')",
+    )?;
+    let mut client = node.client()?;
+    client.batch_execute("CALL custodian.sweep()")?;
+    assert_eq!(node.text(LEFT)?, "0|0");
+    assert_eq!(node.text("SELECT count(*) FROM a_closed")?, "1");
+    assert_eq!(
+        node.text("SELECT DISTINCT sqlstate FROM custodian.runs WHERE relation = 'a_closed'::regclass AND state = 'failed'")?,
+        "42501"
+    );
+    let log = node.log();
+    let warning = "WARNING:  what is due in public.a_closed could not be counted\n";
+    let at = log.find(warning).expect("a warning that names the table");
+    let detail: String = log[at + warning.len()..].lines().take(1).collect();
+    assert!(detail.ends_with("DETAIL:  SQLSTATE 42501."), "{detail}");
+
+    // Asked for alone, it is an error.
+    let alone = client.refused("CALL custodian.sweep('a_closed')");
+    assert_eq!(alone.sqlstate(), "55000");
+    node.exec("GRANT SELECT ON a_reference TO app")?;
+    client.batch_execute("CALL custodian.sweep('a_closed')")?;
+    assert_eq!(node.text("SELECT count(*) FROM a_closed")?, "0");
+    Ok(())
+}
