@@ -14,7 +14,7 @@ use crate::pg::{bgworker, latch, report, sandbox, spi, time, xact};
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
 use crate::worker::shmem;
-use crate::worker::slot::{EARLY, Early, Told};
+use crate::worker::slot::{EARLY, Early, Slot, Told};
 use crate::worker::sweep;
 
 /// A table of which nothing is known yet has a worker started early when it has at least this many blocks, 32 MB: to count
@@ -124,6 +124,7 @@ pub extern "C-unwind" fn custodian_early_main(arg: pg_sys::Datum) {
         shmem::with_slot(database, |slot| slot.leave_early(pid));
         return;
     }
+    shmem::with_slot(database, Slot::seat_early);
     let cutoff = time::instant_from_raw(early.cutoff);
     bgworker::report_activity("pg_custodian: getting ready");
     let ready = sweep::ready(early.table, cutoff).unwrap_or_else(|caught| {

@@ -182,11 +182,24 @@ impl Slot {
 
     /// The scheduler tells the worker; its process id, 0 while it is coming up; `None` when it is gone.
     pub fn answer_early(&mut self, number: u32, told: Told) -> Option<i32> {
-        let early = &mut self.early;
-        (early.number == number && early.table != 0).then(|| {
-            early.told = told;
-            early.pid
-        })
+        if self.early.number != number || self.early.table == 0 {
+            return None;
+        }
+        self.early.told = told;
+        self.seat_early();
+        Some(self.early.pid)
+    }
+
+    /// Notes in the seat of the worker which run it is for, once that is told: it may still be getting ready, and is that run's
+    /// worker all the same.
+    pub fn seat_early(&mut self) {
+        let Early { pid, told, .. } = self.early;
+        if let Told::Run(run) = told
+            && let Some(seat) = self.sweeps.iter_mut().find(|seat| seat.pid == pid)
+            && pid != 0
+        {
+            seat.run = run;
+        }
     }
 
     /// What the worker is told. Once it has heard what it is for, or that nobody waits for it, there is room for another one.
@@ -197,11 +210,6 @@ impl Slot {
         }
         if early.told != Told::NotYet {
             self.leave_early(pid);
-        }
-        if let Told::Run(run) = early.told
-            && let Some(seat) = self.sweeps.iter_mut().find(|seat| seat.pid == pid)
-        {
-            seat.run = run;
         }
         early.told
     }
@@ -299,10 +307,10 @@ mod tests {
         assert_eq!(slot.join_early(number, 8), None);
         assert_eq!(slot.told_early(number, 7), Told::NotYet);
         assert_eq!(slot.answer_early(number, Told::Run(3)), Some(7));
+        assert_eq!(slot.sweeps[0].run, 3);
         // Until it has heard, there is no other.
         assert_eq!(offer(&mut slot, 1), None);
         assert_eq!(slot.told_early(number, 7), Told::Run(3));
-        assert_eq!(slot.sweeps[0].run, 3);
         assert_eq!(offer(&mut slot, 1), Some(number + 1));
     }
 
@@ -312,6 +320,8 @@ mod tests {
         let number = offer(&mut slot, 0).expect("room");
         assert_eq!(slot.answer_early(number, Told::Run(3)), Some(0));
         assert!(slot.join_early(number, 7).is_some());
+        slot.seat_early();
+        assert_eq!(slot.sweeps[0].run, 3);
         assert_eq!(slot.told_early(number, 7), Told::Run(3));
         // One that never comes keeps the place no longer than any worker may take to come up.
         let number = offer(&mut slot, 0).expect("room");

@@ -123,3 +123,55 @@ fn workers_share_a_table_and_nothing_goes_twice_whoever_is_lost() -> Result<()> 
     );
     Ok(())
 }
+
+#[test]
+fn what_a_run_says_of_its_way_is_the_leaders_and_helpers_go_the_same() -> Result<()> {
+    let node = Cluster::builder("teams-way")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.batch_target = 5ms")
+        .conf("custodian.max_disposal_fraction = 0.6")
+        .conf("custodian.max_sweep_workers_per_table = 2")
+        .conf("custodian.max_wal_rate = '200kB'")
+        .conf("custodian.disposal = off")
+        .conf("max_worker_processes = 16")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec("SELECT custodian.define_purpose('test.account', 'contract', '50 days')")?;
+    // Every block has a row that is due and one that is not; no code is in the way of going to rows.
+    node.exec(
+        "CREATE TABLE named (id bigint PRIMARY KEY, email text, pad text, seen timestamptz NOT NULL);
+         INSERT INTO named SELECT n, n || '@example.com', repeat('x', 3500),
+             now() - CASE WHEN n % 2 = 0 THEN interval '100 days' ELSE interval '1 day' END
+         FROM generate_series(1, 10000) n;
+         CREATE INDEX named_seen ON named (seen);
+         ANALYZE named;
+         SELECT custodian.tag_table('named', clock => 'seen', on_expiry => 'delete');
+         SELECT custodian.tag_column('named', 'email', 'user.contact.email', '{test.account}')",
+    )?;
+    node.alter_system("custodian.disposal", "on")?;
+    // The helper works: it has a batch of its own.
+    let at_work = poll(120, || {
+        let helper = node.text(HELPERS).ok()?;
+        let both = node.text("SELECT state, batches > 4 FROM custodian.runs");
+        (!helper.is_empty() && both.ok()? == "running|t").then_some(())
+    });
+    assert!(at_work.is_some(), "no helper came");
+    const WAY: &str = "SELECT way FROM custodian.run_items";
+    let way = node.text(WAY)?;
+    assert!(
+        way.starts_with(
+            "Index Places using named_seen on public.named  (rows=5000, blocks=5000 of 5"
+        ),
+        "{way}"
+    );
+    node.alter_system("custodian.max_wal_rate", "0")?;
+    wait_for_answer(&node, &done("named"), "done");
+    assert_eq!(
+        node.text("SELECT count(*), count(*) FILTER (WHERE id % 2 = 0) FROM named")?,
+        "5000|0"
+    );
+    assert_eq!(node.text(WAY)?, way);
+    assert_eq!(node.text("SELECT rows_done FROM custodian.runs")?, "5000");
+    Ok(())
+}
