@@ -141,6 +141,7 @@ fn what_a_run_says_of_its_way_is_the_leaders_and_helpers_go_the_same() -> Result
     // Every block has a row that is due and one that is not; no code is in the way of going to rows.
     node.exec(
         "CREATE TABLE named (id bigint PRIMARY KEY, email text, pad text, seen timestamptz NOT NULL);
+         ALTER TABLE named ALTER pad SET STORAGE PLAIN;
          INSERT INTO named SELECT n, n || '@example.com', repeat('x', 3500),
              now() - CASE WHEN n % 2 = 0 THEN interval '100 days' ELSE interval '1 day' END
          FROM generate_series(1, 10000) n;
