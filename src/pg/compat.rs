@@ -223,6 +223,20 @@ pub fn is_of_the_server(process: &pg_sys::PGPROC) -> bool {
     return !process.isRegularBackend;
 }
 
+/// Whether a role owns a relation (membership counts, superusers always).
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn owns_relation(relation: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a cached catalog lookup by OID.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(relation, role);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, role);
+    }
+}
+
 /// Whether a role owns a type (membership counts, superusers always).
 ///
 /// # Safety

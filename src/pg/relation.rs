@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::refusal;
 use crate::guc;
-use crate::pg::{catalog, invalidation};
+use crate::pg::{catalog, compat, invalidation};
 use crate::policy::model::Ident;
 
 /// The schema of the extension.
@@ -397,7 +397,7 @@ pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
 /// Whether the current user owns the relation (membership counts, superusers always).
 pub fn is_owner(relation: pg_sys::Oid) -> bool {
     // SAFETY: a cached catalog lookup by OID.
-    unsafe { pg_sys::pg_class_ownercheck(relation, current_user()) }
+    unsafe { compat::owns_relation(relation, current_user()) }
 }
 
 /// Whether the current user is a steward: a superuser, or one with the privileges of `custodian.steward_role`. A
