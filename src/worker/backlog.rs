@@ -147,6 +147,7 @@ pub fn measure(
     let reached = Some(marks).filter(|_| quarantine.is_empty());
     let bounds = vec![OnceCell::new(); work.plan.leaves.len()];
     let due_at = |at| due_at(work, reached, &bounds, at);
+    let mut at_least = now;
     if let Some((plan, since)) = &stored
         && plan == digest
         && may_hold(*since, pass, now)
@@ -154,13 +155,15 @@ pub fn measure(
     {
         // An older row may have come since. Whether it is one that has to be said is asked, and not how old each is.
         let said = said_from(now).filter(|said| quick && said < since);
-        if !said.map_or(Ok(false), due_at)? {
-            return Ok(());
+        match said {
+            Some(said) if due_at(said)? => at_least = said,
+            _ => return Ok(()),
         }
     }
     let since = match pass {
         Some(pass) => pass,
-        None if quick => search(due_at, now, took)?,
+        // What is known already stays so, where the search comes to its end before.
+        None if quick => search(due_at, now, took)?.min(at_least),
         None => now,
     };
     sandbox::as_extension_owner(|| {

@@ -87,8 +87,8 @@ impl Offer {
     }
 
     fn answer(&self, told: Told) -> bool {
-        let number = self.number;
-        let pid = shmem::with_slot(self.database, |slot| slot.answer_early(number, told));
+        let (number, now) = (self.number, xact::server_now());
+        let pid = shmem::with_slot(self.database, |slot| slot.answer_early(number, told, now));
         match pid.flatten() {
             None => false,
             Some(0) => true,
@@ -127,7 +127,8 @@ pub extern "C-unwind" fn custodian_early_main(arg: pg_sys::Datum) {
     shmem::with_slot(database, Slot::seat_early);
     let cutoff = time::instant_from_raw(early.cutoff);
     bgworker::report_activity("pg_custodian: getting ready");
-    let ready = sweep::ready(early.table, cutoff).unwrap_or_else(|caught| {
+    let is_wanted = || shmem::slot(database).is_some_and(|slot| slot.wants_early(number));
+    let ready = sweep::ready(early.table, cutoff, is_wanted).unwrap_or_else(|caught| {
         // The run, if there is one, comes to the same error, or to none.
         report::log(
             PgLogLevel::DEBUG1,
@@ -142,6 +143,8 @@ pub extern "C-unwind" fn custodian_early_main(arg: pg_sys::Datum) {
                 latch::wait(LOOK);
             }
             Some(Told::Run(run)) => {
+                // Like one that is started now: it may have waited for long.
+                bgworker::reload_settings();
                 sweep::execute(run, false, ready);
                 break;
             }

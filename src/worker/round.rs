@@ -174,6 +174,7 @@ impl Rounds {
             };
             let next = sweeps::next(&pending, &busy, &referring, &order, looked_at)
                 .filter(|_| self.sweeps.has_room(database));
+            evidence.seal_in_time();
             if let Some(at) = next {
                 let table = pending.remove(at);
                 if self.starved {
@@ -407,7 +408,11 @@ fn circumstances() -> std::result::Result<(), Caught> {
 struct Evidence {
     outcome: std::result::Result<(), Caught>,
     sealed: bool,
+    since: Moment,
 }
+
+/// How long what was refused may stay unsealed while a round counts.
+const UNSEALED: Duration = Duration::from_secs(5);
 
 impl Evidence {
     /// Moves the guard's events into the ledger, and notes what is in force. `also_unbound` says that this database collects what
@@ -422,6 +427,14 @@ impl Evidence {
         Evidence {
             outcome: taken.map(|_| ()),
             sealed: false,
+            since: Moment::now(),
+        }
+    }
+
+    /// Seals the ledger once some time has passed: where counting takes long, no wait for sweeps comes soon.
+    fn seal_in_time(&mut self) {
+        if self.since.elapsed() > UNSEALED {
+            self.seal_once();
         }
     }
 

@@ -58,6 +58,7 @@ pub struct Early {
     pub cutoff: i64,
     /// Who offered it.
     pub scheduler: i32,
+    /// When it was offered or, once the worker was told something, when that was.
     pub since: i64,
     /// The worker, once it is there.
     pub pid: i32,
@@ -161,7 +162,9 @@ impl Slot {
     /// hear of its run.
     pub fn offer(&mut self, early: Early) -> Option<u32> {
         let before = self.early;
-        let to_hear = matches!(before.told, Told::Run(_)) && early.since - before.since < HEARING;
+        // One that is there hears of it when it is ready, however long that takes.
+        let to_hear = matches!(before.told, Told::Run(_))
+            && (before.pid != 0 || early.since - before.since < HEARING);
         if before.number != 0 && to_hear {
             return None;
         }
@@ -181,11 +184,12 @@ impl Slot {
     }
 
     /// The scheduler tells the worker; its process id, 0 while it is coming up; `None` when it is gone.
-    pub fn answer_early(&mut self, number: u32, told: Told) -> Option<i32> {
+    pub fn answer_early(&mut self, number: u32, told: Told, now: i64) -> Option<i32> {
         if self.early.number != number || self.early.table == 0 {
             return None;
         }
         self.early.told = told;
+        self.early.since = now;
         self.seat_early();
         Some(self.early.pid)
     }
@@ -200,6 +204,22 @@ impl Slot {
         {
             seat.run = run;
         }
+    }
+
+    /// Whether the worker has still something to get ready for, as far as anybody knows.
+    pub fn wants_early(&self, number: u32) -> bool {
+        self.early.number == number
+            && self.early.told != Told::NotNeeded
+            && self.early.scheduler == self.scheduler
+    }
+
+    /// The sweep workers, without one that waits to hear what it is for: one that is not needed any more has its table until it
+    /// is gone.
+    pub fn sweeping(&self) -> impl Iterator<Item = Seat> {
+        let Early { pid, told, .. } = self.early;
+        let waits = move |seat: &Seat| seat.pid == pid && told == Told::NotYet;
+        let seats = self.sweeps.into_iter().filter(|seat| seat.pid != 0);
+        seats.filter(move |seat| seat.run != EARLY || !waits(seat))
     }
 
     /// What the worker is told. Once it has heard what it is for, or that nobody waits for it, there is room for another one.
@@ -306,10 +326,12 @@ mod tests {
         );
         assert_eq!(slot.join_early(number, 8), None);
         assert_eq!(slot.told_early(number, 7), Told::NotYet);
-        assert_eq!(slot.answer_early(number, Told::Run(3)), Some(7));
+        assert_eq!(slot.sweeping().count(), 0);
+        assert_eq!(slot.answer_early(number, Told::Run(3), 5), Some(7));
         assert_eq!(slot.sweeps[0].run, 3);
+        assert_eq!(slot.sweeping().count(), 1);
         // Until it has heard, there is no other.
-        assert_eq!(offer(&mut slot, 1), None);
+        assert_eq!(offer(&mut slot, 10 * HEARING), None);
         assert_eq!(slot.told_early(number, 7), Told::Run(3));
         assert_eq!(offer(&mut slot, 1), Some(number + 1));
     }
@@ -318,16 +340,16 @@ mod tests {
     fn a_worker_that_comes_late_hears_all_the_same() {
         let mut slot = slot();
         let number = offer(&mut slot, 0).expect("room");
-        assert_eq!(slot.answer_early(number, Told::Run(3)), Some(0));
+        assert_eq!(slot.answer_early(number, Told::Run(3), 0), Some(0));
         assert!(slot.join_early(number, 7).is_some());
         slot.seat_early();
         assert_eq!(slot.sweeps[0].run, 3);
         assert_eq!(slot.told_early(number, 7), Told::Run(3));
         // One that never comes keeps the place no longer than any worker may take to come up.
         let number = offer(&mut slot, 0).expect("room");
-        slot.answer_early(number, Told::Run(4));
-        assert_eq!(offer(&mut slot, HEARING - 1), None);
-        assert!(offer(&mut slot, HEARING).is_some());
+        slot.answer_early(number, Told::Run(4), 8);
+        assert_eq!(offer(&mut slot, HEARING + 7), None);
+        assert!(offer(&mut slot, HEARING + 8).is_some());
         assert_eq!(slot.join_early(number, 7), None);
     }
 
@@ -335,8 +357,16 @@ mod tests {
     fn nobody_waits_for_what_is_not_needed_or_for_a_scheduler_that_is_gone() {
         let mut slot = slot();
         let number = offer(&mut slot, 0).expect("room");
-        slot.answer_early(number, Told::NotNeeded);
+        slot.answer_early(number, Told::NotNeeded, 0);
         assert_eq!(slot.join_early(number, 7), None);
+        let number = offer(&mut slot, 0).expect("room");
+        slot.join_early(number, 7);
+        assert!(slot.wants_early(number));
+        assert_eq!(slot.sweeping().count(), 0);
+        // It has its table until it is gone.
+        slot.answer_early(number, Told::NotNeeded, 0);
+        assert!(!slot.wants_early(number));
+        assert_eq!(slot.sweeping().count(), 1);
         let number = offer(&mut slot, 0).expect("room");
         slot.join_early(number, 7);
         slot.scheduler = 6;
@@ -346,7 +376,7 @@ mod tests {
         let next = offer(&mut slot, 0).expect("room");
         assert_eq!(slot.told_early(number, 7), Told::NotNeeded);
         assert_eq!(slot.early.number, next);
-        assert_eq!(slot.answer_early(number, Told::Run(1)), None);
+        assert_eq!(slot.answer_early(number, Told::Run(1), 0), None);
     }
 
     #[test]
@@ -355,7 +385,7 @@ mod tests {
         let number = offer(&mut slot, 0).expect("room");
         slot.join_early(number, 7);
         slot.leave_early(7);
-        assert_eq!(slot.answer_early(number, Told::Run(3)), None);
+        assert_eq!(slot.answer_early(number, Told::Run(3), 0), None);
         assert_eq!(offer(&mut slot, 0), Some(number + 1));
     }
 }

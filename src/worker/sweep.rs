@@ -228,7 +228,7 @@ struct Sweep {
 impl Sweep {
     fn run(id: i64, asked: bool, ready: Option<Ready>) -> std::result::Result<(), Caught> {
         let (work, early) = ready
-            .map(|ready| (ready.work, (ready.horizon, ready.named)))
+            .map(|ready| ((ready.work, ready.changes), (ready.horizon, ready.named)))
             .unzip();
         let Some(mut sweep) = transaction(|| Sweep::load(id, false, asked, work))? else {
             return Ok(());
@@ -260,7 +260,12 @@ impl Sweep {
 
     /// The run with its plan, compiled anew unless it was made `early` and nothing has changed since; `None`, and superseded,
     /// when the plan is another one now. A helper changes nothing about the run: what it finds, its leader finds.
-    fn load(id: i64, helps: bool, asked: bool, early: Option<Work>) -> Result<Option<Sweep>> {
+    fn load(
+        id: i64,
+        helps: bool,
+        asked: bool,
+        early: Option<(Work, u64)>,
+    ) -> Result<Option<Sweep>> {
         let Some(run) = run::get(id)?.filter(|run| run.state == State::Running) else {
             return Ok(None);
         };
@@ -269,7 +274,12 @@ impl Sweep {
             return Ok(None);
         }
         let early = match early {
-            Some(work) if epoch::current()? == work.epoch => Some(work),
+            Some((work, changes))
+                if epoch::current()? == work.epoch
+                    && invalidation::changes_of_relations() == changes =>
+            {
+                Some(work)
+            }
             _ => None,
         };
         let known = match early {

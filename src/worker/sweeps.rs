@@ -11,7 +11,6 @@ use crate::pg::subxact::Caught;
 use crate::pg::{latch, xact};
 use crate::worker::early::Offer;
 use crate::worker::run::{self, Run, State};
-use crate::worker::slot::EARLY;
 use crate::worker::{shmem, sweep, team};
 
 /// How long a sweep worker may take until it claims its place.
@@ -63,10 +62,9 @@ impl Sweeps {
 
     /// The tables that are being swept, also those whose sweep was begun by a scheduler before this one, or on demand.
     pub fn tables(&self, database: pg_sys::Oid) -> BTreeSet<u32> {
-        let seats = shmem::seats(database).into_iter();
-        // One that waits for its run sweeps nothing.
-        let swept = seats.filter(|seat| seat.run != EARLY);
-        swept
+        let slot = shmem::slot(database);
+        let seats = slot.iter().flat_map(|slot| slot.sweeping());
+        seats
             .map(|seat| seat.table)
             .chain(self.begun.iter().map(|begun| begun.table))
             .collect()

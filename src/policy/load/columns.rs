@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{flag, oids, rel, text};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Row, Seen};
 use crate::policy::model::{Column, Ident, RelId, TypeClass};
 
@@ -189,11 +189,16 @@ pub fn columns(
     for (relation, family) in &families {
         let mut columns = Vec::new();
         for own in attributes.get(relation).into_iter().flatten() {
-            let Some(known) = types.get(&own.type_oid) else {
-                continue;
-            };
-            let Some((base, category)) = &known.base else {
-                continue;
+            let known = types.get(&own.type_oid);
+            let Some((known, (base, category))) =
+                known.and_then(|known| Some((known, known.base.as_ref()?)))
+            else {
+                // It was changed between the queries: without the column a plan would be another.
+                return Err(Error::new(
+                    Kind::LockNotAvailable,
+                    format!("the type of column {} is being changed", own.quoted),
+                )
+                .hint("Try again."));
             };
             let typmod = if known.typmod >= 0 {
                 known.typmod

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use super::pass::{self, Named};
 use super::{Part, Sweep, transaction};
 use crate::guc;
+use crate::pg::invalidation;
 use crate::pg::subxact::Caught;
 use crate::policy::model::RelId;
 use crate::policy::period::Instant;
@@ -20,6 +21,8 @@ const LEAVES: usize = 16;
 /// What a worker got ready.
 pub struct Ready {
     pub(super) work: Work,
+    /// At which number of changes of relations it was compiled. Not all that a plan goes by begins an epoch.
+    pub(super) changes: u64,
     /// Before the first snapshot of anything here: see [`mark::horizon`].
     pub(super) horizon: Option<Instant>,
     pub(super) named: Option<Early>,
@@ -34,19 +37,32 @@ pub(super) struct Early {
     named: Named,
 }
 
-/// Reads what a run of the table with this cutoff is likely to need; `None` when the table is not tagged.
-pub fn ready(table: u32, cutoff: Instant) -> std::result::Result<Option<Ready>, Caught> {
-    let horizon = transaction(mark::horizon)?;
+/// Reads what a run of the table with this cutoff is likely to need; `None` when the table is not tagged, or nobody wants it
+/// any more.
+pub fn ready(
+    table: u32,
+    cutoff: Instant,
+    is_wanted: impl Fn() -> bool,
+) -> std::result::Result<Option<Ready>, Caught> {
+    let (horizon, changes) =
+        transaction(|| Ok((mark::horizon()?, invalidation::changes_of_relations())))?;
     let Some(work) = transaction(|| work::load(pg_sys::Oid::from(table)))? else {
         return Ok(None);
     };
+    if !is_wanted() {
+        return Ok(None);
+    }
     let marks = transaction(|| {
         let Work { plan, watch, .. } = &work;
         mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, false)
     })?;
-    let named = first(&work, &marks, cutoff)?;
+    let named = match is_wanted() {
+        true => first(&work, &marks, cutoff)?,
+        false => None,
+    };
     Ok(Some(Ready {
         work,
+        changes,
         horizon,
         named,
     }))

@@ -77,10 +77,15 @@ impl Sweep {
                 timeout::while_sparing_vacuum(LOCK_TIMEOUT, || at_once::drop_at_once(&jobs));
             drop(jobs);
             self.wal += xact::wal_written().saturating_sub(wal);
-            let dropped = match outcome {
-                at_once::Outcome::Dropped(dropped) => dropped,
+            let at_once::Gone { dropped, put_off } = match outcome {
+                at_once::Outcome::Dropped(gone) => gone,
                 at_once::Outcome::Tripped => return Ok(End::Tripped),
             };
+            if !dropped.is_empty() {
+                put_off.iter().for_each(|leaf| {
+                    tried.remove(leaf);
+                });
+            }
             let rows: i64 = dropped.iter().map(|(_, rows)| rows).sum();
             self.disposed = self.disposed.saturating_add(rows);
             for (leaf, _) in dropped {

@@ -129,6 +129,7 @@ impl Sweep {
         if !self.throttle.must_look() {
             return Ok(None);
         }
+        bgworker::reload_settings();
         let handed_over = self.throttle.handed_over.get_or_insert_with(Moment::now);
         if handed_over.elapsed() >= HAND_OVER {
             self.hand_over_measures()?;
