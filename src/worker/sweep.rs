@@ -29,6 +29,7 @@ use crate::worker::work::{self, Work};
 use crate::worker::{pause as pauses, shmem, team};
 
 mod early;
+mod finish;
 mod help;
 mod isolate;
 mod meter;
@@ -519,48 +520,6 @@ impl Sweep {
             true => Ok(None),
             false => self.reload(),
         }
-    }
-
-    fn finish(mut self, end: End, marks: &Marks) -> std::result::Result<(), Caught> {
-        self.hand_over_measures()?;
-        let (id, spent) = (self.run.id, self.take_spent());
-        transaction(|| {
-            // What the run ends with waits for it.
-            xact::commit_asynchronously();
-            run::account(id, &spent)
-        })?;
-        let sqlstate = self.first_sqlstate.as_deref();
-        transaction(|| match end {
-            End::Superseded => run::set_state(id, State::Superseded, Some(POLICY_CHANGED), None),
-            // The next round counts again, and lets the fuse decide.
-            End::Tripped => run::set_state(id, State::Superseded, Some(TRIPPED), None),
-            End::Locked => run::interrupt(id, TABLE_LOCKED),
-            End::Paused => run::interrupt(id, PAUSED),
-            End::Deferred(reason) => {
-                run::interrupt(id, &reason)?;
-                run::defer(self.run.relation, Some(&reason))
-            }
-            End::GaveUp => run::set_state(
-                id,
-                State::Failed,
-                Some(&format!(
-                    "it stopped after {} rows that could not be disposed of",
-                    self.obstacles
-                )),
-                sqlstate,
-            ),
-            End::Through => {
-                let seen = |leaf: &&Leaf| !self.moving && !self.unseen.contains(&leaf.id);
-                let Work { plan, watch, .. } = &self.work;
-                let leaves = plan.leaves.iter().filter(seen);
-                marks.advance_all(leaves, &plan.mark, watch.as_ref(), self.run.cutoff)?;
-                if self.obstacles > 0 {
-                    let reason = format!("{}{ROWS_LEFT}", self.obstacles);
-                    return run::set_state(id, State::Failed, Some(&reason), sqlstate);
-                }
-                run::set_state(id, State::Done, None, None)
-            }
-        })
     }
 }
 
