@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use crate::error::Result;
 use crate::guard::access;
 use crate::guard::refuse;
+use crate::guard::scripts;
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
@@ -128,7 +129,7 @@ pub fn before(statement: &Utility) -> Result<()> {
     // What scripts of extensions make is the extensions' own. The tables that pg_upgrade restores are empty yet, and nobody else
     // can be connected.
     if (session.judgement.verdict == Verdict::Inside && !session.plaintext)
-        || xact::in_extension_script()
+        || (xact::in_extension_script() && !scripts::may_others_write())
         || xact::is_upgrade()
     {
         return Ok(());

@@ -13,8 +13,9 @@ use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::backend_local::backend_local;
 use crate::pg::fresh::{self, Seen};
+use crate::pg::statement::text;
 use crate::pg::utility::Utility;
-use crate::pg::{lock, xact};
+use crate::pg::{extension, lock, xact};
 
 // The transaction in which a script ran while there were event triggers; 0 before the first. What a subtransaction found stays
 // when that is rolled back.
@@ -27,7 +28,7 @@ pub fn before(statement: &Utility) -> Result<()> {
     let runs = matches!(
         statement.node.type_,
         T_CreateExtensionStmt | T_AlterExtensionStmt
-    );
+    ) && !is_there(statement);
     if !runs && !xact::in_extension_script() {
         return Ok(());
     }
@@ -59,6 +60,14 @@ pub fn before(statement: &Utility) -> Result<()> {
             .store(xact::local_transaction_id(), Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// Whether it is to create an extension that is there: the server says so, and runs nothing.
+fn is_there(statement: &Utility) -> bool {
+    let create = statement.cast::<pg_sys::CreateExtensionStmt>();
+    create
+        .and_then(|create| text!(create.extname))
+        .is_some_and(extension::is_installed)
 }
 
 /// Whether what writes in the script that is being run could be somebody's event trigger.

@@ -60,6 +60,8 @@ statements! {
     CreatePublicationStmt = T_CreatePublicationStmt,
     CreateStatsStmt = T_CreateStatsStmt,
     CreateStmt = T_CreateStmt,
+    CreatePolicyStmt = T_CreatePolicyStmt,
+    CreateSeqStmt = T_CreateSeqStmt,
     CreateSubscriptionStmt = T_CreateSubscriptionStmt,
     CreateTableAsStmt = T_CreateTableAsStmt,
     CreateTableSpaceStmt = T_CreateTableSpaceStmt,
@@ -74,6 +76,7 @@ statements! {
     ImportForeignSchemaStmt = T_ImportForeignSchemaStmt,
     IndexStmt = T_IndexStmt,
     IntoClause = T_IntoClause,
+    ViewStmt = T_ViewStmt,
     ObjectWithArgs = T_ObjectWithArgs,
     PartitionCmd = T_PartitionCmd,
     PublicationObjSpec = T_PublicationObjSpec,
@@ -313,6 +316,25 @@ pub fn parents_of(create: &pg_sys::CreateStmt) -> Vec<&pg_sys::RangeVar> {
         .into_iter()
         .filter_map(cast)
         .collect()
+}
+
+/// The constraints in the definition of a table, its columns' among them.
+pub fn constraints_in(create: &pg_sys::CreateStmt) -> Vec<&pg_sys::Constraint> {
+    let elements = nodes!(create.tableElts);
+    let columns = elements
+        .iter()
+        .filter_map(|element| cast::<pg_sys::ColumnDef>(element))
+        .flat_map(|column| nodes!(column.constraints));
+    let all = columns.filter_map(cast);
+    let own = elements.iter().filter_map(|element| cast(element));
+    let listed = nodes!(create.constraints).into_iter().filter_map(cast);
+    all.chain(own).chain(listed).collect()
+}
+
+/// The constraints that a command of ALTER TABLE adds, by itself or with a column.
+pub fn constraints_of(command: &pg_sys::AlterTableCmd) -> Vec<&pg_sys::Constraint> {
+    let added: Option<&pg_sys::Constraint> = node!(command.def);
+    added.into_iter().chain(constraints(command)).collect()
 }
 
 /// What ATTACH PARTITION or DETACH PARTITION names.

@@ -7,13 +7,13 @@ use pgrx::pg_sys::{NodeTag, ObjectType};
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::events::Outcome;
-use crate::guard::opening;
 use crate::guard::row::veto::guard_stays;
 use crate::guard::row::{fire, sync};
+use crate::guard::{opening, scripts};
 use crate::pg::relation::named;
 use crate::pg::statement::{self, any_node, names, node, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{namespace, relation, trigger, xact};
+use crate::pg::{extension, namespace, relation, trigger};
 use crate::policy::hold_read;
 
 /// The tables without which nobody could tell what is or was held, or what may leave by which lane or publication.
@@ -41,26 +41,38 @@ pub fn concerns(tag: NodeTag) -> bool {
             | Tag::T_AlterFunctionStmt
             | Tag::T_CreateFunctionStmt
             | Tag::T_AlterExtensionContentsStmt
+            | Tag::T_CreateForeignTableStmt
+            | Tag::T_CreatePolicyStmt
+            | Tag::T_CreateSeqStmt
+            | Tag::T_CreateStatsStmt
             | Tag::T_CreateStmt
+            | Tag::T_CreateTableAsStmt
             | Tag::T_CreateTrigStmt
             | Tag::T_IndexStmt
             | Tag::T_ReassignOwnedStmt
             | Tag::T_RuleStmt
+            | Tag::T_ViewStmt
     )
 }
 
 /// Before a utility statement, where the extension is installed.
 pub fn before(utility: Utility) -> Result<()> {
-    // The extension's own scripts may change what is theirs.
-    if xact::in_extension_script() {
+    // The extension's own scripts may change what is theirs, and what could be somebody's event trigger in them as in any session.
+    let own = extension::is_in_own_script();
+    if own && !scripts::may_others_write() {
         return Ok(());
     }
     match what(utility)? {
         None => Ok(()),
+        Some(Touched::Trigger(_)) if own => Ok(()),
         Some(Touched::Trigger(table)) => Err(guard_stays(table)),
         Some(Touched::Guard(what)) if may_change()? => {
             opening::structure(&what)?;
-            refuse_while_held(&what)
+            if own {
+                Ok(())
+            } else {
+                refuse_while_held(&what)
+            }
         }
         Some(Touched::Structure(what)) if may_change()? => opening::structure(&what),
         // The server refuses them in its own words.
@@ -70,16 +82,60 @@ pub fn before(utility: Utility) -> Result<()> {
 
 /// Before ALTER TABLE.
 pub(super) fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
-    let inherits = statement::commands(alter)
-        .into_iter()
+    if extension::is_in_own_script() && !scripts::may_others_write() {
+        return Ok(());
+    }
+    let commands = statement::commands(alter);
+    let inherits = commands
+        .iter()
+        .copied()
         .filter(|command| command.subtype == pg_sys::AlterTableType::AT_AddInherit)
-        .find_map(|command| table(node!(command.def), "inherit from"));
-    match table(node!(alter.relation), "alter").or(inherits) {
-        Some(Touched::Guard(what)) if !xact::in_extension_script() && may_change()? => {
-            opening::structure(&what)
-        }
+        .find_map(|command| structure(node!(command.def), "inherit from"));
+    let refers = || {
+        let mut constraints = commands.iter().copied().flat_map(statement::constraints_of);
+        constraints.find_map(refers)
+    };
+    match structure(node!(alter.relation), "alter")
+        .or(inherits)
+        .or_else(refers)
+    {
+        Some(Touched::Structure(what)) if may_change()? => opening::structure(&what),
         _ => Ok(()),
     }
+}
+
+/// A foreign key that leads to a table of the extension: it puts triggers there, and its actions run those of its own table.
+fn refers(constraint: &pg_sys::Constraint) -> Option<Touched> {
+    structure(node!(constraint.pktable), "refer to")
+}
+
+/// A relation that is made, or replaced, in the schema of the extension.
+fn made(range: Option<&pg_sys::RangeVar>) -> Option<Touched> {
+    let range = range?;
+    let schema = match text!(range.schemaname) {
+        Some(name) => namespace::by_name(name),
+        None if range.relpersistence == pg_sys::RELPERSISTENCE_TEMP as std::ffi::c_char => None,
+        None => namespace::for_new(),
+    };
+    in_schema(schema)
+}
+
+fn in_schema(schema: Option<pg_sys::Oid>) -> Option<Touched> {
+    (schema.is_some() && schema == relation::schema_oid()).then(|| {
+        Touched::Structure("make anything in the schema of extension \"pg_custodian\"".to_owned())
+    })
+}
+
+fn created_table(create: &pg_sys::CreateStmt) -> Option<Touched> {
+    let mut parents = statement::parents_of(create).into_iter();
+    parents
+        .find_map(|parent| structure(Some(parent), "inherit from"))
+        .or_else(|| {
+            statement::constraints_in(create)
+                .into_iter()
+                .find_map(refers)
+        })
+        .or_else(|| made(node!(create.relation)))
 }
 
 /// Only the extension's owner, or a superuser, gets as far as changing it.
@@ -127,7 +183,10 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
     }
     if let Some(moved) = utility.cast::<pg_sys::AlterObjectSchemaStmt>() {
         return match moved.objectType {
-            kind if statement::names_relation(kind) => Ok(table(node!(moved.relation), "move")),
+            kind if statement::names_relation(kind) => {
+                let to = text!(moved.newschema).and_then(namespace::by_name);
+                Ok(table(node!(moved.relation), "move").or_else(|| in_schema(to)))
+            }
             kind => function(kind, node!(moved.object), "move"),
         };
     }
@@ -155,8 +214,27 @@ fn what(utility: Utility) -> Result<Option<Touched>> {
     }
     // Whoever reads a table reads those that inherit from it.
     if let Some(create) = utility.cast::<pg_sys::CreateStmt>() {
-        let mut parents = statement::parents_of(create).into_iter();
-        return Ok(parents.find_map(|parent| structure(Some(parent), "inherit from")));
+        return Ok(created_table(create));
+    }
+    if let Some(create) = utility.cast::<pg_sys::CreateForeignTableStmt>() {
+        return Ok(created_table(&create.base));
+    }
+    if let Some(view) = utility.cast::<pg_sys::ViewStmt>() {
+        return Ok(made(node!(view.view)));
+    }
+    if let Some(sequence) = utility.cast::<pg_sys::CreateSeqStmt>() {
+        return Ok(made(node!(sequence.sequence)));
+    }
+    if let Some(create) = utility.cast::<pg_sys::CreateTableAsStmt>() {
+        let into: Option<&pg_sys::IntoClause> = any_node!(create.into).and_then(statement::cast);
+        return Ok(into.and_then(|into| made(node!(into.rel))));
+    }
+    if let Some(create) = utility.cast::<pg_sys::CreateStatsStmt>() {
+        let mut tables = statement::statistics_of(create).into_iter();
+        return Ok(tables.find_map(|table| structure(Some(table), "make statistics of")));
+    }
+    if let Some(policy) = utility.cast::<pg_sys::CreatePolicyStmt>() {
+        return Ok(structure(node!(policy.table), "make a policy on"));
     }
     // What is put on a table runs, with the rights of who writes there next, or instead of what that one meant.
     if let Some(trigger) = utility.cast::<pg_sys::CreateTrigStmt>() {
@@ -216,6 +294,7 @@ fn table(range: Option<&pg_sys::RangeVar>, doing: &str) -> Option<Touched> {
         .iter()
         .any(|name| relation::own_relation(name) == Some(relation))
         .then(|| Touched::Guard(of_table(doing, relation)))
+        .or_else(|| structure(range, doing))
 }
 
 fn function(
@@ -229,15 +308,26 @@ fn function(
     ) {
         return Ok(None);
     }
-    // A name that could be ours is looked up as the server does.
     let Some(object) = object else {
         return Ok(None);
     };
-    if names!(object.objname).last().map(String::as_str) != Some(FUNCTION) {
-        return Ok(None);
+    let names = names!(object.objname);
+    let named = match names.as_slice() {
+        [schema, _] | [_, schema, _] => std::ffi::CString::new(schema.as_str())
+            .ok()
+            .and_then(|schema| namespace::by_name(&schema)),
+        _ => None,
+    };
+    let of_schema = named.is_some() && named == relation::schema_oid();
+    // A name that could be ours is looked up as the server does.
+    let is_named = names.last().map(String::as_str) == Some(FUNCTION);
+    if is_named && sync::function()? == Some(statement::function_of(kind, object)) {
+        return Ok(Some(Touched::Guard(format!(
+            "{doing} function \"custodian.{FUNCTION}\""
+        ))));
     }
-    let ours = sync::function()? == Some(statement::function_of(kind, object));
-    Ok(ours.then(|| Touched::Guard(format!("{doing} function \"custodian.{FUNCTION}\""))))
+    Ok(of_schema
+        .then(|| Touched::Structure(format!("{doing} a function of extension \"pg_custodian\""))))
 }
 
 const FUNCTION: &str = "row_guard";
@@ -258,6 +348,7 @@ fn created(create: &pg_sys::CreateFunctionStmt) -> Option<Touched> {
     };
     (create.replace && last == FUNCTION && relation::schema_oid() == Some(schema))
         .then(|| Touched::Guard(format!("replace function \"custodian.{FUNCTION}\"")))
+        .or_else(|| in_schema(Some(schema)))
 }
 
 /// Refuses to part with the guard itself while holds are in force. `what` completes "cannot …".

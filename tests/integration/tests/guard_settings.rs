@@ -423,6 +423,79 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
              CREATE EXTENSION earthdistance CASCADE",
             "writing to \"custodian.lawful_basis\"",
         ),
+        // Nor what an event trigger does to the tables and rows while it counts as a part of the script.
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN ALTER TABLE custodian.lane RENAME TO gone; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
+            "to rename table \"custodian.lane\"",
+        ),
+        (
+            "BEGIN; CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF tg_tag = 'CREATE FUNCTION' THEN DROP EVENT TRIGGER past; ALTER TABLE customer ADD CHECK (email <> ''); END IF; END $$;
+             CREATE EVENT TRIGGER past ON ddl_command_end EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
+            "customer",
+        ),
+        // Of any table of the extension, and of its schema: what its functions read and write runs with their rights.
+        (
+            "ALTER TABLE custodian.epoch ADD CHECK (true) NOT VALID",
+            "to alter table \"custodian.epoch\"",
+        ),
+        (
+            "ALTER TABLE custodian.ledger_entry ALTER COLUMN actor SET DEFAULT 'nobody'",
+            "to alter table \"custodian.ledger_entry\"",
+        ),
+        (
+            "ALTER TABLE custodian.minimum SET SCHEMA public",
+            "to move table \"custodian.minimum\"",
+        ),
+        (
+            "ALTER TABLE custodian.consent RENAME TO more",
+            "to rename table \"custodian.consent\"",
+        ),
+        (
+            "BEGIN; CREATE TABLE mine (); ALTER TABLE mine SET SCHEMA custodian",
+            "to make anything in the schema of extension \"pg_custodian\"",
+        ),
+        (
+            "SET search_path = custodian; CREATE TABLE mine ()",
+            "to make anything in the schema of extension \"pg_custodian\"",
+        ),
+        (
+            "CREATE OR REPLACE VIEW custodian.overdue AS SELECT 1",
+            "to make anything in the schema of extension \"pg_custodian\"",
+        ),
+        (
+            "CREATE FUNCTION custodian.more() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "to make anything in the schema of extension \"pg_custodian\"",
+        ),
+        (
+            "ALTER FUNCTION custodian.require_steward RENAME TO more",
+            "to rename a function of extension \"pg_custodian\"",
+        ),
+        (
+            "CREATE TABLE mine (r oid REFERENCES custodian.pause ON DELETE CASCADE)",
+            "to refer to table \"custodian.pause\"",
+        ),
+        (
+            "BEGIN; CREATE TABLE mine (r oid); ALTER TABLE mine ADD FOREIGN KEY (r) REFERENCES custodian.pause",
+            "to refer to table \"custodian.pause\"",
+        ),
+        (
+            "BEGIN; CREATE TABLE mine (); ALTER TABLE mine ADD COLUMN r oid REFERENCES custodian.pause",
+            "to refer to table \"custodian.pause\"",
+        ),
+        (
+            "BEGIN; CREATE TABLE mine (LIKE custodian.consent INCLUDING ALL); ALTER TABLE mine INHERIT custodian.consent",
+            "to inherit from table \"custodian.consent\"",
+        ),
+        (
+            "CREATE STATISTICS more ON epoch, actor FROM custodian.epoch",
+            "to make statistics of table \"custodian.epoch\"",
+        ),
+        (
+            "CREATE POLICY more ON custodian.epoch USING (true)",
+            "to make a policy on table \"custodian.epoch\"",
+        ),
         (
             "TRUNCATE custodian.publication_permit",
             "truncating \"custodian.publication_permit\"",

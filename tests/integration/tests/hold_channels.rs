@@ -343,6 +343,9 @@ const GUARD: &[&str] = &[
     "ALTER TYPE custodian.hold RENAME ATTRIBUTE matter TO away",
     "ALTER INDEX custodian.relation_oid RENAME TO away",
     "ALTER TABLE custodian.relation_ref SET SCHEMA shop",
+    // An event trigger that acts in the script of an extension is none of that extension's.
+    "CREATE FUNCTION past() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN ALTER TABLE custodian.hold RENAME TO away; END $$;
+     CREATE EVENT TRIGGER past ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION') EXECUTE FUNCTION past(); CREATE EXTENSION hstore",
     "ALTER SCHEMA custodian RENAME TO away",
     "ALTER SCHEMA custodian OWNER TO shop",
     "REASSIGN OWNED BY shop, postgres TO counsel",
