@@ -93,7 +93,10 @@ pub fn reconcile() {
         xact::with_snapshot(|| {
             let here = xact::database();
             // Tags that others are about to change are looked at in the next round.
-            if demanded(Some(here)) || !is_tagged() || !lock::try_epoch(pg_sys::Oid::INVALID)? {
+            if demanded(Some(here))
+                || !is_tagged()
+                || !lock::try_epoch(pg_sys::Oid::INVALID, lock::Mode::Exclusive)?
+            {
                 return Ok(());
             }
             if is_tagged() && !demanded(Some(here)) {

@@ -18,21 +18,34 @@ pub enum Mode {
     Exclusive,
 }
 
+impl Mode {
+    const fn number(self) -> i32 {
+        match self {
+            Mode::Share => pg_sys::ShareLock as i32,
+            Mode::Exclusive => pg_sys::ExclusiveLock as i32,
+        }
+    }
+}
+
 /// Takes the epoch lock of a table (its root, for partitions), waiting as long as `lock_timeout` allows.
 /// It is released at the end of the transaction.
 pub fn epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
-    let mode = match mode {
-        Mode::Share => pg_sys::ShareLock,
-        Mode::Exclusive => pg_sys::ExclusiveLock,
-    };
     // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
-    unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode as i32) };
+    unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode.number()) };
     Ok(())
 }
 
-/// Takes the epoch lock of a table as a change of policy does, without waiting; whether it could be had.
-pub fn try_epoch(table: pg_sys::Oid) -> Result<bool> {
+/// Gives back one such lock that was taken in this very (sub)transaction.
+pub fn release_epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
+    let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
+    // SAFETY: a heavyweight lock that this session holds; one that it does not hold is a warning.
+    unsafe { pg_sys::UnlockDatabaseObject(class, table, 0, mode.number()) };
+    Ok(())
+}
+
+/// The same lock without waiting; whether it could be had.
+pub fn try_epoch(table: pg_sys::Oid, mode: Mode) -> Result<bool> {
     let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
     let tag = pg_sys::LOCKTAG {
         locktag_field1: xact::database().to_u32(),
@@ -43,7 +56,7 @@ pub fn try_epoch(table: pg_sys::Oid) -> Result<bool> {
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
     // SAFETY: the tag is filled as SET_LOCKTAG_OBJECT does, and outlives the call.
-    let outcome = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, false, true) };
+    let outcome = unsafe { pg_sys::LockAcquire(&tag, mode.number(), false, true) };
     Ok(outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
 }
 
@@ -58,12 +71,20 @@ pub fn demand() -> Result<()> {
     Ok(())
 }
 
-/// Lets one transaction at a time sweep a table, until it ends; waits as long as `lock_timeout` allows. The worker, whose
-/// batches are transactions of their own and give way, does not take it.
-pub fn sweep(table: pg_sys::Oid) -> Result<()> {
+/// Lets one transaction at a time sweep a table, until it ends, or several erase subjects in it; waits as long as `lock_timeout`
+/// allows. The worker, whose batches are transactions of their own and give way, does not take it.
+pub fn sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
     // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
-    unsafe { pg_sys::LockDatabaseObject(class, table, 0, pg_sys::ExclusiveLock as i32) };
+    unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode.number()) };
+    Ok(())
+}
+
+/// Gives back one such lock that was taken in this very (sub)transaction.
+pub fn release_sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: as for the epoch's.
+    unsafe { pg_sys::UnlockDatabaseObject(class, table, 0, mode.number()) };
     Ok(())
 }
 

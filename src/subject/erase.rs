@@ -15,7 +15,7 @@ use crate::evidence::{keys, ledger};
 use crate::pg::args::{required, words};
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
-use crate::pg::{clock, relation, sandbox, spi, time, xact};
+use crate::pg::{clock, lock as locks, relation, sandbox, spi, time, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::evaluate::{Action, Verdict, evaluate};
 use crate::policy::explain::read_facts;
@@ -332,7 +332,7 @@ pub(super) fn lock<'k>(kinds: impl IntoIterator<Item = &'k String>) -> Result<()
         let tables = xact::with_snapshot(|| tables(kind))?;
         roots.extend(tables.into_iter().map(|(root, ..)| root));
     }
-    batch::lock_tables(roots, None)
+    batch::lock_tables(&roots, None, locks::Mode::Share)
 }
 
 /// Every table of the subject's kind, to `act` on under the locks of [`lock`]. A table whose own tag switches disposal off is left alone, and says so.

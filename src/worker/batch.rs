@@ -75,30 +75,50 @@ pub fn lock(plan: &Plan, step: Step, leaf: &Leaf) -> Result<bool> {
     Ok(relations.map(pg_sys::Oid::from).all(heap::lock_for_write))
 }
 
-/// Takes the locks that keep policy and tables as they are for what a transaction disposes of in several tables: of these and
-/// of all that go together with them, and that of the policy last, as whoever changes it does. `only` says which part of the
-/// schema the tables are of.
+/// Takes the locks that keep policy and tables as they are for what a transaction disposes of in several tables, of these and of
+/// all that go together with them; `only` says which part of the schema they are of. Before that it waits for other
+/// transactions that sweep one of them, or rows that go along with theirs, as `mode` says: two that go over the same rows in
+/// passes of their own would come to wait for each other.
 pub fn lock_tables(
-    tables: impl IntoIterator<Item = pg_sys::Oid>,
+    tables: &[pg_sys::Oid],
     only: Option<pg_sys::Oid>,
+    mode: lock::Mode,
 ) -> Result<()> {
-    let schema = xact::with_snapshot(|| load::schema(only))?;
-    lock_in(&schema, tables)
-}
-
-fn lock_in(schema: &Schema, tables: impl IntoIterator<Item = pg_sys::Oid>) -> Result<()> {
-    let tables = tables.into_iter().map(|table| table.to_u32());
-    for table in compile::together(schema, tables) {
-        lock::epoch(pg_sys::Oid::from(table), lock::Mode::Share)?;
+    loop {
+        let schema = xact::with_snapshot(|| load::schema(only))?;
+        let (swept, epochs) = to_lock(&schema, tables);
+        for table in &swept {
+            lock::sweep(*table, mode)?;
+        }
+        let Some(busy) = epochs_but(&epochs)? else {
+            return Ok(());
+        };
+        // Who changes the policy may go on to sweep in the same transaction, and would wait for this one.
+        for table in &swept {
+            lock::release_sweep(*table, mode)?;
+        }
+        lock::epoch(busy, lock::Mode::Share)?;
+        lock::release_epoch(busy, lock::Mode::Share)?;
     }
-    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)
 }
 
-/// The same, behind all other transactions that sweep one of the tables, or rows that go along with theirs: two that go over the
-/// same rows in passes of their own would come to wait for each other.
-pub fn lock_tables_alone(tables: &[pg_sys::Oid], only: Option<pg_sys::Oid>) -> Result<()> {
-    let schema = xact::with_snapshot(|| load::schema(only))?;
-    let tagged = compile::together(&schema, tables.iter().map(|table| table.to_u32()));
+/// Takes the epoch locks of these tables without waiting; that which could not be had, and none then.
+fn epochs_but(tables: &[pg_sys::Oid]) -> Result<Option<pg_sys::Oid>> {
+    for (at, table) in tables.iter().enumerate() {
+        if !lock::try_epoch(*table, lock::Mode::Share)? {
+            for taken in tables.iter().take(at) {
+                lock::release_epoch(*taken, lock::Mode::Share)?;
+            }
+            return Ok(Some(*table));
+        }
+    }
+    Ok(None)
+}
+
+/// Which tables are swept with these, those that were declared to go along among them, and whose epochs count, the policy's last,
+/// as whoever changes it takes them.
+fn to_lock(schema: &Schema, tables: &[pg_sys::Oid]) -> (Vec<pg_sys::Oid>, Vec<pg_sys::Oid>) {
+    let tagged = compile::together(schema, tables.iter().map(|table| table.to_u32()));
     let tags = tagged
         .iter()
         .filter_map(|table| schema.tables.get(table)?.tag.as_ref());
@@ -110,14 +130,19 @@ pub fn lock_tables_alone(tables: &[pg_sys::Oid], only: Option<pg_sys::Oid>) -> R
         .tables
         .values()
         .filter(|table| declared.contains(&table.ident.quoted));
-    let all: BTreeSet<RelId> = along
+    let swept: BTreeSet<RelId> = along
         .map(|table| table.id)
         .chain(tagged.iter().copied())
         .collect();
-    for table in all {
-        lock::sweep(pg_sys::Oid::from(table))?;
-    }
-    lock_in(&schema, tables.iter().copied())
+    let policy = std::iter::once(pg_sys::Oid::INVALID);
+    (
+        swept.into_iter().map(pg_sys::Oid::from).collect(),
+        tagged
+            .into_iter()
+            .map(pg_sys::Oid::from)
+            .chain(policy)
+            .collect(),
+    )
 }
 
 /// The leaf, and those that its rows may go together with.

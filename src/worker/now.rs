@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{self, Caught};
-use crate::pg::{clock, inherit, relation, xact};
+use crate::pg::{clock, inherit, lock, relation, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::load;
 use crate::policy::model::Leaf;
@@ -82,7 +82,7 @@ fn sweep(only: Option<pg_sys::Oid>) -> Result<Vec<Row>> {
     let horizon = xact::with_snapshot(mark::horizon)?;
     let tables = xact::with_snapshot(|| tables(only))?;
     let roots: Vec<pg_sys::Oid> = tables.iter().map(|(root, _)| *root).collect();
-    batch::lock_tables_alone(&roots, only)?;
+    batch::lock_tables(&roots, only, lock::Mode::Exclusive)?;
     let mut rows = Vec::new();
     for (id, name) in tables {
         let part = only.filter(|only| is_part(*only, id));
@@ -393,7 +393,16 @@ pub fn told(caught: &Caught, what: &str) -> Error {
     if caught.own.is_some() {
         return error;
     }
-    error.hint(findings::remedy(&caught.sqlstate))
+    error.hint(match caught.sqlstate.as_str() {
+        // Nobody but the caller tries this again.
+        "55P03" | "40P01" | "57014" => {
+            "Another session holds locks on them, or a trigger takes very long. Try again."
+        }
+        "53100" => {
+            "The disk is full on which the table lies, or its tablespace. Make room, and try again."
+        }
+        sqlstate => findings::remedy(sqlstate),
+    })
 }
 
 fn blown(name: &str, detail: &str) -> Error {

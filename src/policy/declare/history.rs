@@ -136,7 +136,7 @@ fn before_commit() -> Result<()> {
             Some(epoch) => sandbox::as_extension_owner(|| write(epoch, differences)),
             // Whoever drops a table does not wait for those who change the policy, who may wait for the table: the
             // scheduler records it then.
-            None if !lock::try_epoch(pg_sys::Oid::INVALID)? => Ok(()),
+            None if !lock::try_epoch(pg_sys::Oid::INVALID, lock::Mode::Exclusive)? => Ok(()),
             None => record(differences).map(drop),
         }
     })

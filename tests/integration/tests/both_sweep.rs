@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use integration::{Cluster, Error, Result, Sql, wait_for_answer, wait_until};
+use integration::{Cluster, Error, Result, Sql, blocked, wait_for_answer, wait_until};
 use postgres::Client;
 
 /// A table with rows that go along, two in a circle, and a partitioned one whose cells are emptied.
@@ -150,4 +150,70 @@ fn sweeps_of_the_worker_and_of_stewards_count_each_row_once_and_do_not_wait_in_a
 #[test]
 fn runs_that_a_steward_approved_are_taken_up_once() -> Result<()> {
     beside("both_approved", "0.01", 4)
+}
+
+/// Two tables of a customer's data, and a purpose that has ended for half of their rows; nothing sweeps by itself.
+fn by_hand(name: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.disposal = off")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("deadlock_timeout = 300ms")
+        .start()?;
+    node.exec(
+        "CREATE ROLE counsel;
+         CREATE EXTENSION pg_custodian; CREATE SCHEMA s;
+         SELECT custodian.define_purpose('p.short', 'contract', '10 days', required => false);
+         CREATE TABLE s.one (id int PRIMARY KEY, at timestamptz, name text);
+         CREATE TABLE s.two (id int PRIMARY KEY, at timestamptz, name text);
+         INSERT INTO s.one SELECT n, now() - n * interval '1 day', 'n' FROM generate_series(1, 20) n;
+         INSERT INTO s.two TABLE s.one;
+         SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete', subject_kind => 'customer', subject_key => '{id}'),
+                custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.one,s.two}'::text[]) t",
+    )?;
+    Ok(node)
+}
+
+#[test]
+fn who_changes_the_policy_and_sweeps_in_one_transaction_waits_for_no_other_sweep() -> Result<()> {
+    let node = by_hand("policy_and_sweep")?;
+    let mut steward = node.client()?;
+    steward.batch_execute(
+        "BEGIN; SELECT custodian.place_hold('s-1', 'counsel', current_date + 30, 'order of the court', 's.two')",
+    )?;
+    let sweep = "SELECT sum(rows) FROM custodian.sweep_now('s.one')";
+    let other = blocked(&node, sweep)?;
+    assert_eq!(steward.text(sweep)?, "11");
+    steward.batch_execute("COMMIT")?;
+    let nothing = other
+        .join()
+        .unwrap_or_else(|_| Err(Error::new("it panicked")))?;
+    assert_eq!(nothing, "");
+    assert!(!node.log().contains("deadlock detected"));
+    Ok(())
+}
+
+#[test]
+fn erasures_of_several_subjects_go_beside_each_other_and_one_after_sweeps() -> Result<()> {
+    let node = by_hand("erase_and_sweep")?;
+    let mut first = node.client()?;
+    first.batch_execute("BEGIN; SELECT custodian.erase_subject('customer', '{1}', 'request 1')")?;
+    let mut second = node.client()?;
+    second.batch_execute(
+        "SET lock_timeout = '5s'; SELECT custodian.erase_subject('customer', '{2}', 'request 2');
+         SET lock_timeout = '200ms'",
+    )?;
+    // None of its rows is one of theirs, but another erasure could come to wait for it in the middle.
+    let waited = second.refused("SELECT custodian.sweep_now('s.two')");
+    assert_eq!(waited.sqlstate(), "55P03", "{waited}");
+    first.batch_execute("COMMIT")?;
+    assert_eq!(
+        second.text("SELECT sum(rows) FROM custodian.sweep_now('s.two')")?,
+        "11"
+    );
+    assert_eq!(
+        second.text("SELECT string_agg(id::text, ' ' ORDER BY id) FROM s.one WHERE id < 5")?,
+        "3 4"
+    );
+    Ok(())
 }
