@@ -258,28 +258,11 @@ mod tests {
     use crate::policy::model::Ident;
 
     fn column(class: TypeClass, type_name: &str) -> Column {
-        Column {
-            ident: Ident {
-                name: "c".to_owned(),
-                quoted: "c".to_owned(),
-            },
-            attnum: 1,
-            type_name: type_name.to_owned(),
-            class,
-            base: String::new(),
-            typmod: -1,
-            refused_by: None,
-            not_null: false,
-            generated: false,
-            identity: false,
-            in_unique: false,
-            unique_nulls_equal: false,
-            in_foreign_key: false,
-            referenced: false,
-            in_check: false,
-            in_partition_key: false,
-            indexed: false,
-        }
+        let ident = Ident {
+            name: "c".to_owned(),
+            quoted: "c".to_owned(),
+        };
+        Column::plain(ident, 1, type_name, class)
     }
 
     fn text() -> Column {

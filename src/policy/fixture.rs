@@ -22,32 +22,14 @@ pub fn ident(name: &str) -> Ident {
 }
 
 pub fn column(name: &str, class: TypeClass) -> Column {
-    Column {
-        ident: ident(name),
-        attnum: 1,
-        type_name: match class {
-            TypeClass::Text { .. } => "text",
-            TypeClass::Date => "date",
-            TypeClass::Timestamp => "timestamp without time zone",
-            TypeClass::TimestampTz => "timestamp with time zone",
-            _ => "integer",
-        }
-        .to_owned(),
-        class,
-        base: String::new(),
-        typmod: -1,
-        refused_by: None,
-        not_null: false,
-        generated: false,
-        identity: false,
-        in_unique: false,
-        unique_nulls_equal: false,
-        in_foreign_key: false,
-        referenced: false,
-        in_check: false,
-        in_partition_key: false,
-        indexed: false,
-    }
+    let type_name = match class {
+        TypeClass::Text { .. } => "text",
+        TypeClass::Date => "date",
+        TypeClass::Timestamp => "timestamp without time zone",
+        TypeClass::TimestampTz => "timestamp with time zone",
+        _ => "integer",
+    };
+    Column::plain(ident(name), 1, type_name, class)
 }
 
 /// A plain table with columns `id`, `at` (timestamptz) and the texts given, its tag as JSON.

@@ -80,6 +80,31 @@ pub struct Column {
     pub indexed: bool,
 }
 
+impl Column {
+    /// A column of this type, without a modifier, that is in no constraint or index.
+    pub fn plain(ident: Ident, attnum: i16, type_name: &str, class: TypeClass) -> Column {
+        Column {
+            ident,
+            attnum,
+            type_name: type_name.to_owned(),
+            class,
+            typmod: -1,
+            base: String::new(),
+            refused_by: None,
+            not_null: false,
+            generated: false,
+            identity: false,
+            in_unique: false,
+            unique_nulls_equal: false,
+            in_foreign_key: false,
+            referenced: false,
+            in_check: false,
+            in_partition_key: false,
+            indexed: false,
+        }
+    }
+}
+
 /// What a foreign key does when the referenced row is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDelete {

@@ -73,7 +73,7 @@ const PARTS: &str = "
 
 /// A column of one relation.
 struct Attribute {
-    attnum: i32,
+    attnum: i16,
     name: String,
     quoted: String,
     type_oid: u32,
@@ -145,8 +145,8 @@ fn types(ids: BTreeSet<u32>) -> Result<BTreeMap<u32, Type>> {
     Ok(types)
 }
 
-fn parts(members: &BTreeSet<RelId>) -> Result<BTreeMap<(RelId, i32), Parts>> {
-    let mut parts: BTreeMap<(RelId, i32), Parts> = BTreeMap::new();
+fn parts(members: &BTreeSet<RelId>) -> Result<BTreeMap<(RelId, i16), Parts>> {
+    let mut parts: BTreeMap<(RelId, i16), Parts> = BTreeMap::new();
     for row in &read(PARTS, members.iter().copied())? {
         let of = parts
             .entry((rel(row, 0)?, fresh::number(row, 1)?))
@@ -205,27 +205,15 @@ pub fn columns(
             } else {
                 own.typmod
             };
+            let ident = Ident {
+                name: own.name.clone(),
+                quoted: own.quoted.clone(),
+            };
+            let class = class(base, category, typmod);
             let mut column = Column {
-                ident: Ident {
-                    name: own.name.clone(),
-                    quoted: own.quoted.clone(),
-                },
-                attnum: i16::try_from(own.attnum).unwrap_or(0),
-                type_name: own.type_name.clone(),
                 base: base.clone(),
                 typmod,
-                refused_by: None,
-                class: class(base, category, typmod),
-                not_null: false,
-                generated: false,
-                identity: false,
-                in_unique: false,
-                unique_nulls_equal: false,
-                in_foreign_key: false,
-                referenced: false,
-                in_check: false,
-                in_partition_key: false,
-                indexed: false,
+                ..Column::plain(ident, own.attnum, &own.type_name, class)
             };
             for member in family {
                 let mut same = attributes.get(member).into_iter().flatten();
