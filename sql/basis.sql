@@ -53,3 +53,8 @@ SELECT DISTINCT ON (b.jurisdiction, b.basis, b.valid_from)
 FROM custodian.lawful_basis b
 ORDER BY b.jurisdiction, b.basis, b.valid_from, b.seeded;
 COMMENT ON VIEW custodian.lawful_bases IS 'lawful bases by jurisdiction; of several versions the one with the latest valid_from that has come counts';
+
+CREATE VIEW custodian.lawful_basis_versions AS
+SELECT b.jurisdiction, b.basis, b.citation, b.meaning, b.consent_based, b.valid_from, b.valid_to, b.seeded, b.recorded_at
+FROM custodian.lawful_basis b;
+COMMENT ON VIEW custodian.lawful_basis_versions IS 'all versions of lawful bases on record, also one that came with the extension and that a steward''s of the same valid_from has replaced';

@@ -96,7 +96,7 @@ GRANT SELECT ON custodian.former_hold_names, custodian.holds TO PUBLIC;
 
 -- Lawful bases: for everyone to see; the function checks for a steward itself.
 GRANT EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) TO PUBLIC;
-GRANT SELECT ON custodian.lawful_bases TO PUBLIC;
+GRANT SELECT ON custodian.lawful_bases, custodian.lawful_basis_versions TO PUBLIC;
 
 -- Reports. Waivers and findings are for stewards, which is asked where they are read; the schedule holds no values.
 GRANT EXECUTE ON FUNCTION custodian.check_all() TO PUBLIC;

@@ -27,9 +27,9 @@ SELECT custodian.policy_as_of(full_policy_as_of.at) || pg_catalog.jsonb_build_ob
                          'citation', v.citation, 'meaning', v.meaning, 'consent_based', v.consent_based,
                          'valid_from', v.valid_from, 'valid_to', v.valid_to, 'recorded_at', v.recorded_at))) AS bases
               FROM (SELECT DISTINCT ON (b.jurisdiction, b.basis) b.*, d.day
-                    FROM custodian.lawful_bases b, (SELECT (full_policy_as_of.at AT TIME ZONE 'UTC')::date AS day) d
+                    FROM custodian.lawful_basis_versions b, (SELECT (full_policy_as_of.at AT TIME ZONE 'UTC')::date AS day) d
                     WHERE b.valid_from <= d.day AND (b.seeded OR b.recorded_at <= full_policy_as_of.at)
-                    ORDER BY b.jurisdiction, b.basis, b.valid_from DESC) v
+                    ORDER BY b.jurisdiction, b.basis, b.valid_from DESC, b.seeded) v
               WHERE v.valid_to IS NULL OR v.valid_to > v.day
               GROUP BY v.jurisdiction) j),
     'transfers', (

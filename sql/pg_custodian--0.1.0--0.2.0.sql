@@ -56,6 +56,11 @@ FROM custodian.lawful_basis b
 ORDER BY b.jurisdiction, b.basis, b.valid_from, b.seeded;
 COMMENT ON VIEW custodian.lawful_bases IS 'lawful bases by jurisdiction; of several versions the one with the latest valid_from that has come counts';
 
+CREATE VIEW custodian.lawful_basis_versions AS
+SELECT b.jurisdiction, b.basis, b.citation, b.meaning, b.consent_based, b.valid_from, b.valid_to, b.seeded, b.recorded_at
+FROM custodian.lawful_basis b;
+COMMENT ON VIEW custodian.lawful_basis_versions IS 'all versions of lawful bases on record, also one that came with the extension and that a steward''s of the same valid_from has replaced';
+
 CREATE FUNCTION custodian."define_lawful_basis"(
 	"jurisdiction" TEXT,
 	"basis" TEXT,
@@ -68,10 +73,10 @@ CREATE FUNCTION custodian."define_lawful_basis"(
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'define_lawful_basis_wrapper';
 
-REVOKE ALL ON custodian.lawful_basis, custodian.lawful_bases FROM PUBLIC;
+REVOKE ALL ON custodian.lawful_basis, custodian.lawful_bases, custodian.lawful_basis_versions FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION custodian.define_lawful_basis(text, text, text, boolean, text, date, date) TO PUBLIC;
-GRANT SELECT ON custodian.lawful_bases TO PUBLIC;
+GRANT SELECT ON custodian.lawful_bases, custodian.lawful_basis_versions TO PUBLIC;
 
 -- Findings and waivers, and the columns of the schedule of retention
 CREATE FUNCTION custodian."check_all"() RETURNS TABLE (
@@ -1568,9 +1573,9 @@ SELECT custodian.policy_as_of(full_policy_as_of.at) || pg_catalog.jsonb_build_ob
                          'citation', v.citation, 'meaning', v.meaning, 'consent_based', v.consent_based,
                          'valid_from', v.valid_from, 'valid_to', v.valid_to, 'recorded_at', v.recorded_at))) AS bases
               FROM (SELECT DISTINCT ON (b.jurisdiction, b.basis) b.*, d.day
-                    FROM custodian.lawful_bases b, (SELECT (full_policy_as_of.at AT TIME ZONE 'UTC')::date AS day) d
+                    FROM custodian.lawful_basis_versions b, (SELECT (full_policy_as_of.at AT TIME ZONE 'UTC')::date AS day) d
                     WHERE b.valid_from <= d.day AND (b.seeded OR b.recorded_at <= full_policy_as_of.at)
-                    ORDER BY b.jurisdiction, b.basis, b.valid_from DESC) v
+                    ORDER BY b.jurisdiction, b.basis, b.valid_from DESC, b.seeded) v
               WHERE v.valid_to IS NULL OR v.valid_to > v.day
               GROUP BY v.jurisdiction) j),
     'transfers', (

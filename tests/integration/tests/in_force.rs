@@ -135,6 +135,16 @@ fn waivers_and_lawful_bases_are_those_of_the_moment() -> Result<()> {
 []|||GDPR art. 6(1)(a)|
 []|||GDPR art. 6(1)(a)|UK GDPR art. 6(1)(a)"
     );
+    // What a steward's replaced counted until then.
+    client.batch_execute(
+        "SELECT custodian.define_lawful_basis('eu', 'contract', 'the law as we read it', consent_based => false, valid_from => '2018-05-25')",
+    )?;
+    assert_eq!(
+        client.text(
+            "SELECT p #>> '{lawful_bases,eu,contract,citation}' FROM (VALUES (timestamptz '2020-01-01Z'), (clock_timestamp())) v (at), custodian.full_policy_as_of(at) p"
+        )?,
+        "GDPR art. 6(1)(b)\nthe law as we read it"
+    );
     // It counts from when it was added.
     let late = "SELECT custodian.full_policy_as_of(clock_timestamp()) #>> '{lawful_bases,br,late,citation}'";
     assert_eq!(client.text(late)?, "LGPD art. 8");
