@@ -174,7 +174,6 @@ impl Rounds {
             };
             let next = sweeps::next(&pending, &busy, &referring, &order, looked_at)
                 .filter(|_| self.sweeps.has_room(database));
-            evidence.seal_in_time();
             if let Some(at) = next {
                 let table = pending.remove(at);
                 if self.starved {
@@ -408,15 +407,11 @@ fn circumstances() -> std::result::Result<(), Caught> {
 struct Evidence {
     outcome: std::result::Result<(), Caught>,
     sealed: bool,
-    since: Moment,
 }
-
-/// How long what was refused may stay unsealed while a round counts.
-const UNSEALED: Duration = Duration::from_secs(5);
 
 impl Evidence {
     /// Moves the guard's events into the ledger, and notes what is in force. `also_unbound` says that this database collects what
-    /// belongs to none.
+    /// belongs to none. What was refused is sealed at once: a round may count for long before it waits.
     fn take(also_unbound: bool) -> Self {
         let taken = transaction(|| {
             // It is on disk before it is sealed, at the latest. If a crash takes it back, the next round notes the same.
@@ -424,18 +419,15 @@ impl Evidence {
             uptime::note()
         })
         .and_then(|()| transaction(|| sealer::drain_events(also_unbound, false)));
-        Evidence {
+        let moved = *taken.as_ref().unwrap_or(&0);
+        let mut evidence = Evidence {
             outcome: taken.map(|_| ()),
             sealed: false,
-            since: Moment::now(),
+        };
+        if moved > 0 {
+            evidence.seal_once();
         }
-    }
-
-    /// Seals the ledger once some time has passed: where counting takes long, no wait for sweeps comes soon.
-    fn seal_in_time(&mut self) {
-        if self.since.elapsed() > UNSEALED {
-            self.seal_once();
-        }
+        evidence
     }
 
     /// Seals the ledger, unless something went wrong before: nobody waits for it any more whose rows are due.
