@@ -1,6 +1,7 @@
 //! Tags name columns and foreign keys; when those are renamed, the tags follow. Otherwise a rename would end
 //! disposal, and two renames would put another column in a clock's place.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -24,6 +25,27 @@ struct Renamed {
     new: String,
     /// For a column: the tables that have it. For an attribute: its composite type, as a relation.
     family: Vec<pg_sys::Oid>,
+}
+
+impl Renamed {
+    fn rewrite<'a>(&'a self, table: pg_sys::Oid, leads: &'a dyn Fn(&str) -> bool) -> Rewrite<'a> {
+        Rewrite {
+            old: &self.old,
+            new: &self.new,
+            own: self.family.contains(&table),
+            leads,
+        }
+    }
+
+    /// Whether a label of the table names it, or could: as a column, or on a clock's way.
+    fn is_in(&self, table: pg_sys::Oid, label: &Label) -> bool {
+        let asked = Cell::new(false);
+        let leads = |_: &str| {
+            asked.set(true);
+            false
+        };
+        self.rewrite(table, &leads).label(label) != *label || asked.get()
+    }
 }
 
 /// The tables of a composite type, whose columns follow its attributes.
@@ -162,35 +184,44 @@ pub fn after(utility: Utility) -> Result<()> {
         renamed.family.extend(typed_tables(member)?);
         renamed.family.push(member);
     }
-    let schema = load::schema(None)?;
+    let mut naming = Vec::new();
     for (table, attnum, _) in labels {
-        follow(&renamed, &schema, table, attnum)?;
+        let target = Target::attribute(table, i32::from(attnum))?;
+        if let Some(Ok(label)) = target.current()
+            && renamed.is_in(table, &label)
+        {
+            naming.push((table, attnum, target, label));
+        }
+    }
+    // Most renames, as those of indexes, are of what no tag names, and load no policy.
+    if naming.is_empty() {
+        return Ok(());
+    }
+    let schema = load::schema(None)?;
+    for (table, attnum, target, label) in naming {
+        follow(&renamed, &schema, (table, attnum), &target, &label)?;
     }
     Ok(())
 }
 
-fn follow(renamed: &Renamed, schema: &Schema, table: pg_sys::Oid, attnum: i16) -> Result<()> {
-    let target = Target::attribute(table, i32::from(attnum))?;
-    let Some(Ok(old)) = target.current() else {
-        return Ok(());
-    };
+fn follow(
+    renamed: &Renamed,
+    schema: &Schema,
+    (table, attnum): (pg_sys::Oid, i16),
+    target: &Target,
+    old: &Label,
+) -> Result<()> {
     let leads = |clock: &str| {
         schema
             .tables
             .get(&table.to_u32())
             .is_some_and(|table| path::clock(schema, table, clock, false).is_ok())
     };
-    let rewrite = Rewrite {
-        old: &renamed.old,
-        new: &renamed.new,
-        own: renamed.family.contains(&table),
-        leads: &leads,
-    };
-    let new = rewrite.label(&old);
-    if new == old {
+    let new = renamed.rewrite(table, &leads).label(old);
+    if new == *old {
         return Ok(());
     }
-    change::begin_renamed(&target, &old, &new)?;
+    change::begin_renamed(target, old, &new)?;
     label::set(table, attnum, Some(&new.text()?))?;
     change::finish(table)
 }
@@ -245,5 +276,26 @@ mod tests {
             rewritten(&label, false, &leads),
             r#"{"category":"user","sensitivity":"personal","purposes":["a.b"],"clock":"fk.\"last.seen\"","minimums":[{"name":"x.y","clock":"other.seen"}]}"#
         );
+    }
+
+    #[test]
+    fn what_no_tag_names_is_looked_at_no_further() {
+        let table = pg_sys::Oid::from(7);
+        let is_in = |old: &str, own: bool, clock: &str| {
+            let renamed = Renamed {
+                old: old.to_owned(),
+                new: "other".to_owned(),
+                family: if own { vec![table] } else { Vec::new() },
+            };
+            let text = format!(r#"{{"clock":"{clock}"}}"#);
+            renamed.is_in(table, &Label::Table(parse_table(&text).expect("valid")))
+        };
+        // As a column of its own, and on a way that may lead over what was renamed.
+        assert!(is_in("seen", true, "seen"));
+        assert!(is_in("person", false, "person.seen"));
+        // A part of a name, another table's column, and the words of tags are none.
+        assert!(!is_in("see", true, "seen"));
+        assert!(!is_in("seen", false, "seen"));
+        assert!(!is_in("clock", false, "person.seen"));
     }
 }
