@@ -37,15 +37,27 @@ impl Renamed {
         }
     }
 
-    /// Whether a label of the table names it, or could: as a column, or on a clock's way.
+    /// Whether a label of the table names it, or could.
     fn is_in(&self, table: pg_sys::Oid, label: &Label) -> bool {
-        let asked = Cell::new(false);
-        let leads = |_: &str| {
-            asked.set(true);
-            false
-        };
-        self.rewrite(table, &leads).label(label) != *label || asked.get()
+        mentions(&self.old, self.family.contains(&table), label)
     }
+}
+
+/// Whether a label names `old`, or could: as a column, of its `own` table, or on a clock's way.
+fn mentions(old: &str, own: bool, label: &Label) -> bool {
+    let asked = Cell::new(false);
+    let leads = |_: &str| {
+        asked.set(true);
+        false
+    };
+    // A name that no label has, since none is without one.
+    let rewrite = Rewrite {
+        old,
+        new: "",
+        own,
+        leads: &leads,
+    };
+    rewrite.label(label) != *label || asked.get()
 }
 
 /// The tables of a composite type, whose columns follow its attributes.
@@ -280,15 +292,10 @@ mod tests {
 
     #[test]
     fn what_no_tag_names_is_looked_at_no_further() {
-        let table = pg_sys::Oid::from(7);
         let is_in = |old: &str, own: bool, clock: &str| {
-            let renamed = Renamed {
-                old: old.to_owned(),
-                new: "other".to_owned(),
-                family: if own { vec![table] } else { Vec::new() },
-            };
             let text = format!(r#"{{"clock":"{clock}"}}"#);
-            renamed.is_in(table, &Label::Table(parse_table(&text).expect("valid")))
+            let label = Label::Table(parse_table(&text).expect("valid"));
+            mentions(old, own, &label)
         };
         // As a column of its own, and on a way that may lead over what was renamed.
         assert!(is_in("seen", true, "seen"));
