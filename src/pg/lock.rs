@@ -47,17 +47,22 @@ pub fn release_epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
 /// The same lock without waiting; whether it could be had.
 pub fn try_epoch(table: pg_sys::Oid, mode: Mode) -> Result<bool> {
     let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
+    Ok(try_object(class, table, mode.number()))
+}
+
+/// As LockDatabaseObject, without waiting.
+fn try_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: i32) -> bool {
     let tag = pg_sys::LOCKTAG {
         locktag_field1: xact::database().to_u32(),
         locktag_field2: class.to_u32(),
-        locktag_field3: table.to_u32(),
+        locktag_field3: object.to_u32(),
         locktag_field4: 0,
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
     // SAFETY: the tag is filled as SET_LOCKTAG_OBJECT does, and outlives the call.
-    let outcome = unsafe { pg_sys::LockAcquire(&tag, mode.number(), false, true) };
-    Ok(outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
+    let outcome = unsafe { pg_sys::LockAcquire(&tag, mode, false, true) };
+    outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Lets one session at a time have a sweep of this database on demand, until the end of the transaction; waits as long
@@ -71,8 +76,29 @@ pub fn demand() -> Result<()> {
     Ok(())
 }
 
+/// Lets one transaction at a time sweep tables of this database, until it ends; waits as long as `lock_timeout` allows. What makes
+/// rows of some table due again is noted by whoever sweeps any: two that did so would come to wait for each other.
+pub fn sweeping() -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: as for [`demand`].
+    unsafe {
+        pg_sys::LockDatabaseObject(class, pg_sys::Oid::INVALID, 1, pg_sys::ExclusiveLock as i32);
+    }
+    Ok(())
+}
+
+/// Gives back one such lock that was taken in this very (sub)transaction.
+pub fn release_sweeping() -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: as for the epoch's.
+    unsafe {
+        pg_sys::UnlockDatabaseObject(class, pg_sys::Oid::INVALID, 1, pg_sys::ExclusiveLock as i32);
+    }
+    Ok(())
+}
+
 /// Lets one transaction at a time sweep a table, until it ends, or several erase subjects in it; waits as long as `lock_timeout`
-/// allows. The worker, whose batches are transactions of their own and give way, does not take it.
+/// allows. Batches of the worker take [`try_batch`].
 pub fn sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
     // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
@@ -86,6 +112,14 @@ pub fn release_sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     // SAFETY: as for the epoch's.
     unsafe { pg_sys::UnlockDatabaseObject(class, table, 0, mode.number()) };
     Ok(())
+}
+
+/// Has a batch of the worker hold a table's sweep lock as others of its kind and who erases subjects do at the same time, until
+/// the end of the transaction; whether it could be had without waiting.
+pub fn try_batch(table: pg_sys::Oid) -> Result<bool> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // Conflicts with ExclusiveLock only.
+    Ok(try_object(class, table, pg_sys::RowShareLock as i32))
 }
 
 /// Locks a table as SECURITY LABEL does, against other changes of its labels and definition, but not against

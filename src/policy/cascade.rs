@@ -68,6 +68,12 @@ pub fn declared_tables(plan: &Plan) -> impl Iterator<Item = (&ForeignKey, &[RelI
     })
 }
 
+/// The plans of the tables whose rows were declared to go along.
+pub fn declared_plans(plan: &Plan) -> impl Iterator<Item = &Plan> {
+    let reached = reached(plan).into_iter();
+    reached.filter_map(|dependent| dependent.plan.as_deref().filter(|plan| plan.declared))
+}
+
 /// The relations whose rows such actions reach, each as its foreign key names it, and whether they were declared to go
 /// along. Of others no row may be reached: they go first, or keep what they refer to.
 pub fn relations(plan: &Plan) -> BTreeMap<RelId, bool> {

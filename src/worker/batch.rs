@@ -7,10 +7,11 @@ use std::ops::Range;
 use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pg::tids::Places;
 use crate::pg::{heap, inherit, lock, spi, xact};
 use crate::policy::along::{self, Along};
+use crate::policy::cascade;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan, RelId, Schema};
 use crate::policy::period::Instant;
@@ -77,8 +78,8 @@ pub fn lock(plan: &Plan, step: Step, leaf: &Leaf) -> Result<bool> {
 
 /// Takes the locks that keep policy and tables as they are for what a transaction disposes of in several tables, of these and of
 /// all that go together with them; `only` says which part of the schema they are of. Before that it waits for other
-/// transactions that sweep one of them, or rows that go along with theirs, as `mode` says: two that go over the same rows in
-/// passes of their own would come to wait for each other.
+/// transactions that sweep, and that erase rows of one of them, or rows that go along with theirs, or, as `mode` says, only for those
+/// that sweep one of them: two that go over the same rows in passes of their own would come to wait for each other.
 pub fn lock_tables(
     tables: &[pg_sys::Oid],
     only: Option<pg_sys::Oid>,
@@ -87,6 +88,9 @@ pub fn lock_tables(
     loop {
         let schema = xact::with_snapshot(|| load::schema(only))?;
         let (swept, epochs) = to_lock(&schema, tables);
+        if mode == lock::Mode::Exclusive {
+            lock::sweeping()?;
+        }
         for table in &swept {
             lock::sweep(*table, mode)?;
         }
@@ -96,6 +100,9 @@ pub fn lock_tables(
         // Who changes the policy may go on to sweep in the same transaction, and would wait for this one.
         for table in &swept {
             lock::release_sweep(*table, mode)?;
+        }
+        if mode == lock::Mode::Exclusive {
+            lock::release_sweeping()?;
         }
         lock::epoch(busy, lock::Mode::Share)?;
         lock::release_epoch(busy, lock::Mode::Share)?;
@@ -143,6 +150,26 @@ fn to_lock(schema: &Schema, tables: &[pg_sys::Oid]) -> (Vec<pg_sys::Oid>, Vec<pg
             .chain(policy)
             .collect(),
     )
+}
+
+/// Keeps a worker's batch and transactions apart in which somebody sweeps the same tables, or rows that go along with theirs: these
+/// keep the rows that they wrote until they end, and would come to wait for the batch's. Before any other lock; until the end of
+/// the transaction.
+///
+/// Errors: 55P03 while there is such a transaction, or one waits to become one.
+pub fn keep_out_sweeps(plan: &Plan, step: Step) -> Result<()> {
+    let own = plan.together().map(|plan| plan.table);
+    let along = cascade::declared_plans(plan).map(|plan| plan.table);
+    let along = along.filter(|_| step == Step::Rows);
+    for table in own.chain(along).collect::<BTreeSet<RelId>>() {
+        if !lock::try_batch(pg_sys::Oid::from(table))? {
+            return Err(Error::new(
+                Kind::LockNotAvailable,
+                "another transaction sweeps the table",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The leaf, and those that its rows may go together with.

@@ -44,7 +44,7 @@ impl Overview {
         transaction(|| {
             let epoch = epoch::current()?;
             let schema = load::schema(None)?;
-            reopen::apply(&schema)?;
+            reopen::apply_unless_busy(&schema)?;
             mark::forget_dropped()?;
             // A partition on its way out is finished by itself.
             let apart = store::set_apart()?;
@@ -198,8 +198,8 @@ pub fn limited(
                 return Ok(());
             }
             match epoch::current()? == overview.epoch {
-                true => reopen::apply(&overview.schema),
-                false => reopen::apply(&load::schema(None)?),
+                true => reopen::apply_unless_busy(&overview.schema),
+                false => reopen::apply_unless_busy(&load::schema(None)?),
             }
         })?;
     }
@@ -378,7 +378,7 @@ fn nothing_due(
         let Work { plan, watch, .. } = work;
         let lags = |leaf: &&Leaf| marks.lags(leaf, survey.cutoff, WATERMARK_LAG);
         let lagging = plan.leaves.iter().filter(lags);
-        marks.advance_all(lagging, &plan.mark, watch.as_ref(), survey.cutoff)?;
+        marks.advance_unless_busy(lagging, &plan.mark, watch.as_ref(), survey.cutoff)?;
     }
     Ok(Next::Nothing)
 }

@@ -1,6 +1,6 @@
 //! Watermarks: up to which cutoff a leaf was swept under a plan, so that the next pass begins there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{JsonB, pg_sys};
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::{clock, sandbox, spi, time, xact};
 use crate::policy::hold_read;
-use crate::policy::model::Leaf;
+use crate::policy::model::{Leaf, RelId};
 use crate::policy::period::Instant;
 use crate::policy::reach::{Again, Reach};
 use crate::worker::late;
@@ -149,6 +149,27 @@ pub fn load(
     Ok(marks)
 }
 
+/// Locks the watermarks of the leaves, and gives those leaves of which another transaction has one.
+pub fn held_by_others(leaves: impl Iterator<Item = RelId>) -> Result<BTreeSet<RelId>> {
+    const WHICH: &str = "FROM custodian.watermark WHERE leaf = ANY ($1)";
+    let leaves: Vec<pg_sys::Oid> = leaves.map(pg_sys::Oid::from).collect();
+    let read = |row: &spi::Row| Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), row.must::<String>(2)?));
+    sandbox::as_extension_owner(|| {
+        let free = spi::write(
+            &format!("SELECT leaf, plan {WHICH} FOR UPDATE SKIP LOCKED"),
+            &[leaves.clone().into()],
+            read,
+        )?;
+        let all = spi::select(
+            &format!("SELECT leaf, plan {WHICH}"),
+            &[leaves.into()],
+            read,
+        )?;
+        let held = all.into_iter().filter(|mark| !free.contains(mark));
+        Ok(held.map(|(leaf, _)| leaf).collect())
+    })
+}
+
 /// Where a pass begins behind a watermark; `None` where what was reopened cannot be told.
 fn reach(after: Instant, again: Value) -> Result<Option<Reach>> {
     let Ok(again) = serde_json::from_value::<Again>(again) else {
@@ -187,6 +208,22 @@ impl Marks {
             leaves.try_for_each(|leaf| self.advance(leaf, mark, cutoff))?;
         }
         Ok(())
+    }
+
+    /// Does as [`Marks::advance_all`] in a worker, but for leaves whose watermarks another transaction has: who sweeps in one of
+    /// its own keeps them until that ends, and who does not wait for it cannot have it end in a deadlock. There the next pass
+    /// begins where this one did.
+    pub fn advance_unless_busy<'a>(
+        &self,
+        leaves: impl Iterator<Item = &'a Leaf>,
+        mark: &str,
+        watch: Option<&Watch>,
+        cutoff: Instant,
+    ) -> Result<()> {
+        let leaves: Vec<&Leaf> = leaves.collect();
+        let held = held_by_others(leaves.iter().map(|leaf| leaf.id))?;
+        let leaves = leaves.into_iter().filter(|leaf| !held.contains(&leaf.id));
+        self.advance_all(leaves, mark, watch, cutoff)
     }
 
     /// Notes that nothing was left to do in the leaf at `cutoff` by the pass that began with these marks. A

@@ -35,7 +35,7 @@ use crate::worker::work::{self, Work};
 /// `custodian.disposal = on`, but a table whose own tag says `"disposal"` `off` or `observe` is left alone.
 /// The fuse applies: where it would blow, the error is 55000, unless a run of the table was approved, which is
 /// then executed with its own cutoff, unless only a partition is asked for. Makes the transaction's constraints immediate. Waits for
-/// other transactions that swept one of the tables. For stewards.
+/// other transactions that called it, or erased subjects in one of the tables. For stewards.
 #[pg_extern(schema = "custodian")]
 #[allow(clippy::type_complexity)]
 fn sweep_now(

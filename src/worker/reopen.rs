@@ -1,17 +1,18 @@
 //! What makes rows behind a watermark due again is queued in custodian.reopening by whoever causes it, and lowers
 //! the watermarks in the next round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{JsonB, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::pg::{fresh, inherit, sandbox, spi, time};
+use crate::pg::{fresh, inherit, lock, sandbox, spi, time};
 use crate::policy::compile;
 use crate::policy::model::{RelId, Schema};
 use crate::policy::period::Instant;
 use crate::policy::reach::{Again, Window};
+use crate::worker::mark;
 
 /// Queues that rows may be due although sweeps have passed them: of the relation, and of tables above or below it,
 /// all rows; or, with the name of a column and a span of its values (`None`: none, or an infinite one), those rows
@@ -71,20 +72,50 @@ pub fn pending() -> Result<bool> {
 const MOST: i64 = 100_000;
 
 /// Takes what is queued, and notes it beside the watermarks of the leaves it is about. A pass that began before does
-/// not take it for done: it was noted behind the pass's horizon, or their generation has changed.
+/// not take it for done: it was noted behind the pass's horizon, or their generation has changed. Waits for others that do the
+/// same, or move these watermarks.
 pub fn apply(schema: &Schema) -> Result<()> {
     if !pending()? {
         return Ok(());
     }
+    take(schema, Busy::Wait)
+}
+
+/// The same in a worker. What another transaction has taken, and what is about a leaf whose watermarks another one holds, stays
+/// queued for the next round: a transaction in which somebody sweeps keeps such rows until it ends, and who does not wait for it
+/// cannot have it end in a deadlock.
+pub fn apply_unless_busy(schema: &Schema) -> Result<()> {
+    if !pending()? {
+        return Ok(());
+    }
+    take(schema, Busy::Leave)
+}
+
+/// What is done with rows that another transaction has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Busy {
+    Wait,
+    Leave,
+}
+
+fn take(schema: &Schema, busy: Busy) -> Result<()> {
+    let free = match busy {
+        Busy::Wait => "",
+        Busy::Leave => {
+            "WHERE reopening = ANY (ARRAY(SELECT reopening FROM custodian.reopening FOR UPDATE SKIP LOCKED))"
+        }
+    };
     sandbox::as_extension_owner(|| {
         let queued = spi::write(
             // Many transactions, and subtransactions, may have queued the same. Of too many each clock has one span.
-            "WITH gone AS (DELETE FROM custodian.reopening RETURNING relation, clock, low, high),
-                  many AS (SELECT count(*) > $1 AS many FROM gone)
-             SELECT DISTINCT relation, clock, low, high FROM gone, many WHERE NOT many
-             UNION ALL
-             SELECT relation, clock, min(low), max(high) FROM gone, many WHERE many
-             GROUP BY relation, clock, low IS NULL",
+            &format!(
+                "WITH gone AS (DELETE FROM custodian.reopening {free} RETURNING relation, clock, low, high),
+                      many AS (SELECT count(*) > $1 AS many FROM gone)
+                 SELECT DISTINCT relation, clock, low, high FROM gone, many WHERE NOT many
+                 UNION ALL
+                 SELECT relation, clock, min(low), max(high) FROM gone, many WHERE many
+                 GROUP BY relation, clock, low IS NULL"
+            ),
             &[MOST.into()],
             |row| {
                 let low = row.get::<TimestampWithTimeZone>(3)?.map(time::instant);
@@ -96,9 +127,20 @@ pub fn apply(schema: &Schema) -> Result<()> {
                 })
             },
         )?;
-        for (leaf, look) in concerned(schema, &queued) {
+        let looks = concerned(schema, &queued);
+        let kept = match busy {
+            Busy::Wait => BTreeSet::new(),
+            Busy::Leave => {
+                let mut kept = mark::held_by_others(looks.keys().copied())?;
+                kept.extend(swept_by_others(schema, |leaf| looks.contains_key(&leaf))?);
+                kept
+            }
+        };
+        for (leaf, look) in looks {
+            let is_kept = kept.contains(&leaf);
             let leaf = pg_sys::Oid::from(leaf);
             match look {
+                look if is_kept => queue_again(leaf, look)?,
                 Look::Everything => lower(leaf, None)?,
                 Look::Windows(windows) => note(leaf, |again| {
                     for window in windows.iter().cloned() {
@@ -109,6 +151,40 @@ pub fn apply(schema: &Schema) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The leaves of tables that somebody sweeps in a transaction that goes on, of those with a leaf that `is_concerned`: it may have
+/// watermarks that nobody else sees yet.
+fn swept_by_others(
+    schema: &Schema,
+    is_concerned: impl Fn(RelId) -> bool,
+) -> Result<BTreeSet<RelId>> {
+    let mut kept = BTreeSet::new();
+    for table in schema.tables.values() {
+        let leaves = || table.leaves.iter().map(|leaf| leaf.id);
+        if leaves().any(&is_concerned) && !lock::try_batch(pg_sys::Oid::from(table.id))? {
+            kept.extend(leaves());
+        }
+    }
+    Ok(kept)
+}
+
+/// Queues what is to be looked at in a leaf for another time.
+fn queue_again(leaf: pg_sys::Oid, look: Look) -> Result<()> {
+    const CAUSE: &str = "busy";
+    let Look::Windows(windows) = look else {
+        return relation(leaf, None, CAUSE);
+    };
+    for window in windows {
+        let values = (
+            Instant::from_micros(window.from),
+            Instant::from_micros(window.until),
+        );
+        let values = (!window.missing).then_some(values);
+        let clock = Some((window.column.as_str(), values));
+        relation(pg_sys::Oid::from(window.relation), clock, CAUSE)?;
+    }
+    Ok(())
 }
 
 /// Each leaf concerned, with what is to be looked at in it.

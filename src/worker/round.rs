@@ -115,7 +115,7 @@ impl Rounds {
         if guc::disposal() == Disposal::Off {
             // What is queued must not grow without bound.
             transaction(|| match reopen::pending()? {
-                true => reopen::apply(&load::schema(None)?),
+                true => reopen::apply_unless_busy(&load::schema(None)?),
                 false => Ok(()),
             })?;
             return Ok(());

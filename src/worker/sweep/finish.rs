@@ -42,7 +42,7 @@ impl Sweep {
                 let seen = |leaf: &&Leaf| !self.moving && !self.unseen.contains(&leaf.id);
                 let Work { plan, watch, .. } = &self.work;
                 let leaves = plan.leaves.iter().filter(seen);
-                marks.advance_all(leaves, &plan.mark, watch.as_ref(), self.run.cutoff)?;
+                marks.advance_unless_busy(leaves, &plan.mark, watch.as_ref(), self.run.cutoff)?;
                 if self.obstacles > 0 {
                     let reason = format!("{}{ROWS_LEFT}", self.obstacles);
                     return run::set_state(id, State::Failed, Some(&reason), sqlstate);

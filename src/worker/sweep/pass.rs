@@ -259,6 +259,7 @@ impl Sweep {
         let (outcome, names) = error_names::noting(|| {
             timeout::within(BATCH_TIMEOUT, || {
                 xact::transaction(|| {
+                    batch::keep_out_sweeps(&target.work.plan, target.step)?;
                     let Outcome::Done { rows, left, along } =
                         batch::dispose_ranges(&target, ranges, &locked)?
                     else {
