@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 use crate::error::{Error, Result};
 use crate::pg::{sandbox, spi};
 use crate::policy::along::Along;
+use crate::policy::cascade;
 use crate::policy::model::Plan;
 use crate::worker::run::add_item;
 use crate::worker::survey;
@@ -51,13 +52,28 @@ pub fn along(id: i64, plan: &Plan, along: &[Along]) -> Result<i64> {
     })
 }
 
+/// Rows of a table that a run has disposed of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    pub rows: i64,
+    /// Times that keys were emptied in rows that stay, or go afterwards.
+    pub changes: i64,
+}
+
 /// What a run has disposed of so far, by the table whose fuse it counts for.
-pub fn by_root(id: i64) -> Result<BTreeMap<u32, i64>> {
+pub fn by_root(id: i64) -> Result<BTreeMap<u32, Done>> {
     sandbox::as_extension_owner(|| {
         let rows = spi::write(
-            "SELECT root, sum(done)::bigint FROM custodian.run_item WHERE run_id = $1 AND root IS NOT NULL GROUP BY root",
-            &[id.into()],
-            |row| Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), row.must::<i64>(2)?)),
+            "SELECT root, coalesce(sum(done) FILTER (WHERE action <> $2), 0)::bigint, coalesce(sum(done) FILTER (WHERE action = $2), 0)::bigint
+             FROM custodian.run_item WHERE run_id = $1 AND root IS NOT NULL GROUP BY root",
+            &[id.into(), cascade::CHANGED.into()],
+            |row| {
+                let done = Done {
+                    rows: row.must(2)?,
+                    changes: row.must(3)?,
+                };
+                Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), done))
+            },
         )?;
         Ok(rows.into_iter().collect())
     })

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::{inherit, relation};
 use crate::policy::cascade;
-use crate::policy::model::Plan;
-use crate::worker::disposed;
+use crate::policy::model::{OnDelete, Plan};
+use crate::worker::disposed::{self, Done};
 use crate::worker::fuse::Estimate;
 use crate::worker::run::Run;
 use crate::worker::survey::{self, Item};
@@ -76,11 +76,37 @@ pub fn estimate(
     })
 }
 
+/// The most rows of a table that a run may dispose of altogether.
+struct Limit {
+    rows: i64,
+    /// With those in which keys are emptied.
+    changes: i64,
+}
+
+impl Limit {
+    fn is_exceeded(&self, done: &Done) -> bool {
+        done.rows > self.rows || done.rows.saturating_add(done.changes) > self.changes
+    }
+}
+
+/// How many changes of rows of a table a run may count that are deleted as well: a row that several keys lead from to the same
+/// rows loses some before it goes by another, and is planned as deleted alone.
+fn changes_of_deleted(plan: &Plan, root: u32, items: &[Item]) -> i64 {
+    let keys = cascade::declared(plan).filter(|key| {
+        key.on_delete != OnDelete::Cascade && self::root(plan, pg_sys::Oid::from(key.child)) == root
+    });
+    let deleted = items
+        .iter()
+        .filter(|item| item.root == root && item.action != cascade::CHANGED);
+    let deleted: i64 = deleted.map(|item| item.planned).sum();
+    deleted.saturating_mul(i64::try_from(keys.count()).unwrap_or(i64::MAX))
+}
+
 /// The most rows of each table that a run may dispose of altogether.
 pub struct Limits {
     own: i64,
     /// Of the plan's own table, and of all others.
-    by_root: BTreeMap<u32, i64>,
+    by_root: BTreeMap<u32, Limit>,
 }
 
 impl Limits {
@@ -98,12 +124,17 @@ impl Limits {
             estimated: false,
             fraction: guc::max_disposal_fraction(),
         };
-        let own = own.limit(run.approved);
-        let mut by_root = BTreeMap::from([(plan.table, own)]);
+        let limit = |root: u32, estimate: Estimate| {
+            let rows = estimate.limit(run.approved);
+            let changes = rows.saturating_add(changes_of_deleted(plan, root, items));
+            Limit { rows, changes }
+        };
+        let mut by_root = BTreeMap::from([(plan.table, limit(plan.table, own))]);
         for (root, relations) in others {
             let estimate = estimate(plan, root, &relations, planned(items, root), Some(run.id))?;
-            by_root.insert(root, estimate.limit(run.approved));
+            by_root.insert(root, limit(root, estimate));
         }
+        let own = own.limit(run.approved);
         Ok(Limits { own, by_root })
     }
 
@@ -122,6 +153,6 @@ impl Limits {
         Ok(self
             .by_root
             .iter()
-            .any(|(root, limit)| done.get(root).is_some_and(|rows| rows > limit)))
+            .any(|(root, limit)| done.get(root).is_some_and(|done| limit.is_exceeded(done))))
     }
 }

@@ -73,3 +73,48 @@ fn the_fuse_counts_what_goes_along_by_table_before_a_run_and_during_it() -> Resu
     );
     Ok(())
 }
+
+/// A row that refers to the same row by two keys loses the one, by the action that comes first, before it goes by the other.
+#[test]
+fn an_approved_run_ends_where_rows_lose_a_key_before_they_go() -> Result<()> {
+    let node = Cluster::builder("along_two_keys")
+        .preload("pg_custodian")
+        .conf("custodian.disposal = observe")
+        .conf("custodian.max_disposal_fraction = 0.1")
+        .start()?;
+    node.exec(
+        "CREATE EXTENSION pg_custodian; CREATE SCHEMA s;
+         SELECT custodian.define_purpose('p.short', 'contract', '10 days')",
+    )?;
+    let mut client = node.client()?;
+    client.batch_execute(
+        "CREATE TABLE s.one (id int PRIMARY KEY, at timestamptz, name text);
+         CREATE TABLE s.below (id int PRIMARY KEY, loses int REFERENCES s.one ON DELETE SET NULL, goes int REFERENCES s.one ON DELETE CASCADE);
+         INSERT INTO s.one SELECT n, now() - CASE WHEN n <= 50 THEN interval '20 days' ELSE '0' END, 'n' FROM generate_series(1, 100) n;
+         INSERT INTO s.below SELECT id, id, id FROM s.one;
+         INSERT INTO s.below VALUES (101, 1, NULL), (102, 2, 100), (103, NULL, 3), (104, 100, 100);
+         SELECT custodian.tag_table('s.one', clock => 'at', on_expiry => 'delete'),
+                custodian.tag_column('s.one', 'name', 'user.name', '{p.short}'),
+                custodian.declare_dependents('s.one', '{s.below}')",
+    )?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(&node, "SELECT state FROM custodian.runs", "waiting");
+    const ITEMS: &str =
+        "SELECT leaf, action, $ FROM custodian.run_item WHERE $ > 0 ORDER BY leaf, action";
+    assert_eq!(
+        client.text(&ITEMS.replace('$', "planned"))?,
+        "s.below|change row (cascade)|2\ns.below|delete row (cascade)|51\ns.one|delete row|50"
+    );
+    client.text("SELECT custodian.approve_run(run_id, 'expected') FROM custodian.runs")?;
+    wait_for_answer(&node, "SELECT state FROM custodian.runs", "done");
+    // What it counts are the actions: 50 of the changes were of rows that went.
+    assert_eq!(
+        client.text(&ITEMS.replace('$', "done"))?,
+        "s.below|change row (cascade)|52\ns.below|delete row (cascade)|51\ns.one|delete row|50"
+    );
+    assert_eq!(
+        client.text("SELECT (SELECT count(*) FROM s.one), string_agg(concat_ws(' ', id, loses, goes), ',' ORDER BY id) FILTER (WHERE id > 99) FROM s.below")?,
+        "50|100 100 100,101,102 100,104 100 100"
+    );
+    Ok(())
+}
