@@ -42,11 +42,19 @@ fn meet(one: &[RelId], other: &[RelId]) -> bool {
     one.iter().any(|relation| other.contains(relation))
 }
 
-/// The plans' own tables whose rows reach some that are reached by another way as well: two keys lead to them, or what lies
-/// above them is reached twice.
-fn meeting(plans: &[&Plan]) -> BTreeSet<RelId> {
+/// The plans' own tables whose rows reach some that are reached by another way as well: two keys lead to them, what lies
+/// above them is reached twice, or two plans have them in a circle. Rows of `own` leaves are none of these.
+fn meeting(plans: &[&Plan], own: &BTreeSet<RelId>) -> BTreeSet<RelId> {
     let mut ways = Vec::new();
     for plan in plans {
+        let in_circle = plan.together().filter(|other| {
+            !plan.circle.is_empty() && other.leaves.iter().any(|leaf| !own.contains(&leaf.id))
+        });
+        ways.extend(in_circle.map(|other| Way {
+            plan: plan.table,
+            family: &other.family,
+            parent: plan.table,
+        }));
         ways.extend(cascade::declared_tables(plan).map(|(key, family)| Way {
             plan: plan.table,
             family,
@@ -117,9 +125,10 @@ impl Once {
     /// Nothing yet, for counts of what goes along with rows of these plans, with room for this many bytes. Rows of the leaves
     /// in `own` are none of what goes along: they are counted themselves.
     pub fn of(plans: &[&Plan], own: impl IntoIterator<Item = RelId>, room: usize) -> Once {
+        let own = own.into_iter().collect();
         Once {
-            own: own.into_iter().collect(),
-            meeting: meeting(plans),
+            meeting: meeting(plans, &own),
+            own,
             room,
             ..Once::default()
         }
@@ -208,14 +217,34 @@ mod tests {
     }
 
     fn met(schema: &Schema, tables: &[RelId]) -> Vec<RelId> {
+        met_beside(schema, tables, &[])
+    }
+
+    fn met_beside(schema: &Schema, tables: &[RelId], own: &[RelId]) -> Vec<RelId> {
         let policy = policy(&[("p.a", 1)]);
         let plans: Vec<Plan> = tables
             .iter()
             .map(|id| compile(schema, &policy, *id))
             .collect();
-        let once = Once::of(&plans.iter().collect::<Vec<_>>(), [], 0);
+        let once = Once::of(&plans.iter().collect::<Vec<_>>(), own.iter().copied(), 0);
         let plans = plans.iter().filter(|plan| once.may_meet(plan));
         plans.map(|plan| plan.table).collect()
+    }
+
+    #[test]
+    fn places_are_noted_where_two_plans_have_a_third_one_in_their_circle() {
+        let [one, two, three] =
+            [(1, "one"), (2, "two"), (3, "three")].map(|(id, name)| tagged(id, name, ""));
+        let keys = vec![
+            key("a", &one, &two),
+            key("b", &two, &three),
+            key("c", &three, &one),
+        ];
+        let schema = schema(vec![one, two, three], keys);
+        assert_eq!(met_beside(&schema, &[1, 2], &[1, 2]), [1, 2]);
+        // Nobody else asks, or all are asked for.
+        assert!(met_beside(&schema, &[1], &[1]).is_empty());
+        assert!(met_beside(&schema, &[1, 2, 3], &[1, 2, 3]).is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::pg::{heap, relation, sandbox, spi};
 use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::{Leaf, Plan, Policy, RelId};
+use crate::policy::once::Once;
 use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, Due, Step, Tid};
@@ -282,7 +283,12 @@ pub fn survey(
         .along
         .sort_by(|one, other| (&one.leaf, one.action).cmp(&(&other.leaf, other.action)));
     for along in &survey.along {
-        survey.items.push(along_item(plan, along, along.rows));
+        let mut item = along_item(plan, along, along.rows);
+        if once.is_full() {
+            item.reason.push_str("; ");
+            item.reason.push_str(Once::FULL);
+        }
+        survey.items.push(item);
     }
     if !survey.items.is_empty() {
         let leaves = plan.leaves.iter();

@@ -172,3 +172,33 @@ fn an_erasure_and_its_preview_name_each_row_once_under_its_own_table() -> Result
     assert_eq!(count(&mut client)?, "0|0|0|0|0|5");
     Ok(())
 }
+
+#[test]
+fn a_preview_of_a_part_names_rows_of_a_circle_once_that_two_tagged_partitions_share() -> Result<()>
+{
+    let node = cluster("once_part")?;
+    let mut client = node.client()?;
+    client.batch_execute(
+        "CREATE TABLE s.r (id int, h int, at timestamptz, name text) PARTITION BY RANGE (id);
+         CREATE TABLE s.r1 PARTITION OF s.r FOR VALUES FROM (0) TO (10);
+         CREATE TABLE s.r2 PARTITION OF s.r FOR VALUES FROM (10) TO (20);
+         ALTER TABLE s.r1 ADD PRIMARY KEY (id); ALTER TABLE s.r2 ADD PRIMARY KEY (id);
+         CREATE TABLE s.h (id int PRIMARY KEY, one int REFERENCES s.r1, two int REFERENCES s.r2, at timestamptz, name text);
+         INSERT INTO s.r SELECT n, n % 10, now() - interval '20 days', 'n' FROM unnest('{1,2,3,11,12,13}'::int[]) n;
+         INSERT INTO s.h SELECT n, n, 10 + n, now() - interval '20 days', 'n' FROM generate_series(1, 3) n;
+         ALTER TABLE s.r1 ADD FOREIGN KEY (h) REFERENCES s.h; ALTER TABLE s.r2 ADD FOREIGN KEY (h) REFERENCES s.h;
+         SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete'),
+                custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.r1,s.r2,s.h}'::text[]) t",
+    )?;
+    const LINES: &str =
+        "SELECT relation, action, rows FROM $ WHERE action <> 'keep' ORDER BY relation::text";
+    assert_eq!(
+        client.text(&LINES.replace('$', "custodian.preview('s.r')"))?,
+        "s.h|delete row (circle)|3\ns.r1|delete row|3\ns.r2|delete row|3"
+    );
+    assert_eq!(
+        client.text(&LINES.replace('$', "custodian.preview()"))?,
+        "s.h|delete row|3\ns.r1|delete row|3\ns.r2|delete row|3"
+    );
+    Ok(())
+}
