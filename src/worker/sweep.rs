@@ -533,7 +533,7 @@ pub const POLICY_CHANGED: &str = "the policy or the table has changed";
 /// What is logged, once, when a run begins to wait.
 pub fn waiting_message(id: i64, relation: &str, reason: &str) -> crate::error::Error {
     crate::error::Error::new(
-        crate::error::Kind::ProgramLimitExceeded,
+        crate::error::Kind::NotInPrerequisiteState,
         format!("disposal of {relation} waits for approval"),
     )
     .detail(format!("{reason}."))

@@ -192,7 +192,7 @@ fn it_is_refused_where_it_cannot_commit_or_may_not_dispose() -> Result<()> {
     // The fuse: it waits for an approval, and then goes.
     assert_eq!(
         client.refused("CALL custodian.sweep('other')").sqlstate(),
-        "54000"
+        "55000"
     );
     client.batch_execute("CALL custodian.sweep()")?;
     assert_eq!(node.text(LEFT)?, "300|10");
