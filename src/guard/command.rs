@@ -323,6 +323,12 @@ mod tests {
                 "BASE_BACKUP ( LABEL 'pg_basebackup base backup',  PROGRESS,  CHECKPOINT 'fast',  WAIT 0,  MANIFEST 'yes',  TARGET 'client')",
                 Command::BaseBackup,
             ),
+            // As clients of version 17 do for an incremental backup.
+            ("UPLOAD_MANIFEST", Command::UploadManifest),
+            (
+                "BASE_BACKUP ( LABEL 'pg_basebackup base backup',  INCREMENTAL,  CHECKPOINT 'fast',  TARGET 'client')",
+                Command::BaseBackup,
+            ),
             (
                 "CREATE_REPLICATION_SLOT \"pg_basebackup_12\" TEMPORARY PHYSICAL ( RESERVE_WAL)",
                 Command::CreatePhysicalSlot {

@@ -1,6 +1,7 @@
 //! Access gate, continued: statements that compute over the rows of a table without reading it as a query does.
 //!
-//! A new index, constraint, generated column or type of a column evaluates expressions on every row. Their functions can tell
+//! A new index, constraint, generated column or type of a column evaluates expressions on every row, and a trigger, a rule or a
+//! policy on those that sessions inside write and read later. Their functions can tell
 //! what they see, and so does the error of one that fails. What a table is clustered by shows in the order of its rows, and
 //! whether a default partition stands in the way of another one in an error. The executor's permission check does not see
 //! it, so from outside such a statement counts as reading the whole row. A table that the transaction itself has made has no
@@ -113,7 +114,28 @@ fn is_of_interest(tag: pg_sys::NodeTag) -> bool {
             | NodeTag::T_CreateForeignTableStmt
             | NodeTag::T_CreateStatsStmt
             | NodeTag::T_AlterDomainStmt
+            | NodeTag::T_CreateTrigStmt
+            | NodeTag::T_RuleStmt
+            | NodeTag::T_CreatePolicyStmt
+            | NodeTag::T_AlterPolicyStmt
     )
+}
+
+/// The table that a trigger, a rule or a policy is put on, and the lock that the server takes. What it is given runs in sessions
+/// inside later, on rows that may not be read where it was written.
+fn planted_on<'s>(statement: &'s Utility<'s>) -> Option<(Option<&'s pg_sys::RangeVar>, u32)> {
+    if let Some(trigger) = statement.cast::<pg_sys::CreateTrigStmt>() {
+        return Some((node!(trigger.relation), pg_sys::ShareRowExclusiveLock));
+    }
+    let table = if let Some(rule) = statement.cast::<pg_sys::RuleStmt>() {
+        node!(rule.relation)
+    } else if let Some(policy) = statement.cast::<pg_sys::CreatePolicyStmt>() {
+        node!(policy.table)
+    } else {
+        let policy = statement.cast::<pg_sys::AlterPolicyStmt>()?;
+        node!(policy.table)
+    };
+    Some((table, pg_sys::AccessExclusiveLock))
 }
 
 /// Checks a statement before it is executed.
@@ -164,6 +186,9 @@ pub fn before(statement: &Utility) -> Result<()> {
             )?;
         }
         return Ok(());
+    }
+    if let Some((table, lock)) = planted_on(statement) {
+        return rows_of(table, Reach::Tree, lock as i32, &session);
     }
     if let Some(cluster) = statement.cast::<pg_sys::ClusterStmt>() {
         if !cluster.relation.is_null() {

@@ -1,8 +1,9 @@
 //! Where a connection that this server opens leads to: the connections of subscriptions and of foreign servers.
 
+use crate::guard::active::{self, Active};
 use crate::guard::conninfo::{self, Host};
+use crate::guard::session;
 use crate::guard::verdict::{Address, Judgement, Peer, Verdict};
-use crate::guard::{active, session};
 use crate::pg::relation;
 
 const NAME_REMEDY: &str = "Name the host by an address (host or hostaddr) that a \"network\" line of the region rules covers.";
@@ -22,14 +23,18 @@ pub fn unlawful(conninfo: Option<&str>) -> Option<Unlawful> {
 
 /// The same for a role: that of the owner, for what stands.
 pub fn unlawful_as(conninfo: Option<&str>, role: &str) -> Option<Unlawful> {
+    unlawful_under(&active::current(), conninfo, role)
+}
+
+/// The same under other rules than those in force.
+pub fn unlawful_under(active: &Active, conninfo: Option<&str>, role: &str) -> Option<Unlawful> {
     let hosts = match conninfo {
         Some(text) => conninfo::hosts(text).map_err(|unclear| unclear.reason()),
         None => Err("There is no connection string.".to_owned()),
     };
-    let active = active::current();
     let judge = |address| {
         session::judge(
-            &active,
+            active,
             &Peer {
                 address,
                 role: role.to_owned(),

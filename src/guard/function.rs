@@ -36,17 +36,21 @@ const fn gated(function: pg_sys::Oid) -> Option<(&'static str, Gate)> {
     })
 }
 
-/// Extensions whose functions read past tables, show statements of others, or reach other servers and files.
-const EXTENSIONS: [&str; 9] = [
+/// Extensions whose functions read past tables, show statements of others, reach other servers and files, or have workers of the
+/// server run statements, which are inside.
+const EXTENSIONS: [&str; 12] = [
     "adminpack",
     "dblink",
     "http",
     "pageinspect",
+    "pg_background",
+    "pg_cron",
     "pg_dirtyread",
     "pg_net",
     "pg_qualstats",
     "pg_stat_statements",
     "pg_walinspect",
+    "pgagent",
 ];
 
 /// A function of such an extension, with the name of the extension.

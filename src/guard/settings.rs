@@ -38,7 +38,7 @@ pub enum Power {
     Follows,
     /// It may hand the log to a system service.
     Logs,
-    /// It says where the log's files are.
+    /// It says in which directory files are: the log's, or archived WAL.
     Keeps,
     /// It says how they are called.
     Names,
@@ -60,6 +60,18 @@ pub const GUARDED: [(&CStr, Power); 11] = [
     (c"log_filename", Power::Names),
     (c"shared_preload_libraries", Power::Loads),
 ];
+
+/// Settings of the server's own modules that say where these ship to. They are no settings before their module is loaded, in
+/// processes of its own: `ALTER SYSTEM` is refused, and what a file says is a finding.
+const OF_MODULES: [(&CStr, Power); 2] = [
+    (c"basic_archive.archive_directory", Power::Keeps),
+    (c"basebackup_to_shell.command", Power::Runs),
+];
+
+/// All of them.
+fn guarded() -> impl Iterator<Item = &'static (&'static CStr, Power)> {
+    GUARDED.iter().chain(&OF_MODULES)
+}
 
 /// The setting that lanes can allow.
 const ARCHIVE_COMMAND: &str = "archive_command";
@@ -216,13 +228,17 @@ fn refusal(name: &str, power: Power, reason: String) -> Error {
     .hint(hint(power))
 }
 
-/// The settings that say what the guard does, and by which rules.
+/// The settings that say what the guard does, by which rules, and who is who.
 fn is_of_the_guard(name: &str) -> bool {
     name.starts_with("custodian.enforce")
         || [
             "custodian.region",
             "custodian.region_rules_file",
             "custodian.steward_role",
+            // Which certificates are taken for whose.
+            "ssl_ca_file",
+            "ssl_crl_dir",
+            "ssl_crl_file",
         ]
         .contains(&name)
 }
@@ -277,9 +293,8 @@ pub fn before(statement: &Utility) -> Result<()> {
     from_inside_only(name.as_deref(), &text)?;
     // Of all settings that RESET ALL takes away, this is the one that matters.
     let name = name.unwrap_or_else(|| LIBRARIES.to_owned());
-    let Some((setting, power)) = GUARDED
-        .iter()
-        .find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())
+    let Some((setting, power)) =
+        guarded().find(|(guarded, _)| guarded.to_bytes() == name.as_bytes())
     else {
         return Ok(());
     };
@@ -358,8 +373,7 @@ fn tell_ended(name: &CStr) {
 
 /// The values in force that are not allowed, with why.
 fn faults(active: &Active) -> Vec<(&'static CStr, Power, String)> {
-    GUARDED
-        .iter()
+    guarded()
         .filter_map(|(name, power)| {
             let value = guc_hook::value(name)?;
             let reason = fault(active, &name.to_string_lossy(), *power, &value)?;

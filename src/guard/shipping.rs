@@ -7,40 +7,62 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::active::{self, Active};
 use crate::guard::destination::{self, Unlawful};
 use crate::guard::refuse::{self, Flow};
 use crate::guard::verdict::{self, Verdict};
-use crate::guard::{active, ddl, session};
+use crate::guard::{ddl, session};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::foreign_server::{self, changed};
 use crate::pg::statement::{self, nodes, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{extension, relation};
+use crate::pg::{extension, relation, sandbox, spi};
 
 /// Extensions that reach the network, other files or programs of the server, by what their functions do.
-const REACHING: [&str; 24] = [
+const REACHING: [&str; 45] = [
     "adminpack",
+    "amqp",
     "aws_lambda",
     "aws_s3",
+    "bdr",
+    "clickhouse_fdw",
+    "cstore_fdw",
+    "db2_fdw",
     "dblink",
     "file_fdw",
+    "firebird_fdw",
+    "hdfs_fdw",
+    "hive_fdw",
     "http",
+    "influxdb_fdw",
     "jdbc_fdw",
+    "kafka_fdw",
     "mongo_fdw",
     "multicorn",
     "mysql_fdw",
     "odbc_fdw",
     "ogr_fdw",
     "oracle_fdw",
+    "orafce",
     "parquet_fdw",
+    "pg_bulkload",
     "pg_net",
     "pg_parquet",
+    "pgagent",
+    "pglogical",
+    "pgmemcache",
     "plperlu",
+    "plproxy",
+    "plpython2u",
     "plpython3u",
+    "plpythonu",
+    "plr",
     "plsh",
     "pltclu",
+    "postgis_raster",
     "postgres_fdw",
     "redis_fdw",
+    "repmgr",
     "sqlite_fdw",
     "tds_fdw",
 ];
@@ -67,13 +89,7 @@ pub fn before(statement: &Utility) -> Result<()> {
     }
     if let Some(create) = statement.cast::<pg_sys::CreateForeignTableStmt>() {
         if changed(BTreeMap::new(), &nodes!(create.options)).contains_key("program") {
-            return refuse_ddl(
-                "a foreign table that runs a program".to_owned(),
-                "a foreign table that runs a program is not allowed in a guarded region".to_owned(),
-                "What a program does with its data cannot be seen.".to_owned(),
-                "Read a file (filename) instead.".to_owned(),
-                None,
-            );
+            return program();
         }
         return existing(text!(create.servername), &[]);
     }
@@ -90,10 +106,54 @@ pub fn before(statement: &Utility) -> Result<()> {
     if let Some(create) = statement.cast::<pg_sys::CreateTableSpaceStmt>() {
         return tablespace(&string!(create.tablespacename), &string!(create.location));
     }
+    if let Some(alter) = statement.cast::<pg_sys::AlterTableStmt>() {
+        return match statement::commands(alter).into_iter().any(runs_program) {
+            true => program(),
+            false => Ok(()),
+        };
+    }
     if let Some(create) = statement.cast::<pg_sys::CreateExtensionStmt>() {
-        return extension(&string!(create.extname));
+        let name = string!(create.extname);
+        extension(&name)?;
+        // What it needs comes with it, by no statement of its own.
+        let is_cascade = |option: &pg_sys::DefElem| text!(option.defname) == Some(c"cascade");
+        let mut options = nodes!(create.options).into_iter();
+        if options.any(|option| statement::cast(option).is_some_and(is_cascade)) {
+            return needed(&name)?.iter().try_for_each(|name| extension(name));
+        }
     }
     Ok(())
+}
+
+/// Whether a command gives a foreign table a program to run.
+fn runs_program(command: &pg_sys::AlterTableCmd) -> bool {
+    command.subtype == pg_sys::AlterTableType::AT_GenericOptions
+        && changed(BTreeMap::new(), &statement::options(command)).contains_key("program")
+}
+
+fn program() -> Result<()> {
+    refuse_ddl(
+        "a foreign table that runs a program".to_owned(),
+        "a foreign table that runs a program is not allowed in a guarded region".to_owned(),
+        "What a program does with its data cannot be seen.".to_owned(),
+        "Read a file (filename) instead.".to_owned(),
+        None,
+    )
+}
+
+/// The extensions that are not there yet, and that an extension needs in any of its versions, directly or not.
+fn needed(extension: &str) -> Result<Vec<String>> {
+    sandbox::as_extension_owner(|| {
+        spi::select(
+            "WITH RECURSIVE available AS MATERIALIZED (SELECT name, requires FROM pg_catalog.pg_available_extension_versions()), \
+                  needed (name) AS (SELECT $1::pg_catalog.name COLLATE \"C\" UNION \
+                                    SELECT required FROM needed JOIN available USING (name), pg_catalog.unnest(requires) AS required) \
+             SELECT name::pg_catalog.text FROM needed n \
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname = n.name) ORDER BY 1",
+            &[extension.into()],
+            |row| row.must(1),
+        )
+    })
 }
 
 fn refuse_ddl(
@@ -163,12 +223,14 @@ fn server(create: &pg_sys::CreateForeignServerStmt) -> Result<()> {
 
 /// Why a foreign server of this wrapper, with these options, is not allowed for a role; `None` when it is.
 fn fault(
+    active: &Active,
     wrapper: pg_sys::Oid,
     options: &BTreeMap<String, String>,
     role: pg_sys::Oid,
 ) -> Option<Unlawful> {
     let leads_to = |conninfo: &str| {
-        destination::unlawful_as(
+        destination::unlawful_under(
+            active,
             Some(conninfo),
             &relation::role_name(role).unwrap_or_default(),
         )
@@ -181,7 +243,7 @@ fn fault(
             .and_then(|to| leads_to(&to)),
         // It reads files of this server.
         Some("file_fdw") => None,
-        Some(extension) if is_named(extension) => None,
+        Some(extension) if is_named_in(active, extension) => None,
         _ => Some(Unlawful {
             reason: "The guard does not know where its foreign-data wrapper leads.".to_owned(),
             remedy: "Add an \"extension\" line for the wrapper's extension to the region rules and reload the server."
@@ -191,16 +253,21 @@ fn fault(
     }
 }
 
-/// The same for a server that exists, as it is and for its owner; `None` also when there is none.
-pub fn fault_of_existing(name: &CStr) -> Option<Unlawful> {
+/// The same under these rules for a server that exists, as it is and for its owner; `None` also when there is none.
+pub fn fault_of_existing(active: &Active, name: &CStr) -> Option<Unlawful> {
     let found = foreign_server::named(name)?;
-    fault(found.wrapper, &found.options, found.owner)
+    fault(active, found.wrapper, &found.options, found.owner)
 }
 
 /// The server of a foreign table and why it is not allowed; `None` when it is.
 pub fn fault_of_table(table: pg_sys::Oid) -> Option<(String, Unlawful)> {
     let found = foreign_server::of_table(table)?;
-    let unlawful = fault(found.wrapper, &found.options, found.owner)?;
+    let unlawful = fault(
+        &active::current(),
+        found.wrapper,
+        &found.options,
+        found.owner,
+    )?;
     Some((found.name.to_string_lossy().into_owned(), unlawful))
 }
 
@@ -209,7 +276,12 @@ fn judge_server(
     wrapper: pg_sys::Oid,
     options: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let Some(unlawful) = fault(wrapper, options, relation::current_user()) else {
+    let Some(unlawful) = fault(
+        &active::current(),
+        wrapper,
+        options,
+        relation::current_user(),
+    ) else {
         return Ok(());
     };
     refuse_ddl(
@@ -232,57 +304,77 @@ fn existing(name: Option<&CStr>, changes: &[&pg_sys::Node]) -> Result<()> {
 }
 
 fn is_named(extension: &str) -> bool {
-    active::current()
-        .rules
-        .as_ref()
-        .is_some_and(|rules| rules.names_extension(extension))
+    is_named_in(&active::current(), extension)
+}
+
+fn is_named_in(active: &Active, extension: &str) -> bool {
+    let rules = active.rules.as_ref();
+    rules.is_some_and(|rules| rules.names_extension(extension))
+}
+
+/// Why an extension is not allowed; `None` when it is.
+pub fn fault_of_extension(name: &str) -> Option<Unlawful> {
+    if !REACHING.contains(&name) || is_named(name) {
+        return None;
+    }
+    Some(Unlawful {
+        reason: "It reaches the network, or files and programs of the server.".to_owned(),
+        remedy: format!(
+            "If it may be used here, add the line \"extension {name}\" to the region rules and reload the server."
+        ),
+        region: None,
+    })
 }
 
 fn extension(name: &str) -> Result<()> {
-    if !REACHING.contains(&name) || is_named(name) {
+    let Some(unlawful) = fault_of_extension(name) else {
         return Ok(());
-    }
+    };
     refuse_ddl(
         format!("extension {name}"),
         format!("extension \"{name}\" is not allowed by the region rules"),
-        "It reaches the network, or files and programs of the server.".to_owned(),
-        format!(
-            "If it may be used here, add the line \"extension {name}\" to the region rules and reload the server."
-        ),
-        None,
+        unlawful.reason,
+        unlawful.remedy,
+        unlawful.region,
     )
 }
 
-fn tablespace(name: &str, location: &str) -> Result<()> {
+/// Why a directory is not allowed for a tablespace; `None` when it is.
+pub fn fault_of_tablespace(location: &str) -> Option<Unlawful> {
     // An empty location is inside the data directory.
     if location.is_empty() {
-        return Ok(());
+        return None;
     }
     let active = active::current();
     let found = active
         .rules
         .as_ref()
         .and_then(|rules| Some((rules, rules.tablespace(location.trim_end_matches('/'))?)));
-    let (reason, remedy, region) = match found {
-        Some((rules, evidence)) => {
-            let judgement = verdict::weigh(rules, active.own(), &evidence);
-            if judgement.verdict == Verdict::Inside {
-                return Ok(());
-            }
-            (judgement.reason, judgement.remedy, judgement.region)
-        }
-        None => (
-            "No \"tablespace\" line of the region rules has its directory, which may be on another machine.".to_owned(),
-            "Add a line: tablespace \"/the/directory\" REGION ORGANISATION, and reload the server.".to_owned(),
-            None,
-        ),
+    let Some((rules, evidence)) = found else {
+        return Some(Unlawful {
+            reason: "No \"tablespace\" line of the region rules has its directory, which may be on another machine.".to_owned(),
+            remedy: "Add a line: tablespace \"/the/directory\" REGION ORGANISATION, and reload the server.".to_owned(),
+            region: None,
+        });
+    };
+    let judgement = verdict::weigh(rules, active.own(), &evidence);
+    (judgement.verdict != Verdict::Inside).then_some(Unlawful {
+        reason: judgement.reason,
+        remedy: judgement.remedy,
+        region: judgement.region,
+    })
+}
+
+fn tablespace(name: &str, location: &str) -> Result<()> {
+    let Some(unlawful) = fault_of_tablespace(location) else {
+        return Ok(());
     };
     refuse_ddl(
         format!("tablespace {name}"),
         format!("tablespace \"{name}\" is not allowed by the region rules"),
-        reason,
-        remedy,
-        region,
+        unlawful.reason,
+        unlawful.remedy,
+        unlawful.region,
     )
 }
 

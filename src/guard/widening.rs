@@ -3,115 +3,18 @@
 //! A table joins a published schema, a column is added where no list of columns is, a partition is attached below a published
 //! table, or a column that was cleared gets a tag: what would be refused in CREATE PUBLICATION is refused here.
 
-use std::collections::BTreeSet;
-
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
-use crate::guard::active::{self, Active};
+use crate::guard::ddl;
 use crate::guard::exposure::{self, Column, Exposure};
-use crate::guard::lane::model::Transfer;
-use crate::guard::lane::{qualify, store};
-use crate::guard::{ddl, rules::Rules};
+use crate::guard::published::{Judge, Published, is_anything_published, of_table, publications};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{extension, inherit, namespace, relation, sandbox, spi, xact};
+use crate::pg::{extension, inherit, namespace, relation, xact};
 use crate::tag::grammar::ColumnLabel;
-
-/// A publication that carries a table, or would.
-struct Published {
-    name: String,
-    /// It names tables one by one.
-    selective: bool,
-    /// The columns it carries; `None` for all, future ones too.
-    columns: Option<BTreeSet<String>>,
-    /// The regions that a steward permitted it for.
-    permitted: Option<Vec<String>>,
-}
-
-/// What decides whether data may be published.
-struct Judge {
-    active: std::rc::Rc<Active>,
-    transfers: Vec<Transfer>,
-}
-
-impl Judge {
-    fn new() -> Result<Judge> {
-        Ok(Judge {
-            active: active::current(),
-            transfers: store::usable_transfers()?,
-        })
-    }
-
-    fn allows(&self, publication: &Published, exposure: &Exposure) -> bool {
-        let rules: Option<&Rules> = self.active.rules.as_ref();
-        if let Some(regions) = &publication.permitted {
-            return exposure::permits(
-                exposure,
-                regions,
-                self.active.own().region.as_deref(),
-                rules,
-            );
-        }
-        *exposure == Exposure::Cleared
-            || (publication.selective
-                && self
-                    .transfers
-                    .iter()
-                    .any(|transfer| qualify::covers(transfer, exposure)))
-    }
-}
-
-/// Whether anything is published at all: most databases pay for no more than this.
-fn is_anything_published() -> Result<bool> {
-    sandbox::as_extension_owner(|| {
-        Ok(spi::select_one(
-            "SELECT 1 FROM pg_catalog.pg_publication LIMIT 1",
-            &[],
-            |_| Ok(()),
-        )?
-        .is_some())
-    })
-}
-
-/// The publications of all tables, of these schemas, and of these tables.
-fn publications(schemas: &[pg_sys::Oid], tables: &[pg_sys::Oid]) -> Result<Vec<Published>> {
-    sandbox::as_extension_owner(|| {
-        spi::select(
-            "SELECT p.pubname::pg_catalog.text, false, NULL::text[], m.regions \
-             FROM pg_catalog.pg_publication p LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
-             WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n \
-                                             WHERE n.pnpubid = p.oid AND n.pnnspid = ANY ($1)) \
-             UNION ALL \
-             SELECT p.pubname::pg_catalog.text, true, \
-                    (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text) FROM pg_catalog.pg_attribute a \
-                     WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::pg_catalog.int2[])), m.regions \
-             FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid \
-             LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
-             WHERE r.prrelid = ANY ($2) ORDER BY 1",
-            &[schemas.to_vec().into(), tables.to_vec().into()],
-            |row| {
-                Ok(Published {
-                    name: row.must(1)?,
-                    selective: row.must(2)?,
-                    columns: row
-                        .get::<Vec<String>>(3)?
-                        .map(|columns| columns.into_iter().collect()),
-                    permitted: row.get(4)?,
-                })
-            },
-        )
-    })
-}
-
-/// The publications that carry a table that exists, directly or below a published ancestor.
-fn of_table(table: pg_sys::Oid) -> Result<Vec<Published>> {
-    let mut tables = inherit::ancestors(table);
-    tables.push(table);
-    let schemas: Vec<pg_sys::Oid> = tables.iter().map(|table| namespace::of(*table)).collect();
-    publications(&schemas, &tables)
-}
+use crate::tag::rename;
 
 /// Whether a table's changes can be published: neither temporary nor unlogged.
 fn is_permanent(table: pg_sys::Oid) -> bool {
@@ -139,11 +42,10 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some(create) = statement.cast::<pg_sys::CreateStmt>() {
-        // A partition is governed by its parent, and a column that is added there is looked at there.
-        if create.partbound.is_null() {
-            return new_table(node!(create.relation));
-        }
-        return Ok(());
+        return match create.partbound.is_null() {
+            true => new_table(node!(create.relation)),
+            false => new_partition(create),
+        };
     }
     if let Some(create) = statement.cast::<pg_sys::CreateTableAsStmt>() {
         let into: Option<&pg_sys::IntoClause> = node!(create.into);
@@ -171,24 +73,37 @@ pub fn before(statement: &Utility) -> Result<()> {
     Ok(())
 }
 
-/// A table about to be made: none of its columns has been reviewed.
-fn new_table(name: Option<&pg_sys::RangeVar>) -> Result<()> {
-    let Some(name) =
-        name.filter(|name| name.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT)
-    else {
-        return Ok(());
-    };
+/// Where a table is about to be made; `None` where its changes cannot be published.
+fn schema_for(name: Option<&pg_sys::RangeVar>) -> Option<pg_sys::Oid> {
+    let name = name.filter(|name| name.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT)?;
     // The schema is looked up as the server will, without making one: that of a temporary table is not asked for.
-    let schema = match text!(name.schemaname) {
+    match text!(name.schemaname) {
         None => namespace::for_new(),
         Some(schema) => namespace::by_name(schema),
-    };
-    let Some(schema) = schema else {
+    }
+}
+
+/// A partition about to be made. It is governed by its parent, and published with it; its schema may be published by itself.
+fn new_partition(create: &pg_sys::CreateStmt) -> Result<()> {
+    let Some(schema) = schema_for(node!(create.relation)) else {
         return Ok(());
     };
+    let publications = publications(&[schema], &[])?;
+    let parents = statement::parents_of(create).into_iter();
+    parents
+        .filter_map(|parent| relation::named(Some(parent)))
+        .try_for_each(|parent| joins(&publications, parent))
+}
+
+/// A table about to be made: none of its columns has been reviewed.
+fn new_table(name: Option<&pg_sys::RangeVar>) -> Result<()> {
+    let Some(schema) = schema_for(name) else {
+        return Ok(());
+    };
+    let table = name.map_or_else(String::new, |name| string!(name.relname));
     unreviewed(
         &publications(&[schema], &[])?,
-        &string!(name.relname),
+        &table,
         "The columns of a new table are unreviewed.",
     )
 }
@@ -213,11 +128,7 @@ fn joins(publications: &[Published], table: pg_sys::Oid) -> Result<()> {
         let offending: Vec<(pg_sys::Oid, Column)> = columns
             .iter()
             .filter(|column| {
-                publication
-                    .columns
-                    .as_ref()
-                    .is_none_or(|carried| carried.contains(&column.name))
-                    && !judge.allows(publication, &column.exposure)
+                publication.carries(&column.name) && !judge.allows(publication, &column.exposure)
             })
             .map(|column| (table, column.clone()))
             .collect();
@@ -246,10 +157,7 @@ fn attach(parent: pg_sys::Oid, partition: pg_sys::Oid) -> Result<()> {
             .filter(|column| {
                 let above = governed.iter().find(|above| above.name == column.name);
                 let tightened = matches!(column.exposure, Exposure::Tagged { .. });
-                publication
-                    .columns
-                    .as_ref()
-                    .is_none_or(|carried| carried.contains(&column.name))
+                publication.carries(&column.name)
                     && tightened
                     && !judge.allows(&publication, &column.exposure)
                     && above.is_none_or(|above| judge.allows(&publication, &above.exposure))
@@ -270,6 +178,84 @@ fn attach(parent: pg_sys::Oid, partition: pg_sys::Oid) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to put a table, or what is below it, that is published itself below one whose tags its columns take on, where its
+/// publications may not carry what these tag.
+fn comes_under(parent: pg_sys::Oid, child: pg_sys::Oid) -> Result<()> {
+    let judge = Judge::new()?;
+    let governed = exposure::columns(parent).columns;
+    for table in with_descendants(child) {
+        let own = exposure::columns(table).columns;
+        for publication in of_table(table)? {
+            let offending: Vec<(pg_sys::Oid, Column)> = governed
+                .iter()
+                .filter(|above| {
+                    let own = own.iter().find(|own| own.name == above.name);
+                    matches!(above.exposure, Exposure::Tagged { .. })
+                        && own.is_some_and(|own| judge.allows(&publication, &own.exposure))
+                        && publication.carries(&above.name)
+                        && !judge.allows(&publication, &above.exposure)
+                })
+                .map(|column| (parent, column.clone()))
+                .collect();
+            if !offending.is_empty() {
+                return refuse(
+                    &publication,
+                    &relation::describe(table),
+                    format!(
+                        "These columns would be tagged: {}.",
+                        exposure::describe(&offending, ddl::MAX_NAMED)
+                    ),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to have a column published that was left out since it is generated, in a table and those below it.
+fn computed_no_more(table: pg_sys::Oid, column: &str) -> Result<()> {
+    let judge = Judge::new()?;
+    for table in with_descendants(table) {
+        let columns = exposure::columns(table).columns;
+        let Some(found) = columns.into_iter().find(|found| found.name == column) else {
+            continue;
+        };
+        for publication in of_table(table)? {
+            if publication.carries(column) && !judge.allows(&publication, &found.exposure) {
+                let reason = format!(
+                    "Column \"{column}\" is {}, and left out only while it is generated.",
+                    found.exposure.describe()
+                );
+                return refuse(&publication, &relation::describe(table), reason);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A relation whose changes can be published, and those below it, which get its columns.
+fn with_descendants(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let below = inherit::descendants(table).into_iter();
+    below
+        .chain([table])
+        .filter(|table| is_permanent(*table))
+        .collect()
+}
+
+/// Refuses a new column in tables, and those below them, that publications carry without a list of columns.
+fn new_column(tables: &[pg_sys::Oid]) -> Result<()> {
+    for table in tables.iter().flat_map(|table| with_descendants(*table)) {
+        let mut open = of_table(table)?;
+        open.retain(|publication| publication.columns.is_none());
+        unreviewed(
+            &open,
+            &relation::describe(table),
+            "A new column is unreviewed, and no list of columns keeps it out.",
+        )?;
+    }
+    Ok(())
+}
+
 /// Whether a column that is added would be published: not when it is generated, before version 18.
 fn is_published(command: &pg_sys::AlterTableCmd) -> bool {
     let generated = statement::constraints(command)
@@ -283,22 +269,17 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     let Some(table) = relation::named(node!(alter.relation)) else {
         return Ok(());
     };
+    let is_type = alter.objtype == pg_sys::ObjectType::OBJECT_TYPE;
     for command in statement::commands(alter) {
         match command.subtype {
-            Kind::AT_AddColumn if is_published(command) => {
-                let open: Vec<Published> = if is_permanent(table) {
-                    of_table(table)?
-                        .into_iter()
-                        .filter(|publication| publication.columns.is_none())
-                        .collect()
-                } else {
-                    Vec::new()
-                };
-                unreviewed(
-                    &open,
-                    &relation::describe(table),
-                    "A new column is unreviewed, and no list of columns keeps it out.",
-                )?;
+            // An attribute of a composite type is a column of the tables of that type.
+            Kind::AT_AddColumn if is_type => new_column(&rename::typed_tables(table)?)?,
+            Kind::AT_AddColumn if is_published(command) => new_column(&[table])?,
+            Kind::AT_DropExpression => computed_no_more(table, &string!(command.name))?,
+            Kind::AT_AddInherit => {
+                if let Some(parent) = relation::named(node!(command.def)) {
+                    comes_under(parent, table)?;
+                }
             }
             Kind::AT_SetLogged if !is_permanent(table) => {
                 joins(&publications(&[namespace::of(table)], &[])?, table)?;
@@ -308,6 +289,7 @@ fn alter_table(alter: &pg_sys::AlterTableStmt) -> Result<()> {
                     .and_then(|attached| relation::named(node!(attached.name)));
                 if let Some(partition) = partition {
                     attach(table, partition)?;
+                    comes_under(table, partition)?;
                 }
             }
             _ => {}
@@ -336,11 +318,9 @@ pub fn before_label(
     tables.push(table);
     for table in tables {
         for publication in of_table(table)? {
-            let carried = publication
-                .columns
-                .as_ref()
-                .is_none_or(|carried| carried.contains(&column));
-            if carried && judge.allows(&publication, &before) && !judge.allows(&publication, &after)
+            if publication.carries(&column)
+                && judge.allows(&publication, &before)
+                && !judge.allows(&publication, &after)
             {
                 return refuse(
                     &publication,

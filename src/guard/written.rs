@@ -9,13 +9,17 @@ use crate::guard::scripts;
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
-use crate::pg::{relation, sandbox, xact};
+use crate::pg::{extension, relation, sandbox, xact};
 
 /// Refuses to write to such a relation from outside. `doing` is what the message calls it.
 pub fn before(relation: pg_sys::Oid, doing: &str, session: &Session) -> Result<()> {
-    if !catalogs::is_own(relation) && !catalogs::is_catalog(relation) {
+    let why = if catalogs::is_own(relation) || catalogs::is_catalog(relation) {
+        "The guard goes by what it holds."
+    } else if is_of_scheduler(relation) {
+        "Workers of the server run the statements that it holds, inside."
+    } else {
         return Ok(());
-    }
+    };
     // The tables below a view are in the list themselves, and pg_settings is SET for everybody.
     if relation::kind(relation) == pg_sys::RELKIND_VIEW
         // Scripts of extensions are files of the server. Nobody but pg_upgrade can be connected while it restores.
@@ -32,12 +36,18 @@ pub fn before(relation: pg_sys::Oid, doing: &str, session: &Session) -> Result<(
         Kind::RegionRefused,
         format!("{doing} \"{name}\" from {} is not allowed", session.peer),
     )
-    .detail(format!(
-        "The guard goes by what it holds. {}",
-        judgement.reason
-    ))
+    .detail(format!("{why} {}", judgement.reason))
     .hint("Connect from inside, as for a restore, or use the statements and functions that are made for it.");
     refuse::unless_only_warned(Flow::of(session, Gate::Access, name, error), |_| {})
+}
+
+/// Extensions whose workers run statements that their tables hold.
+const SCHEDULERS: [&str; 2] = ["pg_cron", "pgagent"];
+
+fn is_of_scheduler(relation: pg_sys::Oid) -> bool {
+    relation.to_u32() >= pg_sys::FirstNormalObjectId
+        && extension::of_object(pg_sys::RelationRelationId, relation)
+            .is_some_and(|extension| SCHEDULERS.contains(&extension.as_str()))
 }
 
 /// Before a table is truncated, whatever led to it.

@@ -38,6 +38,7 @@ statements! {
     AlterExtensionStmt = T_AlterExtensionStmt,
     AlterFdwStmt = T_AlterFdwStmt,
     AlterForeignServerStmt = T_AlterForeignServerStmt,
+    AlterPolicyStmt = T_AlterPolicyStmt,
     AlterFunctionStmt = T_AlterFunctionStmt,
     AlterObjectDependsStmt = T_AlterObjectDependsStmt,
     AlterObjectSchemaStmt = T_AlterObjectSchemaStmt,
@@ -340,6 +341,16 @@ pub fn constraints_of(command: &pg_sys::AlterTableCmd) -> Vec<&pg_sys::Constrain
 /// What ATTACH PARTITION or DETACH PARTITION names.
 pub fn partition(command: &pg_sys::AlterTableCmd) -> Option<&pg_sys::PartitionCmd> {
     node!(command.def)
+}
+
+/// The options that OPTIONS (…) of ALTER TABLE changes.
+pub fn options(command: &pg_sys::AlterTableCmd) -> Vec<&pg_sys::Node> {
+    let list = command.def.cast::<pg_sys::List>();
+    // SAFETY: of a command of this kind the definition is a list, or NULL.
+    match command.subtype == pg_sys::AlterTableType::AT_GenericOptions {
+        true => unsafe { children(command, list) },
+        false => Vec::new(),
+    }
 }
 
 /// The constraints in the definition of a column that ADD COLUMN makes, its default and its identity among them.

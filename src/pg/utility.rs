@@ -53,6 +53,7 @@ fn before(utility: Utility) -> Result<()> {
     guard::shipping::before(&utility)?;
     guard::widening::before(&utility)?;
     guard::computed::before(&utility)?;
+    guard::replaced::before(&utility)?;
     guard::notification::before(&utility)?;
     guard::own_residency::before(&utility);
     guard::settings::before(&utility)?;

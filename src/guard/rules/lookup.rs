@@ -58,7 +58,7 @@ pub struct Own {
 
 impl Own {
     /// Nothing is known, for a reason.
-    fn unknown(problem: String) -> Own {
+    pub fn unknown(problem: String) -> Own {
         Own {
             problem: Some(problem),
             ..Own::default()

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::events::{self, Database, Event, Gate as EventGate, Outcome};
 use crate::evidence::ledger;
 use crate::guard::active::{self, Active};
-use crate::guard::{destination, settings as gate, shipping};
+use crate::guard::{destination, published, settings as gate, shipping};
 use crate::guc::{self, Enforce, Gate};
 use crate::pg::subxact::Caught;
 use crate::pg::{apply, report, sandbox, spi, xact};
@@ -30,8 +30,8 @@ struct Subscription {
 }
 
 impl Subscription {
-    fn fault(&self) -> Option<destination::Unlawful> {
-        destination::unlawful_as(Some(&self.conninfo), &self.owner)
+    fn fault(&self, active: &Active) -> Option<destination::Unlawful> {
+        destination::unlawful_under(active, Some(&self.conninfo), &self.owner)
     }
 }
 
@@ -57,8 +57,8 @@ fn subscriptions() -> Result<Vec<Subscription>> {
     })
 }
 
-/// Foreign servers that would be refused today, with why and what to do.
-fn servers() -> Result<Vec<(String, destination::Unlawful)>> {
+/// Foreign servers that these rules refuse, with why and what to do.
+fn servers(active: &Active) -> Result<Vec<(String, destination::Unlawful)>> {
     let names = spi::select(
         "SELECT srvname::pg_catalog.text FROM pg_catalog.pg_foreign_server ORDER BY 1",
         &[],
@@ -67,11 +67,32 @@ fn servers() -> Result<Vec<(String, destination::Unlawful)>> {
     let mut found = Vec::new();
     for name in names {
         let server = CString::new(name.as_str()).map_err(Error::internal)?;
-        if let Some(unlawful) = shipping::fault_of_existing(&server) {
+        if let Some(unlawful) = shipping::fault_of_existing(active, &server) {
             found.push((name, unlawful));
         }
     }
     Ok(found)
+}
+
+/// What stands in this database that these rules would end, or refuse to use: what it is, its name, its owner, and why.
+/// Subscriptions that are disabled already are none.
+pub fn endings(active: &Active) -> Result<Vec<(&'static str, String, String, String)>> {
+    let subscriptions = subscriptions()?.into_iter();
+    let ended = subscriptions
+        .filter(|subscription| subscription.enabled)
+        .filter_map(|subscription| {
+            let unlawful = subscription.fault(active)?;
+            Some((
+                "subscription",
+                subscription.name,
+                subscription.owner,
+                unlawful.reason,
+            ))
+        });
+    let refused = servers(active)?.into_iter();
+    let refused =
+        refused.map(|(name, unlawful)| ("foreign server", name, String::new(), unlawful.reason));
+    Ok(ended.chain(refused).collect())
 }
 
 /// Slots of this database that closed lanes left behind, and that no open one uses.
@@ -99,6 +120,29 @@ fn publications() -> Result<Vec<String>> {
             |row| row.must(1),
         )
     })
+}
+
+/// Tablespaces and extensions that would be refused today: the code of a finding, the name, and why.
+fn standing() -> Result<Vec<(&'static str, String, destination::Unlawful)>> {
+    let tablespaces = spi::select(
+        "SELECT spcname::pg_catalog.text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace ORDER BY 1",
+        &[],
+        |row| Ok((row.must::<String>(1)?, row.must::<String>(2)?)),
+    )?;
+    let extensions = spi::select(
+        "SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension ORDER BY 1",
+        &[],
+        |row| row.must::<String>(1),
+    )?;
+    let tablespaces = tablespaces.into_iter().filter_map(|(name, location)| {
+        let unlawful = shipping::fault_of_tablespace(&location)?;
+        Some(("tablespace-not-allowed", name, unlawful))
+    });
+    let extensions = extensions.into_iter().filter_map(|name| {
+        let unlawful = shipping::fault_of_extension(&name)?;
+        Some(("extension-not-allowed", name, unlawful))
+    });
+    Ok(tablespaces.chain(extensions).collect())
 }
 
 /// What a process has recorded already.
@@ -151,7 +195,7 @@ impl Lasting {
                 .for_each(|subscription| self.judge(&subscription)),
             Err(caught) => warn(&caught, "could not check subscriptions"),
         }
-        match transaction(servers) {
+        match transaction(|| servers(&active::current())) {
             Ok(found) => found.into_iter().for_each(|(name, unlawful)| {
                 self.say(
                     format!("foreign server {name}"),
@@ -161,12 +205,19 @@ impl Lasting {
             }),
             Err(caught) => warn(&caught, "could not check foreign servers"),
         }
+        match transaction(standing) {
+            Ok(found) => found.into_iter().for_each(|(code, name, unlawful)| {
+                let kind = code.split('-').next().unwrap_or_default();
+                self.say(format!("{kind} {name}"), unlawful.reason, Outcome::Warned);
+            }),
+            Err(caught) => warn(&caught, "could not check tablespaces and extensions"),
+        }
     }
 
     /// Disables a subscription that the rules do not allow, where the gate is on, in a transaction of its own: whatever
     /// is wrong with it, others are disabled. What is told has been committed.
     fn judge(&mut self, subscription: &Subscription) {
-        let Some(unlawful) = subscription.fault() else {
+        let Some(unlawful) = subscription.fault(&active::current()) else {
             return;
         };
         let object = format!("subscription {}", subscription.name);
@@ -245,7 +296,7 @@ pub fn settings(active: &Active) {
 /// For `custodian.check()`, where rules are in force.
 pub fn findings() -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for (name, unlawful) in servers()? {
+    for (name, unlawful) in servers(&active::current())? {
         findings.push(Finding {
             severity: Severity::Error,
             code: "foreign-server-not-allowed",
@@ -255,7 +306,7 @@ pub fn findings() -> Result<Vec<Finding>> {
         });
     }
     for subscription in subscriptions()? {
-        let Some(unlawful) = subscription.fault() else {
+        let Some(unlawful) = subscription.fault(&active::current()) else {
             continue;
         };
         findings.push(Finding {
@@ -275,6 +326,24 @@ pub fn findings() -> Result<Vec<Finding>> {
                 "Drop it, or give it another connection. {}",
                 unlawful.remedy
             ),
+        });
+    }
+    for (code, name, unlawful) in standing()? {
+        findings.push(Finding {
+            severity: Severity::Error,
+            code,
+            object: name,
+            problem: format!("The region rules do not allow it. {}", unlawful.reason),
+            remedy: format!("Drop it, or move what is in it. {}", unlawful.remedy),
+        });
+    }
+    for (name, table, reason) in published::unlawful()? {
+        findings.push(Finding {
+            severity: Severity::Error,
+            code: "publication-not-allowed",
+            object: name,
+            problem: format!("It carries columns of {table} that may not leave the region. {reason}"),
+            remedy: "Publish lists of columns that were cleared, or have a steward call custodian.permit_publication().".to_owned(),
         });
     }
     for slot in slots()? {

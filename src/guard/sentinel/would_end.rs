@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::registry::{self, Running};
-use super::{against_rules, fault, is_on};
+use super::{against_rules, fault, is_on, lasting};
 use crate::error::{Error, Kind, Result};
 use crate::guard::active::{self, Active};
 use crate::guard::lane::{archive, store};
@@ -20,7 +20,7 @@ use crate::status;
 /// A flow that runs and would be ended.
 struct Ending {
     flow: String,
-    /// `None` for archiving, which is no session.
+    /// `None` for what is no session.
     pid: Option<i32>,
     role: String,
     peer: String,
@@ -163,10 +163,11 @@ fn sessions(active: &Active) -> Result<Vec<Ending>> {
 
 /// What runs now and would be ended, with why: under the text of a rules file in `rules`, or under the file as it is now, and
 /// with tags, transfers and lanes as the transaction sees them. So a change can be made, looked at and rolled back. That is
-/// replication that the guard's sentinel would end, archiving on lanes that would stop, and sessions that would be outside: these go on,
-/// but are refused what must stay. It happens while the gate is `on`; in `warn` this is what would. Lanes of other
+/// replication that the guard's sentinel would end, archiving on lanes that would stop, sessions that would be outside: these go on,
+/// but are refused what must stay; and, of this database, subscriptions that would be disabled, and foreign servers that could not be
+/// used. It happens while the gate is `on`; in `warn` this is what would. Lanes of other
 /// databases cannot be read: a walsender on one is shown when the rules would put its peer into another place. `pid` is null for
-/// archiving. For stewards and members of pg_monitor.
+/// what is no session; `peer` is the name of a subscription or server then. For stewards and members of pg_monitor.
 ///
 /// Errors: 42501 for others, 22023 for a text with an error (see `custodian.check_rules()`), 55000 when the library is not
 /// preloaded.
@@ -195,6 +196,14 @@ fn would_end(
     };
     let mut endings = endings(&active)?;
     endings.extend(sessions(&active)?);
+    let standing = lasting::endings(&active)?.into_iter();
+    endings.extend(standing.map(|(flow, peer, role, reason)| Ending {
+        flow: flow.to_owned(),
+        pid: None,
+        role,
+        peer,
+        reason,
+    }));
     let rows: Vec<_> = endings
         .into_iter()
         .map(|ending| {

@@ -198,6 +198,36 @@ fn channel_settings_in_warn_pass_with_a_warning() -> Result<()> {
     Ok(())
 }
 
+/// The files of an extension that needs dblink, while it is there.
+struct Wraps(Vec<std::path::PathBuf>);
+
+impl Wraps {
+    fn new() -> Result<Wraps> {
+        let share = integration::host::pg_config("--sharedir")?;
+        let directory = std::path::Path::new(&share).join("extension");
+        let file = |name: &str, text: &str| -> Result<std::path::PathBuf> {
+            let file = directory.join(name);
+            std::fs::write(&file, text)?;
+            Ok(file)
+        };
+        Ok(Wraps(vec![
+            file(
+                "custodian_test_wraps.control",
+                "default_version = '1'\nrequires = 'dblink'\n",
+            )?,
+            file("custodian_test_wraps--1.sql", "SELECT 1;\n")?,
+        ]))
+    }
+}
+
+impl Drop for Wraps {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
 #[test]
 fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
     let node = start("on")?;
@@ -205,13 +235,22 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
     for name in ["postgres_fdw", "dblink", "file_fdw"] {
         refused(&node, &format!("CREATE EXTENSION {name}"))?;
     }
+    // What it needs comes with it.
+    let _wraps = Wraps::new()?;
+    let text = refused(&node, "CREATE EXTENSION custodian_test_wraps CASCADE")?;
+    assert!(text.contains("extension \"dblink\""), "{text}");
     refused(&node, "CREATE TABLESPACE t LOCATION '/mnt/elsewhere'")?;
+    let space = node.data_dir().with_file_name("space");
+    std::fs::create_dir(&space)?;
+    integration::host::give(&space)?;
+    let space = space.display();
     set_rules(
         &node,
         &format!(
-            "{RULES}extension postgres_fdw\nextension dblink\nextension file_fdw\ntablespace /mnt/eu eu shop\n"
+            "{RULES}extension postgres_fdw\nextension dblink\nextension file_fdw\ntablespace /mnt/eu eu shop\ntablespace {space} cn shop\n"
         ),
     )?;
+    node.exec(&format!("CREATE TABLESPACE kept LOCATION '{space}'"))?;
     let text = refused(&node, "CREATE TABLESPACE t LOCATION '/mnt/eu/'")?;
     assert!(text.contains("in region \"eu\""), "{text}");
     node.exec("CREATE EXTENSION postgres_fdw")?;
@@ -268,10 +307,15 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
          CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
          CREATE FOREIGN TABLE lines (line text) SERVER files OPTIONS (filename '/dev/null')",
     )?;
-    refused(
-        &node,
+    for statement in [
         "CREATE FOREIGN TABLE run (line text) SERVER files OPTIONS (program 'cat')",
-    )?;
+        "ALTER FOREIGN TABLE lines OPTIONS (DROP filename, ADD program 'cat')",
+    ] {
+        let text = refused(&node, statement)?;
+        assert!(text.contains("runs a program"), "{text}");
+    }
+    const STANDING: &str = "SELECT code || ' ' || object FROM custodian.check() WHERE code IN ('extension-not-allowed', 'tablespace-not-allowed') ORDER BY 1";
+    assert_eq!(node.text(STANDING)?, "");
     // Other rules put the server outside: nothing new may be made on it.
     set_rules(
         &node,
@@ -282,6 +326,10 @@ fn channel_foreign_servers_tablespaces_and_extensions() -> Result<()> {
             "SELECT object FROM custodian.check() WHERE code = 'foreign-server-not-allowed' ORDER BY object"
         )?,
         "inside\nnowhere\ns"
+    );
+    assert_eq!(
+        node.text(STANDING)?,
+        "extension-not-allowed dblink\nextension-not-allowed file_fdw\ntablespace-not-allowed kept"
     );
     refused(&node, "CREATE FOREIGN TABLE there2 (id int) SERVER s")?;
     refused(
@@ -312,6 +360,39 @@ fn channel_copy_with_files_and_programs_from_outside() -> Result<()> {
             "{error}"
         );
     }
+    // No less so with just the one right that the server asks for.
+    node.exec(
+        "CREATE EXTENSION pg_custodian; CREATE TABLE tagged (note text); GRANT ALL ON t TO PUBLIC",
+    )?;
+    for (group, statement) in [
+        ("pg_execute_server_program", "COPY t FROM PROGRAM 'echo 1'"),
+        ("pg_execute_server_program", "COPY t TO PROGRAM 'cat'"),
+        ("pg_read_server_files", "COPY t FROM '/etc/hostname'"),
+        (
+            "pg_read_server_files",
+            "SELECT pg_read_file('/etc/hostname')",
+        ),
+        (
+            "pg_write_server_files",
+            "COPY t TO '/tmp/custodian-never-written'",
+        ),
+        ("pg_read_all_data", "SELECT note FROM tagged"),
+        ("pg_read_all_data", "SELECT stavalues1 FROM pg_statistic"),
+        ("pg_monitor", "SELECT query FROM pg_stat_activity"),
+        ("pg_read_all_stats", "SELECT query FROM pg_stat_activity"),
+    ] {
+        node.exec(&format!(
+            "CREATE ROLE narrow LOGIN; GRANT {group} TO narrow; GRANT EXECUTE ON FUNCTION pg_read_file(text) TO narrow"
+        ))?;
+        let error = node.client_as("narrow", "postgres")?.refused(statement);
+        assert_eq!(error.sqlstate(), "42501", "{group}: {statement}: {error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("from unix socket is not allowed"),
+            "{group}: {statement}: {text}"
+        );
+        node.exec("DROP OWNED BY narrow; DROP ROLE narrow")?;
+    }
     // From inside the server decides alone.
     node.exec("COPY t FROM PROGRAM 'echo 1'")?;
     Ok(())
@@ -321,20 +402,36 @@ fn channel_copy_with_files_and_programs_from_outside() -> Result<()> {
 fn channel_publications_that_grow_without_being_named() -> Result<()> {
     let node = builder("on").conf("wal_level = logical").start()?;
     set_rules(&node, RULES)?;
+    node.exec(
+        "CREATE TABLE older (id int PRIMARY KEY, b int); CREATE PUBLICATION before FOR TABLE older",
+    )?;
     node.exec("CREATE EXTENSION pg_custodian")?;
+    const UNLAWFUL: &str = "SELECT object || ' ' || problem FROM custodian.check() WHERE code = 'publication-not-allowed'";
+    assert_eq!(
+        node.text(UNLAWFUL)?,
+        "before It carries columns of public.older that may not leave the region. These columns are tagged or unreviewed: public.older.id (unreviewed), public.older.b (unreviewed)."
+    );
+    node.exec("SELECT custodian.clear_column('older', c) FROM unnest('{id,b}'::text[]) c")?;
+    assert_eq!(node.text(UNLAWFUL)?, "");
     node.exec(
         "CREATE SCHEMA open; CREATE SCHEMA aside;
          CREATE TABLE open.a (id int PRIMARY KEY, b int); CREATE TABLE listed (id int PRIMARY KEY, b int);
          CREATE TABLE whole (id int PRIMARY KEY, b int);
          CREATE TABLE parts (id int, b int) PARTITION BY LIST (id); CREATE TABLE part1 (id int, b int);
+         CREATE TABLE tree (id int, b int) PARTITION BY LIST (id); CREATE TABLE leaf PARTITION OF tree FOR VALUES IN (1);
+         CREATE TABLE more (id int, b int); CREATE TABLE heir (id int, b int); CREATE TABLE plain (id int, b int, g int GENERATED ALWAYS AS (b) STORED);
+         CREATE TYPE kind AS (id int, b int); CREATE TABLE typed OF kind;
+         CREATE TABLE above (id int, b int); CREATE TABLE root (id int, b int) PARTITION BY LIST (id);
          CREATE TABLE aside.moved (id int); CREATE TABLE aside.clear (id int); CREATE UNLOGGED TABLE open.fast (id int);
          SELECT custodian.define_purpose('shop.p', 'contract', '1 year');
          SELECT custodian.clear_column(t, c) FROM (VALUES ('open.a', 'id'), ('open.a', 'b'), ('listed', 'id'), ('whole', 'id'),
-                ('whole', 'b'), ('parts', 'id'), ('parts', 'b'), ('aside.clear', 'id'), ('part1', 'id')) AS v (t, c);
-         SELECT custodian.tag_column('part1', 'b', 'user.name', '{shop.p}', residency => '{cn}')",
+                ('whole', 'b'), ('parts', 'id'), ('parts', 'b'), ('aside.clear', 'id'), ('part1', 'id'),
+                ('tree', 'id'), ('tree', 'b'), ('more', 'id'), ('more', 'b'), ('heir', 'id'), ('heir', 'b'), ('plain', 'id'), ('plain', 'b'),
+                ('typed', 'id'), ('typed', 'b'), ('above', 'id'), ('root', 'id')) AS v (t, c);
+         SELECT custodian.tag_column(t, 'b', 'user.name', '{shop.p}', residency => '{cn}') FROM unnest('{part1,above,root}'::regclass[]) t",
     )?;
     node.exec("CREATE PUBLICATION by_schema FOR TABLES IN SCHEMA open")?;
-    node.exec("CREATE PUBLICATION by_list FOR TABLE listed (id), whole, parts")?;
+    node.exec("CREATE PUBLICATION by_list FOR TABLE listed (id), whole, parts, leaf, more, heir, plain, typed")?;
     for sql in [
         "CREATE TABLE open.new (id int)",
         "SET search_path = open; CREATE TABLE new (id int)",
@@ -346,6 +443,13 @@ fn channel_publications_that_grow_without_being_named() -> Result<()> {
         "ALTER TABLE whole ADD COLUMN c int",
         "ALTER TABLE parts ADD COLUMN c int",
         "ALTER TABLE parts ATTACH PARTITION part1 FOR VALUES IN (1)",
+        // Only a partition is published, or the tables of a type, and what comes under a tagged table.
+        "ALTER TABLE tree ADD COLUMN c int",
+        "ALTER TYPE kind ADD ATTRIBUTE c int CASCADE",
+        "ALTER TABLE root ATTACH PARTITION more FOR VALUES IN (1)",
+        "ALTER TABLE heir INHERIT above",
+        "CREATE TABLE open.part PARTITION OF root FOR VALUES IN (2)",
+        "ALTER TABLE plain ALTER g DROP EXPRESSION",
         "SELECT custodian.tag_column('whole', 'b', 'user.name', '{shop.p}', residency => '{cn}')",
         "SELECT custodian.untag_column('open.a', 'b')",
         "SECURITY LABEL FOR custodian ON COLUMN parts.b IS NULL",
@@ -362,6 +466,10 @@ fn channel_publications_that_grow_without_being_named() -> Result<()> {
         "ALTER TABLE whole ADD UNIQUE (b)",
         "SELECT custodian.tag_column('listed', 'b', 'user.name', '{shop.p}', residency => '{cn}')",
         "CREATE TABLE part2 PARTITION OF parts FOR VALUES IN (2)",
+        "CREATE TABLE open.leaf2 PARTITION OF tree FOR VALUES IN (2)",
+        "CREATE TABLE part3 PARTITION OF root FOR VALUES IN (3)",
+        "ALTER TABLE more ADD COLUMN g int GENERATED ALWAYS AS (b) STORED",
+        "ALTER TABLE listed INHERIT above",
         // Within the region a steward permits what nobody has reviewed.
         "SELECT custodian.permit_publication('by_schema', '{cn}', 'standby by logical replication')",
         "CREATE TABLE open.new2 (id int)",

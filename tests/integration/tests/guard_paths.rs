@@ -266,7 +266,16 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          SELECT custodian.clear_column('base', 'id');
          CREATE SCHEMA more; CREATE TABLE more.spread_a PARTITION OF spread FOR VALUES IN ('a');
          CREATE DOMAIN kind AS text; CREATE TABLE clear (id int);
-         SELECT custodian.clear_column('clear', 'id')",
+         SELECT custodian.clear_column('clear', 'id');
+         -- What runs on rows: a trigger, an index, a default of a generated column, and something that runs on none.
+         CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER fires BEFORE INSERT ON customer FOR EACH ROW EXECUTE FUNCTION fires();
+         CREATE FUNCTION more.folded(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower($1)';
+         CREATE INDEX ON customer (more.folded(email));
+         CREATE FUNCTION checked(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';
+         ALTER TABLE parts ADD CHECK (checked(email));
+         CREATE POLICY own ON customer USING (true);
+         CREATE FUNCTION idle() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     )?;
     node.alter_system("custodian.enforce", "on")?;
     let mut away = node.client_as("away", "postgres")?;
@@ -297,6 +306,17 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         // What is there under that name is elsewhere, or no partition of it.
         "CREATE TABLE IF NOT EXISTS spread_a PARTITION OF spread FOR VALUES IN ('canary')",
         "CREATE TABLE IF NOT EXISTS clear PARTITION OF spread FOR VALUES IN ('canary')",
+        // What sessions inside run later.
+        "CREATE TRIGGER tells BEFORE INSERT ON customer FOR EACH ROW EXECUTE FUNCTION fires()",
+        "CREATE RULE tells AS ON INSERT TO customer DO ALSO SELECT 1",
+        "CREATE POLICY tells ON customer USING (idle() = 1)",
+        "ALTER POLICY own ON customer USING (idle() = 1)",
+        "CREATE TRIGGER tells BEFORE INSERT ON parts FOR EACH STATEMENT EXECUTE FUNCTION fires()",
+        "CREATE OR REPLACE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE LOG ''%'', NEW; RETURN NEW; END'",
+        "CREATE OR REPLACE FUNCTION more.folded(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'",
+        "CREATE OR REPLACE FUNCTION checked(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'",
+        "ALTER FUNCTION fires() SET search_path = more",
+        "ALTER FUNCTION folded(text) SECURITY DEFINER",
     ] {
         let refused = away.refused(statement);
         assert_eq!(refused.sqlstate(), "42501", "{statement}: {refused}");
@@ -319,6 +339,10 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          ALTER TABLE own ATTACH PARTITION own1 FOR VALUES IN (1); COMMIT",
         "CREATE TABLE mine (id int PRIMARY KEY, note text UNIQUE CHECK (note <> ''))",
         "BEGIN; CREATE TABLE other (id int); CREATE INDEX ON other (id); ALTER TABLE other ADD UNIQUE (id); COMMIT",
+        "CREATE OR REPLACE FUNCTION idle() RETURNS int LANGUAGE sql AS 'SELECT 2'",
+        "ALTER FUNCTION idle() SET search_path = more",
+        "CREATE FUNCTION more.fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE TRIGGER fires BEFORE INSERT ON clear FOR EACH ROW EXECUTE FUNCTION more.fires()",
         "CREATE INDEX clear_id ON clear (id)",
         "ALTER TABLE clear ALTER id SET NOT NULL",
         "CLUSTER clear USING clear_id",

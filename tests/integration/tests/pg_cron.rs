@@ -1,7 +1,7 @@
 //! pg_cron runs statements of others by itself: in background workers of its own, or over connections to its own server. Work that
 //! is lawful goes on with all gates on, and nobody gets by it what they may not have.
 
-use integration::{Cluster, Result, host, wait_until};
+use integration::{Cluster, Result, Sql, host, wait_until};
 
 const JOBS: &str = "
 CREATE EXTENSION pg_cron; CREATE EXTENSION pg_custodian;
@@ -78,6 +78,25 @@ fn jobs_of_pg_cron_in_background_workers_are_the_servers_own_and_over_connection
         workers.text("SELECT gate, outcome, role, object, reason FROM custodian.guard_events")?,
         ""
     );
+    // Nobody outside has such a worker run something, superuser or not.
+    let before = workers.text("SELECT count(*) FROM cron.job")?;
+    let mut away = workers.client_as("dba", "postgres")?;
+    for (statement, part) in [
+        (
+            "INSERT INTO cron.job (schedule, command) VALUES ('* * * * *', 'COPY customer TO PROGRAM ''cat''')",
+            "writing to \"cron.job\"",
+        ),
+        (
+            "SELECT cron.schedule('more', '* * * * *', 'SELECT 1')",
+            "a function of pg_cron",
+        ),
+        ("SELECT cron.unschedule('app')", "a function of pg_cron"),
+    ] {
+        let error = away.refused(statement);
+        assert_eq!(error.sqlstate(), "42501", "{statement}: {error}");
+        assert!(error.to_string().contains(part), "{statement}: {error}");
+    }
+    assert_eq!(workers.text("SELECT count(*) FROM cron.job")?, before);
     // Over a connection it is judged as any: the role that a line names is here, the other nobody knows, superuser or not.
     ended(&connections, "'app', 'dba'");
     assert_eq!(connections.text(outcome)?, "app|succeeded\ndba|failed");
