@@ -68,16 +68,15 @@ fn known<'b>(bounds: &'b OnceCell<Bounds>, leaf: &Leaf) -> Result<&'b Bounds> {
     }
 }
 
-/// The moment of the last pass over the leaf that was looked at longest ago, where each was swept not long ago.
-fn last_pass(work: &Work, marks: &Marks, now: Instant) -> Option<Instant> {
+/// The moment of the last pass over the leaf that was looked at longest ago.
+fn last_pass(work: &Work, marks: &Marks) -> Option<Instant> {
     // What was reopened lies behind them, but for rows that came free since.
     let passes = work.plan.leaves.iter().map(|leaf| {
         let reach = marks.after(leaf)?;
         let since = reach.windows.is_empty() && reach.released.is_empty();
         since.then_some(reach.after)
     });
-    let first = passes.min().flatten()?;
-    (now.micros().saturating_sub(first.micros()) <= RECENT).then_some(first)
+    passes.min().flatten()
 }
 
 fn stored(relation: pg_sys::Oid) -> Result<Option<(String, Instant)>> {
@@ -142,7 +141,9 @@ pub fn measure(
     let now = survey.cutoff;
     let quick = pace::count_timeout().is_none_or(|limit| took < limit / SHARE);
     // Everything that was due at a pass is gone: where counting is slow, too, what keeps coming is no older.
-    let pass = last_pass(work, marks, now).filter(|_| quarantine.is_empty());
+    let last = last_pass(work, marks).filter(|_| quarantine.is_empty());
+    let recent = |pass: &Instant| now.micros().saturating_sub(pass.micros()) <= RECENT;
+    let pass = last.filter(recent);
     // Rows of the quarantine are due wherever the marks are.
     let reached = Some(marks).filter(|_| quarantine.is_empty());
     let bounds = vec![OnceCell::new(); work.plan.leaves.len()];
@@ -164,7 +165,8 @@ pub fn measure(
         Some(pass) => pass,
         // What is known already stays so, where the search comes to its end before.
         None if quick => search(due_at, now, took)?.min(at_least),
-        None => now,
+        // It may be younger: that it is behind is said too soon rather than too late.
+        None => last.unwrap_or(now),
     };
     sandbox::as_extension_owner(|| {
         spi::execute(
@@ -175,6 +177,12 @@ pub fn measure(
         )?;
         Ok(())
     })
+}
+
+/// For how long rows may be due before that is said; `None` is for ever.
+pub fn limit() -> Option<Duration> {
+    let seconds = u64::from(pace::max_overdue().unsigned_abs());
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 /// Rows that have been due since this moment, or for longer, are to be said; `None` where none are.

@@ -102,6 +102,8 @@ pub struct Noticed {
     pub unwatched: bool,
     /// Something is due.
     pub due: bool,
+    /// A run would have begun, or gone on, but for what sweeps wait for.
+    pub waits: bool,
 }
 
 /// What is to be done about a table after it was counted.
@@ -259,6 +261,7 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
                     if mode == Disposal::On && deferred.is_some() =>
                 {
                     run::defer(root, deferred)?;
+                    noticed.waits = true;
                     return Ok(Next::Nothing);
                 }
                 State::Approved | State::Interrupted if mode == Disposal::On && !behind => {
@@ -308,12 +311,13 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
             let id = run::insert(&work, &survey, State::Waiting, Some(&reason))?;
             Ok(Next::Waiting(id, reason))
         }
-        (Verdict::Go, _) if behind => Ok(Next::Nothing),
         (Verdict::Go, _) if deferred.is_some() => {
             observe(&work, &survey)?;
             run::defer(root, deferred)?;
+            noticed.waits = true;
             Ok(Next::Nothing)
         }
+        (Verdict::Go, _) if behind => Ok(Next::Nothing),
         (Verdict::Go, waiting) => {
             if let Some(run) = waiting {
                 let reason = "less is due now, and may go without approval";

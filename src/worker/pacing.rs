@@ -34,9 +34,13 @@ pub fn back_off(base: Duration, failures: u32, jitter: f64) -> Duration {
     doubled.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 
-/// The smallest pause until a table is counted again: counting may take a tenth of the time.
-pub fn count_pause(took: Duration) -> Duration {
-    took.saturating_mul(9)
+/// The smallest pause until a table is counted again: counting may take a tenth of the time. Where rows may be `overdue` for
+/// so long, it is done before any has been due for longer that the last count could not see, and takes up to half of the time.
+pub fn count_pause(took: Duration, overdue: Option<Duration>) -> Duration {
+    let pause = took.saturating_mul(9);
+    overdue.map_or(pause, |limit| {
+        pause.min(limit.saturating_sub(took.saturating_mul(2)).max(took))
+    })
 }
 
 /// How many blocks the next batch covers.
@@ -115,6 +119,16 @@ mod tests {
         assert_eq!(back_off(base, u32::MAX, 1.0), Duration::from_secs(3600));
         let daily = Duration::from_secs(86_400);
         assert_eq!(back_off(daily, 9, 1.0), daily);
+    }
+
+    #[test]
+    fn what_takes_long_is_counted_before_anything_it_did_not_see_is_overdue() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(count_pause(minute, None), 9 * minute);
+        assert_eq!(count_pause(minute, Some(10_000 * minute)), 9 * minute);
+        // The next count is through five minutes after this one began.
+        assert_eq!(count_pause(minute, Some(5 * minute)), 3 * minute);
+        assert_eq!(count_pause(minute, Some(minute)), minute);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::worker::decide::{self, Asked, Next, Noticed, Overview};
 use crate::worker::early::{self, Offer, Prospect};
 use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
-use crate::worker::sweeps::{self, Sweeps};
+use crate::worker::sweeps::{Queue, Sweeps};
 use crate::worker::{
     allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, reopen, shmem, sweep,
 };
@@ -35,8 +35,10 @@ struct Memory {
     /// The epoch for which its late rows were last made sure to be noticed.
     watched_at: Option<i64>,
     epoch: i64,
-    /// When it was last planned.
+    /// When it was last planned so that a sweep could begin.
     looked_at: Option<Moment>,
+    /// It was counted since when no sweep of it could begin: once one can, it is counted again, whatever the pace.
+    waits: bool,
     /// Whether a worker is likely to be needed.
     prospect: Prospect,
 }
@@ -51,6 +53,8 @@ pub struct Rounds {
     starved: bool,
     silence: Silence,
     sweeps: Sweeps,
+    /// How long the last round waited in vain for its sweeps before it ended.
+    waited: Duration,
 }
 
 fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Caught> {
@@ -70,6 +74,12 @@ pub fn mode(tag: Option<DisposalMode>) -> Disposal {
 /// For what sweeps wait when no worker can be had.
 const NO_SLOT: &str = "a free slot of max_worker_processes";
 
+/// For what a sweep waits while as many others are at work as may be.
+const NO_ROOM: &str = "the end of another sweep: custodian.max_sweep_workers are at work";
+
+/// For what it waits while tables are on their way whose rows go before its own.
+const HELD_UP: &str = "sweeps of tables whose rows refer to its rows";
+
 /// The SQLSTATE of a lock that could not be had, and of a table that was changed meanwhile.
 const LOCKED: &str = "55P03";
 
@@ -82,9 +92,15 @@ impl Rounds {
         }
     }
 
+    /// How long the last round waited for its sweeps while there was nothing else to do: so much sooner the next one is due.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// One round. An error of one table is reported and does not stop the others; only what concerns the
     /// round itself is handed over.
     pub fn round(&mut self, database: pg_sys::Oid) -> std::result::Result<(), Caught> {
+        self.waited = Duration::ZERO;
         self.reap(database)?;
         let mut evidence = Evidence::take(shmem::leads(database));
         let outcome = self.all(database, &mut evidence);
@@ -149,8 +165,10 @@ impl Rounds {
         Ok(())
     }
 
-    /// Goes to every table, and begins sweeps. Waits for those that it began, but no longer than [`patience`] while nothing
-    /// else is to be done: a sweep that takes long holds up no other table. What is in the ledger by then is sealed before it waits.
+    /// Goes to every table, and begins sweeps. A table whose sweep cannot begin yet, for want of room or because rows that refer
+    /// to its own go first, is counted meanwhile: how far it is behind shows whatever the others do. Waits for those that it
+    /// began, but no longer than [`patience`] while nothing else is to be done: a sweep that takes long holds up no other table.
+    /// What is in the ledger by then is sealed before it waits.
     fn tables_of_round(
         &mut self,
         database: pg_sys::Oid,
@@ -161,6 +179,7 @@ impl Rounds {
         let order = overview.order.iter().copied().zip(0..).collect();
         let referring = load::referring(&overview.schema);
         let mut pending = overview.order.clone();
+        let mut counted = BTreeSet::new();
         let mut idle = Moment::now();
         while !pending.is_empty() || self.sweeps.any() {
             if self.reap(database)? {
@@ -168,21 +187,50 @@ impl Rounds {
             }
             let busy = self.sweeps.tables(database);
             pending.retain(|table| !busy.contains(table));
+            let queue = Queue {
+                pending: &pending,
+                busy: &busy,
+                referring: &referring,
+                order: &order,
+            };
             let looked_at = |table| {
                 let memory: Option<&Memory> = self.tables.get(&table);
                 memory.and_then(|memory| memory.looked_at)
             };
-            let next = sweeps::next(&pending, &busy, &referring, &order, looked_at)
-                .filter(|_| self.sweeps.has_room(database));
+            // What waits for something else anyway needs none.
+            let room = overview.deferred.is_some() || self.sweeps.has_room(database);
+            let next = room.then(|| queue.next(looked_at)).flatten();
+            // Those that are held up by sweeps that end soon are not counted twice.
+            let counts = !room || idle.elapsed() >= patience() / 2;
+            let only_counted = counts
+                .then(|| queue.next_to_count(&counted, looked_at))
+                .flatten();
             if let Some(at) = next {
                 let table = pending.remove(at);
                 if self.starved {
                     // The others are planned, and do not try.
                     overview.deferred = Some(NO_SLOT.to_owned());
                 }
-                self.one(database, overview, table, armed)?;
+                self.one(database, overview, table, armed, true)?;
                 idle = Moment::now();
+            } else if let Some(at) = only_counted {
+                let table = pending[at];
+                let held_up = !queue.is_free(table);
+                let reason = if held_up { HELD_UP } else { NO_ROOM };
+                counted.insert(table);
+                let before = overview.deferred.replace(reason.to_owned());
+                self.one(database, overview, table, armed, false)?;
+                overview.deferred = before;
+                let memory = self.tables.get_mut(&table);
+                let waits = memory.is_some_and(|memory| {
+                    memory.waits |= held_up;
+                    memory.waits
+                });
+                if !waits {
+                    pending.remove(at);
+                }
             } else if idle.elapsed() > patience() {
+                self.waited = idle.elapsed();
                 break;
             } else if !pending.is_empty() || self.sweeps.any() {
                 evidence.seal_once();
@@ -193,15 +241,16 @@ impl Rounds {
         Ok(())
     }
 
-    /// Goes to one table. An error of it is reported.
+    /// Goes to one table, whose sweep may begin or not. An error of it is reported.
     fn one(
         &mut self,
         database: pg_sys::Oid,
         overview: &Overview,
         table: u32,
         armed: bool,
+        may_begin: bool,
     ) -> std::result::Result<(), Caught> {
-        let Err(caught) = self.table(database, overview, table, armed) else {
+        let Err(caught) = self.table(database, overview, table, armed, may_begin) else {
             return Ok(());
         };
         let before = self.failed(table);
@@ -267,6 +316,7 @@ impl Rounds {
         overview: &Overview,
         table: u32,
         armed: bool,
+        may_begin: bool,
     ) -> std::result::Result<(), Caught> {
         let Some(entry) = overview.schema.tables.get(&table) else {
             return Ok(());
@@ -286,10 +336,15 @@ impl Rounds {
             };
         }
         let now = Moment::now();
-        memory.looked_at = Some(now);
+        if may_begin {
+            memory.looked_at = Some(now);
+        }
         let later = |at: Option<Moment>| at.is_some_and(|at| at > now);
         if later(memory.retry_at) {
             return Ok(());
+        }
+        if may_begin && std::mem::take(&mut memory.waits) {
+            memory.count_at = None;
         }
         let count = !later(memory.count_at);
         if mode == Disposal::On && memory.watched_at != Some(overview.epoch) {
@@ -317,13 +372,15 @@ impl Rounds {
         let next = decide::limited(overview, table, asked, &mut noticed)?;
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
-                memory.count_at = now.checked_add(pacing::count_pause(now.elapsed()));
+                memory.count_at = now.checked_add(pacing::count_pause(now.elapsed(), backlog::limit()));
                 memory.prospect = match next {
                     Next::Sweep(_) => Prospect::Run,
+                    Next::Nothing if noticed.waits => Prospect::Run,
                     Next::Nothing if noticed.due && mode == Disposal::Observe => Prospect::Run,
                     _ => Prospect::Nothing,
                 };
             }
+            memory.waits |= noticed.waits && !may_begin;
             if noticed.unwatched {
                 memory.watched_at = None;
             }

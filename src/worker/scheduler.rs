@@ -122,7 +122,7 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
         let spare = begun.1.map_or(Duration::ZERO, |before| {
             TWO_ROUNDS.saturating_sub(before.elapsed())
         });
-        if pause(database, spare, &mut archives) {
+        if pause(database, spare, rounds.waited(), &mut archives) {
             rounds.settings_changed();
             prune.settings_changed();
             tidy.settings_changed();
@@ -130,10 +130,16 @@ pub extern "C-unwind" fn custodian_scheduler_main(arg: pg_sys::Datum) {
     }
 }
 
-/// Waits for the next round: `spare`, then the nap time, or until woken or told to reread the settings, which it reports.
-fn pause(database: pg_sys::Oid, spare: Duration, archives: &mut archive::Reporter) -> bool {
+/// Waits for the next round: `spare`, then the nap time, of which the last round has `waited` a part, or until woken or told to
+/// reread the settings, which it reports.
+fn pause(
+    database: pg_sys::Oid,
+    spare: Duration,
+    waited: Duration,
+    archives: &mut archive::Reporter,
+) -> bool {
     latch::sleep(spare);
-    let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
+    let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs())).saturating_sub(waited);
     let start = Instant::now();
     while !shmem::slot(database).is_some_and(|slot| slot.wake) {
         if bgworker::reload_settings() {

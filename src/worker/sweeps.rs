@@ -163,33 +163,58 @@ fn leads_to(referring: &BTreeMap<u32, BTreeSet<u32>>, from: u32, to: u32) -> boo
     found.contains(&from)
 }
 
-/// The next table to go to: of those that nothing holds up the one that was looked at longest ago, earlier ones first. A
-/// table waits for those before it whose rows refer to its own and which are `pending` or `busy`, and for every `busy` one
-/// that it is in a circle with: sweeps of both would meet in the same rows. Pure.
-pub fn next(
-    pending: &[u32],
-    busy: &BTreeSet<u32>,
-    referring: &BTreeMap<u32, BTreeSet<u32>>,
-    order: &BTreeMap<u32, usize>,
-    looked_at: impl Fn(u32) -> Option<Moment>,
-) -> Option<usize> {
-    let holds_up = |table: u32, other: u32| {
-        order.get(&other) < order.get(&table) && (pending.contains(&other) || busy.contains(&other))
-    };
-    let is_swept = |table: u32| {
-        busy.iter().any(|other| {
-            *other != table
-                && leads_to(referring, *other, table)
-                && leads_to(referring, table, *other)
-        })
-    };
-    let free = |table: u32| {
+/// Which tables wait for others. A table waits for those before it whose rows refer to its own and which are `pending` or
+/// `busy`, and for every `busy` one that it is in a circle with: sweeps of both would meet in the same rows. Pure.
+#[derive(Clone, Copy)]
+pub struct Queue<'a> {
+    pub pending: &'a [u32],
+    pub busy: &'a BTreeSet<u32>,
+    pub referring: &'a BTreeMap<u32, BTreeSet<u32>>,
+    pub order: &'a BTreeMap<u32, usize>,
+}
+
+impl Queue<'_> {
+    /// Whether nothing holds the table up.
+    pub fn is_free(&self, table: u32) -> bool {
+        let Queue {
+            pending,
+            busy,
+            referring,
+            order,
+        } = self;
+        let holds_up = |other: u32| {
+            order.get(&other) < order.get(&table)
+                && (pending.contains(&other) || busy.contains(&other))
+        };
+        let is_swept = || {
+            busy.iter().any(|other| {
+                *other != table
+                    && leads_to(referring, *other, table)
+                    && leads_to(referring, table, *other)
+            })
+        };
         let mut others = referring.get(&table).into_iter().flatten();
-        others.all(|other| !holds_up(table, *other)) && !is_swept(table)
-    };
-    (0..pending.len())
-        .filter(|at| free(pending[*at]))
-        .min_by_key(|at| (looked_at(pending[*at]), *at))
+        others.all(|other| !holds_up(*other)) && !is_swept()
+    }
+
+    /// The next table whose sweep may begin: of those that nothing holds up the one that was looked at longest ago, earlier
+    /// ones first.
+    pub fn next(&self, looked_at: impl Fn(u32) -> Option<Moment>) -> Option<usize> {
+        (0..self.pending.len())
+            .filter(|at| self.is_free(self.pending[*at]))
+            .min_by_key(|at| (looked_at(self.pending[*at]), *at))
+    }
+
+    /// The next table that can only be counted, of those that were not in this round: that which was looked at longest ago.
+    pub fn next_to_count(
+        &self,
+        counted: &BTreeSet<u32>,
+        looked_at: impl Fn(u32) -> Option<Moment>,
+    ) -> Option<usize> {
+        (0..self.pending.len())
+            .filter(|at| !counted.contains(&self.pending[*at]))
+            .min_by_key(|at| (looked_at(self.pending[*at]), *at))
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +230,22 @@ mod tests {
 
     fn order(tables: &[u32]) -> BTreeMap<u32, usize> {
         tables.iter().copied().zip(0..).collect()
+    }
+
+    fn next(
+        pending: &[u32],
+        busy: &BTreeSet<u32>,
+        referring: &BTreeMap<u32, BTreeSet<u32>>,
+        order: &BTreeMap<u32, usize>,
+        looked_at: impl Fn(u32) -> Option<Moment>,
+    ) -> Option<usize> {
+        let queue = Queue {
+            pending,
+            busy,
+            referring,
+            order,
+        };
+        queue.next(looked_at)
     }
 
     #[test]
@@ -261,5 +302,27 @@ mod tests {
         let (none, nobody) = (BTreeSet::new(), BTreeMap::new());
         assert_eq!(next(&[1, 2, 3], &none, &nobody, &order, looked_at), Some(2));
         assert_eq!(next(&[1, 2], &none, &nobody, &order, looked_at), Some(1));
+    }
+
+    #[test]
+    fn what_cannot_be_swept_is_counted_once_the_stalest_first() {
+        // 1 is being swept, and its rows refer to those of 2.
+        let (referring, order) = (map(&[(2, &[1])]), order(&[1, 2, 3]));
+        let busy = BTreeSet::from([1]);
+        let queue = Queue {
+            pending: &[2, 3],
+            busy: &busy,
+            referring: &referring,
+            order: &order,
+        };
+        let now = Moment::now();
+        let looked_at = |table| (table == 2).then_some(now);
+        let mut counted = BTreeSet::new();
+        assert_eq!(queue.next_to_count(&counted, looked_at), Some(1));
+        counted.insert(3);
+        assert_eq!(queue.next_to_count(&counted, looked_at), Some(0));
+        assert!(!queue.is_free(2));
+        counted.insert(2);
+        assert_eq!(queue.next_to_count(&counted, looked_at), None);
     }
 }

@@ -11,6 +11,18 @@ fn table(name: &str, more: &str) -> String {
     )
 }
 
+/// Rows of `slow` do not go before there is a row in `gate`.
+const GATE: &str = "
+    CREATE TABLE gate (open bool);
+    CREATE FUNCTION slow_gate() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        WHILE NOT EXISTS (SELECT FROM public.gate) LOOP
+            PERFORM pg_catalog.pg_sleep(0.05);
+        END LOOP;
+        RETURN OLD;
+    END $$;
+    CREATE TRIGGER gate BEFORE DELETE ON slow FOR EACH ROW EXECUTE FUNCTION slow_gate()";
+
 #[test]
 fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<()> {
     let node = Cluster::builder("side-by-side")
@@ -24,18 +36,8 @@ fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<
     node.exec(&table("parent", ""))?;
     // Its rows cannot go before somebody opens the gate.
     node.exec(&table("slow", ", parent bigint REFERENCES parent"))?;
-    node.exec(
-        "CREATE TABLE gate (open bool);
-         UPDATE slow SET parent = id;
-         CREATE FUNCTION slow_gate() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN
-             WHILE NOT EXISTS (SELECT FROM public.gate) LOOP
-                 PERFORM pg_catalog.pg_sleep(0.05);
-             END LOOP;
-             RETURN OLD;
-         END $$;
-         CREATE TRIGGER gate BEFORE DELETE ON slow FOR EACH ROW EXECUTE FUNCTION slow_gate()",
-    )?;
+    node.exec("UPDATE slow SET parent = id")?;
+    node.exec(GATE)?;
     // Each attempt on it fails.
     node.exec(&table("failing", ""))?;
     node.exec(
@@ -63,7 +65,7 @@ fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<
     assert_eq!(refused.sqlstate(), "57014");
     assert_eq!(node.text("SELECT count(*) FROM slow")?, "50");
     assert_eq!(node.text("SELECT count(*) FROM parent")?, "50");
-    // A parent is not even planned while rows that refer to it are on their way.
+    // A parent is counted, and not swept, while rows that refer to it are on their way.
     assert_eq!(
         node.text(
             "SELECT count(*) FROM custodian.runs p, custodian.runs s
@@ -72,12 +74,78 @@ fn a_sweep_that_takes_long_holds_up_no_table_but_those_it_refers_to() -> Result<
         )?,
         "0"
     );
+    wait_for_answer(
+        &node,
+        "SELECT state, waits_for FROM custodian.progress WHERE relation = 'parent'::regclass",
+        "observed|sweeps of tables whose rows refer to its rows",
+    );
     node.exec("INSERT INTO gate VALUES (true)")?;
     wait_for_answer(&node, "SELECT count(*) FROM parent", "0");
     wait_for_answer(
         &node,
         "SELECT count(*) FROM custodian.runs WHERE state IN ('running', 'interrupted')",
         "0",
+    );
+    Ok(())
+}
+
+#[test]
+fn while_no_other_sweep_may_begin_what_is_due_is_counted_and_said_to_be_behind() -> Result<()> {
+    let node = Cluster::builder("no-room")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.max_sweep_workers = 1")
+        .conf("custodian.max_overdue = 30d")
+        .conf("max_worker_processes = 16")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec("SELECT custodian.define_purpose('test.account', 'contract', '50 days')")?;
+    for name in ["slow", "other", "idle"] {
+        node.exec(&table(name, ""))?;
+    }
+    node.exec(GATE)?;
+    node.exec("UPDATE other SET seen = now(); UPDATE idle SET seen = now()")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(
+        &node,
+        "SELECT relation, state FROM custodian.progress",
+        "slow|running",
+    );
+    const BEHIND: &str =
+        "SELECT object FROM custodian.check() WHERE code = 'disposal-behind' ORDER BY 1";
+    assert!(!node.text(BEHIND)?.contains("public.other"));
+    // While the only sweep that may be at work is where it is, another table falls behind.
+    node.exec("UPDATE other SET seen = now() - interval '100 days' WHERE id <= 20")?;
+    const WAITS: &str = "the end of another sweep: custodian.max_sweep_workers are at work";
+    wait_for_answer(
+        &node,
+        "SELECT relation, state, rows_planned, waits_for FROM custodian.progress WHERE state <> 'running'",
+        &format!("other|observed|20|{WAITS}"),
+    );
+    wait_for_answer(
+        &node,
+        "SELECT rows, why FROM custodian.overdue WHERE relation = 'other'::regclass",
+        &format!("20|waits for {WAITS}"),
+    );
+    node.wait_for_log("disposal of public.other has fallen behind", 60);
+    wait_for_answer(&node, BEHIND, "public.other\npublic.slow");
+    assert_eq!(
+        node.text("SELECT (SELECT count(*) FROM slow), (SELECT count(*) FROM other), (SELECT count(*) FROM custodian.runs WHERE relation = 'idle'::regclass)")?,
+        "50|50|0"
+    );
+    // It has its turn once there is room.
+    node.exec("INSERT INTO gate VALUES (true)")?;
+    wait_for_answer(
+        &node,
+        "SELECT (SELECT count(*) FROM slow), (SELECT count(*) FROM other)",
+        "0|30",
+    );
+    wait_for_answer(&node, BEHIND, "");
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_planned, rows_done FROM custodian.runs WHERE relation = 'other'::regclass",
+        "done|20|20",
     );
     Ok(())
 }
