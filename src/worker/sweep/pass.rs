@@ -231,7 +231,7 @@ impl Sweep {
             passed += u64::from(count);
             let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
             *size = BatchSize::of(count).after(start.elapsed(), target);
-            self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed());
+            self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed())?;
         }
     }
 

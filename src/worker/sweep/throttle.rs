@@ -16,6 +16,9 @@ use crate::worker::{counter, pause as pauses, run, team};
 /// How often it is looked whether to wait.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// For what a run waits that has written as much WAL as it may.
+const WAL_RATE: &str = "custodian.max_wal_rate";
+
 /// How often what was measured is added to the counters; a worker that is killed loses no more of it.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
@@ -124,7 +127,6 @@ impl Sweep {
     /// Waits while something asks for it. No transaction is open meanwhile. Gives an end when the run was paused, or may not
     /// go on now.
     pub(super) fn throttle(&mut self, part: &Part) -> std::result::Result<Option<End>, Caught> {
-        let id = self.run.id;
         let leaf = pg_sys::Oid::from(part.leaf.id);
         if !self.throttle.must_look() {
             return Ok(None);
@@ -147,23 +149,13 @@ impl Sweep {
             }
             let heed_vacuum = self.throttle.for_vacuum < VACUUM_PATIENCE;
             let (wait, reason) = transaction(|| reason(leaf, heed_vacuum))?.unzip();
-            if reason != self.throttle.waits_for {
-                let waited = std::mem::take(&mut self.throttle.waited);
-                transaction(|| {
-                    xact::commit_asynchronously();
-                    run::waits(id, reason.as_deref(), waited)
-                })?;
-                self.throttle.waits_for.clone_from(&reason);
-            }
+            self.show_wait(reason.as_deref())?;
             let Some(wait) = wait else {
                 return Ok(None);
             };
             let relation = self.run.relation;
             if transaction(|| pauses::of(relation))?.is_some() {
-                transaction(|| {
-                    xact::commit_asynchronously();
-                    run::waits(id, None, Duration::ZERO)
-                })?;
+                self.show_wait(None)?;
                 return Ok(Some(End::Paused));
             }
             latch::sleep(LOOK);
@@ -175,6 +167,20 @@ impl Sweep {
                 self.throttle.for_vacuum += LOOK;
             }
         }
+    }
+
+    /// Shows for what the run waits, or that it does not any more.
+    fn show_wait(&mut self, reason: Option<&str>) -> std::result::Result<(), Caught> {
+        if reason == self.throttle.waits_for.as_deref() {
+            return Ok(());
+        }
+        let (id, waited) = (self.run.id, std::mem::take(&mut self.throttle.waited));
+        transaction(|| {
+            xact::commit_asynchronously();
+            run::waits(id, reason, waited)
+        })?;
+        self.throttle.waits_for = reason.map(str::to_owned);
+        Ok(())
     }
 
     /// Adds what was measured to the counters of the table.
@@ -193,18 +199,46 @@ impl Sweep {
         })
     }
 
-    /// Measures a batch that wrote `bytes` of WAL in `took`, and pauses after it.
-    pub(super) fn stay_below_wal_rate(&mut self, bytes: u64, took: Duration) {
+    /// Measures a batch that wrote `bytes` of WAL in `took`, and pauses after it. A pause of a second or more is shown, and ends
+    /// when the setting allows it or disposal is paused.
+    pub(super) fn stay_below_wal_rate(
+        &mut self,
+        bytes: u64,
+        took: Duration,
+    ) -> std::result::Result<(), Caught> {
         self.throttle.meter.batch(took, bytes);
-        let rate = match pace::max_wal_rate() {
-            0 => 0,
-            rate => share(rate, team::members(self.leader_pid())),
-        };
-        let pause = wal_pause(bytes, took, rate);
-        if !pause.is_zero() {
+        let start = Moment::now();
+        loop {
+            let rate = match pace::max_wal_rate() {
+                0 => return self.end_wal_pause(),
+                rate => share(rate, team::members(self.leader_pid())),
+            };
+            let pause = wal_pause(bytes, took, rate).saturating_sub(start.elapsed());
+            if pause.is_zero() {
+                return self.end_wal_pause();
+            }
+            // Workers that share the table pause as its leader does.
+            if pause >= LOOK && self.leader.is_none() {
+                self.show_wait(Some(WAL_RATE))?;
+            }
+            let pause = pause.min(LOOK);
             latch::sleep(pause);
             self.throttle.waited += pause;
             self.throttle.meter.wait(Wait::WalRate, pause);
+            if pause == LOOK {
+                bgworker::reload_settings();
+                let relation = self.run.relation;
+                if transaction(|| pauses::of(relation))?.is_some() {
+                    return self.end_wal_pause();
+                }
+            }
+        }
+    }
+
+    fn end_wal_pause(&mut self) -> std::result::Result<(), Caught> {
+        match self.throttle.waits_for.as_deref() {
+            Some(WAL_RATE) => self.show_wait(None),
+            _ => Ok(()),
         }
     }
 

@@ -132,6 +132,40 @@ fn a_sweep_pauses_to_stay_below_its_rate_of_wal() -> Result<()> {
 }
 
 #[test]
+fn a_sweep_says_that_it_waits_for_its_rate_of_wal_and_goes_on_when_that_is_raised() -> Result<()> {
+    // One batch writes more than a minute's worth.
+    let node = Cluster::builder("raised")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("custodian.batch_target = 1ms")
+        .conf("custodian.max_wal_rate = 1kB")
+        .start()?;
+    node.exec(LOG)?;
+    const WAITS: &str = "SELECT relation, state, phase, waits_for FROM custodian.progress";
+    wait_for_answer(&node, WAITS, "log|running|waiting|custodian.max_wal_rate");
+    // A pause reaches it as well.
+    node.exec("SELECT custodian.pause('enough')")?;
+    wait_for_answer(
+        &node,
+        "SELECT state, reason FROM custodian.runs",
+        "interrupted|disposal is paused",
+    );
+    assert_eq!(node.text(WAITS)?, "");
+    node.exec("SELECT custodian.resume('on')")?;
+    wait_for_answer(&node, WAITS, "log|running|waiting|custodian.max_wal_rate");
+    node.alter_system("custodian.max_wal_rate", "0")?;
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_done, waited >= interval '1 second' FROM custodian.runs",
+        "done|600|t",
+    );
+    assert_eq!(node.text(WAITS)?, "");
+    Ok(())
+}
+
+#[test]
 fn a_sweep_waits_for_a_standby_that_is_behind_and_goes_on_when_it_has_caught_up() -> Result<()> {
     let node = Cluster::builder("lag")
         .preload("pg_custodian")
