@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -160,9 +161,9 @@ pub fn run_retention() -> i32 {
     RUN_RETENTION.get()
 }
 
-/// Milliseconds that a batch of a sweep aims at.
-pub fn batch_target() -> i32 {
-    BATCH_TARGET.get()
+/// How long a batch of a sweep aims to take.
+pub fn batch_target() -> Duration {
+    Duration::from_millis(u64::from(BATCH_TARGET.get().unsigned_abs()))
 }
 
 /// The largest part of a table that may be disposed in 24 hours without approval.

@@ -43,56 +43,129 @@ pub fn count_pause(took: Duration, overdue: Option<Duration>) -> Duration {
     })
 }
 
-/// How many blocks the next batch covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much the next batch covers. It grows fast until a first batch comes near its target; from then on by a fixed step with
+/// each batch that stays within it, and shrinks in proportion after one that does not: additive increase, multiplicative
+/// decrease. What it goes by is what batches took, so it does not matter whether rows, pages or triggers cost the time.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchSize {
-    blocks: u32,
+    /// Blocks; less than one is a share of the due rows of a block.
+    blocks: f64,
+    /// By how much it grows.
+    step: f64,
+    /// Nothing is known yet, or batches are far below their target: it grows by a factor.
+    ramps: bool,
+    /// How many batches in a row were far below.
+    quick: u32,
+}
+
+/// What a batch did.
+#[derive(Clone, Copy, Debug)]
+pub struct Did {
+    /// Blocks, or which share of the due rows of one.
+    pub blocks: f64,
+    /// The least that can be done less of: a block, or one of its rows.
+    pub unit: f64,
+    pub took: Duration,
 }
 
 impl BatchSize {
     /// The largest batch: 128 MB of heap.
     const MOST: u32 = 16_384;
 
+    /// The smallest one: one row, whatever its block has.
+    const LEAST: f64 = 1.0 / 512.0;
+
     /// How many times as large as the batch before one is at most.
     const GROWTH: f64 = 4.0;
 
-    /// What a leaf begins with.
-    pub const fn first() -> Self {
-        BatchSize { blocks: 128 }
+    /// At which share of the target to go on after a batch that exceeded it.
+    const BACK: f64 = 0.75;
+
+    /// The least that is left of a batch.
+    const SHRINK: f64 = 0.1;
+
+    /// How many steps there are to twice the size: fewer than one batch in 20 is one too large, also where a block is a large part
+    /// of a batch.
+    const STEPS: f64 = 32.0;
+
+    /// After so many batches of less than a quarter of the target what slowed it down is over.
+    const QUICK: u32 = 4;
+
+    fn ramp_from(blocks: f64) -> Self {
+        BatchSize {
+            blocks,
+            step: blocks / Self::STEPS,
+            ramps: true,
+            quick: 0,
+        }
     }
 
-    pub const fn blocks(self) -> u32 {
-        self.blocks
+    /// What a leaf begins with: 16 blocks where no code but the server's own runs for a row.
+    pub fn first() -> Self {
+        Self::ramp_from(16.0)
     }
 
-    /// The size after a batch that took `took` and aimed at `target`: towards the target, at most four times as
-    /// large, down to one block.
+    /// What a leaf begins with where triggers, or rows that refer to its own, may make each row cost anything.
+    pub fn one_row() -> Self {
+        Self::ramp_from(Self::LEAST)
+    }
+
+    /// Whole blocks, at least one.
+    pub fn blocks(self) -> u32 {
+        (self.blocks as u32).clamp(1, Self::MOST)
+    }
+
+    /// Whether it is less than a block.
+    pub fn is_part(self) -> bool {
+        self.blocks < 1.0
+    }
+
+    /// How many of the `due` rows of a block, at least one.
+    pub fn rows(self, due: usize) -> usize {
+        ((self.blocks * due as f64) as usize).clamp(1, due.max(1))
+    }
+
+    /// The size after a batch that aimed at `target`.
     #[must_use]
-    pub fn after(self, took: Duration, target: Duration) -> Self {
-        let factor = if took.is_zero() {
-            Self::GROWTH
-        } else {
-            (target.as_secs_f64() / took.as_secs_f64()).clamp(0.1, Self::GROWTH)
+    pub fn after(self, did: Did, target: Duration) -> Self {
+        let share = did.took.as_secs_f64() / target.as_secs_f64().max(0.001);
+        if share > 1.0 {
+            let factor = (Self::BACK / share).clamp(Self::SHRINK, Self::BACK);
+            return Self::steady((did.blocks * factor).max(Self::LEAST));
+        }
+        // There was no more: how long a larger one takes is not known.
+        if did.blocks + did.unit < self.blocks {
+            return self;
+        }
+        let quick = if share < 0.25 { self.quick + 1 } else { 0 };
+        if (self.ramps && share < 0.5) || quick >= Self::QUICK {
+            let factor = (Self::BACK / share.max(0.001)).clamp(1.0, Self::GROWTH);
+            return Self::ramp_from((did.blocks * factor).min(f64::from(Self::MOST)));
+        }
+        let step = match self.ramps {
+            true => did.blocks / Self::STEPS,
+            false => self.step,
         };
+        // A step may be less than a block: then several make one.
         BatchSize {
-            blocks: ((f64::from(self.blocks) * factor) as u32).clamp(1, Self::MOST),
+            blocks: (self.blocks.max(did.blocks) + step).min(f64::from(Self::MOST)),
+            step,
+            ramps: false,
+            quick,
         }
     }
 
-    /// The size after a batch that failed: half, or `None` when it was a single block.
-    #[must_use]
-    pub fn halved(self) -> Option<Self> {
-        (self.blocks > 1).then_some(BatchSize {
-            blocks: self.blocks / 2,
-        })
+    fn steady(blocks: f64) -> Self {
+        BatchSize {
+            ramps: false,
+            ..Self::ramp_from(blocks)
+        }
     }
 
-    /// A batch of `blocks`, at least one.
+    /// The size after a batch of `blocks` that failed: half of it, or `None` when it was a single block.
     #[must_use]
-    pub fn of(blocks: u32) -> Self {
-        BatchSize {
-            blocks: blocks.clamp(1, Self::MOST),
-        }
+    pub fn halved(blocks: u32) -> Option<Self> {
+        (blocks > 1).then(|| Self::steady(f64::from(blocks / 2)))
     }
 }
 
@@ -131,31 +204,124 @@ mod tests {
         assert_eq!(count_pause(minute, Some(minute)), minute);
     }
 
+    const TARGET: Duration = Duration::from_millis(75);
+
+    fn did(blocks: f64, millis: u64) -> Did {
+        Did {
+            blocks,
+            unit: 1.0,
+            took: Duration::from_millis(millis),
+        }
+    }
+
     #[test]
-    fn batches_grow_no_faster_than_fourfold_and_shrink_to_one_block() {
-        let target = Duration::from_millis(75);
+    fn batches_grow_fourfold_until_one_comes_near_its_target_and_then_by_steps() {
         let size = BatchSize::first();
-        assert_eq!(size.after(Duration::from_millis(1), target).blocks(), 512);
-        assert_eq!(size.after(target, target).blocks(), 128);
-        assert_eq!(size.after(Duration::from_secs(60), target).blocks(), 12);
-        assert_eq!(
-            BatchSize::of(1).after(Duration::from_secs(60), target),
-            BatchSize::of(1)
-        );
-        assert_eq!(
-            BatchSize::of(u32::MAX)
-                .after(Duration::ZERO, target)
-                .blocks(),
-            BatchSize::MOST
-        );
+        assert_eq!(size.blocks(), 16);
+        let size = size.after(did(16.0, 1), TARGET);
+        assert_eq!(size.blocks(), 64);
+        let size = size.after(did(64.0, 5), TARGET);
+        assert_eq!(size.blocks(), 256);
+        // No further than the target.
+        let size = size.after(did(256.0, 28), TARGET);
+        assert_eq!(size.blocks(), 514);
+        let size = size.after(did(514.0, 60), TARGET);
+        assert_eq!(size.blocks(), 514 + 16);
+        let size = size.after(did(530.0, 62), TARGET);
+        assert_eq!(size.blocks(), 514 + 2 * 16);
+    }
+
+    #[test]
+    fn batches_shrink_in_proportion_down_to_one_row() {
+        let size = BatchSize::first();
+        assert_eq!(size.after(did(16.0, 76), TARGET).blocks(), 11);
+        let size = size.after(did(16.0, 60_000), TARGET);
+        assert!((size.blocks - 1.6).abs() < 1e-9);
+        let size = size.after(did(1.0, 6_000), TARGET);
+        assert!(size.is_part());
+        assert_eq!((size.rows(60), size.rows(5), size.rows(0)), (6, 1, 1));
+        let size = size.after(did(0.001, 6_000), TARGET);
+        assert!(size.blocks >= BatchSize::LEAST);
+        assert_eq!(size.rows(291), 1);
+    }
+
+    #[test]
+    fn what_slowed_batches_down_does_not_keep_them_small() {
+        let mut size = BatchSize::first().after(did(16.0, 3_000), TARGET);
+        let mut batches = 0;
+        while size.blocks() < 1000 {
+            let blocks = f64::from(size.blocks());
+            size = size.after(did(blocks, 1), TARGET);
+            batches += 1;
+        }
+        assert!(batches <= 12, "{batches} batches");
+    }
+
+    #[test]
+    fn a_batch_at_the_end_of_a_range_tells_nothing_of_larger_ones() {
+        let size = BatchSize::steady(500.0);
+        assert_eq!(size.after(did(3.0, 2), TARGET), size);
+        assert!(size.after(did(3.0, 200), TARGET).blocks() < 3);
+    }
+
+    /// Goes over blocks of 60 due rows, each of which costs so much beside what a batch costs; gives how long the batches took in
+    /// milliseconds, sorted.
+    fn simulated(mut size: BatchSize, row: f64, rows: usize) -> Vec<f64> {
+        const BLOCK: usize = 60;
+        let mut random = 1_u64;
+        let mut took = Vec::new();
+        let mut left = rows;
+        while left > 0 {
+            let part = size.is_part();
+            let rows = match part {
+                true => size.rows(BLOCK),
+                false => size.blocks() as usize * BLOCK,
+            };
+            // Costs are spread evenly over 80% to 120%.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let spread = 0.8 + 0.4 * (random >> 40) as f64 / f64::from(1 << 24);
+            let millis = 2.0 + rows as f64 * row * spread;
+            took.push(millis);
+            let did = Did {
+                blocks: rows as f64 / BLOCK as f64,
+                unit: if part { 1.0 / BLOCK as f64 } else { 1.0 },
+                took: Duration::from_secs_f64(millis / 1000.0),
+            };
+            size = size.after(did, TARGET);
+            left = left.saturating_sub(rows);
+        }
+        took.sort_by(f64::total_cmp);
+        took
+    }
+
+    #[test]
+    fn whatever_a_row_costs_95_of_100_batches_take_about_75_ms() {
+        for micros in [1, 5, 20, 100, 500, 2_000, 10_000] {
+            let row = f64::from(micros) / 1000.0;
+            let rows = (200.0 * 75.0 / row) as usize;
+            for first in [BatchSize::first(), BatchSize::one_row()] {
+                let took = simulated(first, row, rows);
+                let p95 = took[took.len() * 95 / 100];
+                assert!((60.0..90.0).contains(&p95), "{micros} µs: {p95} ms");
+                // And little time is lost for all that: each batch costs 2 ms.
+                assert!(took.len() < 200 * 3 / 2, "{micros} µs: {} batches", took.len());
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_cost_more_than_the_target_go_one_by_one() {
+        let took = simulated(BatchSize::one_row(), 100.0, 300);
+        assert_eq!(took.len(), 300);
+        assert!(took.iter().all(|millis| *millis < 125.0));
     }
 
     #[test]
     fn a_failed_batch_is_halved_until_one_block_is_left() {
-        let mut size = Some(BatchSize::first());
-        let mut steps = 0;
-        while let Some(next) = size {
-            size = next.halved();
+        let mut blocks = 128;
+        let mut steps = 1;
+        while let Some(next) = BatchSize::halved(blocks) {
+            blocks = next.blocks();
             steps += 1;
         }
         assert_eq!(steps, 8);

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::pg::error_names::Names;
 use crate::pg::subxact::Caught;
 use crate::pg::tids::Places;
-use crate::pg::{bgworker, invalidation, latch, report, timeout, xact};
+use crate::pg::{bgworker, heap, invalidation, latch, report, timeout, xact};
 use crate::policy::epoch;
 use crate::policy::model::Leaf;
 use crate::policy::reach::Reach;
@@ -197,8 +197,9 @@ struct Sweep {
     work: Work,
     /// Rows the run may dispose altogether, by table.
     limits: Limits,
-    /// Rows that this process has disposed of.
+    /// Rows that this process has disposed of, in so many batches.
     disposed: i64,
+    batches: u64,
     obstacles: u32,
     /// Leaves that were not looked at again behind the sweep: no watermark is set for them.
     unseen: BTreeSet<u32>,
@@ -314,6 +315,7 @@ impl Sweep {
         Ok(Some(Sweep {
             limits,
             disposed: 0,
+            batches: 0,
             unseen: BTreeSet::new(),
             committed: 0,
             leader: None,
@@ -380,7 +382,7 @@ impl Sweep {
     /// One step on one leaf: what failed before and is to be tried again, then the blocks where rows are due, until
     /// none is left but those that cannot be disposed.
     fn leaf(&mut self, part: &mut Part) -> std::result::Result<End, Caught> {
-        let mut size = BatchSize::first();
+        let mut size = self.first_size(part)?;
         let end = self.retry(part)?;
         if !matches!(end, End::Through) {
             return Ok(end);
@@ -431,6 +433,18 @@ impl Sweep {
         }
         self.moving = true;
         Ok(End::Through)
+    }
+
+    /// How much the first batch of a leaf covers, of which nothing is known yet: one row where triggers or rows that refer to it
+    /// may make that cost anything.
+    fn first_size(&self, part: &Part) -> std::result::Result<BatchSize, Caught> {
+        let leaf = pg_sys::Oid::from(part.leaf.id);
+        let refers = part.step == Step::Rows && !self.work.plan.dependents.is_empty();
+        let has_code = transaction(|| Ok(refers || heap::has_own_code(leaf)))?;
+        Ok(match has_code {
+            true => BatchSize::one_row(),
+            false => BatchSize::first(),
+        })
     }
 
     /// Shows what the run does.

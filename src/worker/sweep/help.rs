@@ -182,7 +182,7 @@ impl Sweep {
                 },
             };
         }
-        let mut size = BatchSize::first();
+        let mut size = sweep.first_size(&part)?;
         let outcome = loop {
             match team::take_as_helper(number, leader, latch::my_pid()) {
                 More::Over => break Ok(()),
@@ -200,6 +200,11 @@ impl Sweep {
                 }
             }
         };
+        pgrx::debug1!(
+            "a helper of pg_custodian run {} did {} batches",
+            task.run,
+            sweep.batches
+        );
         let (id, spent) = (sweep.run.id, sweep.take_spent());
         sweep.hand_over_measures()?;
         team::report(

@@ -1,19 +1,22 @@
-//! A batch that fails is divided down to single rows. What fails then goes into quarantine: everything else goes.
+//! Batches of less than a block, where rows cost much, and what is done about one that fails: it is divided down to single rows. What fails then goes into quarantine: everything else goes.
 
 use std::ops::Range;
+use std::time::Instant as Moment;
 
 use pgrx::pg_sys;
 
 use super::{Batched, End, MOST_OBSTACLES, Part, RETRIES, SWALLOWED, Sweep, is_contention, pause};
 use crate::anonymize::key::{self, For};
+use crate::guc;
 use crate::pg::error_names::Names;
-use crate::pg::spi;
+use crate::pg::{bgworker, spi};
 use crate::pg::subxact::Caught;
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::reach::Reach;
 use crate::policy::render::Tid;
+use crate::worker::pacing::{BatchSize, Did};
 use crate::worker::position::Phase;
-use crate::worker::{quarantine, reopen, run};
+use crate::worker::{quarantine, reopen, run, team};
 
 /// The most rows that a block of the heap can have.
 const MOST_ROWS: u16 = 291;
@@ -54,6 +57,81 @@ impl Sweep {
                 Single::Left => {}
                 Single::End(end) => return Ok(end),
             }
+        }
+        Ok(End::Through)
+    }
+
+    /// The due rows of a block in batches of some of them each.
+    pub(super) fn some_rows(
+        &mut self,
+        part: &mut Part,
+        block: u32,
+        size: &mut BatchSize,
+    ) -> std::result::Result<End, Caught> {
+        let start = Moment::now();
+        let Ok(rows) = self.places(part, &(block..block.saturating_add(1))) else {
+            // The condition itself fails on some row.
+            return self.row_by_row(part, block);
+        };
+        let (mut left, mut retries) = (rows.as_slice(), 0);
+        if left.is_empty() {
+            let did = Did {
+                blocks: 1.0,
+                unit: 1.0,
+                took: start.elapsed(),
+            };
+            *size = size.after(did, guc::batch_target());
+        }
+        while !left.is_empty() {
+            if let Some((number, leader)) = self.leader
+                && !team::is_led(number, leader)
+            {
+                return Ok(End::Paused);
+            }
+            bgworker::reload_settings();
+            pgrx::check_for_interrupts!();
+            if let Some(end) = self.throttle(part)? {
+                return Ok(end);
+            }
+            let count = size.rows(rows.len()).min(left.len());
+            let (some, others) = left.split_at(count);
+            let ([first, ..], [.., last]) = (some, some) else {
+                break;
+            };
+            let (start, wal) = (Moment::now(), self.wal);
+            match self.batch(part, &[*first..last.next()]) {
+                Ok(Batched::Rows(_)) => {}
+                Ok(Batched::Stale) => match self.reload()? {
+                    None => continue,
+                    Some(end) => return Ok(end),
+                },
+                Ok(Batched::Tripped) => return Ok(End::Tripped),
+                Ok(Batched::Locked) if retries < RETRIES => {
+                    self.retries += 1;
+                    pause(&mut retries);
+                    continue;
+                }
+                Ok(Batched::Locked) => return Ok(End::Locked),
+                Err(caught) if self.names.storage => return Err(caught),
+                // Each by itself, which finds those that are to blame.
+                Ok(Batched::Swallowed(_)) => return self.row_by_row(part, block),
+                Err(caught) => {
+                    if let Some(end) = self.outdated(&caught)? {
+                        return Ok(end);
+                    }
+                    self.retries += 1;
+                    return self.row_by_row(part, block);
+                }
+            }
+            (left, retries) = (others, 0);
+            let all = rows.len() as f64;
+            let did = Did {
+                blocks: count as f64 / all,
+                unit: 1.0 / all,
+                took: start.elapsed(),
+            };
+            *size = size.after(did, guc::batch_target());
+            self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed())?;
         }
         Ok(End::Through)
     }

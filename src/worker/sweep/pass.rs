@@ -23,13 +23,14 @@ use crate::policy::period::Instant;
 use crate::policy::reach::Reach;
 use crate::policy::render::{self, SEGMENT, Step, Tid};
 use crate::worker::batch::{self, Outcome, Target};
-use crate::worker::pacing::BatchSize;
+use crate::worker::pacing::{BatchSize, Did};
 use crate::worker::position::{self, Phase, Position};
 use crate::worker::work::Work;
 use crate::worker::{disposed, run, shmem, survey, team};
 
-/// Progress is shown, and waits are considered, after about this many blocks: 8 MB of heap.
+/// Progress is shown after about this many blocks, 8 MB of heap, or a second, whichever comes first.
 const SHOWN: u64 = SEGMENT as u64;
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 impl Sweep {
     /// The blocks in which rows are due; `None` where those are not few.
@@ -152,16 +153,20 @@ impl Sweep {
         };
         let mut walk = Walk::new(ranges, most_ranges);
         let (mut passed, mut shown) = (0, None);
+        let mut shown_at = Moment::now();
         let (mut retries, mut again) = (0, 1);
         loop {
             let blocks = walk.next(size.blocks());
             if blocks.is_empty() {
                 return Ok(End::Through);
             }
-            if shown.is_none_or(|shown| passed >= shown + SHOWN) {
+            let is_due = |shown| {
+                passed >= shown + SHOWN || passed > shown && shown_at.elapsed() >= SHOWN_AFTER
+            };
+            if shown.is_none_or(is_due) {
                 let first = blocks.first().map_or(0, |range| range.start);
                 self.store_position(part, Phase::Disposing, first, (before + passed, total))?;
-                shown = Some(passed);
+                (shown, shown_at) = (Some(passed), Moment::now());
             }
             if let Some((number, leader)) = self.leader
                 && !team::is_led(number, leader)
@@ -174,6 +179,21 @@ impl Sweep {
                 return Ok(end);
             }
             let count: u32 = blocks.iter().map(|range| range.end - range.start).sum();
+            if let [one] = blocks.as_slice()
+                && count == 1
+                && size.is_part()
+            {
+                let end = self.some_rows(part, one.start, size)?;
+                if !matches!(end, End::Through) {
+                    return Ok(end);
+                }
+                if self.obstacles > MOST_OBSTACLES {
+                    return Ok(End::GaveUp);
+                }
+                walk.advance(&blocks);
+                passed += 1;
+                continue;
+            }
             let start = Moment::now();
             let wal = self.wal;
             let rows: Vec<Range<Tid>> = blocks.iter().map(batch::rows_of).collect();
@@ -207,7 +227,7 @@ impl Sweep {
                         return Ok(end);
                     }
                     self.retries += 1;
-                    if let Some(half) = BatchSize::of(count).halved() {
+                    if let Some(half) = BatchSize::halved(count) {
                         *size = half;
                         continue;
                     }
@@ -229,8 +249,12 @@ impl Sweep {
             (retries, again) = (0, 1);
             walk.advance(&blocks);
             passed += u64::from(count);
-            let target = Duration::from_millis(u64::from(guc::batch_target().unsigned_abs()));
-            *size = BatchSize::of(count).after(start.elapsed(), target);
+            let did = Did {
+                blocks: f64::from(count),
+                unit: 1.0,
+                took: start.elapsed(),
+            };
+            *size = size.after(did, guc::batch_target());
             self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed())?;
         }
     }
@@ -249,7 +273,8 @@ impl Sweep {
             cutoff: self.run.cutoff,
             after: part.after.as_ref(),
             except: &part.except,
-            places: part.places.as_ref(),
+            // Rows of a block are named one by one themselves.
+            places: part.places.as_ref().filter(|_| ranges.iter().all(is_of_blocks)),
         };
         let (id, number, limits) = (self.run.id, part.number, &self.limits);
         let committed = self.committed;
@@ -310,6 +335,7 @@ impl Sweep {
                 self.committed = xact::last_commit();
                 if let Batched::Rows(rows) | Batched::Swallowed(rows) = batched {
                     self.disposed = self.disposed.saturating_add(rows);
+                    self.batches += 1;
                 }
                 Ok(batched)
             }
@@ -359,6 +385,11 @@ impl Sweep {
             Ok(())
         })
     }
+}
+
+/// Whether the range is one of whole blocks.
+fn is_of_blocks(range: &Range<Tid>) -> bool {
+    range.start.offset == 0 && range.end.offset == 0
 }
 
 /// What an index on the clock leads to, how many blocks the leaf has, and the places that are named.
