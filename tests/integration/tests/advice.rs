@@ -1,6 +1,6 @@
 //! `custodian.advice`: what would make sweeps cheaper, with a statement that does it and what was measured.
 
-use integration::{Cluster, Result, poll};
+use integration::{Cluster, Result, poll, wait_for_answer};
 
 const ADVICE: &str =
     "SELECT relation::text, advice, coalesce(ddl, '-') FROM custodian.advice ORDER BY 1, 2, 3";
@@ -70,6 +70,33 @@ fn advice_is_given_with_its_statement_and_gone_once_that_was_followed() -> Resul
         node.text(ADVICE)?,
         "note|index-on-rewritten-column|-",
         "each statement helps"
+    );
+    Ok(())
+}
+
+#[test]
+fn rows_are_rewritten_within_their_pages_where_there_is_room() -> Result<()> {
+    let node = Cluster::builder("hot")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = on")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf("autovacuum = off")
+        .start()?;
+    // Every row of each page is rewritten, and no index is on what changes.
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE note (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL) WITH (fillfactor = 50);
+         CREATE INDEX ON note (at);
+         INSERT INTO note SELECT n, repeat('x', 100), now() - interval '1 year' FROM generate_series(1, 2000) n;
+         SELECT custodian.define_purpose('test.note', 'contract', '100 days');
+         SELECT custodian.tag_table('note', clock => 'at');
+         SELECT custodian.tag_column('note', 'body', 'user.behavior', '{test.note}', on_expiry => 'set_null')",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT n_tup_upd, n_tup_hot_upd, (SELECT count(body) FROM note) FROM pg_stat_user_tables WHERE relname = 'note'",
+        "2000|2000|0",
     );
     Ok(())
 }
