@@ -111,6 +111,25 @@ pub fn copy(node: &Cluster, of: &str, name: &str, tags: &str) -> Result<Client> 
     Ok(client)
 }
 
+/// The sides of a pair, the one that comes first in turn: 0 is the baseline, 1 is ours.
+#[must_use]
+pub fn in_turn(pair: usize) -> [usize; 2] {
+    [pair % 2, 1 - pair % 2]
+}
+
+/// Which share of the batches in a database took no longer than a tenth of a second, as its metrics say; `None` without any.
+///
+/// # Errors
+/// If the query fails.
+pub fn short_batches(client: &mut Client) -> Result<Option<f64>> {
+    let text = client.text(
+        "SELECT sum(value) FILTER (WHERE name = 'custodian_batch_duration_seconds_bucket' AND labels ->> 'le' = '0.1')
+                / nullif(sum(value) FILTER (WHERE name = 'custodian_batch_duration_seconds_count'), 0)
+         FROM custodian.metrics",
+    )?;
+    Ok(text.parse().ok())
+}
+
 /// Removes a copy.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use std::time::Instant;
 use arena::Sizes;
 use disposal::Place;
 use integration::Result;
-use result::Figure;
+use result::{Figure, Run, Target};
 
 type Measure = fn(Sizes) -> Result<Vec<Figure>>;
 
@@ -63,7 +63,11 @@ fn main() -> ExitCode {
         eprintln!("no measure has such a name");
         return ExitCode::FAILURE;
     }
-    println!("{} rows, {} pairs", sizes.rows, sizes.pairs);
+    let run = Run::new(sizes.rows);
+    println!(
+        "{} rows, {} pairs, commit {}",
+        sizes.rows, sizes.pairs, run.commit
+    );
     println!("{}", Figure::head());
     let mut broken = 0;
     let start = Instant::now();
@@ -74,7 +78,7 @@ fn main() -> ExitCode {
         match measure(sizes).and_then(|figures| {
             for figure in &figures {
                 println!("{}", figure.row());
-                figure.store(&file, sizes.rows, sizes.pairs)?;
+                figure.store(&file, &run)?;
             }
             Ok(())
         }) {
@@ -86,6 +90,19 @@ fn main() -> ExitCode {
         }
     }
     let seconds = start.elapsed().as_secs();
+    let all = Figure {
+        name: "total_time".to_owned(),
+        unit: "seconds",
+        target: Target::AtMost(2400.0),
+        values: vec![seconds as f64],
+        baselines: vec![],
+        note: format!("{count} of {} measures, {broken} broken", MEASURES.len()),
+    };
+    println!("{}", all.row());
+    if let Err(error) = all.store(&file, &run) {
+        broken += 1;
+        println!("{error}");
+    }
     println!(
         "raw figures: {}, after {} min {} s",
         file.display(),

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use integration::Result;
 use serde_json::json;
@@ -26,6 +27,42 @@ impl Target {
         match self {
             Target::AtLeast(bound) => format!(">= {bound}"),
             Target::AtMost(bound) => format!("<= {bound}"),
+        }
+    }
+}
+
+/// What all figures of a run have in common.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The commit that was built; with `+` where files were changed since.
+    pub commit: String,
+    pub rows: u64,
+}
+
+impl Run {
+    /// The commit of these files, for a run over so many rows.
+    #[must_use]
+    pub fn new(rows: u64) -> Self {
+        let git = |words: &[&str]| {
+            let output = Command::new("git")
+                .arg("-C")
+                .arg(env!("CARGO_MANIFEST_DIR"))
+                .args(words)
+                .output()
+                .ok()?;
+            let text = String::from_utf8(output.stdout).ok()?;
+            output.status.success().then(|| text.trim().to_owned())
+        };
+        let commit = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
+        let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+        let mark = if changed.is_none_or(|files| files.is_empty()) {
+            ""
+        } else {
+            "+"
+        };
+        Run {
+            commit: format!("{commit}{mark}"),
+            rows,
         }
     }
 }
@@ -82,14 +119,26 @@ impl Figure {
         self.target.met(self.value())
     }
 
-    /// `rows` and `pairs` are what was asked for; measures that have sizes of their own say so in their note.
-    fn json(&self, rows: u64, pairs: usize) -> serde_json::Value {
-        json!({
-            "rows": rows, "pairs": pairs,
-            "name": self.name, "value": self.value(), "unit": self.unit, "baseline": median(&self.baselines),
-            "target": self.target.text(), "met": self.is_met(), "min": least(&self.values), "max": most(&self.values),
+    /// `rows` is what was asked for; measures that have sizes of their own say so in their note. What was not measured, because
+    /// there is no such thing, is left out.
+    fn json(&self, run: &Run) -> serde_json::Value {
+        let mut figure = json!({
+            "commit": run.commit, "rows": run.rows, "pairs": self.values.len(),
+            "name": self.name, "unit": self.unit, "target": self.target.text(), "met": self.is_met(),
             "values": self.values, "baselines": self.baselines, "note": self.note,
-        })
+        });
+        let measured = [
+            ("value", self.value()),
+            ("min", least(&self.values)),
+            ("max", most(&self.values)),
+            ("baseline", median(&self.baselines)),
+        ];
+        for (key, value) in measured {
+            if value.is_finite() {
+                figure[key] = json!(value);
+            }
+        }
+        figure
     }
 
     /// The head of the table.
@@ -118,16 +167,16 @@ impl Figure {
         )
     }
 
-    /// Adds the figure to the file of raw results, with the sizes that were asked for.
+    /// Adds the figure to the file of raw results.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn store(&self, file: &Path, rows: u64, pairs: usize) -> Result<()> {
+    pub fn store(&self, file: &Path, run: &Run) -> Result<()> {
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir)?;
         }
         let mut out = OpenOptions::new().create(true).append(true).open(file)?;
-        writeln!(out, "{}", self.json(rows, pairs))?;
+        writeln!(out, "{}", self.json(run))?;
         Ok(())
     }
 }
@@ -142,5 +191,29 @@ mod tests {
         assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
         assert!(Target::AtLeast(1.0).met(1.0) && !Target::AtLeast(1.0).met(0.99));
         assert!(Target::AtMost(1.0).met(1.0) && !Target::AtMost(1.0).met(f64::NAN));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        let run = Run {
+            commit: "abc".to_owned(),
+            rows: 7,
+        };
+        let mut figure = Figure {
+            name: "f".to_owned(),
+            unit: "",
+            target: Target::AtMost(1.0),
+            values: vec![0.5, 0.7],
+            baselines: vec![],
+            note: String::new(),
+        };
+        let json = figure.json(&run);
+        assert_eq!((&json["commit"], &json["rows"]), (&json!("abc"), &json!(7)));
+        assert_eq!((&json["pairs"], &json["met"]), (&json!(2), &json!(true)));
+        assert!(json.get("baseline").is_none() && json["value"].is_number());
+        figure.values.clear();
+        let json = figure.json(&run);
+        assert!(json.get("value").is_none() && json.get("min").is_none());
+        assert_eq!(json["met"], json!(false));
     }
 }

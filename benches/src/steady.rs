@@ -10,12 +10,12 @@ use crate::arena::{self, Sizes};
 use crate::result::{Figure, Target};
 
 /// A table with an index on its clock. `expired` rows stand together at its beginning; `shells` of ten rows are shells:
-/// expired and already anonymized.
-fn table(rows: u64, expired: u64, shells: u64) -> String {
+/// expired and already anonymized. A row has a text of `width` bytes.
+fn table(rows: u64, expired: u64, shells: u64, width: u32) -> String {
     format!(
         "CREATE TABLE visit (id bigint PRIMARY KEY, ip text, page text, seen timestamptz NOT NULL);
          INSERT INTO visit
-         SELECT n, CASE WHEN n % 10 < {shells} THEN NULL ELSE '10.0.0.' || n % 250 END, repeat('x', 40),
+         SELECT n, CASE WHEN n % 10 < {shells} THEN NULL ELSE '10.0.0.' || n % 250 END, repeat('x', {width}),
                 CASE WHEN n <= {expired} OR n % 10 < {shells} THEN now() - interval '300 days' ELSE now() END
          FROM generate_series(1, {rows}) n;
          CREATE INDEX ON visit (seen);
@@ -62,7 +62,19 @@ fn buffers(client: &mut Client) -> Result<f64> {
     )
 }
 
-/// `sweep_nothing`: buffers of a table that a round with nothing due reads.
+/// Buffers of all relations, those of the system among them, that anybody in the database asked for.
+fn all_buffers(client: &mut Client) -> Result<f64> {
+    arena::seconds(
+        client,
+        "SELECT blks_read + blks_hit FROM pg_stat_database WHERE datname = current_database()",
+    )
+}
+
+/// How long the scheduler takes at most to report its statistics, which it does when it goes idle.
+const REPORTED: Duration = Duration::from_millis(1500);
+
+/// `sweep_nothing`: buffers of a table and its indexes that a round with nothing due reads; the baseline is a bare DELETE that
+/// finds nothing. What the round reads of all relations of the database is in the note.
 ///
 /// # Errors
 /// If a statement fails.
@@ -72,11 +84,11 @@ pub fn nothing(sizes: Sizes) -> Result<Vec<Figure>> {
     let small = sizes.rows / 10;
     let mut figures = Vec::new();
     for shells in [0, 9] {
-        let mut values = Vec::new();
-        let mut medians = Vec::new();
+        let (mut values, mut baselines) = (Vec::new(), Vec::new());
+        let (mut medians, mut all) = (Vec::new(), Vec::new());
         for rows in [small, sizes.rows] {
             let name = format!("nothing_{shells}_{rows}");
-            arena::prepare(&node, &name, &[&table(rows, 0, shells), &tags(shells)])?;
+            arena::prepare(&node, &name, &[&table(rows, 0, shells, 40), &tags(shells)])?;
             let mut client = node.client_as("postgres", &name)?;
             // The first round looks at everything and sets the watermark.
             round(&node, &mut client)?;
@@ -84,10 +96,18 @@ pub fn nothing(sizes: Sizes) -> Result<Vec<Figure>> {
             let mut counts = Vec::new();
             for _ in 0..sizes.pairs {
                 let before = buffers(&mut client)?;
+                let of_all = all_buffers(&mut client)?;
                 round(&node, &mut client)?;
-                // The scheduler reports its statistics when it goes idle.
-                std::thread::sleep(Duration::from_millis(1500));
+                std::thread::sleep(REPORTED);
+                all.push(all_buffers(&mut client)? - of_all);
                 counts.push(buffers(&mut client)? - before);
+
+                let before = buffers(&mut client)?;
+                client
+                    .batch_execute("DELETE FROM visit WHERE seen <= now() - interval '400 days'")?;
+                std::thread::sleep(REPORTED);
+                client.batch_execute("SELECT pg_stat_force_next_flush()")?;
+                baselines.push(buffers(&mut client)? - before);
             }
             medians.push(crate::result::median(&counts));
             values.extend(counts);
@@ -96,15 +116,19 @@ pub fn nothing(sizes: Sizes) -> Result<Vec<Figure>> {
         }
         figures.push(Figure {
             name: format!("sweep_nothing_{}pct_shells", shells * 10),
-            unit: "buffers",
+            unit: "buffers of the table and its indexes",
             target: Target::AtMost(100.0),
             values,
-            baselines: vec![],
-            note: "rounds at a tenth of the rows and at all of them".to_owned(),
+            baselines,
+            note: format!(
+                "rounds at a tenth of the rows and at all of them; of all relations of the database, catalogs and what asked for this \
+                 among them, {:.0} buffers",
+                crate::result::median(&all)
+            ),
         });
         figures.push(Figure {
             name: format!("sweep_nothing_{}pct_difference", shells * 10),
-            unit: "buffers",
+            unit: "buffers of the table and its indexes",
             target: Target::AtMost(8.0),
             values: vec![medians[1] - medians[0]],
             baselines: vec![medians[0]],
@@ -114,21 +138,35 @@ pub fn nothing(sizes: Sizes) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// `growth`: seconds for the same expired rows in a table of ten times the rows, over those in the smaller one.
+/// Up to this many blocks a sweep counts a table, and looks at it again afterwards: both of `growth` are larger.
+const SMALL: f64 = 4096.0;
+
+/// `growth`: seconds for the same expired rows in a table of ten times the rows, over those in the smaller one. Both are so
+/// large that a sweep does the same with them.
 ///
 /// # Errors
-/// If a statement fails.
+/// If a statement fails, or the smaller table is too small for that.
 pub fn growth(sizes: Sizes) -> Result<Vec<Figure>> {
+    const WIDTH: u32 = 200;
     let node = arena::cluster("growth", &[], &[])?;
-    let small = sizes.rows / 10;
-    arena::prepare(&node, "small", &[&table(small, small / 4, 0)])?;
-    arena::prepare(&node, "large", &[&table(sizes.rows, small / 4, 0)])?;
+    let small = (sizes.rows / 10).max(200_000);
+    let expired = small / 4;
+    let of = ["small", "large"];
+    arena::prepare(&node, of[0], &[&table(small, expired, 0, WIDTH)])?;
+    arena::prepare(&node, of[1], &[&table(small * 10, expired, 0, WIDTH)])?;
+    let blocks = arena::seconds(
+        &mut node.client_as("postgres", of[0])?,
+        "SELECT pg_relation_size('visit') / 8192",
+    )?;
+    if blocks <= SMALL {
+        return Err(format!("the smaller table has {blocks} blocks").into());
+    }
     let (mut values, mut baselines) = (Vec::new(), Vec::new());
-    for _ in 0..sizes.pairs {
-        let mut took = Vec::new();
-        for of in ["small", "large"] {
-            let mut client = arena::copy(&node, of, "run", &tags(0))?;
-            took.push(arena::sweep(&node, &mut client, 1)?);
+    for pair in 0..sizes.pairs {
+        let mut took = [0.0, 0.0];
+        for side in arena::in_turn(pair) {
+            let mut client = arena::copy(&node, of[side], "run", &tags(0))?;
+            took[side] = arena::sweep(&node, &mut client, 1)?;
         }
         values.push(took[1] / took[0]);
         baselines.push(took[0]);
@@ -139,7 +177,9 @@ pub fn growth(sizes: Sizes) -> Result<Vec<Figure>> {
         target: Target::AtMost(1.2),
         values,
         baselines,
-        note: format!("{} expired rows", small / 4),
+        note: format!(
+            "{expired} expired rows of {small}, in {blocks} blocks, and of ten times as many"
+        ),
     }])
 }
 
@@ -183,34 +223,40 @@ pub fn policy_many(sizes: Sizes) -> Result<Vec<Figure>> {
              SELECT 'm' || n, 'subject', 'customer', ARRAY[n::text], 'court', 'counsel', '2099-01-01' FROM generate_series(1, 9999) n",
         ],
     )?;
+    arena::prepare(&node, "empty", &["CREATE EXTENSION pg_custodian"])?;
     node.alter_system("custodian.disposal", "on")?;
-    let mut client = node.client_as("postgres", "many")?;
-    round(&node, &mut client)?;
-    let mut values = Vec::new();
-    for _ in 0..sizes.pairs {
-        values.push(round(&node, &mut client)?);
+    let mut rounds = [Vec::new(), Vec::new()];
+    let mut memory = [0.0, 0.0];
+    for (side, database) in ["empty", "many"].into_iter().enumerate() {
+        let mut client = node.client_as("postgres", database)?;
+        round(&node, &mut client)?;
+        for _ in 0..sizes.pairs {
+            rounds[side].push(round(&node, &mut client)?);
+        }
+        let pid: i32 = client
+            .text("SELECT worker_pid FROM custodian.status")?
+            .parse()
+            .map_err(|_| "no scheduler")?;
+        memory[side] = own_memory(pid).ok_or("the scheduler's memory cannot be read")?;
     }
-    let pid: i32 = client
-        .text("SELECT worker_pid FROM custodian.status")?
-        .parse()
-        .map_err(|_| "no scheduler")?;
-    let memory = own_memory(pid).ok_or("the scheduler's memory cannot be read")?;
+    let [empty, values] = rounds;
     Ok(vec![
         Figure {
             name: "policy_many_round".to_owned(),
             unit: "seconds",
             target: Target::AtMost(1.0),
             values,
-            baselines: vec![],
-            note: "1,000 tables, 20 purposes, 10,000 holds, nothing due".to_owned(),
+            baselines: empty,
+            note: "1,000 tables, 20 purposes, 10,000 holds, nothing due; the baseline is a database without tags beside it"
+                .to_owned(),
         },
         Figure {
             name: "policy_many_memory".to_owned(),
             unit: "MiB",
             target: Target::AtMost(64.0),
-            values: vec![memory / MIB],
-            baselines: vec![],
-            note: "memory of the scheduler that is not shared".to_owned(),
+            values: vec![memory[1] / MIB],
+            baselines: vec![memory[0] / MIB],
+            note: "memory of the scheduler that is not shared; the baseline is that of a database without tags".to_owned(),
         },
     ])
 }
@@ -224,7 +270,7 @@ pub fn worker_memory(sizes: Sizes) -> Result<Vec<Figure>> {
     arena::prepare(
         &node,
         "prepared",
-        &[&table(sizes.rows, sizes.rows, 0), &tags(0)],
+        &[&table(sizes.rows, sizes.rows, 0, 40), &tags(0)],
     )?;
     let mut client = node.client_as("postgres", "prepared")?;
     arena::wait_for_scheduler(&mut client)?;

@@ -278,7 +278,9 @@ mod tests {
                 false => size.blocks() as usize * BLOCK,
             };
             // Costs are spread evenly over 80% to 120%.
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let spread = 0.8 + 0.4 * (random >> 40) as f64 / f64::from(1 << 24);
             let millis = 2.0 + rows as f64 * row * spread;
             took.push(millis);
@@ -304,7 +306,11 @@ mod tests {
                 let p95 = took[took.len() * 95 / 100];
                 assert!((60.0..90.0).contains(&p95), "{micros} µs: {p95} ms");
                 // And little time is lost for all that: each batch costs 2 ms.
-                assert!(took.len() < 200 * 3 / 2, "{micros} µs: {} batches", took.len());
+                assert!(
+                    took.len() < 200 * 3 / 2,
+                    "{micros} µs: {} batches",
+                    took.len()
+                );
             }
         }
     }

@@ -372,7 +372,8 @@ impl Rounds {
         let next = decide::limited(overview, table, asked, &mut noticed)?;
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
-                memory.count_at = now.checked_add(pacing::count_pause(now.elapsed(), backlog::limit()));
+                memory.count_at =
+                    now.checked_add(pacing::count_pause(now.elapsed(), backlog::limit()));
                 memory.prospect = match next {
                     Next::Sweep(_) => Prospect::Run,
                     Next::Nothing if noticed.waits => Prospect::Run,

@@ -9,8 +9,8 @@ use super::{Batched, End, MOST_OBSTACLES, Part, RETRIES, SWALLOWED, Sweep, is_co
 use crate::anonymize::key::{self, For};
 use crate::guc;
 use crate::pg::error_names::Names;
-use crate::pg::{bgworker, spi};
 use crate::pg::subxact::Caught;
+use crate::pg::{bgworker, spi};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::reach::Reach;
 use crate::policy::render::Tid;

@@ -274,7 +274,10 @@ impl Sweep {
             after: part.after.as_ref(),
             except: &part.except,
             // Rows of a block are named one by one themselves.
-            places: part.places.as_ref().filter(|_| ranges.iter().all(is_of_blocks)),
+            places: part
+                .places
+                .as_ref()
+                .filter(|_| ranges.iter().all(is_of_blocks)),
         };
         let (id, number, limits) = (self.run.id, part.number, &self.limits);
         let committed = self.committed;

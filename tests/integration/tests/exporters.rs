@@ -64,7 +64,10 @@ fn of_sql_exporter(text: &str) -> Vec<Query> {
     let mut queries: Vec<Query> = Vec::new();
     let list = |text: &str| -> Vec<String> {
         let inner = text.trim().trim_matches(['[', ']']);
-        inner.split(',').map(|item| item.trim().to_owned()).collect()
+        inner
+            .split(',')
+            .map(|item| item.trim().to_owned())
+            .collect()
     };
     let mut name = "";
     for line in text.lines().map(str::trim) {
@@ -206,7 +209,10 @@ fn exporters_read_every_measure_with_its_labels() -> Result<()> {
             histogram_quantile(0.5, &buckets),
             histogram_quantile(0.95, &buckets),
         );
-        assert!(0.0 < median && median <= p95 && p95 <= 5.0, "{median} {p95}");
+        assert!(
+            0.0 < median && median <= p95 && p95 <= 5.0,
+            "{median} {p95}"
+        );
     }
     Ok(())
 }

@@ -175,7 +175,10 @@ fn a_worker_that_is_killed_before_its_run_is_known_is_replaced() -> Result<()> {
         "a worker got ready",
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND query = 'pg_custodian: getting ready'",
     )?;
-    assert_eq!(node.text("SELECT count(*) FROM gone WHERE id IS NULL")?, "0");
+    assert_eq!(
+        node.text("SELECT count(*) FROM gone WHERE id IS NULL")?,
+        "0"
+    );
     all_gone_once(&node, "log")
 }
 
@@ -289,7 +292,10 @@ fn loses_no_more_than_a_batch(name: &str, end: impl FnOnce(&Cluster) -> Result<(
         Ok((row.get(0), row.get(1)))
     };
     let (batches, rows) = counted()?;
-    assert!(batches >= 10 && rows < 200, "{batches} batches, {rows} rows");
+    assert!(
+        batches >= 10 && rows < 200,
+        "{batches} batches, {rows} rows"
+    );
     // In force from the next start on.
     node.exec("ALTER SYSTEM SET custodian.disposal = off")?;
     end(&node)?;

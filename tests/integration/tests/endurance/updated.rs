@@ -40,9 +40,7 @@ fn an_update_in_mid_sweep_ends_the_worker_and_the_sweep_goes_on_once_versions_fi
     let other = format!("{version}t");
     let _scripts = Scripts::install(&version, &other)?;
     mid_sweep(&node, 0);
-    node.exec(&format!(
-        "ALTER EXTENSION pg_custodian UPDATE TO '{other}'"
-    ))?;
+    node.exec(&format!("ALTER EXTENSION pg_custodian UPDATE TO '{other}'"))?;
     // The worker left before the script ran.
     const SWEEPS: &str =
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg\\_custodian sweep%'";
