@@ -18,10 +18,10 @@ use crate::policy::{affected, epoch, purpose};
 /// column; the columns must be tagged already. The period runs from `clock` (a column, or `foreign_key.column`), or
 /// else from the cell's own clock. When it has passed, every purpose's cover of the cell ends. It ends no minimum, no
 /// claim defence and no legal hold: what one of these keeps is blocked, and the conflict is a finding. Called again
-/// with the same name, it reaches further columns, and its period may fall; it never rises.
+/// with the same name, it reaches further columns, and its period may fall; it never rises, and its clock on a cell stays.
 ///
-/// Errors: 42501 for anyone but a steward, 22023 for a wrong argument or a period that would rise, 42704 for a
-/// missing column, 55000 for a column without a tag.
+/// Errors: 42501 for anyone but a steward, 22023 for a wrong argument, a period that would rise or another clock on
+/// a column that has it already, 42704 for a missing column, 55000 for a column without a tag.
 #[pg_extern(schema = "custodian")]
 fn require_maximum(
     name: Option<String>,

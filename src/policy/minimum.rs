@@ -13,10 +13,10 @@ use crate::pg::report::SqlResult;
 use crate::pg::{lock, relation, sandbox, spi, time};
 use crate::policy::enforcement::Enforcement;
 use crate::policy::period::{Period, never_shorter};
-use crate::policy::{affected, epoch, purpose};
+use crate::policy::{affected, epoch, law_clock, purpose};
 use crate::tag::grammar::{ColumnLabel, ColumnTag, MinimumRef};
 use crate::tag::target::{Label, Target};
-use crate::tag::{change, meaning};
+use crate::tag::{change, meaning, read};
 
 struct Stored {
     period: Period,
@@ -45,13 +45,13 @@ fn stored(name: &str) -> Result<Option<Stored>> {
 /// Requires that columns are kept for a period that a law demands. Only a data steward may.
 ///
 /// `name` is namespaced (`cn.tax.invoice`), `citation` names the law and is the answer to "why is this still
-/// here?". The minimum's key is added to the tag of each column; the columns must be tagged already. The
-/// A path inside documents is named `column.key.key`. The period runs from `clock` (a column, or
-/// `foreign_key.column`), or else from the cell's own clock. Called
-/// again with the same name, it reaches further columns, and its period may rise; it never falls.
+/// here?". The minimum's key is added to the tag of each column; the columns must be tagged already. A path
+/// inside documents is named `column.key.key`. The period runs from `clock` (a column, or `foreign_key.column`),
+/// or else from the cell's own clock. Called again with the same name, it reaches further columns, and its period
+/// may rise; it never falls, and the clock from which it runs on a cell stays, also where `clock` is left out.
 ///
-/// Errors: 42501 for anyone but a steward, 22023 for a wrong argument or a period that would fall, 42704 for
-/// a missing column, 55000 for a column without a tag.
+/// Errors: 42501 for anyone but a steward, 22023 for a wrong argument, a period that would fall or another clock
+/// on a column that has it already, 42704 for a missing column, 55000 for a column without a tag.
 #[pg_extern(schema = "custodian")]
 fn require_minimum(
     name: Option<String>,
@@ -138,6 +138,14 @@ impl What {
             What::Minimum => "minimum",
             What::Defence => "defence",
             What::Maximum => "maximum",
+        }
+    }
+
+    /// The laws of this sort on a cell.
+    fn listed(self, cell: &ColumnTag) -> &[MinimumRef] {
+        match self {
+            What::Minimum | What::Defence => &cell.minimums,
+            What::Maximum => &cell.maximums,
         }
     }
 
@@ -301,9 +309,17 @@ fn with_law(law: &Law, column: &str) -> Result<(Target, ColumnLabel)> {
             }));
         }
     };
+    let runs_from = clock_of(law, target.column.as_deref().unwrap_or_default(), &path);
     let list = law.what.list(tag);
     match list.iter_mut().find(|there| there.name == law.name) {
-        Some(there) => *there = minimum,
+        Some(there) => {
+            if let Some(clock) = &law.clock {
+                if let Some(before) = runs_from.filter(|before| before != clock) {
+                    return Err(other_clock(law, &target, &before, clock));
+                }
+                there.clock = Some(clock.clone());
+            }
+        }
         None => {
             list.push(minimum);
             list.sort_unstable_by(|left, right| left.name.cmp(&right.name));
@@ -313,6 +329,31 @@ fn with_law(law: &Law, column: &str) -> Result<(Target, ColumnLabel)> {
     // The same limits as for labels written by hand.
     target.parse(&label.to_label()?)?;
     Ok((target, label))
+}
+
+/// The clock from which the law runs on a cell that has it already.
+fn clock_of(law: &Law, column: &str, path: &[String]) -> Option<String> {
+    let labels = read::labels(law.table);
+    let mut cells = labels.columns.get(column)?.tag()?.cells();
+    let (_, cell) = cells.find(|(there, _)| *there == path)?;
+    let list = law.what.listed(cell);
+    let there = list.iter().find(|there| there.name == law.name)?;
+    law_clock::of(there, cell, labels.table.as_ref())
+}
+
+fn other_clock(law: &Law, target: &Target, before: &str, after: &str) -> Error {
+    let (what, name) = (law.what.as_str(), &law.name);
+    Error::new(
+        Kind::InvalidParameter,
+        format!(
+            "the clock of {what} \"{name}\" on {} may not change",
+            target.describe()
+        ),
+    )
+    .detail(format!(
+        "It runs from \"{before}\" and would run from \"{after}\"."
+    ))
+    .hint(format!("Leave \"clock\" out to keep it. Where the law itself was changed, require a {what} with a new name; tags then drop the old one by a steward's decision."))
 }
 
 /// Writes the law; whether anything changed.

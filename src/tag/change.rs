@@ -9,6 +9,7 @@ use crate::guard::lane::{archive, keep};
 use crate::guard::{opening, row, sentinel, tls, widening};
 use crate::pg::{inherit, label, lock, relation, xact};
 use crate::policy::epoch;
+use crate::policy::law_clock::Clocks;
 use crate::tag::grammar::{self, SubjectTag};
 use crate::tag::rules::{Change, Class};
 use crate::tag::target::{Label, Target};
@@ -110,7 +111,7 @@ fn authorize_subject(target: &Target, old: Option<&Label>, new: Option<&Label>) 
 }
 
 /// Whether this database keeps a policy to which a change of a label belongs.
-fn keeps_policy() -> bool {
+pub fn keeps_policy() -> bool {
     !xact::is_upgrade()
         && !xact::in_recovery()
         && relation::extension_oid().is_some()
@@ -226,9 +227,25 @@ pub fn finish(relation: pg_sys::Oid) -> Result<()> {
 
 /// Writes a label after checking rights, or removes it; `None` when nothing changes. The caller has checked
 /// what the label means.
+///
+/// Errors: 42501 without these rights; 22023 where a statutory minimum would run from another clock.
 pub fn write(target: &Target, new: Option<&Label>) -> Result<Option<Change>> {
     authorize_at_all(target)?;
     // As SECURITY LABEL does: one change of a table's labels at a time.
+    lock::labels(target.relation)?;
+    let mut clocks = Clocks::default();
+    if keeps_policy() {
+        clocks.below(target.relation);
+    }
+    let change = write_one_of_several(target, new)?;
+    clocks.stay()?;
+    Ok(change)
+}
+
+/// The same for one of several labels that are written together: whether minimums keep their clocks then is the caller's to
+/// look at.
+pub fn write_one_of_several(target: &Target, new: Option<&Label>) -> Result<Option<Change>> {
+    authorize_at_all(target)?;
     lock::labels(target.relation)?;
     let owner = relation::is_owner(target.relation);
     let (old, malformed) = match target.current() {

@@ -3,6 +3,7 @@
 //! Labels are restored before configuration, keys and constraints, so only syntax and types are checked here.
 //! What a label means is checked by the functions that write labels, and by the compiler.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,12 +13,18 @@ use crate::error::{Error, Kind, Result};
 use crate::guard::tls;
 use crate::pg::utility::Utility;
 use crate::pg::{label, relation, xact};
+use crate::policy::law_clock::Clocks;
 use crate::tag::change;
 use crate::tag::rules::Class;
 use crate::tag::target::Target;
 
 /// The relation whose label the current SECURITY LABEL statement changes; 0 when none.
 static RELABELLED: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// From which clocks minimums ran before that.
+    static CLOCKS: RefCell<Clocks> = RefCell::default();
+}
 
 /// Asked by the server after it checked that the user owns the object, and before it writes the label; an error refuses it.
 pub fn check(object: &pg_sys::ObjectAddress, label: Option<&CStr>) -> Result<()> {
@@ -62,6 +69,13 @@ pub fn check(object: &pg_sys::ObjectAddress, label: Option<&CStr>) -> Result<()>
     let asked = change::asked(&change, malformed);
     change::authorize(&target, &asked, new.as_ref(), true)?;
     if malformed || change.class != Class::Same {
+        let mut clocks = Clocks::default();
+        // A restore writes labels where there were none, in an order of its own: a child's may come after its parent's.
+        let restored = old.is_none() && relation::is_steward();
+        if !restored && change::keeps_policy() {
+            clocks.below(target.relation);
+        }
+        CLOCKS.replace(clocks);
         change::begin(&target, old.as_ref(), new.as_ref())?;
     }
     label::invalidate(object.objectId);
@@ -73,6 +87,7 @@ pub fn check(object: &pg_sys::ObjectAddress, label: Option<&CStr>) -> Result<()>
 pub fn before(utility: Utility) -> Result<()> {
     if utility.node.type_ == pg_sys::NodeTag::T_SecLabelStmt {
         RELABELLED.store(0, Ordering::Relaxed);
+        CLOCKS.take();
     }
     Ok(())
 }
@@ -88,6 +103,7 @@ pub fn after(utility: Utility) -> Result<()> {
         relation => {
             // The label that the statement wrote.
             xact::command_done();
+            CLOCKS.take().stay()?;
             change::finish(pg_sys::Oid::from(relation))
         }
     }

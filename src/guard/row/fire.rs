@@ -284,6 +284,24 @@ impl Old<'_> {
             None => Ok(true),
         }
     }
+
+    /// Whether the statement moves the row's own clock so that a minimum ends sooner, or takes it away. One in another table,
+    /// over foreign keys, is not looked for.
+    fn is_cut_short(&self, kept: &Kept) -> Result<bool> {
+        let Some((period, source)) = &kept.rule else {
+            return Ok(false);
+        };
+        let ([name], []) = (source.columns.as_slice(), source.hops.as_slice()) else {
+            return Ok(false);
+        };
+        let attnum = self.column(name)?.attnum;
+        if !self.fired.changed(attnum) {
+            return Ok(false);
+        }
+        let before = self.fired.old(attnum).map(instant).transpose()?;
+        let after = self.fired.new_value(attnum).map(instant).transpose()?;
+        Ok(verdict::cuts_short(before, after, *period))
+    }
 }
 
 /// The moment that a clock's value stands for.
@@ -355,8 +373,13 @@ fn updated(old: &Old) -> Result<()> {
                 (None, None) => false,
             };
         }
-        if emptied && old.under(kept)? {
-            object_to_minimum(keeping, Act::UpdateRow, kept)?;
+        let act = if emptied {
+            Act::UpdateRow
+        } else {
+            Act::MoveClock
+        };
+        if (emptied || old.is_cut_short(kept)?) && old.under(kept)? {
+            object_to_minimum(keeping, act, kept)?;
         }
     }
     for reference in &keeping.references {

@@ -68,6 +68,8 @@ pub enum Act<'a> {
     DeleteRow,
     /// A kept column of a row of the table would change, or lose its value.
     UpdateRow,
+    /// The clock from which a minimum keeps a row would move so that it ends sooner, or be lost.
+    MoveClock,
     /// A row that rows of another table, `0`, refer to would go or change its key.
     Strand(&'a str),
     /// The whole table: completes "cannot …", as in `truncate table "shop.orders"`.
@@ -82,13 +84,21 @@ pub fn refusal(table: &str, act: Act, keeper: &Keeper) -> Error {
             "kept values in a row of table \"{table}\" may not change: the row is kept {}",
             keeper.phrase()
         ),
+        Act::MoveClock => format!(
+            "the clock of a row of table \"{table}\" may not move back or be lost: the row is kept {}",
+            keeper.phrase()
+        ),
         Act::Strand(child) => format!(
             "row of table \"{table}\" is referenced by a row of table \"{child}\" that is kept {}",
             keeper.phrase()
         ),
         Act::Table(what) => format!("cannot {what}: rows in it are kept {}", keeper.phrase()),
     };
-    Error::new(Kind::Kept, message).hint(keeper.hint())
+    let hint = match act {
+        Act::MoveClock => "Where it was wrong, a data steward can have users' statements warned only while it is corrected, with custodian.enforce_minimum().".to_owned(),
+        _ => keeper.hint(),
+    };
+    Error::new(Kind::Kept, message).hint(hint)
 }
 
 /// Whether a minimum still keeps a row at `now`. A row whose clock is NULL is kept, and so is one whose clock is
@@ -99,6 +109,23 @@ pub fn keeps(clock: Option<Instant>, period: Period, now: Instant) -> bool {
         // -infinity, as the server writes it.
         Some(clock) if clock.micros() <= LONG_PAST => true,
         Some(clock) => clock.plus(period).is_none_or(|end| end > now),
+    }
+}
+
+/// Whether a minimum ends sooner by another clock of the row, or nobody could say when. A clock that was NULL or infinite was
+/// none, and whoever corrects it says for the first time when the period began.
+pub fn cuts_short(before: Option<Instant>, after: Option<Instant>, period: Period) -> bool {
+    let finite = |clock: &Instant| clock.micros() > LONG_PAST && clock.micros() < i64::MAX;
+    let Some(before) = before.filter(finite) else {
+        return false;
+    };
+    let Some(after) = after.filter(finite) else {
+        return true;
+    };
+    match (before.plus(period), after.plus(period)) {
+        (Some(before), Some(after)) => after < before,
+        (None, Some(_)) => true,
+        (_, None) => false,
     }
 }
 
@@ -159,6 +186,22 @@ mod tests {
             Period::days(1),
             now
         ));
+    }
+
+    #[test]
+    fn a_clock_moves_later_or_becomes_one_and_never_back() {
+        let (early, late) = (Instant::from_micros(1_000), Instant::from_micros(2_000));
+        let (minus, plus) = (
+            Instant::from_micros(i64::MIN),
+            Instant::from_micros(i64::MAX),
+        );
+        let cut = |before, after| cuts_short(before, after, Period::months(12));
+        assert!(cut(Some(late), Some(early)));
+        assert!(!cut(Some(early), Some(late)) && !cut(Some(late), Some(late)));
+        for none in [None, Some(minus), Some(plus)] {
+            assert!(cut(Some(late), none));
+            assert!(!cut(none, Some(early)) && !cut(none, None));
+        }
     }
 
     #[test]

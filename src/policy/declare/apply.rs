@@ -13,6 +13,7 @@ use super::state::{Law, LawKind, State, TableName};
 use crate::error::{Error, Kind, Result};
 use crate::pg::fresh::{self, Seen};
 use crate::pg::{clock, inherit, lock, relation, sandbox, spi};
+use crate::policy::law_clock::Clocks;
 use crate::policy::load::{self, Relabelled};
 use crate::policy::minimum::What;
 use crate::policy::period::{Instant, Period};
@@ -156,6 +157,7 @@ impl Plan {
             return Ok(());
         }
         let schema = load::schema_with(None, &self.relabelled()?)?;
+        clocks(&relabels).stay_in(&Clocks::of_schema(&schema))?;
         for Relabel { target, label } in &relabels {
             if let Some(label) = label {
                 meaning::check_in(&schema, target, label)?;
@@ -163,6 +165,19 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The clocks of minimums that changes of labels could move.
+fn clocks(relabels: &[Relabel]) -> Clocks {
+    let mut clocks = Clocks::default();
+    let relations: BTreeSet<u32> = relabels
+        .iter()
+        .map(|relabel| relabel.target.relation.to_u32())
+        .collect();
+    for relation in relations {
+        clocks.below(pg_sys::Oid::from(relation));
+    }
+    clocks
 }
 
 /// Purposes and laws that a label names must be there once the document is applied.
@@ -328,12 +343,15 @@ pub fn apply(document: Value) -> Result<Vec<Change>> {
     {
         carry_out(&plan, change)?;
     }
-    for Relabel { target, label } in plan.relabels()? {
+    let relabels = plan.relabels()?;
+    let clocks = clocks(&relabels);
+    for Relabel { target, label } in relabels {
         if let Some(label) = &label {
             check_parents(&target, label)?;
         }
-        change::write(&target, label.as_ref())?;
+        change::write_one_of_several(&target, label.as_ref())?;
     }
+    clocks.stay()?;
     for change in plan
         .changes
         .iter()

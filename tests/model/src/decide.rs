@@ -385,7 +385,12 @@ impl World {
 
     // ----- rule 3: what keeps a cell -----
 
-    fn reference_clock(&self, row: &Row, tag: &CellTag, reference: &Reference) -> Option<Moment> {
+    pub(crate) fn reference_clock(
+        &self,
+        row: &Row,
+        tag: &CellTag,
+        reference: &Reference,
+    ) -> Option<Moment> {
         let own = Self::clock_of(self.governing(row.table), tag);
         self.read(row, reference.clock.as_ref().or(own)?)
     }

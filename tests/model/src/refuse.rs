@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::calendar;
 use crate::change::Change;
 use crate::world::{Hold, Kind, OnDelete, Row, Value, World};
 
@@ -146,10 +147,50 @@ impl World {
                 return Some(true);
             }
         }
-        if !own || *value != Value::Null || *row.value(column) == Value::Null {
+        let emptied = own && *value == Value::Null && *row.value(column) != Value::Null;
+        let kept = match emptied {
+            true => self.is_kept_from_users(row, column),
+            false => Some(false),
+        };
+        if kept != Some(false) {
+            return kept;
+        }
+        self.may_not_move(row, column, value)
+    }
+
+    /// Whether a statutory minimum keeps the row from a moment that would move back, or be lost. `None` where a tag does
+    /// not mean anything.
+    fn may_not_move(&self, row: &Row, column: &str, value: &Value) -> Option<bool> {
+        let known = self.tables[row.table].column(column);
+        if !known.is_some_and(|column| column.kind.is_time()) {
             return Some(false);
         }
-        self.is_kept_from_users(row, column)
+        let mut changed = row.clone();
+        changed.values.insert(column.to_owned(), value.clone());
+        let mut unknown = false;
+        for (cell, tag) in &self.governing(row.table).cells {
+            let minimums = tag.minimums.iter();
+            for reference in
+                minimums.filter(|law| self.policy.minimums[&law.name].defence.is_none())
+            {
+                let before = self.reference_clock(row, tag, reference);
+                let after = self.reference_clock(&changed, tag, reference);
+                let sooner = match (before, after) {
+                    (Some(before), Some(after)) => {
+                        let period = self.policy.minimums[&reference.name].period;
+                        calendar::add(after, period) < calendar::add(before, period)
+                    }
+                    (Some(_), None) => true,
+                    (None, _) => false,
+                };
+                if sooner && !self.is_resolved(row.table, cell) {
+                    unknown = true;
+                } else if sooner && self.keeps(row, tag, reference) {
+                    return Some(true);
+                }
+            }
+        }
+        if unknown { None } else { Some(false) }
     }
 
     /// The rows that refer to this one, over any number of steps.

@@ -103,7 +103,11 @@ fn tables_whose_minimums_have_passed_can_be_dropped_together() -> Result<()> {
             ),
             "Art. 60",
         );
-        node.exec("UPDATE books.invoice SET issued_at = '1990-01-01'")?;
+        node.exec(
+            "SELECT custodian.enforce_minimum('cn.tax.invoice', 'warn');
+             UPDATE books.invoice SET issued_at = '1990-01-01';
+             SELECT custodian.enforce_minimum('cn.tax.invoice', 'refuse')",
+        )?;
         owner.batch_execute(drop)?;
         node.exec("SELECT custodian.install_row_guard()")?;
     }
