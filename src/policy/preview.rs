@@ -11,14 +11,14 @@ use crate::pg::regclass::Regclass;
 use crate::pg::subxact::{Caught, subtransaction};
 use crate::pg::{clock, heap, relation, spi, time};
 use crate::policy::along::{self, Along};
-use crate::policy::compile::{Connections, compile_connected};
+use crate::policy::compile::{BEYOND, Connections, compile_connected};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::load;
 use crate::policy::model::{Finding, Leaf, Plan, Policy, RelId, Table};
 use crate::policy::once::Once;
 use crate::policy::period::Instant;
 use crate::policy::render::erasure::count_by_cause;
-use crate::policy::render::kept::kept;
+use crate::policy::render::kept::{REFERENCED, kept};
 use crate::policy::render::sample::sampled;
 use crate::policy::render::{self, Due, Statement, Step, facts};
 
@@ -254,6 +254,21 @@ impl Counter<'_> {
         }
     }
 
+    /// Says that rows may go which were told to be kept, where the plan does not see all that refers to them.
+    fn beyond(&mut self, plan: &Plan) {
+        let referenced = |(line, ..): &Rows| line.reason.starts_with(REFERENCED);
+        let unseen = plan.findings.iter().any(|finding| finding.code == BEYOND);
+        if unseen && self.lines.iter().any(referenced) {
+            let line = Line {
+                along: None,
+                action: "cannot count".to_owned(),
+                reason: "more tables refer to each other below it than are looked into: rows that are told to be referenced may go, once those have gone that refer to them".to_owned(),
+                columns: Vec::new(),
+            };
+            self.add(line, None, false);
+        }
+    }
+
     fn plan(mut self, plan: &Plan, part: Part, policy: &Policy, cutoff: Instant) -> Vec<Rows> {
         let mut leaves: Vec<&Leaf> = plan.leaves.iter().filter(|leaf| part(leaf)).collect();
         let mut going = Vec::new();
@@ -273,6 +288,7 @@ impl Counter<'_> {
         for leaf in leaves {
             self.kept(plan, leaf, policy, cutoff);
         }
+        self.beyond(plan);
         for (column, why) in &plan.unresolved {
             self.add(
                 Line {

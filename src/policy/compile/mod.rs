@@ -3,6 +3,8 @@
 //! A tag is resolved when it names at least one existing purpose, its clock can be found, and its method fits
 //! the column. Everything else is kept, and a finding.
 
+#[cfg(test)]
+mod bound_tests;
 mod cells;
 mod circle;
 #[cfg(test)]
@@ -30,6 +32,9 @@ use circle::As;
 
 pub use circle::together;
 pub use connections::Connections;
+
+/// The finding on a table of which a plan does not see all dependents.
+pub const BEYOND: &str = "dependents-beyond";
 
 /// How deep dependents of dependents are looked into: rows further down block.
 const MAX_DEPTH: usize = 6;
@@ -79,6 +84,8 @@ struct Compiler<'a> {
     digests: bool,
     /// How many more plans of dependents may be compiled.
     budget: cell::Cell<usize>,
+    /// There are dependents that were not looked into, for their depth or their number.
+    beyond: cell::Cell<bool>,
 }
 
 impl<'a> Compiler<'a> {
@@ -89,6 +96,7 @@ impl<'a> Compiler<'a> {
             policy,
             digests: true,
             budget: cell::Cell::new(MAX_DEPENDENTS),
+            beyond: cell::Cell::new(false),
         }
     }
 }
@@ -230,6 +238,15 @@ impl Compiler<'_> {
             }
         }
 
+        if stack.is_empty() && matches!(as_what, As::Itself) && self.beyond.get() {
+            context.find(
+                Severity::Notice,
+                BEYOND,
+                None,
+                format!("of what refers to its rows no more than {MAX_DEPTH} tables in a row and {MAX_DEPENDENTS} in all are looked into: rows that what lies beyond refers to count as kept by it, in previews, too, though sweeps come to these tables first"),
+                "Preview the tables that refer to it by themselves, and it again once their rows are gone.",
+            );
+        }
         let mut plan = Plan {
             table: table.id,
             ident: table.ident.clone(),

@@ -212,9 +212,15 @@ fn subject_from(
     tag: &SubjectTag,
     visited: &mut Vec<RelId>,
 ) -> std::result::Result<SubjectKey, String> {
-    if visited.contains(&table.id) || visited.len() >= MAX_HOPS {
+    if visited.contains(&table.id) {
         return Err(format!(
             "the subject of table \"{}\" leads back to it",
+            table.ident.name
+        ));
+    }
+    if visited.len() > MAX_HOPS {
+        return Err(format!(
+            "the way to its subject leads over more than {MAX_HOPS} foreign keys, to table \"{}\" and beyond",
             table.ident.name
         ));
     }

@@ -105,9 +105,9 @@ impl Compiler<'_> {
             && !child.is_tagged()
             && !table.family.contains(&key.child)
             && !stack.contains(&child.id)
-            && stack.len() < MAX_DEPTH
             && !self.governed(key.child);
-        if !goes {
+        let stays = matches!(key.on_delete, OnDelete::NoAction | OnDelete::Restrict);
+        if !goes || stays || self.is_too_deep(stack) {
             return None;
         }
         let dependents = match key.on_delete {
@@ -148,6 +148,15 @@ impl Compiler<'_> {
         }
         plan.mark = plan.digest.clone();
         Some(plan)
+    }
+
+    /// Whether dependents of the last table are not looked into any more.
+    fn is_too_deep(&self, stack: &[RelId]) -> bool {
+        let deep = stack.len() >= MAX_DEPTH;
+        if deep {
+            self.beyond.set(true);
+        }
+        deep
     }
 
     /// Whether tags of another relation govern rows of this one.
@@ -203,16 +212,18 @@ impl Compiler<'_> {
             && deletes(child)
             && !child.leaves.is_empty()
             && mode(child) >= mode(table)
-            && stack.len() < MAX_DEPTH
             && !stack.iter().any(|above| {
                 *above == child.id
                     || child.family.contains(above)
                     || self.connections.circles.connect(*above, child.id)
             });
-        if !usable {
+        if !usable || self.is_too_deep(stack) {
             return None;
         }
-        let budget = self.budget.get().checked_sub(1)?;
+        let Some(budget) = self.budget.get().checked_sub(1) else {
+            self.beyond.set(true);
+            return None;
+        };
         self.budget.set(budget);
         Some(self.table(child, stack, As::Itself)).filter(|plan| plan.delete_rows)
     }

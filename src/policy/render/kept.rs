@@ -20,6 +20,9 @@ pub struct KeptBack {
     pub count: Statement,
 }
 
+/// How the reason begins where other rows refer to a row.
+pub const REFERENCED: &str = "referenced by ";
+
 fn names<'a>(columns: impl Iterator<Item = &'a PlannedColumn>) -> Vec<String> {
     let mut names: Vec<String> = columns.map(PlannedColumn::cell).collect();
     names.sort();
@@ -184,11 +187,7 @@ impl<'a> Writer<'a> {
         }
         if !plan.circle.is_empty() {
             let keys: Vec<&str> = plan.circle.iter().map(|key| key.name.as_str()).collect();
-            let reason = format!(
-                "referenced by {} ({})",
-                circle::names(plan),
-                keys.join(", ")
-            );
+            let reason = format!("{REFERENCED}{} ({})", circle::names(plan), keys.join(", "));
             self.add(columns.clone(), reason, |scope| {
                 let mut parts = free(scope);
                 let held = scope.held(ROW, plan, Some(leaf));
@@ -199,7 +198,7 @@ impl<'a> Writer<'a> {
         }
         for dependent in &plan.dependents {
             let reason = format!(
-                "referenced by {} ({})",
+                "{REFERENCED}{} ({})",
                 dependent.foreign_key.child_ident.name, dependent.foreign_key.name
             );
             self.add(columns.clone(), reason, |scope| {

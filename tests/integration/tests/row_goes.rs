@@ -203,3 +203,93 @@ fn untagged_dependents_keep_a_row_unless_its_tag_lets_them_go() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_preview_says_where_it_cannot_tell_what_goes_and_the_sweep_takes_it() -> Result<()> {
+    let (_node, mut client) = cluster("chain")?;
+    // Eight tables, each row of which the row of the next one refers to, all of them due.
+    for n in 1..=8 {
+        let up = match n {
+            1 => "int".to_owned(),
+            _ => format!("int REFERENCES s.t{}", n - 1),
+        };
+        client.batch_execute(&format!(
+            "CREATE TABLE s.t{n} (id int PRIMARY KEY, up {up}, at timestamptz, name text);
+             ALTER TABLE s.t{n} OWNER TO app;
+             INSERT INTO s.t{n} VALUES (1, 1, now() - interval '20 days', 'n');
+             SELECT custodian.tag_table('s.t{n}', clock => 'at', on_expiry => 'delete');
+             SELECT custodian.tag_column('s.t{n}', 'name', 'user.name', '{{p.short}}')"
+        ))?;
+    }
+    let unseen = "cannot count|more tables refer to each other below it than are looked into: rows that are told to be referenced may go, once those have gone that refer to them|";
+    for (table, told) in [
+        (
+            "s.t1",
+            format!("{unseen}\nkeep|referenced by s.t2 (t2_up_fkey)|1"),
+        ),
+        (
+            "s.t2",
+            format!("{unseen}\nkeep|referenced by s.t3 (t3_up_fkey)|1"),
+        ),
+        ("s.t3", "delete row|past: p.short|1".to_owned()),
+        ("s.t8", "delete row|past: p.short|1".to_owned()),
+    ] {
+        assert_eq!(preview(&mut client, table)?, told, "{table}");
+    }
+    assert_eq!(
+        client.text(
+            "SELECT object FROM custodian.check() WHERE code = 'dependents-beyond' ORDER BY 1"
+        )?,
+        "s.t1\ns.t2"
+    );
+    client.batch_execute("SELECT count(*) FROM custodian.sweep_now()")?;
+    for n in 1..=8 {
+        assert_eq!(
+            client.text(&format!("SELECT count(*) FROM s.t{n}"))?,
+            "0",
+            "{n}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_maximum_below_a_minimum_by_another_clock_blocks_those_rows_that_both_are_about() -> Result<()>
+{
+    let (_node, mut client) = cluster("laws")?;
+    client.batch_execute(
+        "CREATE TABLE s.bill (id int PRIMARY KEY, at timestamptz, paid timestamptz, name text);
+         ALTER TABLE s.bill OWNER TO app;
+         INSERT INTO s.bill SELECT n, now() - a * interval '1 day', now() - p * interval '1 day', 'n'
+         FROM (VALUES (1, 40, 10), (2, 40, 100), (3, 10, 100), (4, 10, 10)) AS v (n, a, p);
+         SELECT custodian.define_purpose('p.long', 'contract', '10 years');
+         SELECT custodian.tag_table('s.bill', clock => 'at');
+         SELECT custodian.tag_column('s.bill', 'name', 'user.name', '{p.long}', on_expiry => 'set_null');
+         SELECT custodian.require_maximum('k.most', 's.bill', '{name}', '30 days', 'Act M');
+         SELECT custodian.require_minimum('k.least', 's.bill', '{name}', '90 days', 'Act L', clock => 'paid')",
+    )?;
+    let states = "SELECT string_agg(state, ' ' ORDER BY id) FROM s.bill, custodian.explain_row('s.bill', jsonb_build_object('id', id))";
+    assert_eq!(client.text(states)?, "blocked due active active");
+    let told = preview(&mut client, "s.bill")?;
+    assert!(told.contains("keep|conflict: Act M and Act L|1"), "{told}");
+    assert!(told.contains("set null|past: p.long|1"), "{told}");
+    client.batch_execute("SELECT count(*) FROM custodian.sweep_now('s.bill')")?;
+    assert_eq!(
+        client.text(
+            "SELECT string_agg(id::text, ' ' ORDER BY id) FROM s.bill WHERE name IS NOT NULL"
+        )?,
+        "1 3 4"
+    );
+    // Nor may a user destroy what the minimum keeps, though the maximum has passed.
+    assert_eq!(
+        client
+            .refused("UPDATE s.bill SET name = NULL WHERE id = 1")
+            .sqlstate(),
+        "23001"
+    );
+    client.batch_execute(
+        "SET custodian.clock_offset = '81d'; SELECT count(*) FROM custodian.sweep_now('s.bill')",
+    )?;
+    assert_eq!(client.text("SELECT count(name) FROM s.bill")?, "0");
+    Ok(())
+}
