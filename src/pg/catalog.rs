@@ -39,6 +39,11 @@ impl Tuple {
         self.datum(column).map(|datum| datum.value() as i32)
     }
 
+    /// A column of type boolean.
+    pub fn bool(&self, column: i16) -> Option<bool> {
+        self.datum(column).map(|datum| datum.value() & 1 != 0)
+    }
+
     /// The fixed part of the row, as the server's struct of the catalog has it.
     pub fn form<T>(&self) -> &T {
         // SAFETY: the caller names the struct of the catalog that it scans; the tuple is there while this is.

@@ -1,5 +1,6 @@
 //! Partitions and inheritance: who is whose parent.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
 use pgrx::pg_sys;
@@ -8,15 +9,55 @@ use crate::pg::catalog;
 
 const CHILD: i16 = 1;
 const PARENT: i16 = 2;
+const DETACH_PENDING: i16 = 4;
+
+thread_local! {
+    /// A child that counts as one of this parent, whatever the catalog says.
+    static STILL_IN: Cell<Option<(pg_sys::Oid, pg_sys::Oid)>> = const { Cell::new(None) };
+}
+
+/// Ends what [`as_if_still_in`] began, also while an error unwinds.
+struct StillIn;
+
+impl Drop for StillIn {
+    fn drop(&mut self) {
+        STILL_IN.set(None);
+    }
+}
+
+/// Does something as if a child that is leaving its parent had not left it.
+pub fn as_if_still_in<T>(child: pg_sys::Oid, parent: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    STILL_IN.set(Some((child, parent)));
+    let _until_done = StillIn;
+    work()
+}
+
+/// Whether the server has begun to detach the partition concurrently, and has not come to the end.
+pub fn is_detach_pending(child: pg_sys::Oid, parent: pg_sys::Oid) -> bool {
+    catalog::scan(
+        catalog::PG_INHERITS,
+        catalog::PG_INHERITS_CHILD_INDEX,
+        &[(CHILD, child)],
+        |row| Some(row.oid(PARENT)? == parent && row.bool(DETACH_PENDING)?),
+    )
+    .contains(&true)
+}
 
 /// The direct parents of a relation, in the order they were declared; a partition has one.
 pub fn parents(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    catalog::scan(
+    let mut parents = catalog::scan(
         catalog::PG_INHERITS,
         catalog::PG_INHERITS_CHILD_INDEX,
         &[(CHILD, relation)],
         |row| row.oid(PARENT),
-    )
+    );
+    if let Some((child, parent)) = STILL_IN.get()
+        && child == relation
+        && !parents.contains(&parent)
+    {
+        parents.push(parent);
+    }
+    parents
 }
 
 /// The partitioned table of which a relation is a partition.

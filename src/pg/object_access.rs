@@ -1,5 +1,5 @@
 //! The object-access hook: one for the whole extension, which asks the modules that care before an object
-//! is dropped, a table truncated or a function called.
+//! is dropped, a partition leaves its table, a table is truncated or a function called.
 
 use std::ffi::{c_int, c_void};
 
@@ -8,10 +8,10 @@ use pgrx::prelude::*;
 
 use crate::error::Result;
 use crate::guard::lane::archive::telling;
-use crate::guard::row::dropping;
+use crate::guard::row::{dropping, veto};
 use crate::guard::{foreign, function, residency_column, written};
 use crate::pg::hook::Hook;
-use crate::pg::report;
+use crate::pg::{catalog, report};
 use crate::policy::declare::history;
 
 /// An object about to be dropped, directly or because something it depends on is.
@@ -45,6 +45,11 @@ fn before_execute(function: pg_sys::Oid) -> Result<()> {
     function::before_execute(function)
 }
 
+/// What runs when a child has come to a parent or is leaving it, before it is gone; an error refuses it.
+fn before_leaving(child: pg_sys::Oid, parent: pg_sys::Oid) -> Result<()> {
+    veto::before_leaving(child, parent)
+}
+
 /// Whether anybody cares: cheap, since the server asks for every function of every statement.
 fn concerns(
     access: pg_sys::ObjectAccessType::Type,
@@ -54,6 +59,7 @@ fn concerns(
     match access {
         pg_sys::ObjectAccessType::OAT_POST_CREATE => telling::concerns(class),
         pg_sys::ObjectAccessType::OAT_DROP | pg_sys::ObjectAccessType::OAT_TRUNCATE => true,
+        pg_sys::ObjectAccessType::OAT_POST_ALTER => class == catalog::PG_INHERITS,
         pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => function::concerns(object),
         _ => false,
     }
@@ -76,6 +82,7 @@ extern "C-unwind" fn run(
     object: pg_sys::Oid,
     sub: c_int,
     internal: bool,
+    auxiliary: pg_sys::Oid,
 ) {
     let verdict = match access {
         pg_sys::ObjectAccessType::OAT_DROP => before_drop(Drop {
@@ -89,6 +96,8 @@ extern "C-unwind" fn run(
             Ok(())
         }
         pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE => before_execute(object),
+        // Of an entry of pg_inherits: the parent is the other object.
+        pg_sys::ObjectAccessType::OAT_POST_ALTER => before_leaving(object, auxiliary),
         // Of each table that a TRUNCATE reaches, partitions and children too, once it is locked.
         pg_sys::ObjectAccessType::OAT_TRUNCATE => before_truncate(object),
         _ => Ok(()),
@@ -107,7 +116,7 @@ unsafe extern "C-unwind" fn hook(
     arg: *mut c_void,
 ) {
     // SAFETY: arguments are passed on as they came; PREVIOUS is written once, before any statement runs. The argument of
-    // a drop is its flags, or NULL.
+    // a drop is its flags, or NULL, and that of an alteration names the other object.
     unsafe {
         if let Some(previous) = PREVIOUS.previous() {
             previous(access, class, object, sub, arg);
@@ -121,7 +130,14 @@ unsafe extern "C-unwind" fn hook(
                     .is_some_and(|drop| {
                         drop.dropflags & pg_sys::PERFORM_DELETION_INTERNAL as c_int != 0
                     });
-            run(access, class, object, sub, internal);
+            let auxiliary = if access == pg_sys::ObjectAccessType::OAT_POST_ALTER {
+                arg.cast::<pg_sys::ObjectAccessPostAlter>()
+                    .as_ref()
+                    .map_or(pg_sys::Oid::INVALID, |altered| altered.auxiliary_id)
+            } else {
+                pg_sys::Oid::INVALID
+            };
+            run(access, class, object, sub, internal, auxiliary);
         }
     }
 }

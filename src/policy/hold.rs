@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
-use crate::guard::row::{fire, keeping, sync};
+use crate::guard::row::{apart, fire, keeping, sync};
 use crate::guc;
 use crate::pg::lock::{self, Mode};
 use crate::pg::report::SqlResult;
@@ -206,8 +206,8 @@ fn scope(
     }
 }
 
-/// Everything below and including the roots.
-pub(super) fn trees(roots: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
+/// Everything below and including the roots, also what the worker has detached from there and not dropped yet.
+pub(super) fn trees(roots: &[pg_sys::Oid]) -> Result<Vec<pg_sys::Oid>> {
     let mut all = BTreeSet::new();
     for root in roots {
         all.insert(root.to_u32());
@@ -217,13 +217,14 @@ pub(super) fn trees(roots: &[pg_sys::Oid]) -> Vec<pg_sys::Oid> {
                 .map(|oid| oid.to_u32()),
         );
     }
-    all.into_iter().map(pg_sys::Oid::from).collect()
+    all.extend(apart::below(&all)?);
+    Ok(all.into_iter().map(pg_sys::Oid::from).collect())
 }
 
 /// Takes the epoch locks that guards of these tables share: of the roots, and of the other roots that a child
 /// of several parents has.
 fn lock_epochs(roots: &[pg_sys::Oid]) -> Result<()> {
-    for root in roots_of(&trees(roots)) {
+    for root in roots_of(&trees(roots)?) {
         lock::epoch(root, Mode::Exclusive)?;
     }
     Ok(())
@@ -231,7 +232,7 @@ fn lock_epochs(roots: &[pg_sys::Oid]) -> Result<()> {
 
 /// Keeps partitions, children and foreign keys of the tables as they are.
 fn lock_trees(roots: &[pg_sys::Oid]) -> Result<()> {
-    for relation in trees(roots) {
+    for relation in trees(roots)? {
         lock::labels(relation)?;
     }
     Ok(())
@@ -291,6 +292,7 @@ fn place(
     for root in &scope.roots {
         keeping::read_one(*root, false)?;
     }
+    hold_wait::tell_of_pending_detachments(&scope.roots)?;
     Ok(id)
 }
 
@@ -335,7 +337,8 @@ fn detail(id: i64, scope: &Scope, more: Value) -> Result<Value> {
 /// For data stewards; `approver` is the role of another person. The hold is in force when the call returns
 /// and its transaction commits: the call waits for the transactions that are writing to the tables
 /// concerned, prepared ones included, as long as `lock_timeout` allows. After a second a NOTICE says that the
-/// hold is pending, and on whom it waits; 55P03 says the same when `lock_timeout` has passed.
+/// hold is pending, and on whom it waits; 55P03 says the same when `lock_timeout` has passed. A partition that is being
+/// detached concurrently is held, too, and cannot leave while rows of it are; a NOTICE names it.
 ///
 /// Errors: 42501 for others than stewards, or an approver who is the requester; 22023 for a review date that
 /// is not in the future, no matter, no reason, no scope or several; 42704 for an unknown approver, column or
@@ -448,7 +451,7 @@ fn release_hold(hold: i64, approver: &str, reason: &str) -> SqlResult<()> {
         lock_epochs(&scope.roots)?;
         // Again, now that nobody else can have released it.
         find(hold)?;
-        let leaves = trees(&scope.roots);
+        let leaves = trees(&scope.roots)?;
         sandbox::as_extension_owner(|| {
             spi::execute(
                 "UPDATE custodian.hold SET released_at = pg_catalog.now(), released_by = session_user, \

@@ -1,4 +1,4 @@
-//! On whom a hold waits: said while it waits, and when it gave up.
+//! On whom a hold waits: said while it waits, and when it gave up; and which partitions are half detached where it lies.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::row::sync;
-use crate::pg::{relation, report, spi, subxact, timeout};
+use crate::pg::{inherit, relation, report, spi, subxact, timeout};
 use crate::policy::hold::{roots_of, trees};
 
 /// How long a hold waits before it says for whom.
@@ -31,6 +31,28 @@ pub fn patiently<T>(what: &str, roots: &[pg_sys::Oid], work: impl Fn() -> Result
         Some(done) => Ok(done),
         None => Err(waited(&waited_for(roots)?)),
     }
+}
+
+/// Tells of the partitions of these tables that the server has begun to detach concurrently: the hold keeps them from leaving.
+pub fn tell_of_pending_detachments(roots: &[pg_sys::Oid]) -> Result<()> {
+    for relation in trees(roots)? {
+        for parent in inherit::parents(relation) {
+            if !inherit::is_detach_pending(relation, parent) {
+                continue;
+            }
+            let (name, table) = (relation::describe(relation), relation::describe(parent));
+            report::log(
+                PgLogLevel::NOTICE,
+                Error::new(
+                    Kind::NotInPrerequisiteState,
+                    format!("partition \"{name}\" is being detached from table \"{table}\" concurrently"),
+                )
+                .detail("The legal hold lies on it, too. It cannot leave while rows of it are held, and the table does not show them.")
+                .hint("Read the partition by its name. Once the hold is released, DETACH PARTITION … FINALIZE comes to the end of it."),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn pending(what: &str, others: &[String]) {
@@ -118,7 +140,7 @@ fn waited_for(roots: &[pg_sys::Oid]) -> Result<Vec<String>> {
             with.into(),
             modes(1).into(),
             class.into(),
-            roots_of(&trees(roots)).into(),
+            roots_of(&trees(roots)?).into(),
         ],
         |row| row.must::<String>(1),
     )

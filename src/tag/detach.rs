@@ -13,7 +13,7 @@ use crate::tag::change;
 use crate::tag::read;
 use crate::tag::target::{Label, Target};
 
-/// Before a utility statement: for DETACH PARTITION, also CONCURRENTLY, and NO INHERIT.
+/// Before a utility statement: for DETACH PARTITION, also CONCURRENTLY and FINALIZE, and NO INHERIT.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::AlterTableType as At;
     let Some(alter) = utility.cast::<pg_sys::AlterTableStmt>() else {
@@ -21,7 +21,10 @@ pub fn before(utility: Utility) -> Result<()> {
     };
     let commands = statement::commands(alter);
     let leaves = |command: &&pg_sys::AlterTableCmd| {
-        matches!(command.subtype, At::AT_DetachPartition | At::AT_DropInherit)
+        matches!(
+            command.subtype,
+            At::AT_DetachPartition | At::AT_DetachPartitionFinalize | At::AT_DropInherit
+        )
     };
     if !commands.iter().any(leaves) {
         return Ok(());
@@ -36,7 +39,8 @@ pub fn before(utility: Utility) -> Result<()> {
     };
     for command in commands {
         match command.subtype {
-            At::AT_DetachPartition => {
+            // What was tagged since the server began to detach it concurrently has come to it, too.
+            At::AT_DetachPartition | At::AT_DetachPartitionFinalize => {
                 let partition = statement::partition(command);
                 // And a table that is no partition of this one.
                 if let Some(child) = partition

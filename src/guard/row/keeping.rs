@@ -8,6 +8,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
+use crate::guard::row::apart;
 use crate::guard::row::document::Paths;
 use crate::guard::row::lookup::{self, Key, Reaction, Source};
 use crate::guard::row::verdict::{self, Keeper};
@@ -225,8 +226,13 @@ pub fn load(relation: pg_sys::Oid) -> Result<Keeping> {
 /// The same without what refers to the relation; with `below` also what lies on parts of it.
 pub fn read_one(relation: pg_sys::Oid, below: bool) -> Result<Keeping> {
     lock::epoch(inherit::root(relation), Mode::Share)?;
+    let apart = apart::above(relation)?;
+    if let Some(root) = apart.last() {
+        lock::epoch(*root, Mode::Share)?;
+    }
     let mut lineage = vec![relation];
     lineage.extend(inherit::ancestors(relation));
+    lineage.extend(apart);
     let labels = read::labels(relation);
     let tags = labels.column_tags();
     let mut keeping = describe(relation)?;

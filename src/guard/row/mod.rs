@@ -1,5 +1,6 @@
 //! The row guard: keeps rows that legal holds and statutory minimums protect, from everybody.
 
+pub mod apart;
 mod apply;
 pub mod chain;
 mod document;

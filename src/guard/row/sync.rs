@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
+use crate::guard::row::apart;
 use crate::pg::fresh::{self, Seen};
 use crate::pg::subxact;
 use crate::pg::timeout;
@@ -98,6 +99,7 @@ fn concerned_of(labelled: &[u32]) -> Result<BTreeSet<u32>> {
     for root in roots {
         tree(root, &mut all);
     }
+    all.extend(apart::below(&all)?);
     Ok(all)
 }
 
@@ -328,6 +330,7 @@ fn bring(within: Option<&BTreeSet<u32>>, unneeded: Unneeded) -> Result<()> {
 pub fn surroundings(relation: pg_sys::Oid) -> Result<BTreeSet<u32>> {
     let mut within = BTreeSet::new();
     tree(inherit::root(relation).to_u32(), &mut within);
+    within.extend(apart::below(&within)?);
     within.extend(ancestors(&within)?);
     Ok(within)
 }

@@ -1,6 +1,7 @@
 //! DDL that would destroy kept rows, or take the guard off them: refused while a hold or a minimum keeps
 //! rows there. What changes which tables need the guard is followed afterwards.
 
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -15,6 +16,7 @@ use crate::pg::relation::named;
 use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
 use crate::pg::{inherit, relation, sql_type, trigger, xact};
+use crate::policy::law_clock::Clocks;
 use crate::policy::relation_ref;
 
 /// Whether the extension is there to ask.
@@ -110,10 +112,54 @@ pub(super) fn refuse_if_column_kept(
     }
 }
 
+thread_local! {
+    /// From which clocks minimums of tables ran that the running statement puts below a parent.
+    static JOINING: RefCell<Clocks> = RefCell::default();
+}
+
+fn refuse_detaching(partition: pg_sys::Oid) -> Result<()> {
+    let name = relation::describe(partition);
+    refuse_if_any_kept(partition, &format!("detach partition \"{name}\""))
+}
+
+thread_local! {
+    /// What this process detaches it looks at again afterwards, and puts back where something is kept.
+    static LOOKED_AT_AFTERWARDS: Cell<bool> = const { Cell::new(false) };
+}
+
+fn looked_at_afterwards() -> bool {
+    LOOKED_AT_AFTERWARDS.get()
+}
+
+struct LooksAtIt;
+
+impl Drop for LooksAtIt {
+    fn drop(&mut self) {
+        LOOKED_AT_AFTERWARDS.set(false);
+    }
+}
+
+/// Comes to the end of a detachment for the worker, which puts back what is kept by then: its rows are to be seen again.
+pub fn look_at_it_afterwards<T>(work: impl FnOnce() -> T) -> T {
+    LOOKED_AT_AFTERWARDS.set(true);
+    let _until_done = LooksAtIt;
+    work()
+}
+
+/// When a partition leaves its table that the server began to detach concurrently, in a transaction before: what was
+/// kept by nothing when that began may be kept now. An error leaves it where it is, out of the table's sight, and held.
+pub fn before_leaving(child: pg_sys::Oid, parent: pg_sys::Oid) -> Result<()> {
+    if !inherit::is_detach_pending(child, parent) || looked_at_afterwards() || !installed() {
+        return Ok(());
+    }
+    inherit::as_if_still_in(child, parent, || refuse_detaching(child))
+}
+
 /// Before a utility statement.
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_CopyStmt, T_DropStmt};
     dropping::begin_statement();
+    JOINING.take();
     let tag = utility.node.type_;
     let concerns = matches!(
         tag,
@@ -143,6 +189,7 @@ fn reads_rows(command: &&pg_sys::AlterTableCmd) -> bool {
     matches!(
         command.subtype,
         At::AT_DetachPartition
+            | At::AT_DetachPartitionFinalize
             | At::AT_DropInherit
             | At::AT_DropColumn
             | At::AT_AlterColumnType
@@ -172,17 +219,24 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_DisableTrig | At::AT_EnableTrig | At::AT_EnableReplicaTrig => {
                 refuse_disabling(relation, text!(command.name))?;
             }
-            At::AT_DetachPartition => {
+            At::AT_DetachPartition | At::AT_DetachPartitionFinalize => {
                 let partition = statement::partition(command);
                 // Of a partition its parent's owner may ask, of another table nobody.
                 if let Some(partition) =
                     partition.and_then(|partition| named(node!(partition.name)))
                     && inherit::parents(partition).contains(&relation)
+                    && (command.subtype == At::AT_DetachPartition || !looked_at_afterwards())
                 {
-                    let name = relation::describe(partition);
-                    refuse_if_any_kept(partition, &format!("detach partition \"{name}\""))?;
+                    refuse_detaching(partition)?;
                 }
             }
+            At::AT_AttachPartition => {
+                let partition = statement::partition(command);
+                if let Some(child) = partition.and_then(|partition| named(node!(partition.name))) {
+                    JOINING.with_borrow_mut(|clocks| clocks.below(child));
+                }
+            }
+            At::AT_AddInherit => JOINING.with_borrow_mut(|clocks| clocks.below(relation)),
             At::AT_DropInherit => {
                 let name = relation::describe(relation);
                 refuse_if_any_kept(
@@ -318,6 +372,7 @@ fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_AttachPartition
                 | At::AT_AddInherit
                 | At::AT_DetachPartition
+                | At::AT_DetachPartitionFinalize
                 | At::AT_DropInherit
                 | At::AT_AddConstraint
                 | At::AT_AddColumn
@@ -326,6 +381,8 @@ fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
         )
     });
     if concerns {
+        // The tags of a parent govern, its clock, too.
+        JOINING.take().stay()?;
         sync::after_ddl(relation)?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use super::store::{self, Entry};
 use super::{Candidate, Judgement, due, is_empty, judge, oid, total};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::ledger;
+use crate::guard::row::veto;
 use crate::guc::{self, Disposal, pace};
 use crate::pg::subxact::Caught;
 use crate::pg::{clock, lock, relation, report, sandbox, spi, timeout, top_level, xact};
@@ -207,7 +208,9 @@ fn detach(entry: &Entry, what: &str) -> std::result::Result<(), Caught> {
         "ALTER TABLE {} DETACH PARTITION {}{what}",
         table.quoted, leaf.quoted
     );
-    top_level::run(&sql, &[(parent, table.quoted), (entry.oid(), leaf.quoted)])
+    veto::look_at_it_afterwards(|| {
+        top_level::run(&sql, &[(parent, table.quoted), (entry.oid(), leaf.quoted)])
+    })
 }
 
 fn gone(entry: &Entry) -> Error {

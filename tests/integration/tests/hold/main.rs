@@ -3,6 +3,7 @@
 
 mod concurrent;
 mod destroying;
+mod detaching;
 mod lasting;
 mod reach;
 mod shop;
