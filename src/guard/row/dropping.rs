@@ -223,6 +223,7 @@ pub(super) fn before_statement(statement: &pg_sys::DropStmt) -> Result<()> {
             // The server refuses everyone else in its own words.
             if ours && own::may_change()? {
                 own::refuse_while_held(DROP_EXTENSION)?;
+                own::warn_of_minimums()?;
                 // The scheduler takes the locks on guarded tables in another order.
                 evict(xact::database());
                 // Its triggers would otherwise ask for CASCADE. If the statement fails, they stay.

@@ -2,6 +2,9 @@
 //! are in force it stays as it was installed, for superusers too: what a hold promises rests on it. From outside it stays so
 //! always, since a table that is moved away and back is nobody's in between.
 
+use std::collections::BTreeSet;
+
+use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{NodeTag, ObjectType};
 
@@ -10,11 +13,13 @@ use crate::evidence::events::Outcome;
 use crate::guard::row::veto::guard_stays;
 use crate::guard::row::{fire, sync};
 use crate::guard::{opening, scripts};
+use crate::pg::fresh::{self, Seen};
 use crate::pg::relation::named;
 use crate::pg::statement::{self, any_node, names, node, string, text};
 use crate::pg::utility::Utility;
-use crate::pg::{extension, namespace, relation, trigger};
+use crate::pg::{extension, namespace, relation, report, sandbox, trigger};
 use crate::policy::hold_read;
+use crate::tag::read;
 
 /// The tables without which nobody could tell what is or was held, or what may leave by which lane or publication.
 const TABLES: [&std::ffi::CStr; 9] = [
@@ -365,4 +370,57 @@ pub fn refuse_while_held(what: &str) -> Result<()> {
     .hint("A data steward can end them with custodian.release_hold().");
     fire::record("pg_custodian", Outcome::Refused, &error);
     Err(error)
+}
+
+/// How many minimums a warning names.
+const MANY: usize = 20;
+
+/// Tells of the statutory minimums on tags, which keep nothing once the extension is gone: unlike holds they are no second
+/// person's to release, and whoever owns the extension may drop it.
+pub fn warn_of_minimums() -> Result<()> {
+    let mut named = BTreeSet::new();
+    for relation in sync::labelled()? {
+        let labels = read::own(pg_sys::Oid::from(relation));
+        for tag in labels.columns.values().filter_map(|label| label.tag()) {
+            let minimums = tag.cells().flat_map(|(_, cell)| &cell.minimums);
+            named.extend(minimums.map(|minimum| minimum.name.clone()));
+        }
+    }
+    if named.is_empty() {
+        return Ok(());
+    }
+    let rows = sandbox::as_extension_owner(|| {
+        fresh::rows(
+            "SELECT name, citation FROM custodian.minimum WHERE NOT defence AND name = ANY ($1) ORDER BY name",
+            &[Vec::from_iter(named).into()],
+            Seen::Everything,
+            0,
+        )
+    })?;
+    let mut minimums = Vec::new();
+    for row in rows.iter().take(MANY) {
+        minimums.push(format!(
+            "{} ({})",
+            fresh::must(row, 0)?,
+            fresh::must(row, 1)?
+        ));
+    }
+    if minimums.is_empty() {
+        return Ok(());
+    }
+    if rows.len() > MANY {
+        minimums.push(format!("and {} more", rows.len() - MANY));
+    }
+    let error = Error::new(
+        Kind::Kept,
+        "extension \"pg_custodian\" is dropped while statutory minimums are in force",
+    )
+    .detail(format!(
+        "Nothing keeps these from then on: {}.",
+        minimums.join(", ")
+    ))
+    .hint("Roll back to keep them. Tags stay with their tables; custodian.export_policy() gives the minimums and purposes that they name.");
+    fire::record("pg_custodian", Outcome::Warned, &error);
+    report::log(PgLogLevel::WARNING, error);
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Who places and releases holds, and what they outlast.
 
+use std::sync::mpsc;
+
 use integration::{Cluster, Result, Sql, wait_until};
 
 use crate::shop::{MATTER, hold_customer, kept, kept_by, shop};
@@ -123,7 +125,26 @@ fn the_extension_goes_only_without_holds() -> Result<()> {
         "0",
         "the minimum still needs the guard"
     );
-    node.exec("DROP EXTENSION pg_custodian")?;
+    // Minimums go with it, and whoever drops it is told which.
+    let (said, notices) = mpsc::channel();
+    let mut config: postgres::Config = node.conninfo("postgres", "postgres").parse()?;
+    config.notice_callback(move |notice| {
+        let _nobody_listens = said.send(format!(
+            "{} {} {}",
+            notice.severity(),
+            notice.message(),
+            notice.detail().unwrap_or_default()
+        ));
+    });
+    config
+        .connect(postgres::NoTls)?
+        .batch_execute("DROP EXTENSION pg_custodian")?;
+    let told: Vec<String> = notices.try_iter().collect();
+    assert!(
+        told.iter()
+            .any(|told| told.starts_with("WARNING") && told.contains("cn.tax.invoice (Art. 60)")),
+        "{told:?}"
+    );
     node.exec("DELETE FROM shop.orders; DROP TABLE shop.ticket")?;
     Ok(())
 }
@@ -228,5 +249,36 @@ fn tags_by_which_holds_work_cannot_be_taken_away() -> Result<()> {
         "SELECT custodian.release_hold({hold}, 'counsel', 'settled')"
     ))?;
     client.batch_execute("SELECT custodian.untag_column('shop.customer', 'email'); SELECT custodian.untag_table('shop.ticket')")?;
+    Ok(())
+}
+
+#[test]
+fn a_hold_does_not_end_by_itself_however_long_its_review_is_past() -> Result<()> {
+    let node = shop()?;
+    node.exec(
+        "SELECT custodian.define_purpose('shop.short', 'contract', '1 day');
+         SELECT custodian.tag_column('shop.ticket', 'body', 'user.behavior', ARRAY['shop.short'], clock => 'at');
+         SELECT custodian.tag_table('shop.ticket', clock => 'at', subject_kind => 'customer', subject_via => ARRAY['customer_id'], on_expiry => 'delete')",
+    )?;
+    // To be reviewed in 30 days.
+    hold_customer(&node, 2)?;
+    node.alter_system("custodian.max_disposal_fraction", "1")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_until("the settings are read", 60, || {
+        node.text("SELECT current_setting('custodian.disposal') || current_setting('custodian.max_disposal_fraction')")
+            .is_ok_and(|mode| mode == "on1")
+    });
+    let mut later = node.client()?;
+    later.batch_execute("SET custodian.clock_offset = '60d'; SELECT count(*) FROM custodian.sweep_now('shop.ticket')")?;
+    assert_eq!(node.text("SELECT id FROM shop.ticket ORDER BY id")?, "2");
+    kept(&mut later, "DELETE FROM shop.ticket WHERE id = 2");
+    kept(
+        &mut later,
+        "UPDATE shop.customer SET email = NULL WHERE id = 2",
+    );
+    assert_eq!(
+        later.text("SELECT count(*) FROM custodian.holds WHERE released_at IS NULL")?,
+        "1"
+    );
     Ok(())
 }
