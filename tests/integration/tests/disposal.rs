@@ -260,6 +260,43 @@ fn a_hold_placed_during_a_sweep_is_in_force_when_its_call_returns() -> Result<()
 }
 
 #[test]
+fn a_minimum_required_or_raised_during_a_sweep_is_in_force_when_its_call_returns() -> Result<()> {
+    for (name, before) in [
+        ("required", ""),
+        (
+            "raised",
+            "; SELECT custodian.require_minimum('k.log', 'shop.log', '{body}', '10 days', 'Act A')",
+        ),
+    ] {
+        let node = cluster(
+            name,
+            &[
+                "custodian.disposal = on",
+                "custodian.max_disposal_fraction = 1",
+                "custodian.batch_target = 1ms",
+            ],
+        )?;
+        node.exec(&format!("{SLOW}{before}"))?;
+        mid_sweep(&node, 0);
+        node.exec(
+            "SELECT custodian.require_minimum('k.log', 'shop.log', '{body}', '10 years', 'Act A')",
+        )?;
+        let left = node.text("SELECT count(*) FROM shop.log")?;
+        let there: i64 = left.parse().expect("a count");
+        assert!(
+            there > 100,
+            "{name}: the sweep was through before the minimum"
+        );
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(node.text("SELECT count(*) FROM shop.log")?, left, "{name}");
+        // Users' statements meet it, too.
+        let error = node.client()?.refused("DELETE FROM shop.log");
+        assert_eq!(error.sqlstate(), "23001", "{name}: {error}");
+    }
+    Ok(())
+}
+
+#[test]
 fn rows_that_cannot_go_are_left_and_the_rest_goes() -> Result<()> {
     let node = cluster(
         "obstacles",

@@ -127,3 +127,51 @@ fn a_clock_in_partitions_goes_once_no_row_is_found_by_it() -> Result<()> {
     assert_eq!(client.text(columns)?, "0");
     Ok(())
 }
+
+#[test]
+fn a_clock_four_foreign_keys_away_lists_what_is_meant_where_that_is_not_clear() -> Result<()> {
+    let node = Cluster::builder("hold_clock_far")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 3600")
+        .start()?;
+    // From the third table two keys lead on to the fourth.
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE e (id int PRIMARY KEY, at timestamptz);
+         CREATE TABLE d (id int PRIMARY KEY, e int CONSTRAINT d_e REFERENCES e);
+         CREATE TABLE c (id int PRIMARY KEY, sold int CONSTRAINT c_sold REFERENCES d, bought int CONSTRAINT c_bought REFERENCES d);
+         CREATE TABLE b (id int PRIMARY KEY, c int CONSTRAINT b_c REFERENCES c);
+         CREATE TABLE a (id int PRIMARY KEY, b int CONSTRAINT a_b REFERENCES b, name text);
+         INSERT INTO e VALUES (1, now()), (2, '2000-01-01');
+         INSERT INTO d VALUES (1, 1), (2, 2);
+         INSERT INTO c VALUES (1, 1, 2), (2, 2, 1);
+         INSERT INTO b VALUES (1, 1), (2, 2);
+         INSERT INTO a VALUES (1, 1, 'n'), (2, 2, 'n');
+         SELECT custodian.define_purpose('shop.account', 'contract', '50 years');
+         SELECT custodian.tag_column('a', 'name', 'user.name', '{shop.account}')",
+    )?;
+    let mut client = node.client()?;
+    let require = |clock: &str| {
+        format!(
+            "SELECT custodian.require_minimum('law.a', 'a', '{{name}}', '10 years', 'Art. 1', clock => '{clock}')"
+        )
+    };
+    for sql in [
+        require("b.c.d.e.at"),
+        "SELECT custodian.tag_table('a', clock => 'b.c.d.e.at')".to_owned(),
+        "SELECT custodian.tag_column('a', 'name', 'user.name', '{shop.account}', clock => 'a_b.b_c.d.d_e.at')".to_owned(),
+    ] {
+        let error = client.refused(&sql);
+        assert_eq!(error.sqlstate(), "22023", "{sql}: {error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("\"d\" is ambiguous on table \"public.c\"; candidates: c_bought, c_sold"),
+            "{sql}: {text}"
+        );
+    }
+    client.batch_execute(&require("b.c.c_sold.e.at"))?;
+    let error = client.refused("DELETE FROM a WHERE id = 1");
+    assert_eq!(error.sqlstate(), "23001", "{error}");
+    client.batch_execute("DELETE FROM a WHERE id = 2")?;
+    Ok(())
+}

@@ -162,6 +162,81 @@ fn a_statement_that_began_before_the_hold_is_refused_at_every_level() -> Result<
     Ok(())
 }
 
+/// Waits until the guard has left all tables. Where somebody used one when the last hold was released, such as the scheduler,
+/// its next round takes the triggers off.
+fn wait_until_unguarded(node: &Cluster) {
+    wait_until("nothing is guarded", 60, || {
+        let gone = node
+            .text("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'custodian.row_guard'::regproc")
+            .is_ok_and(|triggers| triggers == "0");
+        // What is reloaded begins a round.
+        if !gone {
+            let _ = node.reload();
+        }
+        gone
+    });
+}
+
+#[test]
+fn a_first_hold_waits_for_definitions_that_are_being_changed() -> Result<()> {
+    let node = shop()?;
+    node.exec(
+        "SET ROLE shop;
+         CREATE TABLE shop.visit (id int, at date, ip text) PARTITION BY RANGE (at);
+         CREATE TABLE shop.visit_1 PARTITION OF shop.visit FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+         INSERT INTO shop.visit VALUES (1, '2020-03-01', 'ip')",
+    )?;
+    for (table, ddl) in [
+        ("shop.ticket", "TRUNCATE shop.ticket"),
+        (
+            "shop.ticket",
+            "ALTER TABLE shop.ticket ALTER body TYPE varchar(90)",
+        ),
+        ("shop.ticket", "ALTER TABLE shop.ticket DROP COLUMN body"),
+        (
+            "shop.ticket",
+            "ALTER TABLE shop.ticket RENAME TO old; DROP TABLE shop.old",
+        ),
+        (
+            "shop.visit",
+            "ALTER TABLE shop.visit DETACH PARTITION shop.visit_1",
+        ),
+        ("shop.visit", "DROP TABLE shop.visit_1"),
+        ("shop.visit", "TRUNCATE shop.visit_1"),
+    ] {
+        wait_until_unguarded(&node);
+        let writer = Session::new(&node)?;
+        writer.run(&format!("BEGIN; {ddl}"))?;
+        let steward = Session::new(&node)?;
+        steward.begin(&format!(
+            "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'court order', rel => '{table}')"
+        ));
+        steward.wait_blocked(&node);
+        writer.run("ROLLBACK")?;
+        let hold = steward.end()?;
+        kept(writer.run(&format!("BEGIN; {ddl}")), ddl);
+        writer.run("ROLLBACK")?;
+        node.exec(&format!(
+            "SELECT custodian.release_hold({hold}, 'counsel', 'settled')"
+        ))?;
+        writer.run(&format!("BEGIN; {ddl}; ROLLBACK"))?;
+    }
+    // What was done by then is done, and the hold is about what is left.
+    wait_until_unguarded(&node);
+    let writer = Session::new(&node)?;
+    writer
+        .run("BEGIN; TRUNCATE shop.ticket; INSERT INTO shop.ticket VALUES (2, 2, 'new', now())")?;
+    let steward = Session::new(&node)?;
+    steward.begin(&format!(
+        "SELECT custodian.place_hold('{MATTER}', 'counsel', current_date + 30, 'court order', rel => 'shop.ticket')"
+    ));
+    steward.wait_blocked(&node);
+    writer.run("COMMIT")?;
+    steward.end()?;
+    kept(writer.run("TRUNCATE shop.ticket"), "the next one");
+    Ok(())
+}
+
 #[test]
 fn a_first_hold_waits_for_statements_that_began_before_it() -> Result<()> {
     let node = shop()?;
@@ -193,19 +268,7 @@ fn a_first_hold_waits_for_statements_that_began_before_it() -> Result<()> {
             node.exec(&format!(
                 "SELECT custodian.release_hold({hold}, 'counsel', 'settled')"
             ))?;
-            // Where somebody used the table at that moment, such as the scheduler, its next round takes them off.
-            wait_until("nothing is guarded", 60, || {
-                let gone = node
-                    .text(
-                        "SELECT count(*) FROM pg_trigger WHERE tgfoid = 'custodian.row_guard'::regproc",
-                    )
-                    .is_ok_and(|triggers| triggers == "0");
-                // What is reloaded begins a round.
-                if !gone {
-                    let _ = node.reload();
-                }
-                gone
-            });
+            wait_until_unguarded(&node);
         }
     }
     Ok(())

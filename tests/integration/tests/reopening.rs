@@ -258,9 +258,50 @@ fn parents_and_dependents_that_change_reopen_the_rows_they_decide() -> Result<()
          SELECT custodian.tag_table('invoice', clock => 'at');
          SELECT custodian.tag_column('invoice', 'name', 'user.name', '{shop.account}', on_expiry => 'set_null');
          SELECT custodian.require_minimum('cn.tax', 'invoice', '{name}', '3000 days', 'Law A, article 1');
-         INSERT INTO invoice VALUES (1, 'n', now() - interval '2999 days 23 hours 59 minutes 50 seconds')",
+         INSERT INTO invoice VALUES (1, 'n', now() - interval '2999 days 23 hours 59 minutes 20 seconds')",
     )?;
     passed(&node, "invoice");
+    assert_eq!(
+        node.text("SELECT name IS NULL, now() - interval '3000 days' < at FROM invoice")?,
+        "f|t",
+        "what was passed is kept by the minimum still"
+    );
     wait_for_answer(&node, "SELECT name IS NULL FROM invoice", "t");
+    assert_eq!(
+        node.text("SELECT now() - interval '3000 days' > at FROM invoice")?,
+        "t",
+        "not before it lapsed"
+    );
+
+    // A maximum passes while the purpose goes on.
+    node.exec(
+        "CREATE TABLE traffic (id bigint, ip text, at timestamptz);
+         SELECT custodian.define_purpose('shop.traffic', 'contract', '9000 days');
+         SELECT custodian.tag_table('traffic', clock => 'at');
+         SELECT custodian.tag_column('traffic', 'ip', 'user.device.ip_address', '{shop.traffic}', on_expiry => 'set_null');
+         SELECT custodian.require_maximum('de.traffic', 'traffic', '{ip}', '100 days', 'Law T, article 9');
+         INSERT INTO traffic VALUES (1, 'ip', now() - interval '99 days 23 hours 59 minutes 20 seconds'), (2, 'ip', now()), (3, 'ip', now() - interval '101 days')",
+    )?;
+    wait_for_answer(&node, "SELECT count(ip) FROM traffic WHERE id = 3", "0");
+    passed(&node, "traffic");
+    assert_eq!(
+        node.text(
+            "SELECT count(ip), bool_or(now() - interval '100 days' < at) FROM traffic WHERE id = 1"
+        )?,
+        "1|t",
+        "the sweep came before the maximum"
+    );
+    let audited =
+        node.text("SELECT audited_at FROM custodian.watermarks WHERE leaf = 'traffic'::regclass")?;
+    wait_for_answer(
+        &node,
+        "SELECT string_agg(id::text, ' ') FROM traffic WHERE ip IS NOT NULL",
+        "2",
+    );
+    assert_eq!(
+        node.text("SELECT audited_at FROM custodian.watermarks WHERE leaf = 'traffic'::regclass")?,
+        audited,
+        "that was not the audit pass"
+    );
     Ok(())
 }
