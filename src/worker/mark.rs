@@ -153,6 +153,9 @@ pub fn load(
 pub fn held_by_others(leaves: impl Iterator<Item = RelId>) -> Result<BTreeSet<RelId>> {
     const WHICH: &str = "FROM custodian.watermark WHERE leaf = ANY ($1)";
     let leaves: Vec<pg_sys::Oid> = leaves.map(pg_sys::Oid::from).collect();
+    if leaves.is_empty() {
+        return Ok(BTreeSet::new());
+    }
     let read = |row: &spi::Row| Ok((row.must::<pg_sys::Oid>(1)?.to_u32(), row.must::<String>(2)?));
     sandbox::as_extension_owner(|| {
         let free = spi::write(

@@ -305,8 +305,9 @@ impl Compiler<'_> {
         let subject = path::subject(self.schema, table, tag)?;
         for hold in &self.policy.holds {
             if let HoldScope::Subject { kind, key } = &hold.scope
-                && *kind == subject.kind
+                // In this order: there may be thousands, of the same kind all of them.
                 && key.len() != subject.columns.len()
+                && *kind == subject.kind
             {
                 context.find(
                     Severity::Error,
