@@ -132,6 +132,41 @@ fn a_sweep_pauses_to_stay_below_its_rate_of_wal() -> Result<()> {
 }
 
 #[test]
+fn rows_that_cost_more_than_a_batch_may_take_go_one_by_one_from_the_first_on() -> Result<()> {
+    let node = Cluster::builder("dear")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = off")
+        .conf("custodian.max_disposal_fraction = 1")
+        .start()?;
+    // A hundred rows to a block, each of which takes a tenth of a second.
+    node.exec(
+        &LOG.replace("repeat('x', 3000)", "'x'")
+            .replace("generate_series(1, 600)", "generate_series(1, 100)"),
+    )?;
+    node.exec(
+        "CREATE FUNCTION dear() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN old; END';
+         CREATE TRIGGER dear BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION dear()",
+    )?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_done, batches FROM custodian.runs",
+        "done|100|100",
+    );
+    // No lock on a row was held for longer, not even by the first batch.
+    assert_eq!(
+        node.text(
+            "SELECT DISTINCT value FROM custodian.metrics
+             WHERE name = 'custodian_batch_duration_seconds_count'
+                OR name = 'custodian_batch_duration_seconds_bucket' AND labels ->> 'le' = '1'"
+        )?,
+        "100"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_sweep_says_that_it_waits_for_its_rate_of_wal_and_goes_on_when_that_is_raised() -> Result<()> {
     // One batch writes more than a minute's worth.
     let node = Cluster::builder("raised")
