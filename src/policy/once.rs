@@ -198,8 +198,11 @@ mod tests {
     use crate::policy::model::{ForeignKey, OnDelete, Schema, Table};
 
     fn tagged(id: RelId, name: &str, dependents: &str) -> Table {
-        let tagged =
-            format!(r#"{{"clock":"at","on_expiry":"delete","dependents":[{dependents}]}}"#);
+        let dependents = match dependents {
+            "" => String::new(),
+            names => format!(r#","dependents":[{names}]"#),
+        };
+        let tagged = format!(r#"{{"clock":"at","on_expiry":"delete"{dependents}}}"#);
         table(id, name, &tagged, &[("a", &tag(&["p.a"], ""))])
     }
 
