@@ -106,6 +106,27 @@ pub fn sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     Ok(())
 }
 
+/// Keeps other transactions from sweeping a table, or erasing subjects in it, but not batches of the worker; until the end of the
+/// transaction, after waiting as long as `lock_timeout` allows. Before [`sweep`], which waits for such batches only then.
+pub fn announce_sweep(table: pg_sys::Oid) -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: as for [`sweep`]. ShareRowExclusiveLock conflicts with itself and ShareLock, and not with RowShareLock.
+    unsafe {
+        pg_sys::LockDatabaseObject(class, table, 0, pg_sys::ShareRowExclusiveLock as i32);
+    }
+    Ok(())
+}
+
+/// Gives back one such lock that was taken in this very (sub)transaction.
+pub fn release_announced(table: pg_sys::Oid) -> Result<()> {
+    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
+    // SAFETY: as for the epoch's.
+    unsafe {
+        pg_sys::UnlockDatabaseObject(class, table, 0, pg_sys::ShareRowExclusiveLock as i32);
+    }
+    Ok(())
+}
+
 /// Gives back one such lock that was taken in this very (sub)transaction.
 pub fn release_sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
     let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;

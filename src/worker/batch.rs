@@ -88,7 +88,12 @@ pub fn lock_tables(
     loop {
         let schema = xact::with_snapshot(|| load::schema(only))?;
         let (swept, epochs) = to_lock(&schema, tables);
-        if mode == lock::Mode::Exclusive {
+        let alone = mode == lock::Mode::Exclusive;
+        if alone {
+            // For who has one of them the worker does not wait meanwhile, nor those that sweep others.
+            for table in &swept {
+                lock::announce_sweep(*table)?;
+            }
             lock::sweeping()?;
         }
         for table in &swept {
@@ -101,8 +106,11 @@ pub fn lock_tables(
         for table in &swept {
             lock::release_sweep(*table, mode)?;
         }
-        if mode == lock::Mode::Exclusive {
+        if alone {
             lock::release_sweeping()?;
+            for table in &swept {
+                lock::release_announced(*table)?;
+            }
         }
         lock::epoch(busy, lock::Mode::Share)?;
         lock::release_epoch(busy, lock::Mode::Share)?;

@@ -126,7 +126,12 @@ impl Limits {
         };
         let limit = |root: u32, estimate: Estimate| {
             let rows = estimate.limit(run.approved);
-            let changes = rows.saturating_add(changes_of_deleted(plan, root, items));
+            // One that nobody approved is planned again, and asks where that is too much.
+            let more = match run.approved {
+                true => changes_of_deleted(plan, root, items),
+                false => 0,
+            };
+            let changes = rows.saturating_add(more);
             Limit { rows, changes }
         };
         let mut by_root = BTreeMap::from([(plan.table, limit(plan.table, own))]);

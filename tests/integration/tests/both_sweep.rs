@@ -253,3 +253,35 @@ fn the_worker_waits_for_no_transaction_that_sweeps_and_sweeps_other_tables_meanw
     assert!(!node.log().contains("deadlock detected"));
     Ok(())
 }
+
+#[test]
+fn who_waits_to_sweep_does_not_stop_the_worker() -> Result<()> {
+    let node = by_hand("waits_to_sweep")?;
+    node.exec(
+        "SELECT custodian.tag_table('s.one', clock => 'at', on_expiry => 'delete', subject_kind => 'other', subject_key => '{id}')",
+    )?;
+    let mut application = node.client()?;
+    application
+        .batch_execute("BEGIN; SELECT custodian.erase_subject('customer', '{1}', 'request 1')")?;
+    // Of all tables: that of the subject is waited for, when the other is had already.
+    let sweep = "SELECT sum(rows) FROM custodian.sweep_now()";
+    let waiting = blocked(&node, sweep)?;
+    node.alter_system("custodian.naptime", "1s")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(
+        &node,
+        "SELECT (SELECT count(*) FROM s.one), (SELECT count(*) > 9 FROM s.two)",
+        "9|t",
+    );
+    application.batch_execute("COMMIT")?;
+    waiting
+        .join()
+        .unwrap_or_else(|_| Err(Error::new("it panicked")))?;
+    wait_for_answer(
+        &node,
+        "SELECT (SELECT count(*) FROM s.one), (SELECT count(*) FROM s.two)",
+        "9|8",
+    );
+    assert!(!node.log().contains("deadlock detected"));
+    Ok(())
+}
