@@ -147,16 +147,7 @@ impl Active {
             Vec::new()
         };
         let copied = rules.has_nodes() && inherited::file().is_some();
-        let own = rules.own(region.as_deref(), copied, &addresses);
-        // There are lines that say where nodes are, and all that says it of this one came from another.
-        let is_said = own.region.is_none() || own.line.is_some();
-        if copied && is_a_copy() && !is_said {
-            return Ok(Own::unknown(
-                "no \"node\" line names an address of this node, and custodian.region came with the copy of another's data directory"
-                    .to_owned(),
-            ));
-        }
-        Ok(own)
+        Ok(rules.own(region.as_deref(), copied, &addresses))
     }
 
     /// The same rules, of a node that is there.

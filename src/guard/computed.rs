@@ -16,6 +16,7 @@ use crate::guard::scripts;
 use crate::guard::session::{self, Session};
 use crate::guard::verdict::Verdict;
 use crate::guc::{self, Enforce, Gate};
+use crate::pg::fresh::{self, Seen};
 use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
 use crate::pg::{inherit, namespace, relation, xact};
@@ -188,7 +189,12 @@ pub fn before(statement: &Utility) -> Result<()> {
         return Ok(());
     }
     if let Some((table, lock)) = planted_on(statement) {
-        return rows_of(table, Reach::Tree, lock as i32, &session);
+        // A trigger may be put on others' tables by who has the right to, and by owners on views.
+        let may = |table| relation::is_owner(table) || relation::may_have_triggers(table);
+        return match relation::named_and_locked(table, lock as i32, may) {
+            Some(table) => whole_or_below(table, &session),
+            None => Ok(()),
+        };
     }
     if let Some(cluster) = statement.cast::<pg_sys::ClusterStmt>() {
         if !cluster.relation.is_null() {
@@ -207,9 +213,11 @@ pub fn before(statement: &Utility) -> Result<()> {
         );
     }
     if let Some(create) = statement.cast::<pg_sys::CreateStmt>() {
+        with_expressions(create, &session)?;
         return beside_default(create, &session);
     }
     if let Some(create) = statement.cast::<pg_sys::CreateForeignTableStmt>() {
+        with_expressions(&create.base, &session)?;
         return beside_default(&create.base, &session);
     }
     // What it defines is evaluated by ANALYZE, whoever runs that, also on the rows of those below.
@@ -282,6 +290,57 @@ fn beside_default(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> 
     Ok(())
 }
 
+/// A new partition with expressions of its own: they are evaluated on the rows that come to it.
+fn with_expressions(create: &pg_sys::CreateStmt, session: &Session) -> Result<()> {
+    use pg_sys::ConstrType as Kind;
+    let has_some = statement::constraints_in(create).iter().any(|constraint| {
+        matches!(
+            constraint.contype,
+            Kind::CONSTR_CHECK | Kind::CONSTR_GENERATED
+        )
+    });
+    if create.partbound.is_null() || !has_some {
+        return Ok(());
+    }
+    for parent in statement::parents_of(create) {
+        if let Some(parent) =
+            relation::named(Some(parent)).filter(|parent| relation::is_owner(*parent))
+        {
+            whole(parent, Reach::Only, session)?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a table and of those below it; of a view, those of the tables that its query reads.
+pub fn whole_or_below(relation: pg_sys::Oid, session: &Session) -> Result<()> {
+    whole(relation, Reach::Tree, session)?;
+    if relation::kind(relation) != pg_sys::RELKIND_VIEW {
+        return Ok(());
+    }
+    let read = fresh::rows(
+        "WITH RECURSIVE read (oid) AS (
+             SELECT $1::pg_catalog.oid
+             UNION SELECT d.refobjid FROM read JOIN pg_catalog.pg_rewrite r ON r.ev_class = read.oid
+                   JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
+                   WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)
+         SELECT oid FROM read WHERE oid <> $1",
+        &[relation.into()],
+        Seen::Everything,
+        0,
+    )?;
+    for row in &read {
+        whole(fresh::oid(row, 0)?, Reach::Tree, session)?;
+    }
+    Ok(())
+}
+
+/// Whether a table is so new that nobody else's rows come to it: not a partition, or child, of one that was there.
+fn is_nobodys(table: pg_sys::Oid) -> bool {
+    let mut above = inherit::ancestors(table).into_iter();
+    relation::is_new(table) && above.all(relation::is_new)
+}
+
 /// Whose rows a statement computes over.
 #[derive(Clone, Copy)]
 enum Reach {
@@ -337,6 +396,6 @@ fn whole(table: pg_sys::Oid, reach: Reach, session: &Session) -> Result<()> {
     tables.push(table);
     tables
         .into_iter()
-        .filter(|table| !relation::is_new(*table))
+        .filter(|table| !is_nobodys(*table))
         .try_for_each(|table| access::whole_row(table, session))
 }

@@ -53,6 +53,11 @@ const EXTENSIONS: [&str; 12] = [
     "pgagent",
 ];
 
+/// Whether an extension is one of these.
+pub fn is_known(extension: &str) -> bool {
+    EXTENSIONS.contains(&extension)
+}
+
 /// A function of such an extension, with the name of the extension.
 fn of_extension(function: pg_sys::Oid) -> Option<String> {
     if function.to_u32() < pg_sys::FirstNormalObjectId {

@@ -88,11 +88,15 @@ fn new_partition(create: &pg_sys::CreateStmt) -> Result<()> {
     let Some(schema) = schema_for(node!(create.relation)) else {
         return Ok(());
     };
-    let publications = publications(&[schema], &[])?;
     let parents = statement::parents_of(create).into_iter();
-    parents
-        .filter_map(|parent| relation::named(Some(parent)))
-        .try_for_each(|parent| joins(&publications, parent))
+    for parent in parents.filter_map(|parent| relation::named(Some(parent))) {
+        let above = of_table(parent)?;
+        let mut more = publications(&[schema], &[])?;
+        // What carries the parent carries its rows already.
+        more.retain(|publication| !above.iter().any(|known| known.name == publication.name));
+        joins(&more, parent)?;
+    }
+    Ok(())
 }
 
 /// A table about to be made: none of its columns has been reviewed.

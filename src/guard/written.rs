@@ -44,10 +44,15 @@ pub fn before(relation: pg_sys::Oid, doing: &str, session: &Session) -> Result<(
 /// Extensions whose workers run statements that their tables hold.
 const SCHEDULERS: [&str; 2] = ["pg_cron", "pgagent"];
 
+/// Whether an extension is one of these.
+pub fn is_scheduler(extension: &str) -> bool {
+    SCHEDULERS.contains(&extension)
+}
+
 fn is_of_scheduler(relation: pg_sys::Oid) -> bool {
     relation.to_u32() >= pg_sys::FirstNormalObjectId
         && extension::of_object(pg_sys::RelationRelationId, relation)
-            .is_some_and(|extension| SCHEDULERS.contains(&extension.as_str()))
+            .is_some_and(|extension| is_scheduler(&extension))
 }
 
 /// Before a table is truncated, whatever led to it.

@@ -400,6 +400,15 @@ pub fn is_owner(relation: pg_sys::Oid) -> bool {
     unsafe { compat::owns_relation(relation, current_user()) }
 }
 
+/// Whether the current user may put triggers on a relation.
+pub fn may_have_triggers(relation: pg_sys::Oid) -> bool {
+    // SAFETY: cached catalog lookups by OID; a relation that is gone is an error of the server's.
+    unsafe {
+        pg_sys::pg_class_aclcheck(relation, current_user(), pg_sys::ACL_TRIGGER)
+            == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
 /// Whether the current user is a steward: a superuser, or one with the privileges of `custodian.steward_role`. A
 /// member that does not inherit them must SET ROLE first.
 pub fn is_steward() -> bool {

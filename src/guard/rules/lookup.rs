@@ -58,7 +58,7 @@ pub struct Own {
 
 impl Own {
     /// Nothing is known, for a reason.
-    pub fn unknown(problem: String) -> Own {
+    fn unknown(problem: String) -> Own {
         Own {
             problem: Some(problem),
             ..Own::default()

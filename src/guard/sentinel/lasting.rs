@@ -77,6 +77,10 @@ fn servers(active: &Active) -> Result<Vec<(String, destination::Unlawful)>> {
 /// What stands in this database that these rules would end, or refuse to use: what it is, its name, its owner, and why.
 /// Subscriptions that are disabled already are none.
 pub fn endings(active: &Active) -> Result<Vec<(&'static str, String, String, String)>> {
+    // Without rules nothing that stands is judged.
+    if active.rules.is_none() {
+        return Ok(Vec::new());
+    }
     let subscriptions = subscriptions()?.into_iter();
     let ended = subscriptions
         .filter(|subscription| subscription.enabled)

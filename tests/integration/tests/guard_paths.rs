@@ -275,7 +275,15 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          CREATE FUNCTION checked(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';
          ALTER TABLE parts ADD CHECK (checked(email));
          CREATE POLICY own ON customer USING (true);
-         CREATE FUNCTION idle() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+         CREATE FUNCTION idle() RETURNS int LANGUAGE sql AS 'SELECT 1';
+         -- And by an operator, a domain, and the key of a partitioned table.
+         CREATE FUNCTION alike(text, text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 = $2';
+         CREATE OPERATOR ==== (LEFTARG = text, RIGHTARG = text, FUNCTION = alike); ALTER TABLE parts ADD CHECK (email ==== email);
+         CREATE FUNCTION valid(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';
+         CREATE DOMAIN mail AS text CHECK (valid(VALUE)); CREATE TABLE mails (address mail);
+         CREATE FUNCTION part_of(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+         CREATE TABLE keyed (email text) PARTITION BY LIST (part_of(email));
+         CREATE VIEW seen AS SELECT * FROM customer",
     )?;
     node.alter_system("custodian.enforce", "on")?;
     let mut away = node.client_as("away", "postgres")?;
@@ -315,6 +323,12 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "CREATE OR REPLACE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE LOG ''%'', NEW; RETURN NEW; END'",
         "CREATE OR REPLACE FUNCTION more.folded(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'",
         "CREATE OR REPLACE FUNCTION checked(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'",
+        "CREATE OR REPLACE FUNCTION alike(text, text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'",
+        "CREATE OR REPLACE FUNCTION valid(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'",
+        "CREATE OR REPLACE FUNCTION part_of(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'",
+        "CREATE TRIGGER tells INSTEAD OF INSERT ON seen FOR EACH ROW EXECUTE FUNCTION fires()",
+        "CREATE RULE tells AS ON UPDATE TO seen DO INSTEAD SELECT NEW.email",
+        "CREATE TABLE parts_7 PARTITION OF parts (CHECK (checked(email))) FOR VALUES IN (7)",
         "ALTER FUNCTION fires() SET search_path = more",
         "ALTER FUNCTION folded(text) SECURITY DEFINER",
     ] {
@@ -325,6 +339,24 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
             "{statement}: {refused}"
         );
     }
+    // A partition that is new gets rows of others later.
+    away.batch_execute("BEGIN; CREATE TABLE parts_9 PARTITION OF parts FOR VALUES IN (9)")?;
+    let planted = away.refused(
+        "CREATE TRIGGER tells BEFORE INSERT ON parts_9 FOR EACH ROW EXECUTE FUNCTION fires()",
+    );
+    assert_eq!(planted.sqlstate(), "42501", "{planted}");
+    away.batch_execute("ROLLBACK")?;
+    // Triggers may be put on tables of others by who was let.
+    node.exec("CREATE ROLE lent LOGIN; GRANT TRIGGER ON customer TO lent; GRANT CREATE ON SCHEMA public TO lent")?;
+    let mut lent = node.client_as("lent", "postgres")?;
+    let planted = lent.refused(
+        "CREATE TRIGGER tells BEFORE INSERT ON customer FOR EACH ROW EXECUTE FUNCTION fires()",
+    );
+    assert_eq!(planted.sqlstate(), "42501", "{planted}");
+    assert!(
+        planted.to_string().contains("computing over rows"),
+        "{planted}"
+    );
     // The table that is attached has the rows, and one that is new has the expression.
     away.batch_execute(
         "CREATE FUNCTION tell(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS

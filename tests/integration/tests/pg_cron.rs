@@ -91,6 +91,10 @@ fn jobs_of_pg_cron_in_background_workers_are_the_servers_own_and_over_connection
             "a function of pg_cron",
         ),
         ("SELECT cron.unschedule('app')", "a function of pg_cron"),
+        (
+            "ALTER EXTENSION pg_cron DROP TABLE cron.job",
+            "taking something out of extension \"pg_cron\"",
+        ),
     ] {
         let error = away.refused(statement);
         assert_eq!(error.sqlstate(), "42501", "{statement}: {error}");
