@@ -40,6 +40,7 @@ pub mod own_index;
 pub mod parallel;
 pub mod parameters;
 pub mod parse_analysis;
+pub mod per_statement;
 pub mod permissions;
 pub mod plan;
 pub mod planner;

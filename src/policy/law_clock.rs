@@ -44,6 +44,11 @@ impl Clocks {
         }
     }
 
+    /// Adds others.
+    pub fn add_all(&mut self, others: Clocks) {
+        self.0.extend(others.0);
+    }
+
     /// Those in force on a table and everything below it.
     pub fn below(&mut self, table: pg_sys::Oid) {
         for relation in std::iter::once(table).chain(inherit::descendants(table)) {

@@ -5,12 +5,12 @@
 
 use std::cell::RefCell;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::tls;
+use crate::pg::per_statement::PerStatement;
 use crate::pg::utility::Utility;
 use crate::pg::{label, relation, xact};
 use crate::policy::law_clock::Clocks;
@@ -18,12 +18,17 @@ use crate::tag::change;
 use crate::tag::rules::Class;
 use crate::tag::target::Target;
 
-/// The relation whose label the current SECURITY LABEL statement changes; 0 when none.
-static RELABELLED: AtomicU32 = AtomicU32::new(0);
+/// What a SECURITY LABEL changes, where it is one of ours.
+#[derive(Default)]
+struct Relabelled {
+    relation: Option<pg_sys::Oid>,
+    /// From which clocks minimums ran before.
+    clocks: Clocks,
+}
 
 thread_local! {
-    /// From which clocks minimums ran before that.
-    static CLOCKS: RefCell<Clocks> = RefCell::default();
+    /// Of those that are running: an event trigger may run others inside one.
+    static RELABELLED: RefCell<PerStatement<Relabelled>> = const { RefCell::new(PerStatement::new()) };
 }
 
 /// Asked by the server after it checked that the user owns the object, and before it writes the label; an error refuses it.
@@ -68,26 +73,31 @@ pub fn check(object: &pg_sys::ObjectAddress, label: Option<&CStr>) -> Result<()>
     let change = target.classify(old.as_ref(), new.as_ref());
     let asked = change::asked(&change, malformed);
     change::authorize(&target, &asked, new.as_ref(), true)?;
+    let mut clocks = Clocks::default();
     if malformed || change.class != Class::Same {
-        let mut clocks = Clocks::default();
         // A restore writes labels where there were none, in an order of its own: a child's may come after its parent's.
         let restored = old.is_none() && relation::is_steward();
         if !restored && change::keeps_policy() {
             clocks.below(target.relation);
         }
-        CLOCKS.replace(clocks);
         change::begin(&target, old.as_ref(), new.as_ref())?;
     }
     label::invalidate(object.objectId);
-    RELABELLED.store(object.objectId.to_u32(), Ordering::Relaxed);
+    RELABELLED.with_borrow_mut(|running| {
+        if let Some(relabelled) = running.current() {
+            *relabelled = Relabelled {
+                relation: Some(object.objectId),
+                clocks,
+            };
+        }
+    });
     Ok(())
 }
 
-/// Before a utility statement: forgets what a SECURITY LABEL that failed left behind.
+/// Before a utility statement: a SECURITY LABEL begins.
 pub fn before(utility: Utility) -> Result<()> {
     if utility.node.type_ == pg_sys::NodeTag::T_SecLabelStmt {
-        RELABELLED.store(0, Ordering::Relaxed);
-        CLOCKS.take();
+        RELABELLED.with_borrow_mut(|running| running.begin(Relabelled::default()));
     }
     Ok(())
 }
@@ -98,13 +108,14 @@ pub fn after(utility: Utility) -> Result<()> {
     if utility.node.type_ != pg_sys::NodeTag::T_SecLabelStmt {
         return Ok(());
     }
-    match RELABELLED.swap(0, Ordering::Relaxed) {
-        0 => Ok(()),
-        relation => {
-            // The label that the statement wrote.
-            xact::command_done();
-            CLOCKS.take().stay()?;
-            change::finish(pg_sys::Oid::from(relation))
-        }
-    }
+    let relabelled = RELABELLED
+        .with_borrow_mut(PerStatement::end)
+        .unwrap_or_default();
+    let Some(relation) = relabelled.relation else {
+        return Ok(());
+    };
+    // The label that the statement wrote.
+    xact::command_done();
+    relabelled.clocks.stay()?;
+    change::finish(relation)
 }

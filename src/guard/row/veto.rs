@@ -12,6 +12,7 @@ use crate::guard::row::probe::{self, Minimums};
 use crate::guard::row::verdict::Act;
 use crate::guard::row::{dropping, fire, own, restore, sync, types};
 use crate::pg::fresh::{self, Seen};
+use crate::pg::per_statement::PerStatement;
 use crate::pg::relation::named;
 use crate::pg::statement::{self, node, string, text};
 use crate::pg::utility::Utility;
@@ -113,8 +114,19 @@ pub(super) fn refuse_if_column_kept(
 }
 
 thread_local! {
-    /// From which clocks minimums of tables ran that the running statement puts below a parent.
-    static JOINING: RefCell<Clocks> = RefCell::default();
+    /// From which clocks minimums of tables ran that a running ALTER TABLE puts below a parent. Others may run inside it.
+    static JOINING: RefCell<PerStatement<Clocks>> = const { RefCell::new(PerStatement::new()) };
+}
+
+/// Remembers the clocks of a table that the running ALTER TABLE puts below a parent.
+fn joins(table: pg_sys::Oid) {
+    let mut clocks = Clocks::default();
+    clocks.below(table);
+    JOINING.with_borrow_mut(|running| {
+        if let Some(joining) = running.current() {
+            joining.add_all(clocks);
+        }
+    });
 }
 
 fn refuse_detaching(partition: pg_sys::Oid) -> Result<()> {
@@ -159,8 +171,10 @@ pub fn before_leaving(child: pg_sys::Oid, parent: pg_sys::Oid) -> Result<()> {
 pub fn before(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag::{T_AlterEnumStmt, T_AlterTableStmt, T_CopyStmt, T_DropStmt};
     dropping::begin_statement();
-    JOINING.take();
     let tag = utility.node.type_;
+    if tag == T_AlterTableStmt {
+        JOINING.with_borrow_mut(|running| running.begin(Clocks::default()));
+    }
     let concerns = matches!(
         tag,
         T_AlterTableStmt | T_DropStmt | T_AlterEnumStmt | T_CopyStmt
@@ -233,10 +247,10 @@ fn before_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
             At::AT_AttachPartition => {
                 let partition = statement::partition(command);
                 if let Some(child) = partition.and_then(|partition| named(node!(partition.name))) {
-                    JOINING.with_borrow_mut(|clocks| clocks.below(child));
+                    joins(child);
                 }
             }
-            At::AT_AddInherit => JOINING.with_borrow_mut(|clocks| clocks.below(relation)),
+            At::AT_AddInherit => joins(relation),
             At::AT_DropInherit => {
                 let name = relation::describe(relation);
                 refuse_if_any_kept(
@@ -325,6 +339,10 @@ pub(super) fn guard_stays(relation: pg_sys::Oid) -> Error {
 /// After a utility statement that succeeded.
 pub fn after(utility: Utility) -> Result<()> {
     use pg_sys::NodeTag as Tag;
+    let joining = match utility.node.type_ {
+        Tag::T_AlterTableStmt => JOINING.with_borrow_mut(PerStatement::end),
+        _ => None,
+    };
     if !matches!(
         utility.node.type_,
         Tag::T_AlterTableStmt
@@ -338,7 +356,7 @@ pub fn after(utility: Utility) -> Result<()> {
     }
     xact::command_done();
     if let Some(statement) = utility.cast::<pg_sys::AlterTableStmt>() {
-        return after_alter(statement);
+        return after_alter(statement, &joining.unwrap_or_default());
     }
     if let Some(statement) = utility.cast::<pg_sys::RenameStmt>() {
         return after_rename(statement);
@@ -361,7 +379,7 @@ pub fn after(utility: Utility) -> Result<()> {
     Ok(())
 }
 
-fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
+fn after_alter(alter: &pg_sys::AlterTableStmt, joining: &Clocks) -> Result<()> {
     use pg_sys::AlterTableType as At;
     let Some(relation) = named(node!(alter.relation)) else {
         return Ok(());
@@ -382,7 +400,7 @@ fn after_alter(alter: &pg_sys::AlterTableStmt) -> Result<()> {
     });
     if concerns {
         // The tags of a parent govern, its clock, too.
-        JOINING.take().stay()?;
+        joining.stay()?;
         sync::after_ddl(relation)?;
     }
     Ok(())

@@ -165,6 +165,26 @@ fn the_clock_of_a_minimum_stays_by_whatever_way_it_is_asked() -> Result<()> {
         assert_eq!(error.sqlstate(), "22023", "{sql}: {error}");
         client.batch_execute("RESET ROLE")?;
     }
+    // Also where other statements run inside: the sequence of a column, and what event triggers do.
+    client.batch_execute(
+        "CREATE FUNCTION s.tell() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN NOTIFY told; BEGIN ALTER TABLE s.parent ADD id int; EXCEPTION WHEN duplicate_column THEN END; END $$;
+         CREATE EVENT TRIGGER tell ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION s.tell();
+         CREATE FUNCTION s.relabel() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF pg_trigger_depth() = 0 AND current_setting('s.inside', true) IS DISTINCT FROM 't' THEN
+                 SET LOCAL s.inside = 't'; SECURITY LABEL FOR custodian ON COLUMN s.parent.note IS NULL; SET LOCAL s.inside = 'f'; END IF; END $$;
+         CREATE EVENT TRIGGER relabel ON ddl_command_end WHEN TAG IN ('SECURITY LABEL') EXECUTE FUNCTION s.relabel()",
+    )?;
+    for sql in [
+        "SET ROLE app; ALTER TABLE s.other INHERIT s.parent, ADD COLUMN n serial",
+        "SET ROLE app; ALTER TABLE s.parted ATTACH PARTITION s.other FOR VALUES IN (1)",
+        r#"SECURITY LABEL FOR custodian ON TABLE s.other IS '{"clock":"paid"}'"#,
+    ] {
+        let error = client.refused(sql);
+        assert_eq!(error.sqlstate(), "22023", "{sql}: {error}");
+        client.batch_execute("RESET ROLE")?;
+    }
+    client.batch_execute("DROP EVENT TRIGGER tell; DROP EVENT TRIGGER relabel")?;
     client.batch_execute(
         "SELECT custodian.require_minimum('k.at', 's.other', '{street}', '300 days', 'Act A', clock => 'at');
          SET ROLE app; ALTER TABLE s.other INHERIT s.parent; ALTER TABLE s.other NO INHERIT s.parent;
