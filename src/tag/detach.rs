@@ -95,6 +95,15 @@ fn keep_tags(child: pg_sys::Oid) -> Result<()> {
     Ok(())
 }
 
+/// Whether tags are in force on a child that are not its own: some came since it began to leave its parent, and it would not take
+/// them along.
+pub fn lacks_tags(child: pg_sys::Oid) -> bool {
+    let (own, effective) = (read::own(child), read::labels(child));
+    let mut columns = effective.columns.iter();
+    effective.table.is_some() && own.table != effective.table
+        || columns.any(|(name, label)| own.columns.get(name) != Some(label))
+}
+
 /// Gives a partition that was detached and is attached again the labels that it had: those that detaching wrote
 /// go. By attribute number, 0 being the table. For the worker, which may loosen.
 pub fn restore_tags(child: pg_sys::Oid, labels: &BTreeMap<i16, String>) -> Result<()> {

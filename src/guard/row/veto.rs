@@ -19,6 +19,7 @@ use crate::pg::utility::Utility;
 use crate::pg::{inherit, relation, sql_type, trigger, xact};
 use crate::policy::law_clock::Clocks;
 use crate::policy::relation_ref;
+use crate::tag::detach::lacks_tags;
 
 /// Whether the extension is there to ask.
 pub(super) fn installed() -> bool {
@@ -164,7 +165,25 @@ pub fn before_leaving(child: pg_sys::Oid, parent: pg_sys::Oid) -> Result<()> {
     if !inherit::is_detach_pending(child, parent) || looked_at_afterwards() || !installed() {
         return Ok(());
     }
-    inherit::as_if_still_in(child, parent, || refuse_detaching(child))
+    inherit::as_if_still_in(child, parent, || {
+        refuse_detaching(child)?;
+        match lacks_tags(child) {
+            true => Err(tagged_meanwhile(child)),
+            false => Ok(()),
+        }
+    })
+}
+
+fn tagged_meanwhile(partition: pg_sys::Oid) -> Error {
+    Error::new(
+        Kind::NotInPrerequisiteState,
+        format!(
+            "partition \"{}\" does not have the tags of its table",
+            relation::describe(partition)
+        ),
+    )
+    .detail("The table was tagged while the partition was being detached from it.")
+    .hint("ALTER TABLE … DETACH PARTITION … FINALIZE takes the tags along.")
 }
 
 /// Before a utility statement.

@@ -15,12 +15,12 @@ use crate::evidence::ledger;
 use crate::guard::row::veto;
 use crate::guc::{self, Disposal, pace};
 use crate::pg::subxact::Caught;
-use crate::pg::{clock, lock, relation, report, sandbox, spi, timeout, top_level, xact};
+use crate::pg::{clock, inherit, lock, relation, report, sandbox, spi, timeout, top_level, xact};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::model::Leaf;
 use crate::policy::period::Instant;
 use crate::policy::render::Step;
-use crate::tag::detach::restore_tags;
+use crate::tag::detach::{lacks_tags, restore_tags};
 use crate::tag::read;
 use crate::worker::work::{self, Work};
 use crate::worker::{batch, pause, round, run};
@@ -370,6 +370,11 @@ fn look_and_drop(entry: &Entry, limit: i64, allowed: bool) -> Result<Found> {
         leaf.within.extend(&entry.above);
         plan.family.extend(&entry.above);
         let leaf = leaf.clone();
+        // Nor does it have what its table was tagged with since.
+        let parent = pg_sys::Oid::from(entry.parent);
+        if inherit::as_if_still_in(entry.oid(), parent, || lacks_tags(entry.oid())) {
+            return Ok(Found::Keep("the tags of its table changed"));
+        }
         if !plan.delete_rows || !plan.dependents.is_empty() || !plan.circle.is_empty() {
             return Ok(Found::Keep("its rows are not to be deleted as they are"));
         }

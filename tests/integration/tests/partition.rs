@@ -1,7 +1,9 @@
 //! Partitions for a past time: dropped once all of their rows are due, put back where something keeps a row, and
 //! finished after a crash.
 
-use integration::{Cluster, Result, Sql, Stop, poll, wait_for_answer, wait_for_two_rounds};
+use integration::{
+    Cluster, Result, Sql, Stop, blocked, poll, wait_for_answer, wait_for_two_rounds,
+};
 
 fn cluster(name: &str) -> Result<Cluster> {
     Cluster::builder(name)
@@ -470,6 +472,54 @@ fn a_hold_that_is_placed_while_a_partition_is_detached_puts_it_back() -> Result<
         assert_eq!(refused.sqlstate(), "23001");
         node.exec(&format!("SELECT custodian.pause('enough', '{name}'); SELECT custodian.release_hold(hold, 'counsel', 'settled') FROM custodian.holds WHERE released_at IS NULL"))?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_minimum_that_comes_while_a_partition_is_detached_puts_it_back() -> Result<()> {
+    let node = cluster("kept")?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(&visits("one"))?;
+    let mut user = looking(&node, "one")?;
+    node.exec(&ready("one"))?;
+    let pending = "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = 'one_old'::regclass";
+    wait_for_answer(&node, pending, "t");
+    node.exec("SELECT custodian.require_minimum('k.tax', 'one', '{ip}', '90 years', 'Act A')")?;
+    user.batch_execute("COMMIT")?;
+    wait_for_answer(&node, pending, "f");
+    assert_eq!(node.text("SELECT count(*) FROM one")?, "120");
+    assert_eq!(
+        node.text("SELECT kind, object FROM custodian.ledger WHERE kind LIKE 'partition.%'")?,
+        "partition.put_back|public.one_old"
+    );
+    wait_for_two_rounds(&node);
+    assert_eq!(node.text("SELECT count(*) FROM one")?, "120");
+
+    // Who detaches it is told, and takes the minimum along.
+    node.exec(&visits("two"))?;
+    node.exec(&ready("two").replace("SELECT custodian.resume('now', 'two');", ""))?;
+    let mut user = looking(&node, "two")?;
+    let detaching = blocked(
+        &node,
+        "ALTER TABLE two DETACH PARTITION two_now CONCURRENTLY",
+    )?;
+    node.exec("SELECT custodian.tag_column('two', 'id', 'user.unique_id', '{shop.two}')")?;
+    user.batch_execute("COMMIT")?;
+    let detached = detaching
+        .join()
+        .map_err(|_| integration::Error::new("a panic"))?;
+    assert_eq!(
+        detached
+            .err()
+            .map(|error| error.sqlstate().to_owned())
+            .as_deref(),
+        Some("55000")
+    );
+    node.exec("ALTER TABLE two DETACH PARTITION two_now FINALIZE")?;
+    assert_eq!(
+        node.text("SELECT count(*) FROM pg_seclabel WHERE objoid = 'two_now'::regclass AND label LIKE '%user.unique_id%'")?,
+        "1"
+    );
     Ok(())
 }
 
