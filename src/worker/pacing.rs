@@ -56,6 +56,10 @@ pub struct BatchSize {
     ramps: bool,
     /// How many batches in a row were far below.
     quick: u32,
+    /// Rows may cost anything: what batches without any took tells nothing.
+    costly: bool,
+    /// How many blocks to look at first for the next due row, where none was found lately.
+    look: Option<u32>,
 }
 
 /// What a batch did.
@@ -66,6 +70,8 @@ pub struct Did {
     /// The least that can be done less of: a block, or one of its rows.
     pub unit: f64,
     pub took: Duration,
+    /// There was no row for it.
+    pub nothing: bool,
 }
 
 impl BatchSize {
@@ -74,6 +80,10 @@ impl BatchSize {
 
     /// The smallest one: one row, whatever its block has.
     const LEAST: f64 = 1.0 / 512.0;
+
+    /// How many blocks are looked at first, and at most.
+    const LOOK: u32 = 16;
+    const MOST_LOOKED_AT: u32 = 1024;
 
     /// How many times as large as the batch before one is at most.
     const GROWTH: f64 = 4.0;
@@ -97,6 +107,8 @@ impl BatchSize {
             step: blocks / Self::STEPS,
             ramps: true,
             quick: 0,
+            costly: false,
+            look: None,
         }
     }
 
@@ -107,7 +119,36 @@ impl BatchSize {
 
     /// What a leaf begins with where triggers, or rows that refer to its own, may make each row cost anything.
     pub fn one_row() -> Self {
-        Self::ramp_from(Self::LEAST)
+        BatchSize {
+            costly: true,
+            look: Some(Self::LOOK),
+            ..Self::ramp_from(Self::LEAST)
+        }
+    }
+
+    /// How many blocks to look at for due rows before the next batch: that is not to find them in the midst of many that are
+    /// not due, at a size that none of them has tried. `None` where the next batch may come.
+    pub const fn look(self) -> Option<u32> {
+        self.look
+    }
+
+    /// The size after a look at so many blocks that found no due row.
+    #[must_use]
+    pub fn found_nothing(self, blocks: u32, took: Duration, target: Duration) -> Self {
+        let next = match took <= target / 4 {
+            true => blocks.saturating_mul(4),
+            false => blocks / 2,
+        };
+        BatchSize {
+            look: Some(next.clamp(1, Self::MOST_LOOKED_AT)),
+            ..self
+        }
+    }
+
+    /// The size before the batch that begins with a due row.
+    #[must_use]
+    pub fn found(self) -> Self {
+        BatchSize { look: None, ..self }
     }
 
     /// Whole blocks, at least one.
@@ -128,6 +169,19 @@ impl BatchSize {
     /// The size after a batch that aimed at `target`.
     #[must_use]
     pub fn after(self, did: Did, target: Duration) -> Self {
+        if self.costly && did.nothing {
+            return BatchSize {
+                look: Some(Self::LOOK),
+                ..self
+            };
+        }
+        BatchSize {
+            costly: self.costly,
+            ..self.sized_after(did, target)
+        }
+    }
+
+    fn sized_after(self, did: Did, target: Duration) -> Self {
         let share = did.took.as_secs_f64() / target.as_secs_f64().max(0.001);
         if share > 1.0 {
             let factor = (Self::BACK / share).clamp(Self::SHRINK, Self::BACK);
@@ -152,6 +206,7 @@ impl BatchSize {
             step,
             ramps: false,
             quick,
+            ..self
         }
     }
 
@@ -162,10 +217,18 @@ impl BatchSize {
         }
     }
 
-    /// The size after a batch of `blocks` that failed: half of it, or `None` when it was a single block.
+    /// The size after a batch of `blocks` that failed: half of it, a tenth where it ran out of time, or `None` when it was a
+    /// single block.
     #[must_use]
-    pub fn halved(blocks: u32) -> Option<Self> {
-        (blocks > 1).then(|| Self::steady(f64::from(blocks / 2)))
+    pub fn after_failure(self, blocks: u32, timed_out: bool) -> Option<Self> {
+        let less = match timed_out {
+            true => f64::from(blocks) * Self::SHRINK,
+            false => f64::from(blocks / 2),
+        };
+        (blocks > 1).then(|| BatchSize {
+            costly: self.costly,
+            ..Self::steady(less)
+        })
     }
 }
 
@@ -211,6 +274,7 @@ mod tests {
             blocks,
             unit: 1.0,
             took: Duration::from_millis(millis),
+            nothing: false,
         }
     }
 
@@ -288,6 +352,7 @@ mod tests {
                 blocks: rows as f64 / BLOCK as f64,
                 unit: if part { 1.0 / BLOCK as f64 } else { 1.0 },
                 took: Duration::from_secs_f64(millis / 1000.0),
+                nothing: false,
             };
             size = size.after(did, TARGET);
             left = left.saturating_sub(rows);
@@ -326,10 +391,62 @@ mod tests {
     fn a_failed_batch_is_halved_until_one_block_is_left() {
         let mut blocks = 128;
         let mut steps = 1;
-        while let Some(next) = BatchSize::halved(blocks) {
+        let size = BatchSize::first();
+        while let Some(next) = size.after_failure(blocks, false) {
             blocks = next.blocks();
             steps += 1;
         }
         assert_eq!(steps, 8);
+    }
+
+    #[test]
+    fn a_batch_that_ran_out_of_time_falls_to_a_tenth_or_to_rows() {
+        let size = BatchSize::first();
+        let after = |blocks| size.after_failure(blocks, true);
+        assert_eq!(after(400).map(BatchSize::blocks), Some(40));
+        assert_eq!(
+            after(2).map(|size| (size.is_part(), size.rows(60))),
+            Some((true, 12))
+        );
+        assert_eq!(after(1), None);
+    }
+
+    #[test]
+    fn what_is_not_due_tells_nothing_of_rows_that_may_cost_anything() {
+        let mut size = BatchSize::one_row();
+        let mut blocks = Vec::new();
+        for _ in 0..5 {
+            let look = size.look().unwrap_or(0);
+            blocks.push(look);
+            size = size.found_nothing(look, Duration::from_millis(1), TARGET);
+        }
+        assert_eq!(blocks, [16, 64, 256, 1024, 1024]);
+        let slow = size.found_nothing(1024, Duration::from_secs(1), TARGET);
+        assert_eq!(slow.look(), Some(512));
+        // However many there were, the first due row goes alone.
+        let size = size.found();
+        assert_eq!(
+            (size.look(), size.is_part(), size.rows(60)),
+            (None, true, 1)
+        );
+        // And so does one after a batch that found nothing to do.
+        let nothing = Did {
+            nothing: true,
+            ..did(1.0, 1)
+        };
+        let again = size.after(nothing, TARGET);
+        assert_eq!((again.look(), again.rows(60)), (Some(16), 1));
+        // Also once it is known what rows cost.
+        let size = size.after(did(0.1, 70), TARGET).after(nothing, TARGET);
+        assert!(size.look().is_some() && size.is_part());
+        // Where rows cost nothing of their own, batches grow over what is not due.
+        let size = BatchSize::first().after(
+            Did {
+                blocks: 16.0,
+                ..nothing
+            },
+            TARGET,
+        );
+        assert_eq!((size.look(), size.blocks()), (None, 64));
     }
 }

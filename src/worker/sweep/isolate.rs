@@ -5,6 +5,7 @@ use std::time::Instant as Moment;
 
 use pgrx::pg_sys;
 
+use super::way::Walk;
 use super::{Batched, End, MOST_OBSTACLES, Part, RETRIES, SWALLOWED, Sweep, is_contention, pause};
 use crate::anonymize::key::{self, For};
 use crate::guc;
@@ -61,6 +62,35 @@ impl Sweep {
         Ok(End::Through)
     }
 
+    /// Looks at the next blocks, at most so many, for due rows, and leaves those behind in which none are. Gives how many those were.
+    pub(super) fn skip_what_is_not_due(
+        &self,
+        part: &Part,
+        walk: &mut Walk,
+        most: u32,
+        size: &mut BatchSize,
+    ) -> u32 {
+        let start = Moment::now();
+        let Some(blocks) = walk.next(most).into_iter().next() else {
+            return 0;
+        };
+        let due = match self.places(part, &blocks) {
+            Ok(rows) => rows.first().map(|first| first.block),
+            // The condition itself fails on some row: batches find which.
+            Err(_failed) => Some(blocks.start),
+        };
+        let end = due.unwrap_or(blocks.end);
+        let passed = end.saturating_sub(blocks.start);
+        *size = match due {
+            Some(_) => size.found(),
+            None => size.found_nothing(passed, start.elapsed(), guc::batch_target()),
+        };
+        if passed > 0 {
+            walk.advance(std::slice::from_ref(&(blocks.start..end)));
+        }
+        passed
+    }
+
     /// The due rows of a block in batches of some of them each.
     pub(super) fn some_rows(
         &mut self,
@@ -79,6 +109,7 @@ impl Sweep {
                 blocks: 1.0,
                 unit: 1.0,
                 took: start.elapsed(),
+                nothing: true,
             };
             *size = size.after(did, guc::batch_target());
         }
@@ -99,8 +130,8 @@ impl Sweep {
                 break;
             };
             let (start, wal) = (Moment::now(), self.wal);
-            match self.batch(part, &[*first..last.next()]) {
-                Ok(Batched::Rows(_)) => {}
+            let nothing = match self.batch(part, &[*first..last.next()]) {
+                Ok(Batched::Rows(rows)) => rows == 0,
                 Ok(Batched::Stale) => match self.reload()? {
                     None => continue,
                     Some(end) => return Ok(end),
@@ -122,13 +153,14 @@ impl Sweep {
                     self.retries += 1;
                     return self.row_by_row(part, block);
                 }
-            }
+            };
             (left, retries) = (others, 0);
             let all = rows.len() as f64;
             let did = Did {
                 blocks: count as f64 / all,
                 unit: 1.0 / all,
                 took: start.elapsed(),
+                nothing,
             };
             *size = size.after(did, guc::batch_target());
             self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed())?;

@@ -32,6 +32,9 @@ use crate::worker::{disposed, run, shmem, survey, team};
 const SHOWN: u64 = SEGMENT as u64;
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
+/// What a statement fails with that runs out of its time.
+const TIMED_OUT: &str = "57014";
+
 impl Sweep {
     /// The blocks in which rows are due; `None` where those are not few.
     fn listed(&self, part: &Part) -> std::result::Result<Option<(Blocks, u32)>, Caught> {
@@ -178,6 +181,11 @@ impl Sweep {
             if let Some(end) = self.throttle(part)? {
                 return Ok(end);
             }
+            if let Some(most) = size.look() {
+                let looked = self.skip_what_is_not_due(part, &mut walk, most, size);
+                passed += u64::from(looked);
+                continue;
+            }
             let count: u32 = blocks.iter().map(|range| range.end - range.start).sum();
             if let [one] = blocks.as_slice()
                 && count == 1
@@ -194,8 +202,7 @@ impl Sweep {
                 passed += 1;
                 continue;
             }
-            let start = Moment::now();
-            let wal = self.wal;
+            let (start, wal, mut nothing) = (Moment::now(), self.wal, false);
             let rows: Vec<Range<Tid>> = blocks.iter().map(batch::rows_of).collect();
             match self.batch(part, &rows) {
                 Ok(Batched::Stale) => match self.reload()? {
@@ -203,7 +210,7 @@ impl Sweep {
                     Some(end) => return Ok(end),
                 },
                 Ok(Batched::Tripped) => return Ok(End::Tripped),
-                Ok(Batched::Rows(_)) => {}
+                Ok(Batched::Rows(rows)) => nothing = rows == 0,
                 // Rows that somebody wrote there meanwhile are due after the statement, too.
                 Ok(Batched::Swallowed(_)) if again < PASSES => {
                     again += 1;
@@ -227,8 +234,8 @@ impl Sweep {
                         return Ok(end);
                     }
                     self.retries += 1;
-                    if let Some(half) = BatchSize::halved(count) {
-                        *size = half;
+                    if let Some(less) = size.after_failure(count, caught.sqlstate == TIMED_OUT) {
+                        *size = less;
                         continue;
                     }
                     if is_contention(&caught.sqlstate) && retries < RETRIES {
@@ -253,6 +260,7 @@ impl Sweep {
                 blocks: f64::from(count),
                 unit: 1.0,
                 took: start.elapsed(),
+                nothing,
             };
             *size = size.after(did, guc::batch_target());
             self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed())?;
