@@ -440,11 +440,13 @@ impl Sweep {
     fn first_size(&self, part: &Part) -> std::result::Result<BatchSize, Caught> {
         let leaf = pg_sys::Oid::from(part.leaf.id);
         let refers = part.step == Step::Rows && !self.work.plan.dependents.is_empty();
-        let has_code = transaction(|| Ok(refers || heap::has_own_code(leaf)))?;
-        Ok(match has_code {
-            true => BatchSize::one_row(),
-            false => BatchSize::first(),
-        })
+        match transaction(|| Ok(refers || heap::has_own_code(leaf))) {
+            Ok(false) => Ok(BatchSize::first()),
+            Ok(true) => Ok(BatchSize::one_row()),
+            // It is waited for when its way is chosen.
+            Err(caught) if is_contention(&caught.sqlstate) => Ok(BatchSize::one_row()),
+            Err(caught) => Err(caught),
+        }
     }
 
     /// Shows what the run does.
