@@ -87,8 +87,10 @@ RESET ROLE;
 SELECT column_name, state, decided_by, citation FROM custodian.explain_row('keeping.bill', '{"id": 4}') ORDER BY column_name;
 SELECT * FROM custodian.sweep_now('keeping.bill');
 SELECT id, payer, amount FROM keeping.bill WHERE id < 100 ORDER BY id;
--- Without the one that refuses, the table may go.
+-- Without the one that refuses, the table may go. Its clock is moved back where a steward lets users be warned only.
+SELECT custodian.enforce_minimum('k.b', 'warn');
 UPDATE keeping.bill SET at = '2010-01-01';
+SELECT custodian.enforce_minimum('k.b', 'refuse');
 TRUNCATE keeping.bill;
 -- And back: that is no loosening.
 INSERT INTO keeping.bill VALUES (5, 'p', 'a', '2010-01-01');
