@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
+use serde::de::DeserializeOwned;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guard::active::{self, Active};
 use crate::guard::ddl;
 use crate::guard::exposure::{self, Column, Exposure};
 use crate::guard::lane::model::Transfer;
 use crate::guard::lane::{qualify, store};
 use crate::guard::rules::Rules;
+use crate::pg::fresh::{self, Seen};
 use crate::pg::{inherit, namespace, relation, sandbox, spi};
 
 /// A publication that carries a table, or would.
@@ -66,46 +68,59 @@ impl Judge {
     }
 }
 
-/// Whether anything is published at all: most databases pay for no more than this.
+/// Whether anything is published at all: most databases pay for no more than this. What others published since this
+/// transaction began counts.
 pub fn is_anything_published() -> Result<bool> {
-    sandbox::as_extension_owner(|| {
-        Ok(spi::select_one(
-            "SELECT 1 FROM pg_catalog.pg_publication LIMIT 1",
+    let found = sandbox::as_extension_owner(|| {
+        fresh::rows(
+            "SELECT FROM pg_catalog.pg_publication",
             &[],
-            |_| Ok(()),
-        )?
-        .is_some())
-    })
+            Seen::Everything,
+            1,
+        )
+    })?;
+    Ok(!found.is_empty())
 }
 
 /// The publications of all tables, of these schemas, and of these tables.
 pub fn publications(schemas: &[pg_sys::Oid], tables: &[pg_sys::Oid]) -> Result<Vec<Published>> {
-    sandbox::as_extension_owner(|| {
-        spi::select(
-            "SELECT p.pubname::pg_catalog.text, false, NULL::text[], m.regions \
+    let rows = sandbox::as_extension_owner(|| {
+        fresh::rows(
+            "SELECT p.pubname::pg_catalog.text, false, NULL, pg_catalog.to_jsonb(m.regions)::pg_catalog.text \
              FROM pg_catalog.pg_publication p LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
              WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n \
                                              WHERE n.pnpubid = p.oid AND n.pnnspid = ANY ($1)) \
              UNION ALL \
              SELECT p.pubname::pg_catalog.text, true, \
-                    (SELECT pg_catalog.array_agg(a.attname::pg_catalog.text) FROM pg_catalog.pg_attribute a \
-                     WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::pg_catalog.int2[])), m.regions \
+                    (SELECT pg_catalog.jsonb_agg(a.attname)::pg_catalog.text FROM pg_catalog.pg_attribute a \
+                     WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::pg_catalog.int2[])), \
+                    pg_catalog.to_jsonb(m.regions)::pg_catalog.text \
              FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid \
              LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
              WHERE r.prrelid = ANY ($2) ORDER BY 1",
             &[schemas.to_vec().into(), tables.to_vec().into()],
-            |row| {
-                Ok(Published {
-                    name: row.must(1)?,
-                    selective: row.must(2)?,
-                    columns: row
-                        .get::<Vec<String>>(3)?
-                        .map(|columns| columns.into_iter().collect()),
-                    permitted: row.get(4)?,
-                })
-            },
+            Seen::Everything,
+            0,
         )
-    })
+    })?;
+    rows.iter()
+        .map(|row| {
+            Ok(Published {
+                name: fresh::must(row, 0)?.to_owned(),
+                selective: fresh::must(row, 1)? == "t",
+                columns: list(row, 2)?,
+                permitted: list(row, 3)?,
+            })
+        })
+        .collect()
+}
+
+/// A list of texts as JSON has it; `None` for NULL.
+fn list<T: DeserializeOwned>(row: &fresh::Row, column: usize) -> Result<Option<T>> {
+    let text = row.get(column).and_then(Option::as_deref);
+    text.map(serde_json::from_str)
+        .transpose()
+        .map_err(Error::internal)
 }
 
 /// The publications that carry a table that exists, directly or below a published ancestor.

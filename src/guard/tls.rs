@@ -12,7 +12,8 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Kind, Result};
 use crate::guard::opening;
-use crate::pg::{database_label, label, lock, relation, report, xact};
+use crate::pg::lock::{Lock, Mode};
+use crate::pg::{database_label, label, relation, report, xact};
 use crate::tag::grammar::{self, ColumnLabel};
 
 /// The label of a database with a tag that demands TLS.
@@ -95,7 +96,7 @@ pub fn reconcile() {
             // Tags that others are about to change are looked at in the next round.
             if demanded(Some(here))
                 || !is_tagged()
-                || !lock::try_epoch(pg_sys::Oid::INVALID, lock::Mode::Exclusive)?
+                || !Lock::Epoch(pg_sys::Oid::INVALID).try_take(Mode::Exclusive)?
             {
                 return Ok(());
             }

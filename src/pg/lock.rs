@@ -1,6 +1,6 @@
-//! The epoch lock: what keeps a batch, or a guarded statement, and a change of policy apart.
+//! Heavyweight locks by which policy, sweeps and guarded statements are kept apart.
 //!
-//! Batches and guarded statements share it per table; a hold or policy change takes it exclusively. Both keep
+//! Batches and guarded statements share the epoch's lock per table; a hold or policy change takes it exclusively. Both keep
 //! it until their transaction ends, so a hold is in force once the call that placed it has returned.
 
 use std::ffi::CStr;
@@ -12,135 +12,91 @@ use crate::pg::{relation, xact};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Batches and guarded statements.
+    /// A batch of the worker, of [`Lock::Sweep`]: is kept out by `Exclusive` alone.
+    Batch,
+    /// Of [`Lock::Epoch`] batches and guarded statements, of [`Lock::Sweep`] who erases subjects.
     Share,
-    /// Holds and policy changes.
+    /// Who is about to sweep, of [`Lock::Sweep`]: keeps out all but batches, which it waits for only then.
+    Announce,
+    /// Holds and policy changes; who sweeps.
     Exclusive,
 }
 
 impl Mode {
     const fn number(self) -> i32 {
-        match self {
-            Mode::Share => pg_sys::ShareLock as i32,
-            Mode::Exclusive => pg_sys::ExclusiveLock as i32,
-        }
+        let mode = match self {
+            Mode::Batch => pg_sys::RowShareLock,
+            Mode::Share => pg_sys::ShareLock,
+            Mode::Announce => pg_sys::ShareRowExclusiveLock,
+            Mode::Exclusive => pg_sys::ExclusiveLock,
+        };
+        mode as i32
     }
 }
 
-/// Takes the epoch lock of a table (its root, for partitions), waiting as long as `lock_timeout` allows.
-/// It is released at the end of the transaction.
+/// What is locked, until the end of the transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// What decides about a table (its root, for partitions); with [`pg_sys::Oid::INVALID`] the policy.
+    Epoch(pg_sys::Oid),
+    /// Sweeping a table in a transaction, erasing subjects in it, and batches of the worker.
+    Sweep(pg_sys::Oid),
+    /// Sweeping any table of this database in a transaction. What makes rows of some table due again is noted by whoever
+    /// sweeps any: two that did so would come to wait for each other.
+    Sweeping,
+    /// Having a sweep of this database on demand.
+    Demand,
+}
+
+impl Lock {
+    /// Catalog, object and part, as the server's lock of an object has them.
+    fn object(self) -> Result<(pg_sys::Oid, pg_sys::Oid, u16)> {
+        let (name, object, part) = match self {
+            Lock::Epoch(table) => (c"epoch", table, 0),
+            Lock::Sweep(table) => (c"run", table, 0),
+            Lock::Sweeping => (c"run", pg_sys::Oid::INVALID, 1),
+            Lock::Demand => (c"run", pg_sys::Oid::INVALID, 0),
+        };
+        let class = relation::own_relation(name).ok_or_else(relation::not_installed)?;
+        Ok((class, object, part))
+    }
+
+    /// Takes it, waiting as long as `lock_timeout` allows.
+    pub fn take(self, mode: Mode) -> Result<()> {
+        let (class, object, part) = self.object()?;
+        // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
+        unsafe { pg_sys::LockDatabaseObject(class, object, part, mode.number()) };
+        Ok(())
+    }
+
+    /// The same without waiting; whether it could be had.
+    pub fn try_take(self, mode: Mode) -> Result<bool> {
+        let (class, object, part) = self.object()?;
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: xact::database().to_u32(),
+            locktag_field2: class.to_u32(),
+            locktag_field3: object.to_u32(),
+            locktag_field4: part,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        // SAFETY: the tag is filled as SET_LOCKTAG_OBJECT does, and outlives the call.
+        let outcome = unsafe { pg_sys::LockAcquire(&tag, mode.number(), false, true) };
+        Ok(outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL)
+    }
+
+    /// Gives it back, where it was taken in this very (sub)transaction.
+    pub fn release(self, mode: Mode) -> Result<()> {
+        let (class, object, part) = self.object()?;
+        // SAFETY: a heavyweight lock that this session holds; one that it does not hold is a warning.
+        unsafe { pg_sys::UnlockDatabaseObject(class, object, part, mode.number()) };
+        Ok(())
+    }
+}
+
+/// Takes [`Lock::Epoch`] of a table.
 pub fn epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
-    let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
-    // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
-    unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode.number()) };
-    Ok(())
-}
-
-/// Gives back one such lock that was taken in this very (sub)transaction.
-pub fn release_epoch(table: pg_sys::Oid, mode: Mode) -> Result<()> {
-    let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
-    // SAFETY: a heavyweight lock that this session holds; one that it does not hold is a warning.
-    unsafe { pg_sys::UnlockDatabaseObject(class, table, 0, mode.number()) };
-    Ok(())
-}
-
-/// The same lock without waiting; whether it could be had.
-pub fn try_epoch(table: pg_sys::Oid, mode: Mode) -> Result<bool> {
-    let class = relation::own_relation(c"epoch").ok_or_else(relation::not_installed)?;
-    Ok(try_object(class, table, mode.number()))
-}
-
-/// As LockDatabaseObject, without waiting.
-fn try_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: i32) -> bool {
-    let tag = pg_sys::LOCKTAG {
-        locktag_field1: xact::database().to_u32(),
-        locktag_field2: class.to_u32(),
-        locktag_field3: object.to_u32(),
-        locktag_field4: 0,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    };
-    // SAFETY: the tag is filled as SET_LOCKTAG_OBJECT does, and outlives the call.
-    let outcome = unsafe { pg_sys::LockAcquire(&tag, mode, false, true) };
-    outcome != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-}
-
-/// Lets one session at a time have a sweep of this database on demand, until the end of the transaction; waits as long
-/// as `lock_timeout` allows.
-pub fn demand() -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
-    unsafe {
-        pg_sys::LockDatabaseObject(class, pg_sys::Oid::INVALID, 0, pg_sys::ExclusiveLock as i32);
-    }
-    Ok(())
-}
-
-/// Lets one transaction at a time sweep tables of this database, until it ends; waits as long as `lock_timeout` allows. What makes
-/// rows of some table due again is noted by whoever sweeps any: two that did so would come to wait for each other.
-pub fn sweeping() -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: as for [`demand`].
-    unsafe {
-        pg_sys::LockDatabaseObject(class, pg_sys::Oid::INVALID, 1, pg_sys::ExclusiveLock as i32);
-    }
-    Ok(())
-}
-
-/// Gives back one such lock that was taken in this very (sub)transaction.
-pub fn release_sweeping() -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: as for the epoch's.
-    unsafe {
-        pg_sys::UnlockDatabaseObject(class, pg_sys::Oid::INVALID, 1, pg_sys::ExclusiveLock as i32);
-    }
-    Ok(())
-}
-
-/// Lets one transaction at a time sweep a table, until it ends, or several erase subjects in it; waits as long as `lock_timeout`
-/// allows. Batches of the worker take [`try_batch`].
-pub fn sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: a heavyweight lock on an object tag; the lock manager releases it with the transaction.
-    unsafe { pg_sys::LockDatabaseObject(class, table, 0, mode.number()) };
-    Ok(())
-}
-
-/// Keeps other transactions from sweeping a table, or erasing subjects in it, but not batches of the worker; until the end of the
-/// transaction, after waiting as long as `lock_timeout` allows. Before [`sweep`], which waits for such batches only then.
-pub fn announce_sweep(table: pg_sys::Oid) -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: as for [`sweep`]. ShareRowExclusiveLock conflicts with itself and ShareLock, and not with RowShareLock.
-    unsafe {
-        pg_sys::LockDatabaseObject(class, table, 0, pg_sys::ShareRowExclusiveLock as i32);
-    }
-    Ok(())
-}
-
-/// Gives back one such lock that was taken in this very (sub)transaction.
-pub fn release_announced(table: pg_sys::Oid) -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: as for the epoch's.
-    unsafe {
-        pg_sys::UnlockDatabaseObject(class, table, 0, pg_sys::ShareRowExclusiveLock as i32);
-    }
-    Ok(())
-}
-
-/// Gives back one such lock that was taken in this very (sub)transaction.
-pub fn release_sweep(table: pg_sys::Oid, mode: Mode) -> Result<()> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // SAFETY: as for the epoch's.
-    unsafe { pg_sys::UnlockDatabaseObject(class, table, 0, mode.number()) };
-    Ok(())
-}
-
-/// Has a batch of the worker hold a table's sweep lock as others of its kind and who erases subjects do at the same time, until
-/// the end of the transaction; whether it could be had without waiting.
-pub fn try_batch(table: pg_sys::Oid) -> Result<bool> {
-    let class = relation::own_relation(c"run").ok_or_else(relation::not_installed)?;
-    // Conflicts with ExclusiveLock only.
-    Ok(try_object(class, table, pg_sys::RowShareLock as i32))
+    Lock::Epoch(table).take(mode)
 }
 
 /// Locks a table as SECURITY LABEL does, against other changes of its labels and definition, but not against

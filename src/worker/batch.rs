@@ -8,8 +8,9 @@ use pgrx::pg_sys;
 
 use crate::anonymize::key::{self, For};
 use crate::error::{Error, Kind, Result};
+use crate::pg::lock::{self, Lock, Mode};
 use crate::pg::tids::Places;
-use crate::pg::{heap, inherit, lock, spi, xact};
+use crate::pg::{heap, inherit, spi, xact};
 use crate::policy::along::{self, Along};
 use crate::policy::cascade;
 use crate::policy::foreign_code::as_leaf_owner;
@@ -68,10 +69,10 @@ pub fn lock(plan: &Plan, step: Step, leaf: &Leaf) -> Result<bool> {
     // In the same order by whichever of the tables a batch is.
     let tables: BTreeSet<u32> = plan.together().map(|plan| plan.table).collect();
     for table in tables {
-        lock::epoch(pg_sys::Oid::from(table), lock::Mode::Share)?;
+        lock::epoch(pg_sys::Oid::from(table), Mode::Share)?;
     }
     // The epoch's own lock: no policy changes while the batch runs, whatever it is about.
-    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Share)?;
+    lock::epoch(pg_sys::Oid::INVALID, Mode::Share)?;
     let relations = written(plan, step, leaf).into_iter();
     Ok(relations.map(pg_sys::Oid::from).all(heap::lock_for_write))
 }
@@ -80,51 +81,43 @@ pub fn lock(plan: &Plan, step: Step, leaf: &Leaf) -> Result<bool> {
 /// all that go together with them; `only` says which part of the schema they are of. Before that it waits for other
 /// transactions that sweep, and that erase rows of one of them, or rows that go along with theirs, or, as `mode` says, only for those
 /// that sweep one of them: two that go over the same rows in passes of their own would come to wait for each other.
-pub fn lock_tables(
-    tables: &[pg_sys::Oid],
-    only: Option<pg_sys::Oid>,
-    mode: lock::Mode,
-) -> Result<()> {
+pub fn lock_tables(tables: &[pg_sys::Oid], only: Option<pg_sys::Oid>, mode: Mode) -> Result<()> {
     loop {
         let schema = xact::with_snapshot(|| load::schema(only))?;
         let (swept, epochs) = to_lock(&schema, tables);
-        let alone = mode == lock::Mode::Exclusive;
-        if alone {
-            // For who has one of them the worker does not wait meanwhile, nor those that sweep others.
-            for table in &swept {
-                lock::announce_sweep(*table)?;
-            }
-            lock::sweeping()?;
+        let of_all = |mode| swept.iter().map(move |table| (Lock::Sweep(*table), mode));
+        let sweeps: Vec<(Lock, Mode)> = match mode {
+            // Who waits for some of them stops no batch, nor who sweeps others.
+            Mode::Exclusive => of_all(Mode::Announce)
+                .chain([(Lock::Sweeping, Mode::Exclusive)])
+                .chain(of_all(Mode::Exclusive))
+                .collect(),
+            _ => of_all(mode).collect(),
+        };
+        for (lock, mode) in &sweeps {
+            lock.take(*mode)?;
         }
-        for table in &swept {
-            lock::sweep(*table, mode)?;
-        }
-        let Some(busy) = epochs_but(&epochs)? else {
+        let Some(busy) = busy_of(&epochs)? else {
             return Ok(());
         };
         // Who changes the policy may go on to sweep in the same transaction, and would wait for this one.
-        for table in &swept {
-            lock::release_sweep(*table, mode)?;
+        for (lock, mode) in sweeps {
+            lock.release(mode)?;
         }
-        if alone {
-            lock::release_sweeping()?;
-            for table in &swept {
-                lock::release_announced(*table)?;
-            }
-        }
-        lock::epoch(busy, lock::Mode::Share)?;
-        lock::release_epoch(busy, lock::Mode::Share)?;
+        busy.take(Mode::Share)?;
+        busy.release(Mode::Share)?;
     }
 }
 
 /// Takes the epoch locks of these tables without waiting; that which could not be had, and none then.
-fn epochs_but(tables: &[pg_sys::Oid]) -> Result<Option<pg_sys::Oid>> {
-    for (at, table) in tables.iter().enumerate() {
-        if !lock::try_epoch(*table, lock::Mode::Share)? {
-            for taken in tables.iter().take(at) {
-                lock::release_epoch(*taken, lock::Mode::Share)?;
+fn busy_of(tables: &[pg_sys::Oid]) -> Result<Option<Lock>> {
+    let locks: Vec<Lock> = tables.iter().copied().map(Lock::Epoch).collect();
+    for (at, lock) in locks.iter().enumerate() {
+        if !lock.try_take(Mode::Share)? {
+            for taken in locks.iter().take(at) {
+                taken.release(Mode::Share)?;
             }
-            return Ok(Some(*table));
+            return Ok(Some(*lock));
         }
     }
     Ok(None)
@@ -170,7 +163,7 @@ pub fn keep_out_sweeps(plan: &Plan, step: Step) -> Result<()> {
     let along = cascade::declared_plans(plan).map(|plan| plan.table);
     let along = along.filter(|_| step == Step::Rows);
     for table in own.chain(along).collect::<BTreeSet<RelId>>() {
-        if !lock::try_batch(pg_sys::Oid::from(table))? {
+        if !Lock::Sweep(pg_sys::Oid::from(table)).try_take(Mode::Batch)? {
             return Err(Error::new(
                 Kind::LockNotAvailable,
                 "another transaction sweeps the table",

@@ -382,7 +382,8 @@ fn nothing_due(
         let Work { plan, watch, .. } = work;
         let lags = |leaf: &&Leaf| marks.lags(leaf, survey.cutoff, WATERMARK_LAG);
         let lagging = plan.leaves.iter().filter(lags);
-        marks.advance_unless_busy(lagging, &plan.mark, watch.as_ref(), survey.cutoff)?;
+        let free = mark::free(lagging)?.into_iter();
+        marks.advance_all(free, &plan.mark, watch.as_ref(), survey.cutoff)?;
     }
     Ok(Next::Nothing)
 }

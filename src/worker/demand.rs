@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
 use crate::guc;
-use crate::pg::{bgworker, latch, lock, procedure, relation, report, xact};
+use crate::pg::lock::{Lock, Mode};
+use crate::pg::{bgworker, latch, procedure, relation, report, xact};
 use crate::policy::load;
 use crate::worker::decide::{self, Next};
 use crate::worker::run::{self, Run, State};
@@ -60,7 +61,7 @@ pub fn call(only: Option<pg_sys::Oid>) -> Result<()> {
         )));
     }
     procedure::commit()?;
-    lock::demand()?;
+    Lock::Demand.take(Mode::Exclusive)?;
     let alone = tables.len() == 1 && only.is_some();
     let mut runs: u32 = 0;
     let mut rows: i64 = 0;

@@ -173,6 +173,16 @@ pub fn held_by_others(leaves: impl Iterator<Item = RelId>) -> Result<BTreeSet<Re
     })
 }
 
+/// Those of the leaves whose watermarks a worker may move without waiting. Others are kept by a transaction in which somebody
+/// sweeps, until that ends, and who does not wait for it cannot have it end in a deadlock: there the next pass begins where
+/// this one did.
+pub fn free<'a>(leaves: impl Iterator<Item = &'a Leaf>) -> Result<Vec<&'a Leaf>> {
+    let mut leaves: Vec<&Leaf> = leaves.collect();
+    let held = held_by_others(leaves.iter().map(|leaf| leaf.id))?;
+    leaves.retain(|leaf| !held.contains(&leaf.id));
+    Ok(leaves)
+}
+
 /// Where a pass begins behind a watermark; `None` where what was reopened cannot be told.
 fn reach(after: Instant, again: Value) -> Result<Option<Reach>> {
     let Ok(again) = serde_json::from_value::<Again>(again) else {
@@ -211,22 +221,6 @@ impl Marks {
             leaves.try_for_each(|leaf| self.advance(leaf, mark, cutoff))?;
         }
         Ok(())
-    }
-
-    /// Does as [`Marks::advance_all`] in a worker, but for leaves whose watermarks another transaction has: who sweeps in one of
-    /// its own keeps them until that ends, and who does not wait for it cannot have it end in a deadlock. There the next pass
-    /// begins where this one did.
-    pub fn advance_unless_busy<'a>(
-        &self,
-        leaves: impl Iterator<Item = &'a Leaf>,
-        mark: &str,
-        watch: Option<&Watch>,
-        cutoff: Instant,
-    ) -> Result<()> {
-        let leaves: Vec<&Leaf> = leaves.collect();
-        let held = held_by_others(leaves.iter().map(|leaf| leaf.id))?;
-        let leaves = leaves.into_iter().filter(|leaf| !held.contains(&leaf.id));
-        self.advance_all(leaves, mark, watch, cutoff)
     }
 
     /// Notes that nothing was left to do in the leaf at `cutoff` by the pass that began with these marks. A

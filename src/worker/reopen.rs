@@ -7,7 +7,8 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{JsonB, pg_sys};
 
 use crate::error::{Error, Result};
-use crate::pg::{fresh, inherit, lock, sandbox, spi, time};
+use crate::pg::lock::{Lock, Mode};
+use crate::pg::{fresh, inherit, sandbox, spi, time};
 use crate::policy::compile;
 use crate::policy::model::{RelId, Schema};
 use crate::policy::period::Instant;
@@ -162,7 +163,9 @@ fn swept_by_others(
     let mut kept = BTreeSet::new();
     for table in schema.tables.values() {
         let leaves = || table.leaves.iter().map(|leaf| leaf.id);
-        if leaves().any(&is_concerned) && !lock::try_batch(pg_sys::Oid::from(table.id))? {
+        if leaves().any(&is_concerned)
+            && !Lock::Sweep(pg_sys::Oid::from(table.id)).try_take(Mode::Batch)?
+        {
             kept.extend(leaves());
         }
     }

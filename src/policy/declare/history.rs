@@ -16,10 +16,11 @@ use super::{read, state};
 use crate::error::{Error, Kind, Result};
 use crate::pg::args::required;
 use crate::pg::fresh::{self, Row, Seen};
+use crate::pg::lock::{self, Lock, Mode};
 use crate::pg::object_access::Drop;
 use crate::pg::report::SqlResult;
 use crate::pg::utility::Utility;
-use crate::pg::{label, lock, relation, sandbox, spi, xact};
+use crate::pg::{label, relation, sandbox, spi, xact};
 use crate::policy::epoch;
 
 pgrx::extension_sql_file!(
@@ -136,7 +137,7 @@ fn before_commit() -> Result<()> {
             Some(epoch) => sandbox::as_extension_owner(|| write(epoch, differences)),
             // Whoever drops a table does not wait for those who change the policy, who may wait for the table: the
             // scheduler records it then.
-            None if !lock::try_epoch(pg_sys::Oid::INVALID, lock::Mode::Exclusive)? => Ok(()),
+            None if !Lock::Epoch(pg_sys::Oid::INVALID).try_take(Mode::Exclusive)? => Ok(()),
             None => record(differences).map(drop),
         }
     })
@@ -190,7 +191,7 @@ pub fn reconcile() -> Result<Option<i64>> {
         return Ok(None);
     }
     // Another transaction may be about to record the same.
-    lock::epoch(pg_sys::Oid::INVALID, lock::Mode::Exclusive)?;
+    lock::epoch(pg_sys::Oid::INVALID, Mode::Exclusive)?;
     let differences = sandbox::as_extension_owner(differences)?;
     if differences.is_empty() {
         return Ok(None);

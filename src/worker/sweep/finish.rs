@@ -4,7 +4,7 @@ use super::{End, PAUSED, POLICY_CHANGED, ROWS_LEFT, Sweep, TABLE_LOCKED, TRIPPED
 use crate::pg::subxact::Caught;
 use crate::pg::xact;
 use crate::policy::model::Leaf;
-use crate::worker::mark::Marks;
+use crate::worker::mark::{self, Marks};
 use crate::worker::run::{self, State};
 use crate::worker::work::Work;
 
@@ -42,7 +42,8 @@ impl Sweep {
                 let seen = |leaf: &&Leaf| !self.moving && !self.unseen.contains(&leaf.id);
                 let Work { plan, watch, .. } = &self.work;
                 let leaves = plan.leaves.iter().filter(seen);
-                marks.advance_unless_busy(leaves, &plan.mark, watch.as_ref(), self.run.cutoff)?;
+                let free = mark::free(leaves)?.into_iter();
+                marks.advance_all(free, &plan.mark, watch.as_ref(), self.run.cutoff)?;
                 if self.obstacles > 0 {
                     let reason = format!("{}{ROWS_LEFT}", self.obstacles);
                     return run::set_state(id, State::Failed, Some(&reason), sqlstate);

@@ -10,14 +10,14 @@ use super::{Batched, End, MOST_OBSTACLES, Part, RETRIES, SWALLOWED, Sweep, is_co
 use crate::anonymize::key::{self, For};
 use crate::guc;
 use crate::pg::error_names::Names;
+use crate::pg::spi;
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, spi};
 use crate::policy::foreign_code::as_leaf_owner;
 use crate::policy::reach::Reach;
 use crate::policy::render::Tid;
 use crate::worker::pacing::{BatchSize, Did};
 use crate::worker::position::Phase;
-use crate::worker::{quarantine, reopen, run, team};
+use crate::worker::{quarantine, reopen, run};
 
 /// The most rows that a block of the heap can have.
 const MOST_ROWS: u16 = 291;
@@ -114,14 +114,7 @@ impl Sweep {
             *size = size.after(did, guc::batch_target());
         }
         while !left.is_empty() {
-            if let Some((number, leader)) = self.leader
-                && !team::is_led(number, leader)
-            {
-                return Ok(End::Paused);
-            }
-            bgworker::reload_settings();
-            pgrx::check_for_interrupts!();
-            if let Some(end) = self.throttle(part)? {
+            if let Some(end) = self.between_batches(part)? {
                 return Ok(end);
             }
             let count = size.rows(rows.len()).min(left.len());

@@ -171,14 +171,7 @@ impl Sweep {
                 self.store_position(part, Phase::Disposing, first, (before + passed, total))?;
                 (shown, shown_at) = (Some(passed), Moment::now());
             }
-            if let Some((number, leader)) = self.leader
-                && !team::is_led(number, leader)
-            {
-                return Ok(End::Paused);
-            }
-            bgworker::reload_settings();
-            pgrx::check_for_interrupts!();
-            if let Some(end) = self.throttle(part)? {
+            if let Some(end) = self.between_batches(part)? {
                 return Ok(end);
             }
             if let Some(most) = size.look() {
@@ -265,6 +258,21 @@ impl Sweep {
             *size = size.after(did, guc::batch_target());
             self.stay_below_wal_rate(self.wal.saturating_sub(wal), start.elapsed())?;
         }
+    }
+
+    /// Before a batch: waits where it must, and says how the sweep ends where it is not to go on.
+    pub(super) fn between_batches(
+        &mut self,
+        part: &Part,
+    ) -> std::result::Result<Option<End>, Caught> {
+        if let Some((number, leader)) = self.leader
+            && !team::is_led(number, leader)
+        {
+            return Ok(Some(End::Paused));
+        }
+        bgworker::reload_settings();
+        pgrx::check_for_interrupts!();
+        self.throttle(part)
     }
 
     /// One batch, with what it did counted in the same transaction. It commits when the batch before is on disk, and does

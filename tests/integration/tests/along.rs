@@ -19,18 +19,23 @@ const TABLES: &str = "
     SELECT custodian.tag_table(t::regclass, clock => 'at', on_expiry => 'delete') FROM unnest('{s.a,s.b}'::text[]) t;
     SELECT custodian.tag_column(t::regclass, 'name', 'user.name', '{p.short}') FROM unnest('{s.a,s.b}'::text[]) t";
 
-#[test]
-fn the_fuse_counts_what_goes_along_by_table_before_a_run_and_during_it() -> Result<()> {
-    let node = Cluster::builder("along")
+fn cluster(name: &str, naptime: &str) -> Result<Cluster> {
+    let node = Cluster::builder(name)
         .preload("pg_custodian")
         .conf("custodian.disposal = observe")
         .conf("custodian.max_disposal_fraction = 0.1")
-        .conf("custodian.naptime = 1h")
+        .conf(&format!("custodian.naptime = {naptime}"))
         .start()?;
     node.exec(
         "CREATE EXTENSION pg_custodian; CREATE SCHEMA s;
          SELECT custodian.define_purpose('p.short', 'contract', '10 days')",
     )?;
+    Ok(node)
+}
+
+#[test]
+fn the_fuse_counts_what_goes_along_by_table_before_a_run_and_during_it() -> Result<()> {
+    let node = cluster("along", "1h")?;
     let mut client = node.client()?;
     client.batch_execute(TABLES)?;
     // All of a partition, and a twentieth of its table.
@@ -77,15 +82,7 @@ fn the_fuse_counts_what_goes_along_by_table_before_a_run_and_during_it() -> Resu
 /// A row that refers to the same row by two keys loses the one, by the action that comes first, before it goes by the other.
 #[test]
 fn an_approved_run_ends_where_rows_lose_a_key_before_they_go() -> Result<()> {
-    let node = Cluster::builder("along_two_keys")
-        .preload("pg_custodian")
-        .conf("custodian.disposal = observe")
-        .conf("custodian.max_disposal_fraction = 0.1")
-        .start()?;
-    node.exec(
-        "CREATE EXTENSION pg_custodian; CREATE SCHEMA s;
-         SELECT custodian.define_purpose('p.short', 'contract', '10 days')",
-    )?;
+    let node = cluster("along_two_keys", "1s")?;
     let mut client = node.client()?;
     client.batch_execute(
         "CREATE TABLE s.one (id int PRIMARY KEY, at timestamptz, name text);

@@ -466,6 +466,16 @@ fn channel_publications_that_grow_without_being_named() -> Result<()> {
         let text = refused(&node, sql)?;
         assert!(text.contains("publication \"by_"), "{sql}: {text}");
     }
+    // What somebody published since the transaction began counts.
+    let mut early = node.client()?;
+    early.batch_execute("CREATE TABLE late (id int PRIMARY KEY)")?;
+    early.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+    node.exec(
+        "SELECT custodian.clear_column('late', 'id'); CREATE PUBLICATION by_late FOR TABLE late",
+    )?;
+    let error = early.refused("ALTER TABLE late ADD COLUMN c int");
+    assert_eq!(error.sqlstate(), "42501", "{error}");
+    early.batch_execute("ROLLBACK")?;
     for sql in [
         "CREATE TABLE new (id int)",
         "CREATE TEMP TABLE new (id int)",

@@ -283,7 +283,12 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
          CREATE DOMAIN mail AS text CHECK (valid(VALUE)); CREATE TABLE mails (address mail);
          CREATE FUNCTION part_of(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1';
          CREATE TABLE keyed (email text) PARTITION BY LIST (part_of(email));
-         CREATE VIEW seen AS SELECT * FROM customer",
+         CREATE VIEW seen AS SELECT * FROM customer;
+         CREATE FUNCTION counted(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1'; CREATE STATISTICS st ON (counted(email)), plan FROM customer;
+         CREATE FUNCTION let_in() RETURNS bool LANGUAGE sql AS 'SELECT true'; CREATE POLICY lets ON customer USING (let_in());
+         CREATE FUNCTION compared(text, text) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT bttextcmp($1, $2)';
+         CREATE OPERATOR CLASS by_own FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 compared(text, text);
+         CREATE INDEX ON parts (email by_own); CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
     )?;
     node.alter_system("custodian.enforce", "on")?;
     let mut away = node.client_as("away", "postgres")?;
@@ -326,6 +331,9 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
         "CREATE OR REPLACE FUNCTION alike(text, text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'",
         "CREATE OR REPLACE FUNCTION valid(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT false'",
         "CREATE OR REPLACE FUNCTION part_of(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'",
+        "CREATE OR REPLACE FUNCTION counted(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'",
+        "CREATE OR REPLACE FUNCTION let_in() RETURNS bool LANGUAGE sql AS 'SELECT false'",
+        "CREATE OR REPLACE FUNCTION compared(text, text) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 0'",
         "CREATE TRIGGER tells INSTEAD OF INSERT ON seen FOR EACH ROW EXECUTE FUNCTION fires()",
         "CREATE RULE tells AS ON UPDATE TO seen DO INSTEAD SELECT NEW.email",
         "CREATE TABLE parts_7 PARTITION OF parts (CHECK (checked(email))) FOR VALUES IN (7)",
@@ -339,6 +347,14 @@ fn what_is_computed_over_rows_from_outside_is_refused_and_tables_of_ones_own_can
             "{statement}: {refused}"
         );
     }
+    // What came since the transaction began counts.
+    away.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+    node.exec(
+        "CREATE TRIGGER later BEFORE INSERT ON customer FOR EACH ROW EXECUTE FUNCTION later()",
+    )?;
+    let replaced = away.refused("CREATE OR REPLACE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'");
+    assert_eq!(replaced.sqlstate(), "42501", "{replaced}");
+    away.batch_execute("ROLLBACK")?;
     // A partition that is new gets rows of others later.
     away.batch_execute("BEGIN; CREATE TABLE parts_9 PARTITION OF parts FOR VALUES IN (9)")?;
     let planted = away.refused(

@@ -131,6 +131,30 @@ fn a_sweep_pauses_to_stay_below_its_rate_of_wal() -> Result<()> {
     Ok(())
 }
 
+/// Has each row of `log` take a tenth of a second, and sweeps: each of those that are due goes in a batch of its own.
+fn one_by_one(node: &Cluster, due: u32) -> Result<()> {
+    node.exec(
+        "CREATE FUNCTION dear() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN old; END';
+         CREATE TRIGGER dear BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION dear()",
+    )?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(
+        node,
+        "SELECT state, rows_done, batches FROM custodian.runs",
+        &format!("done|{due}|{due}"),
+    );
+    // No lock on a row was held for longer, not even by the first batch.
+    assert_eq!(
+        node.text(
+            "SELECT DISTINCT value FROM custodian.metrics
+             WHERE name = 'custodian_batch_duration_seconds_count'
+                OR name = 'custodian_batch_duration_seconds_bucket' AND labels ->> 'le' = '1'"
+        )?,
+        due.to_string()
+    );
+    Ok(())
+}
+
 #[test]
 fn rows_that_cost_more_than_a_batch_may_take_go_one_by_one_from_the_first_on() -> Result<()> {
     let node = Cluster::builder("dear")
@@ -144,26 +168,7 @@ fn rows_that_cost_more_than_a_batch_may_take_go_one_by_one_from_the_first_on() -
         &LOG.replace("repeat('x', 3000)", "'x'")
             .replace("generate_series(1, 600)", "generate_series(1, 100)"),
     )?;
-    node.exec(
-        "CREATE FUNCTION dear() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN old; END';
-         CREATE TRIGGER dear BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION dear()",
-    )?;
-    node.alter_system("custodian.disposal", "on")?;
-    wait_for_answer(
-        &node,
-        "SELECT state, rows_done, batches FROM custodian.runs",
-        "done|100|100",
-    );
-    // No lock on a row was held for longer, not even by the first batch.
-    assert_eq!(
-        node.text(
-            "SELECT DISTINCT value FROM custodian.metrics
-             WHERE name = 'custodian_batch_duration_seconds_count'
-                OR name = 'custodian_batch_duration_seconds_bucket' AND labels ->> 'le' = '1'"
-        )?,
-        "100"
-    );
-    Ok(())
+    one_by_one(&node, 100)
 }
 
 #[test]
@@ -180,25 +185,9 @@ fn rows_that_may_cost_anything_begin_one_by_one_behind_blocks_that_are_not_due()
     node.exec(
         "INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(601, 700) n;
          INSERT INTO log SELECT n, repeat('x', 3000), now() FROM generate_series(701, 1300) n;
-         INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(1301, 1350) n;
-         CREATE FUNCTION dear() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN old; END';
-         CREATE TRIGGER dear BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION dear()",
+         INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(1301, 1350) n",
     )?;
-    node.alter_system("custodian.disposal", "on")?;
-    wait_for_answer(
-        &node,
-        "SELECT state, rows_done, batches FROM custodian.runs",
-        "done|150|150",
-    );
-    assert_eq!(
-        node.text(
-            "SELECT DISTINCT value FROM custodian.metrics
-             WHERE name = 'custodian_batch_duration_seconds_count'
-                OR name = 'custodian_batch_duration_seconds_bucket' AND labels ->> 'le' = '1'"
-        )?,
-        "150"
-    );
-    Ok(())
+    one_by_one(&node, 150)
 }
 
 #[test]

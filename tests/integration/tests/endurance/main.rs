@@ -432,14 +432,14 @@ impl Drop for Disk {
     }
 }
 
-#[test]
-fn a_full_disk_stops_the_run_blames_no_row_and_the_rest_goes_once_there_is_room() -> Result<()> {
+/// A cluster with a tablespace `small` on a disk of its own, where nothing is disposed of yet; `None` where none can be mounted.
+fn with_small_disk(name: &str) -> Result<Option<(Cluster, Disk)>> {
     // SAFETY: asks who this process is.
     if unsafe { libc::geteuid() } != 0 {
         integration::not_run("only root can mount a small disk");
-        return Ok(());
+        return Ok(None);
     }
-    let node = cluster("full", &[])?;
+    let node = cluster(name, &[])?;
     let disk = Disk::mount(node.dir().join("small"), &node.data_dir())?;
     node.exec("CREATE EXTENSION pg_custodian")?;
     node.alter_system("custodian.disposal", "off")?;
@@ -447,6 +447,14 @@ fn a_full_disk_stops_the_run_blames_no_row_and_the_rest_goes_once_there_is_room(
         "CREATE TABLESPACE small LOCATION '{}'",
         disk.0.display()
     ))?;
+    Ok(Some((node, disk)))
+}
+
+#[test]
+fn a_full_disk_stops_the_run_blames_no_row_and_the_rest_goes_once_there_is_room() -> Result<()> {
+    let Some((node, disk)) = with_small_disk("full")? else {
+        return Ok(());
+    };
     // Rows that fill their pages: a changed one needs a new page.
     node.exec(
         "CREATE TABLE note (id bigint, body text, at timestamptz NOT NULL) TABLESPACE small;
@@ -492,19 +500,9 @@ fn a_full_disk_stops_the_run_blames_no_row_and_the_rest_goes_once_there_is_room(
 
 #[test]
 fn a_full_disk_stops_a_run_that_deletes_and_the_rest_goes_once_there_is_room() -> Result<()> {
-    // SAFETY: asks who this process is.
-    if unsafe { libc::geteuid() } != 0 {
-        integration::not_run("only root can mount a small disk");
+    let Some((node, disk)) = with_small_disk("full-of-traces")? else {
         return Ok(());
-    }
-    let node = cluster("full-of-traces", &[])?;
-    let disk = Disk::mount(node.dir().join("small"), &node.data_dir())?;
-    node.exec("CREATE EXTENSION pg_custodian")?;
-    node.alter_system("custodian.disposal", "off")?;
-    node.exec(&format!(
-        "CREATE TABLESPACE small LOCATION '{}'",
-        disk.0.display()
-    ))?;
+    };
     node.exec(SLOW)?;
     // To delete needs no room. What the application notes of it does.
     node.exec(
