@@ -72,7 +72,7 @@ impl Judge {
 /// transaction began counts.
 pub fn is_anything_published() -> Result<bool> {
     let found = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT FROM pg_catalog.pg_publication",
             &[],
             Seen::Everything,
@@ -85,7 +85,7 @@ pub fn is_anything_published() -> Result<bool> {
 /// The publications of all tables, of these schemas, and of these tables.
 pub fn publications(schemas: &[pg_sys::Oid], tables: &[pg_sys::Oid]) -> Result<Vec<Published>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT p.pubname::pg_catalog.text, false, NULL, pg_catalog.to_jsonb(m.regions)::pg_catalog.text \
              FROM pg_catalog.pg_publication p LEFT JOIN ONLY custodian.publication_permit m ON m.publication = p.pubname \
              WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace n \

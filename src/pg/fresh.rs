@@ -60,6 +60,14 @@ pub fn repeated(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Res
     sandbox::with_pinned_settings(|| run(sql, args, Access::Read { seen, limit }, Keep::Plan))
 }
 
+/// The same for a query over catalogs and the extension's own tables, which are read by their keys whatever the arguments
+/// are: no plan is made for these.
+pub fn looked_up(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
+    sandbox::with_pinned_settings(|| {
+        run(sql, args, Access::Read { seen, limit }, Keep::GenericPlan)
+    })
+}
+
 /// Runs a statement that writes the extension's own tables again and again, as after each batch of a sweep: it is planned
 /// once, and kept in the session. Gives what it returns. Sees what this transaction has written.
 pub fn repeated_write(sql: &str, args: &[DatumWithOid]) -> Result<Vec<Row>> {
@@ -80,6 +88,8 @@ enum Access {
 enum Keep {
     No,
     Plan,
+    /// One that serves any arguments.
+    GenericPlan,
 }
 
 fn run(sql: &str, args: &[DatumWithOid], access: Access, keep: Keep) -> Result<Vec<Row>> {
@@ -115,8 +125,8 @@ fn run(sql: &str, args: &[DatumWithOid], access: Access, keep: Keep) -> Result<V
                     read_only,
                     limit,
                 ),
-                Keep::Plan => {
-                    let plan = Prepared::of(&sql, &mut bound);
+                Keep::Plan | Keep::GenericPlan => {
+                    let plan = Prepared::of(&sql, &mut bound, keep == Keep::GenericPlan);
                     plan.execute(&mut bound, read_only, limit)
                 }
             };

@@ -51,8 +51,8 @@ pub struct Prepared(pg_sys::SPIPlanPtr);
 
 impl Prepared {
     /// The plan of a query, made if there is none. Inside SPI. The server plans the query anew when what the plan depends on
-    /// changes.
-    pub fn of(sql: &CString, args: &mut Args) -> Prepared {
+    /// changes, and, unless it is `generic`, for the arguments where that may pay.
+    pub fn of(sql: &CString, args: &mut Args, generic: bool) -> Prepared {
         let types = &mut args.types;
         let key = (sql.clone(), types.clone());
         let known = PLANS.with_borrow_mut(|plans| {
@@ -67,9 +67,19 @@ impl Prepared {
         });
         let mut plan = Prepared(known.unwrap_or(std::ptr::null_mut()));
         if plan.0.is_null() {
+            let options = if generic {
+                pg_sys::CURSOR_OPT_GENERIC_PLAN
+            } else {
+                0
+            };
             // SAFETY: connected to SPI; the query is NUL-terminated, and there is one type for each argument.
             unsafe {
-                plan.0 = pg_sys::SPI_prepare(sql.as_ptr(), types.len() as i32, types.as_mut_ptr());
+                plan.0 = pg_sys::SPI_prepare_cursor(
+                    sql.as_ptr(),
+                    types.len() as i32,
+                    types.as_mut_ptr(),
+                    options as i32,
+                );
                 if !plan.0.is_null() && pg_sys::SPI_keepplan(plan.0) == 0 {
                     PLANS.with_borrow_mut(|plans| plans.by_query.insert(key, plan.0));
                 }

@@ -54,7 +54,7 @@ pub fn advance(change: &str, object: &str, detail: serde_json::Value) -> Result<
 /// The same as it is at this moment, for what asks again and again, as each batch of a sweep does.
 pub fn at_this_moment() -> Result<i64> {
     sandbox::as_extension_owner(|| {
-        let found = fresh::repeated(
+        let found = fresh::looked_up(
             "SELECT coalesce(pg_catalog.max(epoch), 0) FROM custodian.epoch",
             &[],
             Seen::Everything,

@@ -20,6 +20,12 @@ use crate::policy::reads;
 /// expressions that use a function, operator or type that a user made: those of the server are pinned, and no dependency names them. What belongs to a superuser is trusted, such as
 /// the functions of extensions; what belongs to whose rights are borrowed is not, since others choose its arguments.
 const WITH_CODE: &str = "
+WITH cast_by_user (type) AS MATERIALIZED (
+    SELECT k.castsource FROM pg_cast k
+    JOIN pg_proc f ON f.oid = k.castfunc
+    JOIN pg_roles r ON r.oid = f.proowner
+    WHERE NOT r.rolsuper
+)
 SELECT c.oid
 FROM pg_class c
 WHERE c.oid = ANY ($1)
@@ -43,16 +49,16 @@ WHERE c.oid = ANY ($1)
                   WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
                     AND NOT (SELECT coalesce(bool_and(r.rolsuper), false) FROM pg_roles r
                              WHERE r.oid IN (o.oprowner, f.proowner, t.typowner)))
-       OR EXISTS (WITH RECURSIVE cast_by_user (oid) AS (
-                      SELECT k.castsource FROM pg_cast k
-                      JOIN pg_proc f ON f.oid = k.castfunc
-                      JOIN pg_roles r ON r.oid = f.proowner
-                      WHERE NOT r.rolsuper
-                      UNION
-                      SELECT t.oid FROM cast_by_user JOIN pg_type t ON cast_by_user.oid IN (t.typbasetype, t.typelem)
-                  )
-                  SELECT FROM pg_attribute a JOIN cast_by_user ON cast_by_user.oid = a.atttypid
-                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+       OR (EXISTS (SELECT FROM cast_by_user)
+           AND EXISTS (WITH RECURSIVE within (type) AS (
+                           SELECT a.atttypid FROM pg_attribute a
+                           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                           UNION ALL
+                           SELECT u.type FROM within JOIN pg_type t ON t.oid = within.type
+                           CROSS JOIN LATERAL (VALUES (t.typbasetype), (t.typelem)) AS u (type)
+                           WHERE u.type <> 0
+                       )
+                       SELECT FROM within JOIN cast_by_user ON cast_by_user.type = within.type)))
 ORDER BY c.oid";
 
 fn changed(name: &str) -> Error {
@@ -151,7 +157,7 @@ pub fn as_owner_beside<T>(
     if self::strangers(owner, strangers.iter().copied())? != strangers {
         return Err(changed(name));
     }
-    let found = fresh::repeated(WITH_CODE, &[strangers.to_vec().into()], Seen::Everything, 1)?;
+    let found = fresh::looked_up(WITH_CODE, &[strangers.to_vec().into()], Seen::Everything, 1)?;
     if let Some(row) = found.first() {
         let other = relation::describe(fresh::oid(row, 0)?);
         return Err(Error::new(

@@ -50,7 +50,7 @@ fn relation_of(row: &Row) -> Result<std::result::Result<pg_sys::Oid, String>> {
 /// The holds in force that lie on a table, or on rows of one that they describe.
 pub fn on_relations() -> Result<InForce> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT h.hold, h.matter, h.scope, h.matching, o.reloid, r.nspname, r.relname \
              FROM custodian.hold h \
              JOIN custodian.relation_ref r ON r.ref = h.relation \
@@ -96,7 +96,7 @@ fn subject(row: &Row) -> Result<Hold> {
 /// The holds in force on subjects of a kind; at most `limit`, 0 for all.
 pub fn on_subjects(kind: &str, limit: u32) -> Result<Vec<Hold>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT hold, matter, subject_kind, pg_catalog.to_json(subject_key) FROM custodian.hold \
              WHERE released_at IS NULL AND scope = 'subject' AND subject_kind = $1 ORDER BY hold",
             &[kind.into()],
@@ -110,7 +110,7 @@ pub fn on_subjects(kind: &str, limit: u32) -> Result<Vec<Hold>> {
 /// The hold in force on one subject, if there is one.
 pub fn on_subject(kind: &str, key: &[String]) -> Result<Option<Hold>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT hold, matter, subject_kind, pg_catalog.to_json(subject_key) FROM custodian.hold \
              WHERE released_at IS NULL AND scope = 'subject' AND subject_kind = $1 AND subject_key = $2 \
              ORDER BY hold",
@@ -125,7 +125,7 @@ pub fn on_subject(kind: &str, key: &[String]) -> Result<Option<Hold>> {
 /// The kinds of subjects that some hold in force is on.
 pub fn subject_kinds() -> Result<Vec<String>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT DISTINCT subject_kind FROM custodian.hold \
              WHERE released_at IS NULL AND scope = 'subject'",
             &[],
@@ -141,7 +141,7 @@ pub fn subject_kinds() -> Result<Vec<String>> {
 /// The matters of the holds in force, for a refusal that concerns them all.
 pub fn matters() -> Result<Vec<String>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT DISTINCT matter FROM custodian.hold WHERE released_at IS NULL ORDER BY matter",
             &[],
             Seen::Everything,
@@ -157,7 +157,7 @@ pub fn matters() -> Result<Vec<String>> {
 /// has its name now.
 pub fn unresolved() -> Result<Vec<(i64, Option<pg_sys::Oid>)>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT r.ref, o.reloid, r.nspname, r.relname FROM custodian.relation_ref r \
              LEFT JOIN custodian.relation_oid o ON o.ref = r.ref \
              WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = o.reloid) \
@@ -202,7 +202,7 @@ pub fn one(id: i64) -> Result<Option<Found>> {
         }));
     }
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT hold, matter, subject_kind, pg_catalog.to_json(subject_key) FROM custodian.hold \
              WHERE released_at IS NULL AND scope = 'subject' AND hold = $1",
             &[id.into()],
@@ -220,7 +220,7 @@ pub fn one(id: i64) -> Result<Option<Found>> {
 /// The hold with this number, which was released, where it can still be told what it lay on.
 pub fn released(id: i64) -> Result<Option<Hold>> {
     let rows = sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT h.hold, h.matter, h.scope, h.matching, o.reloid, r.nspname, r.relname, \
                     h.subject_kind, pg_catalog.to_json(h.subject_key) \
              FROM custodian.hold h \

@@ -55,7 +55,7 @@ type Installed = (pg_sys::Oid, Option<(u32, Vec<Look>)>);
 /// The triggers of ours on a relation.
 fn installed(relation: pg_sys::Oid, function: pg_sys::Oid) -> Result<Vec<Installed>> {
     // Each round asks it of each leaf: it is planned once.
-    fresh::repeated(
+    fresh::looked_up(
         "SELECT oid, tgenabled = 'A', tgtype & 60, encode(tgargs, 'hex')
          FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgfoid = $2",
         &[relation.into(), function.into()],

@@ -134,7 +134,7 @@ pub fn look(relations: &BTreeSet<RelId>) -> Result<Shapes> {
     let relations: Vec<pg_sys::Oid> = relations.iter().copied().map(pg_sys::Oid::from).collect();
     sandbox::as_extension_owner(|| {
         // Each batch asks: it is planned once.
-        let found = fresh::repeated(
+        let found = fresh::looked_up(
             "SELECT c.oid,
                     concat_ws(' ', c.relowner, c.relkind, c.relnamespace, c.relname,
                     (SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod),

@@ -20,7 +20,7 @@ pub fn above(relation: pg_sys::Oid) -> Result<Vec<pg_sys::Oid>> {
         return Ok(Vec::new());
     }
     sandbox::as_extension_owner(|| {
-        fresh::repeated(
+        fresh::looked_up(
             "SELECT a.above FROM custodian.partition_drop p, \
              LATERAL pg_catalog.unnest(p.above) WITH ORDINALITY AS a (above, place) \
              WHERE p.leaf OPERATOR(pg_catalog.=) $1 ORDER BY a.place",
@@ -44,7 +44,7 @@ pub fn below(relations: &BTreeSet<u32>) -> Result<Vec<u32>> {
         .map(|oid| pg_sys::Oid::from(*oid))
         .collect();
     sandbox::as_extension_owner(|| {
-        fresh::rows(
+        fresh::looked_up(
             "SELECT p.leaf FROM custodian.partition_drop p \
              JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) p.leaf \
              WHERE p.above OPERATOR(pg_catalog.&&) $1 AND NOT EXISTS \

@@ -171,7 +171,7 @@ fn foreign_keys() -> Result<Vec<ForeignKey>> {
 }
 
 fn relations(ids: &BTreeSet<RelId>) -> Result<BTreeMap<RelId, Relation>> {
-    let known = fresh::rows(
+    let known = fresh::looked_up(
         "SELECT c.oid, n.nspname || '.' || c.relname, format('%I.%I', n.nspname, c.relname), c.relkind, c.relowner
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)",
         &[oids(ids.iter().copied()).into()],
@@ -220,7 +220,7 @@ fn class(base: &str, category: &str, typmod: i32) -> TypeClass {
 }
 
 fn primary_keys(relations: &[RelId]) -> Result<BTreeMap<RelId, Vec<String>>> {
-    let known = fresh::rows(
+    let known = fresh::looked_up(
         "SELECT i.indrelid, json_agg(a.attname ORDER BY k.n)
          FROM pg_index i
          CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)

@@ -27,7 +27,7 @@ struct Constraint {
 
 /// The CHECK constraints of relations, by relation and column.
 fn constraints(relations: &[RelId]) -> Result<BTreeMap<(RelId, String), Vec<Constraint>>> {
-    let rows = fresh::rows(
+    let rows = fresh::looked_up(
         "SELECT c.conbin::text, c.conname, c.conrelid, r.relowner, a.attnum, a.attname,
                 NOT EXISTS (SELECT FROM pg_depend d
                             WHERE d.classid = 'pg_constraint'::regclass AND d.objid = c.oid
@@ -63,7 +63,7 @@ fn constraints(relations: &[RelId]) -> Result<BTreeMap<(RelId, String), Vec<Cons
 /// The domains whose constraints are not evaluated: they call something that a user made, or a function that is not
 /// immutable, which could wait or change something.
 fn unasked_domains(types: &[String]) -> Result<BTreeSet<String>> {
-    let rows = fresh::rows(
+    let rows = fresh::looked_up(
         "WITH RECURSIVE domain AS (
              SELECT t.oid AS top, t.oid, t.typbasetype FROM pg_type t WHERE t.typtype = 'd' AND t.oid::regtype::text = ANY ($1)
              UNION ALL

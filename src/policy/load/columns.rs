@@ -107,7 +107,7 @@ struct Parts {
 }
 
 fn read(sql: &str, ids: impl IntoIterator<Item = u32>) -> Result<Vec<Row>> {
-    fresh::repeated(sql, &[oids(ids).into()], Seen::Everything, 0)
+    fresh::looked_up(sql, &[oids(ids).into()], Seen::Everything, 0)
 }
 
 fn attributes(members: &BTreeSet<RelId>) -> Result<BTreeMap<RelId, Vec<Attribute>>> {
