@@ -111,7 +111,7 @@ fn cluster(name: &str, conf: &[&str]) -> Result<Cluster> {
 }
 
 /// Schemas that share a database. What a policy costs grows with it, and hundreds of schemas at once would measure that.
-const PER_DATABASE: u32 = 8;
+const PER_DATABASE: u32 = 3;
 
 /// Removes a database of schemas that are told, and makes the next one.
 fn another_database(node: &Cluster, database: &mut String, seed: u64) -> Result<()> {
