@@ -1154,8 +1154,10 @@ SELECT r.run_id,
        r.wal_bytes,
        r.waited,
        (SELECT pg_catalog.string_agg(i.way, E'\n' ORDER BY i.item) FROM custodian.run_item i WHERE i.run_id = r.run_id) AS way,
-       r.retries
+       r.retries,
+       coalesce(r.finished_at, CASE WHEN r.state = 'running' THEN clock_timestamp() END) - r.started_at AS duration
 FROM custodian.run r;
+COMMENT ON VIEW custodian.runs IS 'sweeps of one table each: observed, waiting for approval, running, done; relation is NULL when the table is gone; the duration is from the first start to the end, or until now while it runs, with waits and interruptions';
 
 CREATE OR REPLACE VIEW custodian.run_items AS
 SELECT i.run_id, i.item, i.leaf, i.columns, i.action, i.reason, i.planned, i.done, i.way

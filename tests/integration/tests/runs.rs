@@ -393,3 +393,36 @@ fn a_run_that_finds_more_than_it_may_dispose_of_undoes_that_batch_and_waits() ->
     );
     Ok(())
 }
+
+#[test]
+fn the_duration_of_a_run_goes_on_until_it_ends() -> Result<()> {
+    let node = cluster("duration", &["custodian.max_disposal_fraction = 0.1"])?;
+    node.exec(
+        "CREATE TABLE log (id bigint PRIMARY KEY, body text, at timestamptz NOT NULL);
+         CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN OLD; END';
+         CREATE TRIGGER slowly BEFORE DELETE ON log FOR EACH ROW EXECUTE FUNCTION slowly();
+         INSERT INTO log SELECT n, 'x', now() - interval '1 year' FROM generate_series(1, 40) n;
+         SELECT custodian.define_purpose('test.log', 'contract', '100 days');
+         SELECT custodian.tag_table('log', clock => 'at', on_expiry => 'delete');
+         SELECT custodian.tag_column('log', 'body', 'user.behavior', '{test.log}')",
+    )?;
+    wait_for_answer(
+        &node,
+        "SELECT state, duration IS NULL FROM custodian.runs",
+        "waiting|t",
+    );
+    node.exec("SELECT custodian.approve_run(run_id, 'expected') FROM custodian.runs")?;
+    wait_for_answer(
+        &node,
+        "SELECT state, duration > interval '0.1 s' AND duration <= clock_timestamp() - started_at FROM custodian.runs",
+        "running|t",
+    );
+    wait_for_answer(
+        &node,
+        "SELECT state, duration = finished_at - started_at, duration >= interval '4 s' FROM custodian.runs",
+        "done|t|t",
+    );
+    let over = node.text("SELECT duration FROM custodian.runs")?;
+    assert_eq!(node.text("SELECT duration FROM custodian.runs")?, over);
+    Ok(())
+}
