@@ -11,6 +11,8 @@ use pgrx::PgTryBuilder;
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
+use crate::pg::sandbox;
+
 const LIBRARY: &CStr = c"pg_custodian";
 
 /// What to start.
@@ -148,15 +150,12 @@ pub fn accept_signals() {
     }
 }
 
-/// What the owner of a database could set for every session in it, and a worker must not inherit: names
-/// resolve in pg_catalog alone, and its transactions write and see what is committed.
-const PINNED: [(&CStr, &CStr); 6] = [
-    (c"search_path", c"pg_catalog, pg_temp"),
+/// What the owner of a database could set for every session in it, and a worker must not inherit, beside what `pg::sandbox`
+/// pins: its transactions write and see what is committed.
+const PINNED: [(&CStr, &CStr); 3] = [
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
-    (c"row_security", c"on"),
-    (c"jit", c"off"),
 ];
 
 /// Connects the worker to a database, or, with `None`, to the catalogs all databases share. The identity is
@@ -172,19 +171,8 @@ pub fn connect(database: Option<pg_sys::Oid>) {
                 pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
             }
         }
-        for (name, value) in PINNED {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SET,
-                true,
-                0,
-                false,
-            );
-        }
     }
+    sandbox::pin_settings(&PINNED);
 }
 
 /// Rereads the configuration if a SIGHUP asked for it; says whether it did.

@@ -34,30 +34,35 @@ const PINNED: [(&CStr, &CStr); 9] = [
     (c"jit", c"off"),
 ];
 
-/// Settings and, perhaps, an identity that end when this is dropped, also while an error unwinds.
+/// An identity, and perhaps settings, that end when this is dropped, also while an error unwinds.
 struct Scope {
     user: pg_sys::Oid,
     context: i32,
-    nest: i32,
+    /// The level of settings that ends with it.
+    nest: Option<i32>,
 }
 
 impl Scope {
-    fn enter(identity: Option<(pg_sys::Oid, u32)>) -> Scope {
+    /// With `settings` they are those pinned here, in a level of their own.
+    fn enter(identity: Option<(pg_sys::Oid, u32)>, settings: bool) -> Scope {
         let mut user = pg_sys::Oid::INVALID;
         let mut context = 0;
-        // SAFETY: both out-pointers are valid; the calls only read and write backend-local state.
-        let nest = unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-            pg_sys::NewGUCNestLevel()
-        };
+        let nest = settings.then(|| {
+            // SAFETY: changes backend-local state alone.
+            unsafe { pg_sys::NewGUCNestLevel() }
+        });
+        // SAFETY: both out-pointers are valid; the call only reads backend-local state.
+        unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
         // From here on a failure restores what was changed, since the scope is dropped.
         let scope = Scope {
             user,
             context,
             nest,
         };
-        for (name, value) in PINNED {
-            scope.set(name, value);
+        if settings {
+            for (name, value) in PINNED {
+                scope.set(name, value);
+            }
         }
         if let Some((role, flags)) = identity {
             // SAFETY: switching the user id inside a transaction; Drop, or the transaction's abort, restores it.
@@ -66,21 +71,33 @@ impl Scope {
         scope
     }
 
+    /// Sets it until the scope's level of settings ends.
     fn set(&self, name: &CStr, value: &CStr) {
-        // SAFETY: both strings are NUL-terminated and outlive the call; PGC_S_SESSION with GUC_ACTION_SAVE is
-        // undone at this nest level.
-        unsafe {
-            pg_sys::set_config_option(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_SUSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
-        }
+        set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+    }
+}
+
+fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
+    // SAFETY: both strings are NUL-terminated and outlive the call.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            action,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Pins the settings, and `more`, for as long as this process lives, outside a transaction: for workers, which run nobody's
+/// session. Each query costs less then.
+pub fn pin_settings(more: &[(&CStr, &CStr)]) {
+    for (name, value) in PINNED.iter().chain(more) {
+        set(name, value, pg_sys::GucAction::GUC_ACTION_SET);
     }
 }
 
@@ -88,7 +105,9 @@ impl Drop for Scope {
     fn drop(&mut self) {
         // SAFETY: the nest level and identity are the ones saved by `enter` in this same transaction.
         unsafe {
-            pg_sys::AtEOXact_GUC(false, self.nest);
+            if let Some(nest) = self.nest {
+                pg_sys::AtEOXact_GUC(false, nest);
+            }
             pg_sys::SetUserIdAndSecContext(self.user, self.context);
         }
     }
@@ -125,7 +144,8 @@ pub fn is_extension_owner() -> bool {
 pub fn as_extension_owner<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let owner = relation::extension_owner()?;
     let _counted = Counted::new();
-    let _scope = Scope::enter(Some((owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE)));
+    let identity = (owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE);
+    let _scope = Scope::enter(Some(identity), !are_settings_pinned());
     work()
 }
 
@@ -135,7 +155,7 @@ pub fn as_table_owner<T>(role: pg_sys::Oid, work: impl FnOnce() -> Result<T>) ->
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE
         | pg_sys::SECURITY_RESTRICTED_OPERATION
         | pg_sys::SECURITY_NOFORCE_RLS;
-    let scope = Scope::enter(Some((role, flags)));
+    let scope = Scope::enter(Some((role, flags)), true);
     // What goes by foreign keys' actions is counted by them. No owner can switch them off again.
     scope.set(c"track_counts", c"on");
     work()
@@ -164,7 +184,7 @@ fn in_force<'a>(name: &CStr) -> Option<&'a CStr> {
 /// Runs `work`, queries over catalogs that name tables in a good order, without looking for a better one: planning a
 /// query over many of them takes longer than running it.
 pub fn joining_as_written<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let scope = Scope::enter(None);
+    let scope = Scope::enter(None, true);
     scope.set(c"join_collapse_limit", c"1");
     work()
 }
@@ -174,6 +194,6 @@ pub fn with_pinned_settings<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     if are_settings_pinned() {
         return work();
     }
-    let _scope = Scope::enter(None);
+    let _scope = Scope::enter(None, true);
     work()
 }
