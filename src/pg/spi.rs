@@ -77,7 +77,7 @@ pub fn kept<T>(
     sandbox::with_pinned_settings(|| {
         Spi::connect(|_| {
             let mut args = Args::of(args);
-            let plan = Prepared::of(&sql, &mut args, false);
+            let plan = Prepared::of(&sql, &mut args, true);
             // SAFETY: inside SPI. As in `select`, the snapshot that is active is read where this transaction has written
             // nothing. The result stays in place until SPI is left.
             let table = unsafe {

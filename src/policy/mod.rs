@@ -19,6 +19,7 @@ pub mod hold;
 pub mod hold_read;
 pub mod hold_value;
 mod hold_wait;
+pub mod holds;
 pub mod law_clock;
 pub mod load;
 pub mod maximum;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::anonymize::method::Method;
+use crate::policy::holds::Holds;
 use crate::policy::period::{Instant, Period};
 use crate::tag::grammar::{ColumnTag, TableTag};
 use crate::tag::names;
@@ -268,7 +269,7 @@ pub struct Policy {
     pub purposes: BTreeMap<String, Purpose>,
     pub minimums: BTreeMap<String, Minimum>,
     pub maximums: BTreeMap<String, Maximum>,
-    pub holds: Vec<Hold>,
+    pub holds: Holds,
     /// Who ever withdrew a consent, again given or not: lets scans look for their rows. `None`: not known, or too
     /// many.
     pub withdrawn: Option<Vec<Withdrawn>>,
@@ -291,34 +292,16 @@ pub struct Erasing {
 impl Policy {
     /// The same policy with other holds.
     #[must_use]
-    pub fn with_holds(&self, holds: Vec<Hold>) -> Policy {
+    pub fn with_holds(&self, holds: impl Into<Holds>) -> Policy {
         Policy {
             purposes: self.purposes.clone(),
             minimums: self.minimums.clone(),
             maximums: self.maximums.clone(),
-            holds,
+            holds: holds.into(),
             withdrawn: self.withdrawn.clone(),
             erasing: self.erasing.clone(),
             erased_kinds: self.erased_kinds.clone(),
         }
-    }
-
-    /// Of the holds those that tell which statements the others ask for: of holds on subjects one of each kind of subject
-    /// and number of values. Statements for these are those for all, but for the values.
-    pub fn kinds_of_holds(&self) -> Vec<Hold> {
-        let mut kinds: Vec<(&str, usize)> = Vec::new();
-        let mut holds = Vec::new();
-        for hold in &self.holds {
-            if let HoldScope::Subject { kind, key } = &hold.scope {
-                let this = (kind.as_str(), key.len());
-                if kinds.contains(&this) {
-                    continue;
-                }
-                kinds.push(this);
-            }
-            holds.push(hold.clone());
-        }
-        holds
     }
 
     /// The policy as an erasure applies it: purposes that are optional, or last only while the subject consents,

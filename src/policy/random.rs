@@ -147,6 +147,7 @@ pub fn policy(random: &mut Random, table: RelId) -> Policy {
             citation: "Law on x.z".to_owned(),
         },
     );
+    let mut holds = Vec::new();
     for id in 0..random.below(12) {
         let scope = match random.below(12) {
             0 => HoldScope::Table { table },
@@ -176,11 +177,12 @@ pub fn policy(random: &mut Random, table: RelId) -> Policy {
         if matches!(scope, HoldScope::Table { .. }) && random.chance(70) {
             continue;
         }
-        policy.holds.push(Hold {
+        holds.push(Hold {
             id: id as i64,
             matter: format!("M{id}"),
             scope,
         });
     }
+    policy.holds = holds.into();
     policy
 }

@@ -10,6 +10,7 @@ use crate::guc;
 use crate::pg::{heap, relation, sandbox, spi};
 use crate::policy::along::{self, Along};
 use crate::policy::foreign_code::as_leaf_owner;
+use crate::policy::holds::Holds;
 use crate::policy::model::{Leaf, Plan, Policy, RelId};
 use crate::policy::once::Once;
 use crate::policy::period::Instant;
@@ -131,7 +132,7 @@ const MANY_HOLDS: usize = 100;
 /// others decide as well, holds on those may make a row due in another way: there all are looked at.
 fn without_many_holds(plan: &Plan, policy: &Policy) -> Option<Policy> {
     let alone = plan.dependents.is_empty() && plan.peers.is_empty() && plan.circle.is_empty();
-    (alone && policy.holds.len() > MANY_HOLDS).then(|| policy.with_holds(Vec::new()))
+    (alone && policy.holds.len() > MANY_HOLDS).then(|| policy.with_holds(Holds::default()))
 }
 
 /// Whether some step has a row to dispose of.

@@ -121,7 +121,7 @@ pub(super) fn power_below(seconds: i64) -> i64 {
 fn is_narrowed(plan: &Plan, policy: &Policy, leaf: &Leaf, now: Instant) -> bool {
     let since = Reach::since(now);
     // There may be thousands, and the statements are not executed.
-    let policy = &policy.with_holds(policy.kinds_of_holds());
+    let policy = &policy.with_holds(policy.holds.kinds().to_vec());
     render::steps(plan).into_iter().any(|step| {
         let all = Due::all(plan, step, leaf, policy, now);
         let after = Some(&since);

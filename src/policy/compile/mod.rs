@@ -23,7 +23,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use crate::policy::model::{
-    Clock, ErasedRows, Finding, ForeignKey, Group, HoldScope, Plan, Policy, RelId, Schema,
+    Clock, ErasedRows, Finding, ForeignKey, Group, Hold, HoldScope, Plan, Policy, RelId, Schema,
     Severity, SubjectKey, Table,
 };
 use crate::tag::grammar::{DisposalMode, RowExpiry};
@@ -303,21 +303,24 @@ impl Compiler<'_> {
             return Ok(None);
         };
         let subject = path::subject(self.schema, table, tag)?;
-        for hold in &self.policy.holds {
-            if let HoldScope::Subject { kind, key } = &hold.scope
-                // In this order: there may be thousands, of the same kind all of them.
-                && key.len() != subject.columns.len()
-                && *kind == subject.kind
-            {
+        let columns = subject.columns.len();
+        let misfit = |hold: &Hold| match &hold.scope {
+            HoldScope::Subject { kind, key } => {
+                (key.len() != columns && *kind == subject.kind).then_some(key.len())
+            }
+            _ => None,
+        };
+        let holds = &self.policy.holds;
+        // There may be thousands, of which none is one that misfits.
+        if holds.kinds().iter().any(|hold| misfit(hold).is_some()) {
+            for (hold, values) in holds.iter().filter_map(|hold| Some((hold, misfit(hold)?))) {
                 context.find(
                     Severity::Error,
                     "hold-mismatch",
                     None,
                     format!(
-                        "hold {} names a subject by {} values, the table by {} columns: the whole table is held",
+                        "hold {} names a subject by {values} values, the table by {columns} columns: the whole table is held",
                         hold.id,
-                        key.len(),
-                        subject.columns.len()
                     ),
                     "Release the hold and place it again with a complete key.",
                 );

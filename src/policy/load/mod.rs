@@ -68,7 +68,7 @@ pub fn policy_and_findings() -> Result<(Policy, Vec<Finding>)> {
             purposes: purposes()?,
             minimums: minimums()?,
             maximums: maximums()?,
-            holds: holds(&mut findings)?,
+            holds: holds(&mut findings)?.into(),
             erasing: None,
             erased_kinds: erased_kinds()?,
             withdrawn: withdrawn::read()?,
