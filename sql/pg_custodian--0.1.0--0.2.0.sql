@@ -458,6 +458,41 @@ SELECT m.name, m.period, m.citation, m.created_at, m.created_by
 FROM custodian.maximum m;
 COMMENT ON VIEW custodian.maximums IS 'laws that limit for how long purposes cover a cell';
 
+-- Publications whose subscribers dispose by themselves. No personal values.
+
+CREATE TABLE custodian.subscriber_disposal (
+    publication name PRIMARY KEY,
+    reason      text NOT NULL,
+    declared_by text NOT NULL DEFAULT session_user,
+    declared_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE custodian.subscriber_disposal IS 'publications whose subscribers dispose by themselves, so that partitions may be dropped without a DELETE that tells them';
+ALTER TABLE custodian.subscriber_disposal ENABLE ROW LEVEL SECURITY;
+SELECT pg_catalog.pg_extension_config_dump('custodian.subscriber_disposal', '');
+
+CREATE VIEW custodian.subscriber_disposals AS
+SELECT d.publication, d.reason, d.declared_by, d.declared_at
+FROM custodian.subscriber_disposal d;
+COMMENT ON VIEW custodian.subscriber_disposals IS 'publications whose subscribers dispose by themselves, as a steward declared';
+
+CREATE FUNCTION custodian."declare_subscriber_disposal"(
+	"publication" TEXT,
+	"reason" TEXT
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'declare_subscriber_disposal_wrapper';
+
+CREATE FUNCTION custodian."withdraw_subscriber_disposal"(
+	"publication" TEXT
+) RETURNS VOID
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'withdraw_subscriber_disposal_wrapper';
+
+REVOKE ALL ON custodian.subscriber_disposal, custodian.subscriber_disposals FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION custodian.declare_subscriber_disposal(text, text), custodian.withdraw_subscriber_disposal(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION custodian.declare_subscriber_disposal(text, text), custodian.withdraw_subscriber_disposal(text) TO PUBLIC;
+GRANT SELECT ON custodian.subscriber_disposals TO PUBLIC;
+
 ALTER TABLE custodian.minimum ADD COLUMN enforcement text NOT NULL DEFAULT 'refuse' CHECK (enforcement IN ('refuse', 'warn'));
 
 CREATE OR REPLACE VIEW custodian.minimums AS
@@ -1641,6 +1676,7 @@ COMMENT ON ROUTINE custodian.close_lane IS 'Closes a lane; what runs on it is en
 COMMENT ON ROUTINE custodian.create_missing_keys IS 'Makes a key for each use that has none; returns how many were made. CREATE EXTENSION calls it once. For superusers.';
 COMMENT ON ROUTINE custodian.declare_defence IS 'Declares a claim defence: columns are kept for a limitation period, so that claims can be answered. Only a data steward may.';
 COMMENT ON ROUTINE custodian.declare_dependents IS 'Declares which untagged tables do not keep rows of a tagged one from being deleted. Only a data steward may.';
+COMMENT ON ROUTINE custodian.declare_subscriber_disposal IS 'Declares that the subscribers of a publication dispose of data by themselves, by policies of their own: its partitions are dropped whole once all of their rows are due, though no subscriber is told of that. It counts for a partition while every publication that carries it, or a table above it, is declared. Only a data steward may.';
 COMMENT ON ROUTINE custodian.define_lawful_basis IS 'Adds a lawful basis, or a new version of one, to those that purposes may rest on. Only a data steward may.';
 COMMENT ON ROUTINE custodian.define_purpose IS 'Defines a purpose, or changes the period of one that exists. Only a data steward may.';
 COMMENT ON ROUTINE custodian.end_break_glass IS 'Ends break-glass before its time. The gates refuse again from this moment. Only a superuser may who is connected over the unix socket.';
@@ -1651,7 +1687,7 @@ COMMENT ON ROUTINE custodian.estimate_preview IS 'A preview that does not read a
 COMMENT ON ROUTINE custodian.explain_purposes IS 'For what each tagged cell of one row may be used at as_of (now, by default): one row for each cell and purpose, since a purpose ends for use at its own date although the cell stays for another one, a minimum or a hold. usable is NULL where it cannot be told: a clock is missing although the tag calls that a violation, a consent is needed and the tag does not say whose, or the tag is not resolved (then purpose is NULL as well). A purpose by consent without one on record is not usable, nor is one whose lawful basis has ended or is none (basis-invalid of check()), although sweeps keep the cell; a law is not asked about days before it was in force. until is the end, or, once it is over, when that was. Arguments and rights are those of explain_row; values of cells are never shown.';
 COMMENT ON ROUTINE custodian.explain_row IS 'Why each tagged cell of one row is kept or due at as_of (now, by default): its state (active, blocked, due, disposed, held, unresolved), what decides it, until when (for a due cell: since when), the law cited, and an explanation. key names the row by columns and values, such as {"id": 42}, and must fit exactly one. Values of cells are never shown. For the table''s owner and stewards.';
 COMMENT ON ROUTINE custodian.export_keys IS 'The keys of this database, as text for custodian.import_keys(). Whoever has it can link every pseudonym to its value again. For superusers.';
-COMMENT ON ROUTINE custodian.export_policy IS 'Everything that is declared in this database, as one document: purposes with every period they had, laws, the labels of tables and columns, permitted publications. By names, never by OIDs; two exports of the same policy are equal. Legal holds, consents and keys are not in it: they are about persons and matters, and are kept where they are; nor are lawful bases that stewards added. A label that cannot be read is left out, with a warning.';
+COMMENT ON ROUTINE custodian.export_policy IS 'Everything that is declared in this database, as one document: purposes with every period they had, laws, the labels of tables and columns, permitted publications, and those whose subscribers dispose by themselves. By names, never by OIDs; two exports of the same policy are equal. Legal holds, consents and keys are not in it: they are about persons and matters, and are kept where they are; nor are lawful bases that stewards added. A label that cannot be read is left out, with a warning.';
 COMMENT ON ROUTINE custodian.find_returned IS 'Counts, by table, the rows of erased subjects that are there again, or still, and that the erasure lets nothing keep: what repeat_erasures would dispose of. A row counts once for each way in which it would change. For data stewards.';
 COMMENT ON ROUTINE custodian.forbid_publication IS 'Takes back the permission for a publication. Only a data steward may. The publication itself stays as it is: drop it, or the subscription, to end a flow that runs.';
 COMMENT ON ROUTINE custodian.import_keys IS 'Stores the keys of a text of custodian.export_keys(); returns how many this database did not have yet. A key that its configuration does not know, or whose fingerprint differs, is refused. For superusers.';
@@ -1708,4 +1744,5 @@ COMMENT ON ROUTINE custodian.untag_table IS 'Removes the label of a table, but n
 COMMENT ON ROUTINE custodian.verify_ledger IS 'Lists what contradicts the ledger, against a head that was exported before; no row means verified. Without a head the ledger is checked against itself only: that finds every edit, deletion, insertion and reordering, but neither a ledger whose end was cut off nor one that was rewritten as a whole. Entries that no block holds yet are not vouched for; custodian.ledger_head() counts them. That it was verified, and the outcome, is itself an entry, except on a standby and in read-only transactions. For stewards.';
 COMMENT ON ROUTINE custodian.waive IS 'Takes a finding off custodian.check() until expires, and returns the waiver''s number. Only a data steward may.';
 COMMENT ON ROUTINE custodian.withdraw_consent IS 'Records that a subject withdrew its consent to a purpose: from then on the purpose covers the subject''s cells no more, unless it consents again. The rights to call it are the application''s: the DBA grants EXECUTE.';
+COMMENT ON ROUTINE custodian.withdraw_subscriber_disposal IS 'Takes back that the subscribers of a publication dispose by themselves: its partitions are emptied by DELETE again, before they are dropped. Only a data steward may.';
 COMMENT ON ROUTINE custodian.would_end IS 'What runs now and would be ended, with why: under the text of a rules file in rules, or under the file as it is now, and with tags, transfers and lanes as the transaction sees them. So a change can be made, looked at and rolled back. That is replication that the guard''s sentinel would end, archiving on lanes that would stop, sessions that would be outside: these go on, but are refused what must stay; and, of this database, subscriptions that would be disabled, and foreign servers that could not be used. It happens while the gate is on; in warn this is what would. Lanes of other databases cannot be read: a walsender on one is shown when the rules would put its peer into another place. pid is null for what is no session; peer is the name of a subscription or server then. For stewards and members of pg_monitor.';

@@ -145,3 +145,22 @@ pub fn try_relation(relation: pg_sys::Oid, mode: u32) -> bool {
     // SAFETY: as above.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as i32) }
 }
+
+/// Keeps the publication of a name from being dropped or renamed until the transaction ends; `false` where there is none.
+pub fn publication(name: &CStr) -> bool {
+    // SAFETY: lookups in a cache of the catalog by a NUL-terminated name, and a heavyweight lock that the transaction releases.
+    unsafe {
+        loop {
+            let found = pg_sys::get_publication_oid(name.as_ptr(), true);
+            if found == pg_sys::Oid::INVALID {
+                return false;
+            }
+            let class = pg_sys::PublicationRelationId;
+            pg_sys::LockDatabaseObject(class, found, 0, pg_sys::ShareLock as i32);
+            // Waiting for it, the name may have become another one's.
+            if pg_sys::get_publication_oid(name.as_ptr(), true) == found {
+                return true;
+            }
+        }
+    }
+}

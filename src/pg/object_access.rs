@@ -13,6 +13,7 @@ use crate::guard::{foreign, function, residency_column, written};
 use crate::pg::hook::Hook;
 use crate::pg::{catalog, report};
 use crate::policy::declare::history;
+use crate::policy::subscribers;
 
 /// An object about to be dropped, directly or because something it depends on is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub struct Drop {
 fn before_drop(drop: Drop) -> Result<()> {
     residency_column::before_drop(drop)?;
     dropping::before_drop(drop)?;
+    subscribers::before_drop(drop)?;
     history::before_drop(drop);
     Ok(())
 }

@@ -120,6 +120,12 @@ fn copy(pointer: *const std::ffi::c_char) -> Option<String> {
     )
 }
 
+/// The name of a publication.
+pub fn publication_name(publication: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a cached catalog lookup; the result is palloc'd or NULL.
+    copy(unsafe { pg_sys::get_publication_name(publication, true) })
+}
+
 /// An identifier as the server quotes it.
 pub fn quote_identifier(name: &str) -> Result<String> {
     let name = CString::new(name)

@@ -13,6 +13,7 @@ use crate::pg::hook::Hook;
 use crate::pg::statement::{self, Statement};
 use crate::pg::{report, xact};
 use crate::policy::declare::history;
+use crate::policy::subscribers;
 use crate::tag::{derive, detach, provider, rename, rename_dependents};
 use crate::worker;
 
@@ -68,6 +69,7 @@ fn after(utility: Utility) -> Result<()> {
     provider::after(utility)?;
     rename::after(utility)?;
     rename_dependents::after(utility)?;
+    subscribers::after(utility)?;
     derive::after(&utility)?;
     guard::lane::keep::after(&utility)?;
     history::after(utility);

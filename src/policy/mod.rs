@@ -42,6 +42,7 @@ pub mod relation_ref;
 pub mod render;
 mod simulate;
 pub mod subject_use;
+pub mod subscribers;
 #[cfg(any(test, feature = "pg_test"))]
 #[allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 mod tests;

@@ -17,7 +17,7 @@ use crate::policy::law_clock::Clocks;
 use crate::policy::load::{self, Relabelled};
 use crate::policy::minimum::What;
 use crate::policy::period::{Instant, Period};
-use crate::policy::{affected, basis_store, maximum, minimum, publication, purpose};
+use crate::policy::{affected, basis_store, maximum, minimum, publication, purpose, subscribers};
 use crate::tag::functions::check_parents;
 use crate::tag::grammar::{ColumnLabel, ColumnTag};
 use crate::tag::target::{Label, Target};
@@ -286,6 +286,17 @@ fn lock_all(plan: &Plan) -> Result<()> {
         lock::own_table(c"minimum")?;
         lock::own_table(c"maximum")?;
         lock::own_table(c"publication_permit")?;
+        for change in &plan.changes {
+            // Whoever drops or renames one has its lock first, too.
+            if let Op::Subscribers {
+                publication,
+                reason: Some(_),
+            } = &change.op
+            {
+                subscribers::lock(publication)?;
+            }
+        }
+        lock::own_table(c"subscriber_disposal")?;
     }
     let mut labelled: Vec<pg_sys::Oid> = Vec::new();
     for relabel in plan.relabels()? {
@@ -405,6 +416,14 @@ fn carry_out(plan: &Plan, change: &Change) -> Result<()> {
             publication::permit(name, permit.regions.clone(), &permit.reason)
         }
         Op::Forbid { name } => publication::forbid(name),
+        Op::Subscribers {
+            publication,
+            reason: Some(reason),
+        } => subscribers::declare(publication, reason),
+        Op::Subscribers {
+            publication,
+            reason: None,
+        } => subscribers::withdraw(publication),
         Op::Table { .. } | Op::Column { .. } => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use super::parse::{Wanted, WantedLaw, WantedPurpose, at};
 use super::state::{
     Law, LawKind, Permit, Purpose, State, TableName, column_json, instant, table_json,
 };
+use super::subscribers;
 use crate::error::{Error, Kind, Result};
 use crate::policy::enforcement::Enforcement;
 use crate::policy::period::{Instant, Period, never_shorter};
@@ -51,6 +52,11 @@ pub enum Op {
     },
     Forbid {
         name: String,
+    },
+    /// That the subscribers of a publication dispose by themselves; without a reason that is taken back.
+    Subscribers {
+        publication: String,
+        reason: Option<String>,
     },
 }
 
@@ -514,6 +520,7 @@ pub fn diff(state: &State, wanted: &Wanted, now: Instant) -> Result<Vec<Change>>
     let Differ {
         mut found, ends, ..
     } = differ;
+    found.extend(subscribers::changes(state, wanted));
     found.extend(ends);
     Ok(found)
 }
@@ -566,6 +573,15 @@ pub fn apply(state: &mut State, changes: &[Change], now: Instant) {
             }
             Op::Forbid { name } => {
                 state.publications.remove(&name);
+            }
+            Op::Subscribers {
+                publication,
+                reason,
+            } => {
+                match reason {
+                    Some(reason) => state.subscribers.insert(publication, reason),
+                    None => state.subscribers.remove(&publication),
+                };
             }
         }
     }

@@ -9,9 +9,10 @@ use crate::pg::args::required;
 use crate::pg::report::SqlResult;
 
 /// Everything that is declared in this database, as one document: purposes with every period they had, laws, the
-/// labels of tables and columns, permitted publications. By names, never by OIDs; two exports of the same policy
-/// are equal. Legal holds, consents and keys are not in it: they are about persons and matters, and are kept where
-/// they are; nor are lawful bases that stewards added. A label that cannot be read is left out, with a warning.
+/// labels of tables and columns, permitted publications, and those whose subscribers dispose by themselves. By names,
+/// never by OIDs; two exports of the same policy are equal. Legal holds, consents and keys are not in it: they are about
+/// persons and matters, and are kept where they are; nor are lawful bases that stewards added. A label that cannot be
+/// read is left out, with a warning.
 #[pg_extern(schema = "custodian", stable)]
 fn export_policy() -> SqlResult<JsonB> {
     let (state, unreadable) = read::state()?;

@@ -10,6 +10,7 @@ pub mod parse;
 mod properties;
 pub mod read;
 pub mod state;
+mod subscribers;
 
 /// Registers what keeps the policy of every epoch.
 pub fn init() {

@@ -52,6 +52,8 @@ pub struct Wanted {
     pub laws: BTreeMap<(LawKind, String), WantedLaw>,
     pub tables: BTreeMap<TableName, WantedTable>,
     pub publications: BTreeMap<String, Permit>,
+    /// Publications whose subscribers dispose by themselves, with the reasons.
+    pub subscribers: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +73,8 @@ struct RawDocument {
     tables: BTreeMap<String, RawTable>,
     #[serde(default)]
     publications: BTreeMap<String, RawPermit>,
+    #[serde(default)]
+    subscriber_disposals: BTreeMap<String, RawSubscribers>,
 }
 
 /// A member that is there, `null` included.
@@ -131,6 +135,12 @@ struct RawTable {
 #[serde(deny_unknown_fields)]
 struct RawPermit {
     regions: Vec<String>,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSubscribers {
     reason: String,
 }
 
@@ -460,6 +470,12 @@ pub fn document(value: Value) -> Result<Wanted> {
         let path = format!("publications.{name}");
         check(&path, names::check_identifier(&name))?;
         wanted.publications.insert(name, permit(&path, raw)?);
+    }
+    for (name, raw) in raw.subscriber_disposals {
+        let path = format!("subscriber_disposals.{name}");
+        check(&path, names::check_identifier(&name))?;
+        let reason = some_words(&format!("{path}.reason"), raw.reason)?;
+        wanted.subscribers.insert(name, reason);
     }
     Ok(wanted)
 }

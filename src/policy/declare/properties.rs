@@ -170,19 +170,23 @@ fn state() -> impl Strategy<Value = State> {
         btree_map(key(), law, 0..4),
         btree_map(table, labels(), 0..4),
         btree_map(identifier(), permit(), 0..3),
+        btree_map(identifier(), "[a-z]{1,3}", 0..3),
     )
-        .prop_map(|(purposes, laws, tables, publications)| State {
-            purposes,
-            laws: laws
-                .into_iter()
-                .map(|(name, (kind, law))| ((kind, name), law))
-                .collect(),
-            tables: tables
-                .into_iter()
-                .filter(|(_, labels)| !labels.is_empty())
-                .collect(),
-            publications,
-        })
+        .prop_map(
+            |(purposes, laws, tables, publications, subscribers)| State {
+                purposes,
+                laws: laws
+                    .into_iter()
+                    .map(|(name, (kind, law))| ((kind, name), law))
+                    .collect(),
+                tables: tables
+                    .into_iter()
+                    .filter(|(_, labels)| !labels.is_empty())
+                    .collect(),
+                publications,
+                subscribers,
+            },
+        )
 }
 
 proptest! {
@@ -210,6 +214,7 @@ proptest! {
             apply(&mut state, &changes, now());
             prop_assert_eq!(&state.tables, &other.tables);
             prop_assert_eq!(&state.publications, &other.publications);
+            prop_assert_eq!(&state.subscribers, &other.subscribers);
             let mut laws = other.laws.clone();
             for (name, law) in &mut laws {
                 // A document that lists none leaves those that are there.
@@ -293,6 +298,11 @@ proptest! {
                     prop_assert_eq!(after.publications.get(name), Some(permit));
                 }
             }
+            for (name, reason) in &state.subscribers {
+                if !other.subscribers.contains_key(name) {
+                    prop_assert_eq!(after.subscribers.get(name), Some(reason));
+                }
+            }
         }
     }
 
@@ -321,7 +331,8 @@ fn what_loosens_is_said_to() {
         "minimums": { "cn.tax": { "period": "5 years", "citation": "Law A" } },
         "tables": { "shop.\"Customer\"": { "tag": { "clock": "seen" }, "columns": {
             "email": { "category": "user", "sensitivity": "sensitive", "purposes": ["shop.account"] } } } },
-        "publications": { "p": { "regions": ["cn"], "reason": "replica" } }
+        "publications": { "p": { "regions": ["cn"], "reason": "replica" } },
+        "subscriber_disposals": { "p": { "reason": "sweeps" } }
     });
     let found = diff(&state, &parse::document(first).expect("is valid"), now()).expect("can be");
     assert_eq!(
@@ -334,7 +345,8 @@ fn what_loosens_is_said_to() {
             "minimum cn.tax",
             "table shop.\"Customer\"",
             "column shop.\"Customer\".email",
-            "publication p"
+            "publication p",
+            "subscriber disposal p"
         ]
     );
     apply(&mut state, &found, now());

@@ -104,6 +104,13 @@ fn publications() -> Result<BTreeMap<String, Permit>> {
         .collect()
 }
 
+fn subscribers() -> Result<BTreeMap<String, String>> {
+    rows("SELECT publication, reason FROM custodian.subscriber_disposal")?
+        .iter()
+        .map(|row| Ok((text(row, 0)?, text(row, 1)?)))
+        .collect()
+}
+
 fn tables() -> Result<(BTreeMap<TableName, TableLabels>, Unreadable)> {
     let mut tables: BTreeMap<TableName, TableLabels> = BTreeMap::new();
     let mut unreadable = Vec::new();
@@ -152,6 +159,7 @@ pub fn state() -> Result<(State, Unreadable)> {
             laws: laws()?,
             tables,
             publications: publications()?,
+            subscribers: subscribers()?,
         };
         Ok((state, unreadable))
     })

@@ -174,6 +174,8 @@ pub struct State {
     pub laws: BTreeMap<(LawKind, String), Law>,
     pub tables: BTreeMap<TableName, TableLabels>,
     pub publications: BTreeMap<String, Permit>,
+    /// Publications whose subscribers dispose by themselves, with the reasons.
+    pub subscribers: BTreeMap<String, String>,
 }
 
 /// RFC 3339 in UTC with microseconds; outside of what that can write, the number of microseconds since 1970.
@@ -258,14 +260,20 @@ impl Permit {
     }
 }
 
+/// That the subscribers of a publication dispose by themselves, as a document writes it.
+pub fn subscribers_json(reason: &str) -> Value {
+    json!({ "reason": reason })
+}
+
 /// The members of a document that list things by name.
-pub const SECTIONS: [&str; 6] = [
+pub const SECTIONS: [&str; 7] = [
     "purposes",
     "minimums",
     "defences",
     "maximums",
     "tables",
     "publications",
+    "subscriber_disposals",
 ];
 
 impl State {
@@ -283,6 +291,12 @@ impl State {
         }
         for (name, permit) in &self.publications {
             things.insert(("publications", name.clone()), permit.json());
+        }
+        for (name, reason) in &self.subscribers {
+            things.insert(
+                ("subscriber_disposals", name.clone()),
+                subscribers_json(reason),
+            );
         }
         Ok(things)
     }

@@ -1,11 +1,14 @@
 //! Published tables whose rows the server lets nobody change: a sweep of them would fail, forever.
 
+use std::collections::BTreeSet;
+
 use pgrx::pg_sys;
 
 use super::{flag, rel, rows, text};
 use crate::error::Result;
 use crate::pg::replica::{self, Obstacle};
 use crate::policy::model::{Finding, Leaf, Schema, Severity};
+use crate::policy::subscribers;
 use crate::tag::grammar::{ColumnTag, RowExpiry};
 
 fn sentence(obstacle: Obstacle, leaf: &Leaf, statement: &str) -> (String, String) {
@@ -38,7 +41,7 @@ fn sentence(obstacle: Obstacle, leaf: &Leaf, statement: &str) -> (String, String
     )
 }
 
-/// Publications of tables of which subscribers are not told everything that disposal does.
+/// Publications of tables of which subscribers are not told everything that disposal does, unless they do it by themselves.
 fn silent(schema: &mut Schema) -> Result<()> {
     let known = rows(
         "SELECT p.pubname, quote_ident(p.pubname), t.relid, p.pubdelete, p.pubupdate, c.relkind = 'p'
@@ -46,8 +49,15 @@ fn silent(schema: &mut Schema) -> Result<()> {
          WHERE NOT p.pubdelete OR NOT p.pubupdate
          ORDER BY 1, 3",
     )?;
+    let declared = match known.is_empty() {
+        true => BTreeSet::new(),
+        false => subscribers::all()?,
+    };
     for row in &known {
         let (name, quoted) = (text(row, 0)?, text(row, 1)?);
+        if declared.contains(&name) {
+            continue;
+        }
         let relation = rel(row, 2)?;
         let (delete, update, partitioned) = (flag(row, 3)?, flag(row, 4)?, flag(row, 5)?);
         for table in schema.tables.values_mut() {
@@ -81,7 +91,7 @@ fn silent(schema: &mut Schema) -> Result<()> {
                     lacking.join(" and ")
                 ),
                 remedy: format!(
-                    "ALTER PUBLICATION {quoted} SET (publish = '…') with it, or dispose of the data at the subscribers and waive this finding with custodian.waive()."
+                    "ALTER PUBLICATION {quoted} SET (publish = '…') with it, or dispose of the data at the subscribers and call custodian.declare_subscriber_disposal()."
                 ),
             };
             if !lacking.is_empty() && !table.findings.contains(&finding) {

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use serde_json::json;
 
 use super::store::{self, Entry};
-use super::{Candidate, Judgement, due, is_empty, judge, oid, total};
+use super::{Candidate, Judgement, due, is_empty, judge, oid, published, total};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::ledger;
 use crate::guard::row::veto;
@@ -382,6 +382,12 @@ fn look_and_drop(entry: &Entry, limit: i64, allowed: bool) -> Result<Found> {
         let rows = total(&plan, &leaf)?;
         if due(&plan, &policy, &leaf, cutoff)? != rows {
             return Ok(Found::Keep("something keeps rows of it"));
+        }
+        // It may have come meanwhile that subscribers are to be told of each row.
+        let mut family: Vec<pg_sys::Oid> = vec![entry.oid()];
+        family.extend(entry.above.iter().copied().map(pg_sys::Oid::from));
+        if rows > 0 && sandbox::as_extension_owner(|| published(&family))? {
+            return Ok(Found::Keep("it is published"));
         }
         if run::progress(entry.run, entry.item, rows)? > limit {
             return Err(too_many());

@@ -25,7 +25,8 @@ pub struct Candidate {
     pub ranges: Vec<Range>,
     /// The column whose bound shows that every row is past; `None`: rows must be looked at.
     pub by_bound: Option<String>,
-    /// Changes of its rows are sent to others, which a DROP would not tell.
+    /// Changes of its rows are sent to others, which a DROP would not tell, and of which nobody declared that they dispose
+    /// by themselves.
     pub published: bool,
 }
 
@@ -188,14 +189,17 @@ fn tied(leaf: &Leaf, parent: u32, family: &[pg_sys::Oid]) -> Result<Option<Strin
     .map(Option::flatten)
 }
 
-/// Whether changes of rows of these relations are sent to others: by a publication, or by a slot of which nobody
-/// knows what it sends.
-fn published(family: &[pg_sys::Oid]) -> Result<bool> {
+/// Whether changes of rows of these relations are sent to others that depend on them to dispose: by a publication of which
+/// it is not declared that its subscribers do so by themselves, or by a slot of which nobody knows what it sends.
+pub(super) fn published(family: &[pg_sys::Oid]) -> Result<bool> {
     Ok(spi::select_one(
-        "SELECT EXISTS (SELECT FROM pg_publication WHERE puballtables)
-             OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = ANY ($1))
-             OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid
-                        WHERE c.oid = ANY ($1))
+        "SELECT EXISTS (
+                 SELECT FROM pg_publication p
+                 WHERE (p.puballtables
+                        OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = ANY ($1))
+                        OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid
+                                   WHERE n.pnpubid = p.oid AND c.oid = ANY ($1)))
+                   AND NOT EXISTS (SELECT FROM custodian.subscriber_disposal d WHERE d.publication = p.pubname))
              OR EXISTS (SELECT FROM pg_replication_slots
                         WHERE slot_type = 'logical' AND database = current_database() AND plugin <> 'pgoutput')",
         &[family.to_vec().into()],

@@ -25,6 +25,7 @@ mod judge;
 mod proof;
 pub mod store;
 
+use judge::published;
 pub use judge::{Bounds, Candidate, Judgement, judge};
 
 /// What a run's item does with a partition that it drops.

@@ -61,10 +61,12 @@ const SCHEMA: &str = r#"
     SELECT custodian.withdraw_consent('profile', '{1}', 'shop.letters', '2024-03-01 00:00+00');
     SELECT custodian.waive(code, object, 'reviewed', 'shopkeeper', now() + interval '1 year')
         FROM custodian.check() ORDER BY code, object LIMIT 1;
-    SELECT custodian.permit_publication('pub', '{cn,eu}', 'assessed');"#;
+    SELECT custodian.permit_publication('pub', '{cn,eu}', 'assessed');
+    CREATE PUBLICATION "swept there";
+    SELECT custodian.declare_subscriber_disposal('swept there', 'it has sweeps of its own');"#;
 
 /// All that was declared, by name.
-const POLICY: [&str; 11] = [
+const POLICY: [&str; 12] = [
     "SELECT relation::text, column_name, kind, category, sensitivity, purposes, residency, on_expiry, clock, minimums,
             subject_kind, subject_key, subject_via, collected, null_clock, residency_column, disposal, problem, maximums, dependents
      FROM custodian.tags ORDER BY 1, 2",
@@ -76,6 +78,7 @@ const POLICY: [&str; 11] = [
     "SELECT * FROM custodian.consent ORDER BY 1, 2, 3, 4",
     "SELECT * FROM custodian.waiver ORDER BY 1",
     "SELECT * FROM custodian.publication_permit ORDER BY 1",
+    "SELECT * FROM custodian.subscriber_disposal ORDER BY 1",
     "SELECT * FROM custodian.lawful_basis ORDER BY 1, 2, 3",
     "SELECT provider, objname, label FROM pg_seclabels WHERE objtype IN ('table', 'column') ORDER BY 2",
 ];
