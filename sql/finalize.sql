@@ -134,7 +134,7 @@ COMMENT ON ROUTINE custodian.close_lane IS 'Closes a lane; what runs on it is en
 COMMENT ON ROUTINE custodian.create_missing_keys IS 'Makes a key for each use that has none; returns how many were made. CREATE EXTENSION calls it once. For superusers.';
 COMMENT ON ROUTINE custodian.declare_defence IS 'Declares a claim defence: columns are kept for a limitation period, so that claims can be answered. Only a data steward may.';
 COMMENT ON ROUTINE custodian.declare_dependents IS 'Declares which untagged tables do not keep rows of a tagged one from being deleted. Only a data steward may.';
-COMMENT ON ROUTINE custodian.declare_subscriber_disposal IS 'Declares that the subscribers of a publication dispose of data by themselves, by policies of their own: its partitions are dropped whole once all of their rows are due, though no subscriber is told of that. It counts for a partition while every publication that carries it, or a table above it, is declared. Only a data steward may.';
+COMMENT ON ROUTINE custodian.declare_subscriber_disposal IS 'Declares that the subscribers of a publication dispose of data by themselves, by policies of their own: its partitions are dropped whole once all of their rows are due, though no subscriber is told of that. Only a data steward may.';
 COMMENT ON ROUTINE custodian.define_lawful_basis IS 'Adds a lawful basis, or a new version of one, to those that purposes may rest on. Only a data steward may.';
 COMMENT ON ROUTINE custodian.define_purpose IS 'Defines a purpose, or changes the period of one that exists. Only a data steward may.';
 COMMENT ON ROUTINE custodian.end_break_glass IS 'Ends break-glass before its time. The gates refuse again from this moment. Only a superuser may who is connected over the unix socket.';

@@ -577,12 +577,7 @@ pub fn apply(state: &mut State, changes: &[Change], now: Instant) {
             Op::Subscribers {
                 publication,
                 reason,
-            } => {
-                match reason {
-                    Some(reason) => state.subscribers.insert(publication, reason),
-                    None => state.subscribers.remove(&publication),
-                };
-            }
+            } => subscribers::apply(state, publication, reason),
         }
     }
 }

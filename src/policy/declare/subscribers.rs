@@ -43,3 +43,11 @@ pub fn changes(state: &State, wanted: &Wanted) -> Vec<Change> {
     }
     found
 }
+
+/// Makes one in a policy that is only looked at.
+pub fn apply(state: &mut State, publication: String, reason: Option<String>) {
+    match reason {
+        Some(reason) => state.subscribers.insert(publication, reason),
+        None => state.subscribers.remove(&publication),
+    };
+}
