@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use crate::guard::session;
 use crate::guc;
+use crate::pg::hook::Hook;
 use crate::pg::parameters::Parameters;
 use crate::pg::plan;
 
@@ -88,7 +89,7 @@ impl<'a> Starting<'a> {
     }
 }
 
-static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
+static PREVIOUS: Hook<unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int)> = Hook::new();
 
 // The raw declaration: calling through pg_sys would strip context and cursor position from every error that passes.
 unsafe extern "C-unwind" {
@@ -104,7 +105,7 @@ unsafe extern "C-unwind" fn hook(query: *mut pg_sys::QueryDesc, flags: c_int) {
     }
     // SAFETY: PREVIOUS is written once, in the postmaster; the arguments are passed on as they came.
     unsafe {
-        match PREVIOUS {
+        match PREVIOUS.previous() {
             Some(previous) => previous(query, flags),
             None => standard_ExecutorStart(query, flags),
         }
@@ -131,8 +132,7 @@ pub fn init() {
     // SAFETY: called once from _PG_init, in the postmaster. After an error nothing of the statement is
     // left: the end of its transaction forgets it too (`xact.rs`).
     unsafe {
-        PREVIOUS = pg_sys::ExecutorStart_hook;
-        pg_sys::ExecutorStart_hook = Some(hook);
+        PREVIOUS.install(&raw mut pg_sys::ExecutorStart_hook, hook);
         pg_sys::RegisterSubXactCallback(Some(at_end_of_subtransaction), null_mut());
     }
 }

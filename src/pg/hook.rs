@@ -5,7 +5,8 @@ use std::cell::UnsafeCell;
 /// What a hook held before ours was installed: `T` is the server's type of it, without the option.
 pub struct Hook<T>(UnsafeCell<Option<T>>);
 
-// SAFETY: written once, by `install`, before any statement runs; only read after that, in the one thread that runs them.
+// SAFETY: written once, by `install`, while no statement runs that would call it; only read after that, in the one thread that
+// runs them.
 unsafe impl<T> Sync for Hook<T> {}
 
 impl<T: Copy> Hook<T> {
@@ -16,7 +17,7 @@ impl<T: Copy> Hook<T> {
     /// Puts `ours` into the server's hook.
     ///
     /// # Safety
-    /// Only from _PG_init. `hook` must be the server's variable of this type, and `ours` must call [`Hook::previous`].
+    /// Once in a process: from _PG_init, or between two statements. `hook` must be the server's variable of this type, and `ours` must call [`Hook::previous`].
     pub unsafe fn install(&self, hook: *mut Option<T>, ours: T) {
         // SAFETY: by the caller's promise.
         unsafe {

@@ -12,13 +12,36 @@ use pgrx::prelude::*;
 
 use crate::guard::{own_residency, session};
 use crate::guc;
+use crate::pg::hook::Hook;
 use crate::pg::parameters::Parameters;
 use crate::pg::{list, plan};
 
-static mut PLANNER: pg_sys::planner_hook_type = None;
-static mut RELATION: pg_sys::get_relation_info_hook_type = None;
-static mut STATISTICS: pg_sys::get_relation_stats_hook_type = None;
-static mut WIDTH: pg_sys::get_attavgwidth_hook_type = None;
+static PLANNER: Hook<
+    unsafe extern "C-unwind" fn(
+        *mut pg_sys::Query,
+        *const c_char,
+        c_int,
+        pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt,
+> = Hook::new();
+static RELATION: Hook<
+    unsafe extern "C-unwind" fn(
+        *mut pg_sys::PlannerInfo,
+        pg_sys::Oid,
+        bool,
+        *mut pg_sys::RelOptInfo,
+    ),
+> = Hook::new();
+static STATISTICS: Hook<
+    unsafe extern "C-unwind" fn(
+        *mut pg_sys::PlannerInfo,
+        *mut pg_sys::RangeTblEntry,
+        pg_sys::AttrNumber,
+        *mut pg_sys::VariableStatData,
+    ) -> bool,
+> = Hook::new();
+static WIDTH: Hook<unsafe extern "C-unwind" fn(pg_sys::Oid, pg_sys::AttrNumber) -> pg_sys::int32> =
+    Hook::new();
 
 // The raw declaration: calling through pg_sys would strip context and cursor position from every error that passes.
 unsafe extern "C-unwind" {
@@ -127,7 +150,7 @@ unsafe extern "C-unwind" fn planner(
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: PLANNER is written once, in the postmaster; the arguments are passed on as they came.
     let planned = unsafe {
-        match PLANNER {
+        match PLANNER.previous() {
             Some(previous) => previous(query, text, options, parameters),
             None => standard_planner(query, text, options, parameters),
         }
@@ -146,7 +169,7 @@ unsafe extern "C-unwind" fn relation_info(
 ) {
     // SAFETY: as above.
     unsafe {
-        if let Some(previous) = RELATION {
+        if let Some(previous) = RELATION.previous() {
             previous(root, relation, is_parent, info);
         }
         if !session::is_known_in_region() {
@@ -166,7 +189,7 @@ unsafe extern "C-unwind" fn relation_statistics(
         if !session::is_known_in_region() && is_hidden(entry, column) {
             return true;
         }
-        match STATISTICS {
+        match STATISTICS.previous() {
             Some(previous) => previous(root, entry, column, found),
             None => false,
         }
@@ -179,7 +202,7 @@ unsafe extern "C-unwind" fn width(
 ) -> pg_sys::int32 {
     // SAFETY: as above. 0 says that the server may look into the statistics.
     unsafe {
-        let given = match WIDTH {
+        let given = match WIDTH.previous() {
             Some(previous) => previous(relation, column),
             None => 0,
         };
@@ -197,13 +220,12 @@ pub fn init() {
     }
     // SAFETY: called once from _PG_init, in the postmaster.
     unsafe {
-        PLANNER = pg_sys::planner_hook;
-        pg_sys::planner_hook = Some(planner);
-        RELATION = pg_sys::get_relation_info_hook;
-        pg_sys::get_relation_info_hook = Some(relation_info);
-        STATISTICS = pg_sys::get_relation_stats_hook;
-        pg_sys::get_relation_stats_hook = Some(relation_statistics);
-        WIDTH = pg_sys::get_attavgwidth_hook;
-        pg_sys::get_attavgwidth_hook = Some(width);
+        PLANNER.install(&raw mut pg_sys::planner_hook, planner);
+        RELATION.install(&raw mut pg_sys::get_relation_info_hook, relation_info);
+        STATISTICS.install(
+            &raw mut pg_sys::get_relation_stats_hook,
+            relation_statistics,
+        );
+        WIDTH.install(&raw mut pg_sys::get_attavgwidth_hook, width);
     }
 }

@@ -14,6 +14,7 @@ use std::ptr::{null, null_mut};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::pg::hook::Hook;
 use crate::pg::list;
 use crate::pg::tids::Page;
 
@@ -86,10 +87,10 @@ pub fn along<T>(
     work: impl FnOnce() -> T,
 ) -> T {
     if !INSTALLED.replace(true) {
-        // SAFETY: hooks belong to this process, which is one that sweeps: no session pays for it.
+        // SAFETY: once, and no statement is being planned here. Hooks belong to this process, which is one that sweeps: no
+        // session pays for it.
         unsafe {
-            PREVIOUS = pg_sys::set_rel_pathlist_hook;
-            pg_sys::set_rel_pathlist_hook = Some(offer);
+            PREVIOUS.install(&raw mut pg_sys::set_rel_pathlist_hook, offer);
         }
     }
     ARMED.set(Some(Armed {
@@ -102,7 +103,14 @@ pub fn along<T>(
     work()
 }
 
-static mut PREVIOUS: pg_sys::set_rel_pathlist_hook_type = None;
+static PREVIOUS: Hook<
+    unsafe extern "C-unwind" fn(
+        *mut pg_sys::PlannerInfo,
+        *mut pg_sys::RelOptInfo,
+        pg_sys::Index,
+        *mut pg_sys::RangeTblEntry,
+    ),
+> = Hook::new();
 
 struct Static<T>(T);
 
@@ -180,7 +188,7 @@ unsafe extern "C-unwind" fn offer(
 ) {
     // SAFETY: the planner hands over its records of the statement and of one of its relations.
     unsafe {
-        if let Some(previous) = PREVIOUS {
+        if let Some(previous) = PREVIOUS.previous() {
             previous(root, relation, number, entry);
         }
         let changed = u32::try_from((*(*root).parse).resultRelation).unwrap_or(0);

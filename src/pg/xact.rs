@@ -1,6 +1,7 @@
 //! Transactions of background workers, and what happens when a user's transaction ends.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use pgrx::PgTryBuilder;
@@ -203,10 +204,10 @@ const ON_MAKING: u8 = 8;
 /// What is to run at the end of the current transaction.
 static WANTED: AtomicU8 = AtomicU8::new(0);
 
-static mut AFTER: Option<fn()> = None;
-static mut BEFORE: Option<fn() -> Result<()>> = None;
-static mut BEFORE_FIRST: Option<fn()> = None;
-static mut MAKING: Option<fn()> = None;
+static AFTER: OnceLock<fn()> = OnceLock::new();
+static BEFORE: OnceLock<fn() -> Result<()>> = OnceLock::new();
+static BEFORE_FIRST: OnceLock<fn()> = OnceLock::new();
+static MAKING: OnceLock<fn()> = OnceLock::new();
 
 /// Whether this was wanted, which it no longer is.
 fn take(wish: u8) -> bool {
@@ -217,21 +218,18 @@ fn take(wish: u8) -> bool {
 #[pgrx::pg_guard]
 extern "C-unwind" fn run_before_commit() {
     if take(BEFORE_FIRST_COMMIT)
-        // SAFETY: written once, in `init_before_first_commit`.
-        && let Some(callback) = unsafe { BEFORE_FIRST }
+        && let Some(callback) = BEFORE_FIRST.get()
     {
         callback();
     }
     if take(BEFORE_COMMIT)
-        // SAFETY: written once, in `init_before_commit`.
-        && let Some(callback) = unsafe { BEFORE }
+        && let Some(callback) = BEFORE.get()
         && let Err(error) = callback()
     {
         report::raise(error);
     }
     if take(ON_MAKING)
-        // SAFETY: written once, in `init_on_making`.
-        && let Some(callback) = unsafe { MAKING }
+        && let Some(callback) = MAKING.get()
     {
         callback();
     }
@@ -254,8 +252,7 @@ unsafe extern "C-unwind" fn at_end(event: pg_sys::XactEvent::Type, _arg: *mut st
             take(BEFORE_COMMIT | ON_MAKING);
             if take(AFTER_COMMIT)
                 && event == XACT_EVENT_COMMIT
-                // SAFETY: written once, in `init_after_commit`.
-                && let Some(callback) = unsafe { AFTER }
+                && let Some(callback) = AFTER.get()
             {
                 callback();
             }
@@ -273,8 +270,7 @@ pub fn init() {
 /// Says what [`after_commit`] asks for. An error in it would take the whole cluster down: it may touch shared memory and
 /// latches, nothing else.
 pub fn init_after_commit(callback: fn()) {
-    // SAFETY: called once from _PG_init.
-    unsafe { AFTER = Some(callback) };
+    AFTER.get_or_init(|| callback);
 }
 
 /// Asks for the callback after the current transaction's commit.
@@ -284,8 +280,7 @@ pub fn after_commit() {
 
 /// Says what [`before_commit`] asks for: it runs inside the transaction, after everything else that it does.
 pub fn init_before_commit(callback: fn() -> Result<()>) {
-    // SAFETY: called once from _PG_init.
-    unsafe { BEFORE = Some(callback) };
+    BEFORE.get_or_init(|| callback);
 }
 
 /// Asks for the callback before the current transaction's commit.
@@ -295,8 +290,7 @@ pub fn before_commit() {
 
 /// Says what [`before_first_commit`] asks for.
 pub fn init_before_first_commit(callback: fn()) {
-    // SAFETY: called once from _PG_init.
-    unsafe { BEFORE_FIRST = Some(callback) };
+    BEFORE_FIRST.get_or_init(|| callback);
 }
 
 /// Asks for the callback before the first transaction of this session commits, however many end before otherwise.
@@ -306,8 +300,7 @@ pub fn before_first_commit() {
 
 /// Says what [`on_making`] asks for.
 pub fn init_on_making(callback: fn()) {
-    // SAFETY: called once from _PG_init.
-    unsafe { MAKING = Some(callback) };
+    MAKING.get_or_init(|| callback);
 }
 
 /// Asks for the callback before the current transaction's commit. Whether it is the first to ask in this transaction.
