@@ -219,14 +219,21 @@ impl Rounds {
                 let reason = if held_up { HELD_UP } else { NO_ROOM };
                 counted.insert(table);
                 let before = overview.deferred.replace(reason.to_owned());
+                let count_at = |tables: &BTreeMap<u32, Memory>| {
+                    tables.get(&table).and_then(|memory| memory.count_at)
+                };
+                let last = count_at(&self.tables);
                 self.one(database, overview, table, armed, false)?;
                 overview.deferred = before;
+                // Rows that come free in the meantime were not seen by that count. Where its pace let it be counted no more, it
+                // is not counted sooner for having been held up, either.
+                let again = held_up && count_at(&self.tables) != last;
                 let memory = self.tables.get_mut(&table);
                 let waits = memory.is_some_and(|memory| {
-                    memory.waits |= held_up;
+                    memory.waits |= again;
                     memory.waits
                 });
-                if !waits {
+                if !waits && !held_up {
                     pending.remove(at);
                 }
             } else if idle.elapsed() > patience() {
