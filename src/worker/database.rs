@@ -30,8 +30,7 @@ pub fn evict(database: pg_sys::Oid) {
     shmem::bar(database, xact::server_now() + BAR);
     let start = Instant::now();
     while start.elapsed() < PATIENCE
-        && (shmem::slot(database)
-            .is_some_and(|slot| slot.scheduler != 0 || slot.vacuum != 0 || slot.is_swept())
+        && (shmem::slot(database).is_some_and(|slot| !slot.is_left())
             || !team::helpers_in(database, None).is_empty())
     {
         latch::sleep(Duration::from_millis(10));

@@ -40,12 +40,23 @@ pub struct Overview {
 impl Overview {
     /// Reads the policy, after lowering the watermarks that were reopened.
     pub fn load() -> std::result::Result<Overview, Caught> {
+        Overview::read(|schema| {
+            reopen::apply_unless_busy(schema)?;
+            mark::forget_dropped()
+        })
+    }
+
+    /// Reads the policy, for who looks on: watermarks stay as they are.
+    pub fn look() -> std::result::Result<Overview, Caught> {
+        Overview::read(|_| Ok(()))
+    }
+
+    fn read(before: impl FnOnce(&Schema) -> Result<()>) -> std::result::Result<Overview, Caught> {
         let horizon = transaction(mark::horizon)?;
         transaction(|| {
             let epoch = epoch::current()?;
             let schema = load::schema(None)?;
-            reopen::apply_unless_busy(&schema)?;
-            mark::forget_dropped()?;
+            before(&schema)?;
             // A partition on its way out is finished by itself.
             let apart = store::set_apart()?;
             let mut order = load::order(&schema);
@@ -220,6 +231,32 @@ pub fn limited(
         Some(limit) => timeout::within(limit, work),
         None => work(),
     }
+}
+
+/// Counts what is due in a table to note since when it has been, and does nothing about it: beside the scheduler. Gives up with
+/// SQLSTATE 57014 after `limit`.
+pub fn measure(
+    overview: &Overview,
+    table: u32,
+    limit: Duration,
+) -> std::result::Result<(), Caught> {
+    let work = || {
+        let work = overview.work(pg_sys::Oid::from(table));
+        // What is queued to be looked at again lies behind watermarks that only the scheduler lowers.
+        let horizon = match reopen::pending()? {
+            true => None,
+            false => overview.horizon,
+        };
+        let Work { plan, watch, .. } = &work;
+        let marks = mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, false)?;
+        let quarantine = quarantine::load(&plan.leaves)?;
+        let start = Moment::now();
+        let survey = survey::survey(&work, None, clock::wall(), &marks, &quarantine, true)?;
+        backlog::measure(&work, &survey, &marks, &quarantine, start.elapsed())
+    };
+    timeout::within(limit, || {
+        transaction(|| timeout::while_giving_way(LOCK_TIMEOUT, work))
+    })
 }
 
 /// Decides about one table, in one transaction.

@@ -26,7 +26,7 @@ impl Directory {
         let mut any = false;
         for slot in &mut self.slots {
             let taken = slot.database != pg_sys::Oid::INVALID;
-            let empty = slot.idle() && slot.state != State::Starting && slot.barred_until <= now;
+            let empty = slot.is_left() && slot.state != State::Starting && slot.barred_until <= now;
             let looked_at = !slot.wake && !has_extension(slot.database);
             if taken && empty && (looked_at || !is_there(slot.database)) {
                 *slot = Slot::FREE;

@@ -26,6 +26,11 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whether the leaves are large, by what VACUUM or ANALYZE last saw.
 pub fn is_large(leaves: &[Leaf]) -> std::result::Result<bool, Caught> {
+    Ok(blocks(leaves)? >= LARGE)
+}
+
+/// How many blocks the leaves have, by what VACUUM or ANALYZE last saw.
+pub fn blocks(leaves: &[Leaf]) -> std::result::Result<i64, Caught> {
     let leaves: Vec<pg_sys::Oid> = leaves.iter().map(|leaf| leaf.id.into()).collect();
     let blocks = xact::transaction(|| {
         xact::with_snapshot(|| {
@@ -38,7 +43,7 @@ pub fn is_large(leaves: &[Leaf]) -> std::result::Result<bool, Caught> {
             })
         })
     })?;
-    Ok(blocks.unwrap_or(0) >= LARGE)
+    Ok(blocks.unwrap_or(0))
 }
 
 /// A worker that gets ready. It is told that nobody needs it when this goes unused.

@@ -57,6 +57,7 @@ mod tests;
 mod tidy;
 pub mod waiting;
 mod watch;
+mod watcher;
 pub mod windows;
 pub mod work;
 

@@ -20,6 +20,7 @@ use crate::worker::early::{self, Offer, Prospect};
 use crate::worker::run::{self, State};
 use crate::worker::silence::Silence;
 use crate::worker::sweeps::{Queue, Sweeps};
+use crate::worker::watcher::{self, Counting};
 use crate::worker::{
     allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, reopen, shmem, sweep,
 };
@@ -41,6 +42,8 @@ struct Memory {
     waits: bool,
     /// Whether a worker is likely to be needed.
     prospect: Prospect,
+    /// How long it took to count it last.
+    took: Option<Duration>,
 }
 
 /// What a scheduler remembers; lost with it, and nothing depends on it but pace.
@@ -339,6 +342,7 @@ impl Rounds {
         if memory.epoch != overview.epoch {
             *memory = Memory {
                 epoch: overview.epoch,
+                took: memory.took,
                 ..Memory::default()
             };
         }
@@ -376,7 +380,16 @@ impl Rounds {
         };
         let early = self.early(database, overview, table, asked)?;
         let mut noticed = Noticed::default();
-        let next = decide::limited(overview, table, asked, &mut noticed)?;
+        let took = self.tables.get(&table).and_then(|memory| memory.took);
+        let counting = (count && watcher::is_long(took, &entry.leaves)?)
+            .then(|| Counting::begin(database, table));
+        let start = Moment::now();
+        let next = decide::limited(overview, table, asked, &mut noticed);
+        drop(counting);
+        if let Some(memory) = self.tables.get_mut(&table).filter(|_| count) {
+            memory.took = Some(start.elapsed());
+        }
+        let next = next?;
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
                 memory.count_at =

@@ -388,6 +388,29 @@ pub fn release_vacuum(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
+/// The worker that looks after other tables claims its place; as [`claim_sweep`].
+pub fn claim_watcher(database: pg_sys::Oid, pid: i32) -> bool {
+    let now = xact::server_now();
+    write(|directory| match directory.find(database) {
+        Some(slot) if slot.watcher == 0 && slot.barred_until <= now => {
+            slot.watcher = pid;
+            true
+        }
+        _ => false,
+    })
+    .unwrap_or(false)
+}
+
+/// The worker `pid` that looks after other tables ends.
+pub fn release_watcher(pid: i32) {
+    write(|directory| {
+        let watched = directory.slots.iter_mut();
+        for slot in watched.filter(|slot| slot.watcher == pid) {
+            slot.watcher = 0;
+        }
+    });
+}
+
 /// Notes that the sweep worker `pid` begins a batch, or is through with it.
 pub fn mark_batch(pid: i32, begins: bool) {
     let now = if begins { xact::server_now() } else { 0 };
@@ -468,7 +491,7 @@ pub fn bar(database: pg_sys::Oid, until: i64) -> usize {
             // Whatever happens to the database, it is looked at again afterwards.
             slot.wake = true;
             let sweeps = slot.sweeps.iter().map(|seat| seat.pid);
-            let others = [slot.vacuum, slot.scheduler];
+            let others = [slot.vacuum, slot.watcher, slot.scheduler];
             sweeps.chain(others).collect::<Vec<i32>>()
         })
     })

@@ -96,6 +96,10 @@ pub struct Slot {
     pub scheduler: i32,
     pub sweeps: [Seat; SEATS],
     pub vacuum: i32,
+    /// Looks after the other tables while the scheduler counts one for long.
+    pub watcher: i32,
+    /// Since when the scheduler has been counting a table that takes long; 0 is not.
+    pub counting_since: i64,
     /// Something changed that the scheduler, or the launcher, should look at now.
     pub wake: bool,
     /// When the state became `Starting`.
@@ -145,6 +149,8 @@ impl Slot {
         scheduler: 0,
         sweeps: [EMPTY; SEATS],
         vacuum: 0,
+        watcher: 0,
+        counting_since: 0,
         wake: false,
         since: 0,
         barred_until: 0,
@@ -244,8 +250,9 @@ impl Slot {
         }
     }
 
-    pub(super) fn idle(&self) -> bool {
-        self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()
+    /// Whether no worker of ours is there, but for helpers.
+    pub fn is_left(&self) -> bool {
+        self.scheduler == 0 && self.vacuum == 0 && self.watcher == 0 && !self.is_swept()
     }
 
     /// Whether a sweep worker is there.
@@ -282,7 +289,7 @@ plain!(
     struct Demand { requester, answer, run }
     struct Early { number, table, cutoff, scheduler, since, pid, told }
     struct Slot {
-        database, state, scheduler, sweeps, vacuum, wake, since, barred_until, last_success, starved_since, demand, early,
+        database, state, scheduler, sweeps, vacuum, watcher, counting_since, wake, since, barred_until, last_success, starved_since, demand, early,
     }
 );
 

@@ -315,3 +315,51 @@ fn databases_beyond_those_that_can_have_a_scheduler_are_named_and_take_what_beco
     wait_for_answer(&node, &those, "2");
     Ok(())
 }
+
+#[test]
+fn what_falls_behind_while_another_table_is_counted_for_long_is_said_meanwhile() -> Result<()> {
+    let node = Cluster::builder("counting")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 2s")
+        .conf("custodian.max_overdue = 30d")
+        .start()?;
+    // Whatever looks for due rows of the table asks the domain, which takes its time, and waits while the gate is there.
+    node.exec(
+        "CREATE EXTENSION pg_custodian;
+         CREATE TABLE gate (shut int);
+         CREATE FUNCTION slowly() RETURNS bool LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(0.5); WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP; RETURN true; END';
+         CREATE DOMAIN slow AS text CHECK (slowly());
+         CREATE TABLE large (id int PRIMARY KEY, note slow, seen timestamptz NOT NULL);
+         INSERT INTO large VALUES (1, 'x', now() - interval '60 days'), (2, 'x', now() - interval '60 days'), (3, 'x', now() - interval '60 days')",
+    )?;
+    node.exec(&CUSTOMER.replace("generate_series(1, 100)", "generate_series(1, 60)"))?;
+    node.exec(
+        "SELECT custodian.tag_table('large', clock => 'seen');
+         SELECT custodian.tag_column('large', 'note', 'user.note', '{test.account}', on_expiry => '{\"constant\":\"gone\"}')",
+    )?;
+    // Since it has been counted once it is known to take long.
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.backlog", "2");
+    node.exec("INSERT INTO gate VALUES (1)")?;
+    // Everything is counted again.
+    node.alter_system("custodian.max_overdue", "31d")?;
+    const STUCK: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'pg_custodian scheduler' AND wait_event = 'PgSleep' AND now() - xact_start > interval '4 s'";
+    wait_for_answer(&node, STUCK, "1");
+    assert!(!node.log().contains(SAID));
+    assert_eq!(node.text(BEHIND)?, "0");
+    node.exec("INSERT INTO customer VALUES (1000, 'x', now() - interval '100 days')")?;
+    node.wait_for_log(SAID, 60);
+    assert_eq!(node.text(BEHIND)?, "1");
+    assert_eq!(node.text(STUCK)?, "1");
+    // It is said once meanwhile, and nothing of it is left when the count is over.
+    node.exec("SELECT pg_sleep(5)")?;
+    assert_eq!(node.log().matches(SAID).count(), 1);
+    node.exec("DELETE FROM gate")?;
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian watcher'",
+        "0",
+    );
+    Ok(())
+}
