@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::calendar::{Moment, Period};
-use crate::world::{CellTag, Column, Consent, Hold, Row, Table, Value, World};
+use crate::world::{CellTag, Column, Consent, Hold, Reference, Row, Table, Value, World};
 
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -38,6 +38,15 @@ pub enum Change {
     Extend(usize, Column, Value, Option<CellTag>),
     /// A table, and what is below it, loses a column, and with it the column's tag.
     Drop(usize, String),
+    /// A statutory minimum of this period is on the cell of a table, too: a new one, or one that may be longer now, wherever
+    /// it is.
+    RequireMinimum(usize, String, Reference, Period),
+    /// The same for a maximum, which may be shorter now.
+    RequireMaximum(usize, String, Reference, Period),
+    /// The cell of a table has another tag.
+    Retag(usize, String, CellTag),
+    /// The rows of a table are deleted from now on, or are shells.
+    SetDelete(usize, bool),
 }
 
 impl World {
@@ -119,6 +128,14 @@ impl World {
                 self.extend(*table, column, value, tag.as_ref());
             }
             Change::Drop(table, column) => self.drop_column(*table, column),
+            Change::RequireMinimum(table, cell, law, period) => {
+                self.require_minimum(*table, cell, law, *period);
+            }
+            Change::RequireMaximum(table, cell, law, period) => {
+                self.require_maximum(*table, cell, law, *period);
+            }
+            Change::Retag(table, cell, tag) => self.retag(*table, cell, tag),
+            Change::SetDelete(table, delete) => self.set_delete(*table, *delete),
         }
     }
 }

@@ -33,7 +33,10 @@ fn references(member: &str, references: &[Reference], into: &mut Vec<String>) {
 
 fn members(tag: &CellTag) -> String {
     let mut members = vec![
-        r#""category":"user.content","sensitivity":"personal""#.to_owned(),
+        format!(
+            r#""category":"{}","sensitivity":"personal""#,
+            tag.category.as_deref().unwrap_or("user.content")
+        ),
         format!(r#""purposes":{}"#, strings(&tag.purposes)),
     ];
     match &tag.method {
@@ -92,7 +95,7 @@ impl Table {
     pub fn column_labels(&self) -> Vec<(String, String)> {
         let mut labels = Vec::new();
         let mut paths: Vec<(String, Vec<String>)> = Vec::new();
-        for (name, tag) in self.own.as_ref().map_or(&self.cells, |own| &own.cells) {
+        for (name, tag) in self.own_cells() {
             let is_path = self
                 .column(name)
                 .is_some_and(|column| column.kind == Kind::Path);

@@ -17,6 +17,9 @@ pub mod generate;
 mod keys;
 mod label;
 pub mod refuse;
+pub mod relabel;
+#[cfg(test)]
+mod relabel_tests;
 mod structure;
 #[cfg(test)]
 mod tests;

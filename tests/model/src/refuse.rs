@@ -94,6 +94,11 @@ impl World {
             }
             Change::Drop(table, column) => self.may_not_lose(*table, column),
             Change::Attach(..) | Change::Divide(..) | Change::Extend(..) => Some(false),
+            // A steward's: what is held stays held, and what a minimum keeps is kept from users, not from a new decision.
+            Change::RequireMinimum(..)
+            | Change::RequireMaximum(..)
+            | Change::Retag(..)
+            | Change::SetDelete(..) => Some(false),
             _ => None,
         }
     }

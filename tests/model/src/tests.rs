@@ -12,7 +12,7 @@ use crate::world::{
     World,
 };
 
-fn states(world: &World) -> Vec<State> {
+pub(crate) fn states(world: &World) -> Vec<State> {
     let decision = world.decide();
     decision.states.iter().map(|cells| cells["c"]).collect()
 }
@@ -448,7 +448,7 @@ fn a_withdrawal_without_a_consent_on_record_counts() {
 }
 
 /// The simple world with its table a partition of `whole`, which has the tags.
-fn divided() -> World {
+pub(crate) fn divided() -> World {
     let mut world = simple();
     let mut whole = world.tables[0].clone();
     whole.name = "whole".to_owned();

@@ -30,6 +30,7 @@ fn cell(above: &CellTag, below: &CellTag) -> CellTag {
     let mut purposes = above.purposes.clone();
     purposes.retain(|purpose| below.purposes.contains(purpose));
     CellTag {
+        category: above.category.clone(),
         purposes,
         clock: above.clock.clone().or(below.clock.clone()),
         method: above.method.clone().or(below.method.clone()),

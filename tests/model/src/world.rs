@@ -78,6 +78,8 @@ pub struct Reference {
 
 #[derive(Clone, Debug, Default)]
 pub struct CellTag {
+    /// What the data is, which makes no difference to what is kept; `None`: some content.
+    pub category: Option<String>,
     pub purposes: Vec<String>,
     pub clock: Option<Clock>,
     /// The value that the method leaves. Without one the cell goes with its row.
@@ -216,6 +218,11 @@ impl Row {
 impl Table {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What the labels of its columns themselves say.
+    pub fn own_cells(&self) -> &BTreeMap<String, CellTag> {
+        self.own.as_ref().map_or(&self.cells, |own| &own.cells)
     }
 }
 

@@ -4,6 +4,7 @@
 mod change;
 mod keys;
 mod policy;
+mod relabel;
 mod rows;
 mod structure;
 mod tables;
@@ -16,6 +17,7 @@ use crate::world::{Consent, Value, World};
 pub use change::change;
 pub use keys::tag_keys;
 use policy::{consent, erasure, hold, policy};
+pub use relabel::relabel;
 use rows::{alike, point, row};
 pub use structure::structure;
 use tables::{foreign_keys, table};

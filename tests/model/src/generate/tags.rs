@@ -113,6 +113,7 @@ pub(super) fn cell(
     };
     let policy = &world.policy;
     CellTag {
+        category: None,
         purposes,
         clock: tape.some(25, |tape| clock(tape, world, table, features.broken)),
         method,
