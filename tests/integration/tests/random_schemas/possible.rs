@@ -1,6 +1,6 @@
 //! What sweeps may have made of a world, and what they must have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use retention_model::change::Change;
 use retention_model::decide::Decision;
@@ -72,9 +72,10 @@ pub fn differences(expected: &World, actual: &World) -> Vec<String> {
 /// The worlds that sweeps at any point between changes may have come across.
 pub struct Possible {
     worlds: Vec<World>,
-    /// Rows that were due in one of them, by id, and the cells.
+    /// Rows that were due in one of them, by id.
     rows: BTreeSet<Value>,
-    cells: BTreeSet<(Value, String)>,
+    /// The cells that were, with what may be left of each.
+    cells: BTreeMap<(Value, String), BTreeSet<Value>>,
 }
 
 impl Possible {
@@ -82,7 +83,7 @@ impl Possible {
         let mut possible = Possible {
             worlds: vec![world.clone()],
             rows: BTreeSet::new(),
-            cells: BTreeSet::new(),
+            cells: BTreeMap::new(),
         };
         possible.sweep();
         possible
@@ -94,22 +95,29 @@ impl Possible {
         let deleted = decision.deleted.iter().map(|at| id(&before.rows[*at]));
         self.rows.extend(deleted);
         for (row, states) in before.rows.iter().zip(&decision.states) {
-            let due = states.iter().filter(|(_, state)| **state == State::Due);
-            self.cells
-                .extend(due.map(|(name, _)| (id(row), name.clone())));
+            let tags = &before.governing(row.table).cells;
+            for (name, _) in states.iter().filter(|(_, state)| **state == State::Due) {
+                if let Some(left) = &tags[name].method {
+                    self.leave(row, name, left);
+                }
+            }
         }
         for row in &before.rows {
             let Some(found) = find(after, row) else {
                 self.rows.insert(id(row));
                 continue;
             };
-            let changed = row
-                .values
-                .iter()
-                .filter(|(name, value)| found.value(name) != *value);
-            self.cells
-                .extend(changed.map(|(name, _)| (id(row), name.clone())));
+            for (name, value) in &row.values {
+                if found.value(name) != value {
+                    self.leave(row, name, found.value(name));
+                }
+            }
         }
+    }
+
+    fn leave(&mut self, row: &Row, name: &str, left: &Value) {
+        let cell = (id(row), name.to_owned());
+        self.cells.entry(cell).or_default().insert(left.clone());
     }
 
     pub fn sweep(&mut self) {
@@ -180,19 +188,13 @@ impl Possible {
                 }
                 continue;
             };
-            let tags = &users.governing(row.table).cells;
             for (name, value) in &row.values {
                 let now = found.value(name);
                 if now == value {
                     continue;
                 }
-                // A key that nobody tagged is emptied when what it refers to goes.
-                let left = match tags.get(name) {
-                    Some(tag) => tag.method.as_ref(),
-                    None => Some(&Value::Null),
-                };
-                let known = self.cells.contains(&(id(row), name.clone()));
-                if !(known && left == Some(now)) {
+                let left = self.cells.get(&(id(row), name.clone()));
+                if !left.is_some_and(|left| left.contains(now)) {
                     wrong.push(format!(
                         "row {:?}, {name}: {value:?} became {now:?} too early",
                         id(row)

@@ -2,23 +2,28 @@
 //! what becomes due again behind them must be noticed, for no pass looks at everything.
 
 use integration::{Error, Result, Sql, poll};
+use postgres::Client;
 use retention_model::calendar::DAY;
 use retention_model::change::Change;
 use retention_model::generate::{self, Tape};
 use retention_model::world::{Value, World};
 
 use crate::dress::Dress;
+use crate::overlap::{self, Overlaps};
 use crate::possible::{Possible, differences, is_at_rest, rest};
 use crate::session::{Place, Session, Went, actual, present, set_up, wrongly};
 use crate::shrink::{self, Case, Part};
 use crate::story::{FEATURES, Totals, apart, apply_as_users, step};
-use crate::{beyond, further, structure};
+use crate::{beyond, further, relabel, structure};
 
 /// Changes in each schema while the worker disposes of what was due from the beginning.
 const BESIDE: usize = 3;
 
 /// Changes one at a time, each with an exact comparison.
 const QUIET: usize = 3;
+
+/// In how many schemas changes wait for the worker to be at it.
+const WATCHED: usize = 7;
 
 /// How long the worker may take for all schemas, in seconds; and for one alone that is told again to make it smaller.
 pub const PATIENCE: u64 = 300;
@@ -69,6 +74,7 @@ struct Schema<'a> {
     case: &'a Case,
     tape: Tape<'a>,
     structures: Tape<'a>,
+    labels: Tape<'a>,
     /// How many changes were thought of.
     changes: usize,
     patience: u64,
@@ -115,6 +121,7 @@ impl<'a> Schema<'a> {
             case: &told.case,
             tape,
             structures,
+            labels: Tape::new(&told.labels),
             changes: 0,
             patience,
             world,
@@ -124,10 +131,16 @@ impl<'a> Schema<'a> {
         })
     }
 
+    /// What is thought of next: changes of tags and laws, of the tables, and others.
+    fn parts(&self) -> [Part; 3] {
+        [Part::Label, Part::Step, Part::Change].map(|part| part(self.changes))
+    }
+
     /// The next change that time itself is not, and how it went; of the tables, or another one.
     fn change(&mut self, part: Part) -> Result<Option<(Change, Went)>> {
         self.world.now = present();
         let next = match part {
+            Part::Label(_) => relabel::next(&mut self.labels, &self.world, &self.dress),
             Part::Step(_) => step(&mut self.structures, &self.world),
             _ => generate::change(&mut self.tape, &self.world, FEATURES),
         };
@@ -186,16 +199,19 @@ impl<'a> Schema<'a> {
         }
     }
 
-    fn beside(&mut self, totals: &mut Totals) -> Result<()> {
+    /// Changes while the worker is at it. It comes once a second: those of a schema that has a watcher wait for it at first.
+    fn beside(&mut self, watcher: Option<Client>, totals: &mut Totals) -> Result<()> {
+        self.session.watcher = watcher;
         for _ in 0..BESIDE {
             self.trespass(totals, false)?;
-            for part in [Part::Step(self.changes), Part::Change(self.changes)] {
+            for part in self.parts() {
                 if let Some((change, went)) = self.change(part)? {
                     totals.beside += 1;
                     self.note(totals, &change, &went, false);
                 }
             }
             self.changes += 1;
+            self.session.watcher = None;
         }
         Ok(())
     }
@@ -203,7 +219,7 @@ impl<'a> Schema<'a> {
     /// One change, of the tables or another one: the worker would come between two.
     fn quiet(&mut self, totals: &mut Totals) -> Result<()> {
         self.trespass(totals, true)?;
-        for part in [Part::Step(self.changes), Part::Change(self.changes)] {
+        for part in self.parts() {
             if let Some((change, went)) = self.change(part)? {
                 totals.judged += wrongly(&self.world, &change, &went)?;
                 self.note(totals, &change, &went, true);
@@ -246,6 +262,9 @@ impl<'a> Schema<'a> {
         }
         totals.deleted += self.world.rows.len().saturating_sub(found.rows.len());
         totals.disposed += self.possible.cells();
+        let runs = overlap::runs(&mut self.session.client, &self.dress.schema)?;
+        let overlaps = Overlaps::count(&runs, &self.session.changes);
+        totals.overlaps.add(overlaps);
         self.world = found;
         Ok(())
     }
@@ -316,6 +335,7 @@ pub struct Told {
     pub case: Case,
     pub tape: Vec<u8>,
     pub more: Vec<u8>,
+    pub labels: Vec<u8>,
 }
 
 /// What went wrong, and in which story, if that is known.
@@ -352,13 +372,17 @@ pub fn tell(place: Place, stories: &[Told], patience: u64) -> Result<Totals, Fai
     let mut totals = Totals::default();
     let mut schemas = Vec::new();
     let mut failures = Vec::new();
+    let mut watchers = Vec::new();
+    for _ in stories.iter().take(WATCHED) {
+        watchers.push(place.node.client_as("postgres", place.database)?);
+    }
     for told in stories {
         let failed = |why| Failure {
             case: Some(told.case.clone()),
             why,
         };
         match Schema::new(place, told, patience) {
-            Ok(mut schema) => match schema.beside(&mut totals) {
+            Ok(mut schema) => match schema.beside(watchers.pop(), &mut totals) {
                 Ok(()) => schemas.push(schema),
                 Err(why) => failures.push(failed(schema.why(&why.to_string()))),
             },

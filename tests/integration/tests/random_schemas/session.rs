@@ -9,8 +9,9 @@ use retention_model::change::Change;
 use retention_model::world::World;
 
 use crate::dress::Dress;
+use crate::overlap::{Span, is_of_policy};
 use crate::possible::{ROUNDS, is_at_rest};
-use crate::{read, sql, structure};
+use crate::{overlap, read, sql, structure};
 
 /// Time zones of users: what is due is the same in all of them.
 const ZONES: [&str; 4] = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"];
@@ -73,6 +74,12 @@ pub struct Session {
     /// Seconds from the server's clock. All sessions of a story have the same, and it is only ever put forward: what
     /// one session did is in the past of the others.
     pub offset: i64,
+    /// When each of its sweeps was under way.
+    pub sweeps: Vec<Span>,
+    /// The same of changes that were made, and whether each was one of policy.
+    pub changes: Vec<(Span, bool)>,
+    /// Looks for runs of the worker: while it is there, a change of rows or policy stays open until one has begun.
+    pub watcher: Option<Client>,
 }
 
 /// How a change went.
@@ -91,6 +98,9 @@ impl Session {
             client: place.node.client_as("postgres", place.database)?,
             dress: dress.clone(),
             offset,
+            sweeps: Vec::new(),
+            changes: Vec::new(),
+            watcher: None,
         };
         let number: usize = dress.schema.trim_start_matches('r').parse().unwrap_or(0);
         let zone = ZONES[number % ZONES.len()];
@@ -124,7 +134,22 @@ impl Session {
                 None => return Ok(Went::Failed),
             },
         };
-        let went = self.client.text(&sql);
+        let began = present();
+        let went = match self.watcher.take() {
+            Some(mut watcher) if structure::name(world, change).is_none() => {
+                let went = self.held_open(&mut watcher, &sql);
+                self.watcher = Some(watcher);
+                went?
+            }
+            watcher => {
+                self.watcher = watcher;
+                self.client.text(&sql)
+            }
+        };
+        if went.is_ok() {
+            self.changes
+                .push((Span::since(began), is_of_policy(change)));
+        }
         if went.is_err() && structure::name(world, change).is_some() {
             self.client.batch_execute("ROLLBACK")?;
         }
@@ -165,6 +190,19 @@ impl Session {
         }
     }
 
+    /// Makes a change in a transaction that ends once the worker has begun a run in the schema, or soon if it has nothing to do.
+    fn held_open(&mut self, watcher: &mut Client, sql: &str) -> Result<Result<String>> {
+        self.client.batch_execute("BEGIN")?;
+        let went = self.client.text(sql);
+        if went.is_err() {
+            self.client.batch_execute("ROLLBACK")?;
+            return Ok(went);
+        }
+        overlap::until_run(watcher, &self.dress.schema);
+        self.client.batch_execute("COMMIT")?;
+        Ok(went)
+    }
+
     /// Sweeps every table once; says whether anything was disposed of.
     pub fn sweep(&mut self, world: &World) -> Result<bool> {
         let mut any = false;
@@ -176,7 +214,10 @@ impl Session {
                 "SELECT coalesce(sum(rows), 0) FROM custodian.sweep_now('{}.{}')",
                 self.dress.schema, table.name
             );
-            match self.client.text(&sql) {
+            let began = present();
+            let swept = self.client.text(&sql);
+            self.sweeps.push(Span::since(began));
+            match swept {
                 Ok(rows) => any |= rows != "0",
                 // What changed beside it is in its way: the next round goes on.
                 Err(error) if ["40P01", "55P03"].contains(&error.sqlstate()) => any = true,
@@ -186,30 +227,9 @@ impl Session {
         Ok(any)
     }
 
-    /// How many rows of the table, and of what is below it, a preview says would be deleted.
-    pub fn previewed(&mut self, world: &World, table: usize) -> Result<usize> {
-        let name = &world.tables[table].name;
-        let sql = format!(
-            "SELECT coalesce(sum(p.rows), 0) FROM custodian.preview('{}.{name}') p
-             JOIN pg_catalog.pg_class c ON c.oid = p.relation
-             WHERE p.action = 'delete row' AND split_part(c.relname, '_', 1) = '{name}'",
-            self.dress.schema
-        );
-        let text = self.client.text(&sql)?;
-        text.parse()
-            .map_err(|_| Error::new(format!("{text:?} is no number of rows")))
-    }
-
-    /// How many rows of the schema a preview of everything says would be deleted, whatever takes them along.
-    pub fn previewed_in_all(&mut self) -> Result<usize> {
-        let sql = format!(
-            "SELECT coalesce(sum(p.rows), 0) FROM custodian.preview() p JOIN pg_catalog.pg_class c ON c.oid = p.relation
-             WHERE p.action LIKE 'delete row%' AND c.relnamespace = '{}'::regnamespace",
-            self.dress.schema
-        );
-        let text = self.client.text(&sql)?;
-        text.parse()
-            .map_err(|_| Error::new(format!("{text:?} is no number of rows")))
+    /// The name of its schema.
+    pub fn schema(&self) -> &str {
+        &self.dress.schema
     }
 
     /// Sweeps until nothing more goes; gives the world that is left. No watermark counts under a moved clock.

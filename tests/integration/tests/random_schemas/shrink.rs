@@ -20,6 +20,8 @@ pub enum Part {
     Change(usize),
     /// The change of tables that is thought of as this one.
     Step(usize),
+    /// The change of tags and laws that is thought of as this one.
+    Label(usize),
     /// A piece of what the world looks like in SQL: keys of several types, generated columns, domains, partitions of
     /// partitions, and how users go about it, from 0.
     Dress(usize),
@@ -41,6 +43,7 @@ impl fmt::Display for Part {
             Part::Erasure(number) => ("erasure", number),
             Part::Change(number) => ("change", number),
             Part::Step(number) => ("step", number),
+            Part::Label(number) => ("label", number),
             Part::Dress(number) => ("dress", number),
         };
         write!(f, "{kind}-{number}")
@@ -61,6 +64,7 @@ impl FromStr for Part {
             "erasure" => Ok(Part::Erasure(number)),
             "change" => Ok(Part::Change(number)),
             "step" => Ok(Part::Step(number)),
+            "label" => Ok(Part::Label(number)),
             "dress" => Ok(Part::Dress(number)),
             _ => Err(wrong()),
         }
@@ -105,6 +109,7 @@ pub fn parts(world: &World, changes: usize) -> Vec<Part> {
     (0..changes)
         .map(Part::Change)
         .chain((0..changes).map(Part::Step))
+        .chain((0..changes).map(Part::Label))
         .chain((0..PIECES).map(Part::Dress))
         .chain((0..policy.holds.len()).map(Part::Hold))
         .chain((0..policy.consents.len()).map(Part::Consent))
@@ -257,6 +262,7 @@ mod tests {
                 Part::Change(0),
                 Part::Erasure(1),
                 Part::Step(2),
+                Part::Label(3),
                 Part::Dress(4),
             ]),
         };

@@ -10,7 +10,7 @@ use retention_model::{Moment, Period};
 
 use crate::dress::{Dress, MIDDLE_KEY, Range};
 use crate::session::offset;
-use crate::structure;
+use crate::{relabel, structure};
 
 /// Names that are the same in all worlds become names of one schema: those of purposes, laws and kinds of subjects.
 pub fn local(schema: &str, name: &str) -> String {
@@ -31,7 +31,7 @@ pub fn relation(dress: &Dress, world: &World, table: usize) -> String {
     format!("{}.{}", dress.schema, world.tables[table].name)
 }
 
-fn interval(period: Period) -> String {
+pub fn interval(period: Period) -> String {
     format!(
         "interval '{} months {} days {} hours'",
         period.months,
@@ -565,7 +565,10 @@ pub fn change(dress: &Dress, world: &World, change: &Change) -> Option<String> {
                 local(&dress.schema, name)
             )
         }
-        change => return structure::change(dress, world, change),
+        change => {
+            return structure::change(dress, world, change)
+                .or_else(|| relabel::change(dress, world, change));
+        }
     };
     Some(sql)
 }

@@ -12,7 +12,8 @@ use crate::sql::{
 
 /// What happened in a change that was made: which of the tables', or how users came at a row and what became of it.
 pub fn seen(dress: &Dress, world: &World, change: &Change) -> Vec<&'static str> {
-    let mut seen: Vec<_> = name(world, change).into_iter().collect();
+    let kind = name(world, change).or_else(|| change.of_labels(world));
+    let mut seen: Vec<_> = kind.into_iter().collect();
     let row = match change {
         Change::Update(at, ..) | Change::Delete(at) => world.rows.get(*at),
         Change::Insert(row) => Some(row),

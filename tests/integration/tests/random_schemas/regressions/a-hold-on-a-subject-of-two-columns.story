@@ -1,1 +1,1 @@
-9000005 without row-2 row-3 row-4 row-5 row-6 row-7 row-8 row-9 row-10 row-11 hold-0 change-0 change-1 change-2 change-3 change-4 dress-0 dress-1 dress-2 dress-3 dress-4 dress-5 dress-6 step-0 step-1 step-2 step-3 step-4
+9000005 without row-2 row-3 row-4 row-5 row-6 row-7 row-8 row-9 row-10 row-11 hold-0 change-0 change-1 change-2 change-3 change-4 dress-0 dress-1 dress-2 dress-3 dress-4 dress-5 dress-6 label-0 label-1 label-2 label-3 label-4 step-0 step-1 step-2 step-3 step-4
