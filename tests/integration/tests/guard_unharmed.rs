@@ -1,7 +1,8 @@
 //! What the region guard must not harm: with all gates on, lawful work inside goes on as without it.
 
 use integration::{
-    Certs, Cluster, Error, Net, Program, Result, Sql, Stop, needs_net, not_run, wait_until,
+    Certs, Cluster, Error, Net, Output, Place, Program, Result, Sql, Stop, needs_net, not_run,
+    wait_until,
 };
 
 /// Primary, standby or subscriber, pooler, and client, all inside.
@@ -134,52 +135,97 @@ fn dumps_restores_and_upgrades_are_unharmed() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_former_primary_is_rewound_over_the_network() -> Result<()> {
-    needs_net!();
-    let net = Net::new(&PLACES)?;
-    let old = Cluster::builder("old")
-        .place(net.at("cn-a"))
+/// Two nodes that went apart: a former primary, stopped, and the standby that took over from it.
+fn apart(rules: &str, more: &str, places: Option<(&Place, &Place)>) -> Result<(Cluster, Cluster)> {
+    let mut old = Cluster::builder("old")
         .preload("pg_custodian")
-        .conf("wal_log_hints = on")
-        .start()?;
-    guard(&old, RULES)?;
+        .conf("wal_log_hints = on");
+    if let Some((place, _)) = places {
+        old = old.place(place);
+    } else {
+        old = old.conf("custodian.region = 'cn'");
+    }
+    let old = old.start()?;
+    guard(&old, rules)?;
     old.exec(TABLES)?;
-    let new = old.standby("new").place(net.at("cn-b")).start()?;
+    old.exec(more)?;
+    let mut new = old.standby("new");
+    if let Some((_, place)) = places {
+        new = new.place(place);
+    }
+    let new = new.start()?;
     old.wait_for_catchup(&new, 60)?;
     new.promote()?;
     new.exec("INSERT INTO customer VALUES (200, 'of the new one', 'basic'); CHECKPOINT")?;
     old.exec("INSERT INTO customer VALUES (201, 'lost', 'basic')")?;
     old.stop(Stop::Fast)?;
+    Ok((old, new))
+}
 
+fn rewind(old: &Cluster, source: &str, place: Option<&Place>) -> Result<Output> {
+    Program::new("pg_rewind", old.dir())?
+        .inside(place)
+        .arg(format!("--target-pgdata={}", old.data_dir().display()))
+        .arg(format!("--source-server={source}"))
+        .run()
+}
+
+/// Rewinds the former primary, and lets it follow the other one.
+fn rewound(old: &Cluster, new: &Cluster, role: &str, place: Option<&Place>) -> Result<()> {
     // It takes over the configuration of the source as well, ports and all.
     let files = ["postgresql.conf", "postgresql.auto.conf"];
     let own: Vec<_> = files
         .iter()
         .map(|file| std::fs::read_to_string(old.data_dir().join(file)))
         .collect::<std::io::Result<_>>()?;
-    let source = new.conninfo("postgres", "postgres");
-    Program::new("pg_rewind", old.dir())?
-        .inside(Some(net.at("cn-a")))
-        .arg(format!("--target-pgdata={}", old.data_dir().display()))
-        .arg(format!("--source-server={source}"))
-        .run()?
-        .ok()?;
+    rewind(old, &new.conninfo(role, "postgres"), place)?.ok()?;
     for (file, text) in files.iter().zip(&own) {
         old.write_file(file, text)?;
     }
+    let source = new.conninfo("postgres", "postgres");
     old.append_conf(&format!(
         "primary_conninfo = '{source} application_name=old'"
     ))?;
     old.write_file("standby.signal", "")?;
     old.start()?;
-    new.wait_for_catchup(&old, 60)?;
+    new.wait_for_catchup(old, 60)?;
     assert_eq!(
         old.text("SELECT string_agg(email, ',') FROM customer WHERE id >= 200")?,
         "of the new one"
     );
+    Ok(())
+}
+
+#[test]
+fn a_former_primary_is_rewound_over_the_network() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&PLACES)?;
+    let places = (net.at("cn-a"), net.at("cn-b"));
+    let (old, new) = apart(RULES, "", Some(places))?;
+    rewound(&old, &new, "postgres", Some(places.0))?;
     assert_no_event(&new);
     Ok(())
+}
+
+#[test]
+fn a_former_primary_is_rewound_over_a_socket_by_a_role_that_a_rule_names() -> Result<()> {
+    // What the manual of pg_rewind says that its role needs.
+    let role = "CREATE ROLE rewinder LOGIN;
+        GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean),
+            pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO rewinder";
+    let rules = "region cn\nlocal postgres\n";
+    let (old, new) = apart(rules, role, None)?;
+    let refused = rewind(&old, &new.conninfo("rewinder", "postgres"), None)?;
+    assert!(
+        !refused.success() && refused.stderr.contains("is not allowed"),
+        "{refused}"
+    );
+    new.write_file(
+        "custodian_regions.conf",
+        &format!("{rules}local rewinder\n"),
+    )?;
+    new.reload()?;
+    rewound(&old, &new, "rewinder", None)
 }
 
 #[test]
