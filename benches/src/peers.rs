@@ -94,14 +94,21 @@ fn purged(node: &Cluster) -> Result<f64> {
         (n != "0").then_some(())
     });
     started.ok_or("pg_cron did not start the job")?;
-    node.exec("SELECT cron.unschedule('purge')")?;
+    // Not before it has ended: a job that is taken off the schedule is canceled.
     let took = poll(1800, || {
-        node.text("SELECT extract(epoch FROM end_time - start_time) FROM cron.job_run_details WHERE status = 'succeeded'")
-            .ok()?
-            .parse::<f64>()
-            .ok()
+        let ended = node.text(
+            "SELECT coalesce(extract(epoch FROM end_time - start_time)::text, '') || ' ' || status || ' ' || coalesce(return_message, '')
+             FROM cron.job_run_details WHERE status IN ('succeeded', 'failed') ORDER BY runid LIMIT 1",
+        );
+        ended.ok().filter(|ended| !ended.is_empty())
     });
-    let took = took.ok_or("the job of pg_cron did not succeed")?;
+    node.exec("SELECT cron.unschedule('purge')")?;
+    let ended = took.ok_or("the job of pg_cron did not end")?;
+    let took = match ended.split_once(' ') {
+        Some((took, rest)) if rest.starts_with("succeeded") => took.parse::<f64>(),
+        _ => return Err(format!("the job of pg_cron ended so: {ended}").into()),
+    };
+    let took = took.map_err(|_| "pg_cron does not say how long its job took")?;
     let left =
         client.text("SELECT count(*) FROM visit WHERE seen < now() - interval '200 days'")?;
     if left != "0" {
