@@ -19,11 +19,12 @@ const SCRIPTS: [pg_sys::Oid; 3] = [
     pg_sys::Oid::from_u32(2608),
 ];
 /// Tables of the extension that hold neither values of users nor keys of subjects.
-const OWN: [&CStr; 19] = [
+const OWN: [&CStr; 20] = [
     c"purpose",
     c"purpose_period",
     c"minimum",
     c"publication_permit",
+    c"subscriber_disposal",
     c"key_ref",
     c"relation_ref",
     c"relation_oid",

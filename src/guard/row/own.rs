@@ -21,8 +21,9 @@ use crate::pg::{extension, namespace, relation, report, sandbox, trigger};
 use crate::policy::hold_read;
 use crate::tag::read;
 
-/// The tables without which nobody could tell what is or was held, or what may leave by which lane or publication.
-const TABLES: [&std::ffi::CStr; 9] = [
+/// The tables without which nobody could tell what is or was held, what may leave by which lane or publication,
+/// or whose partitions go without telling subscribers.
+const TABLES: [&std::ffi::CStr; 10] = [
     c"hold",
     c"hold_former_name",
     c"relation_ref",
@@ -32,6 +33,7 @@ const TABLES: [&std::ffi::CStr; 9] = [
     c"lane",
     c"archive_lane",
     c"publication_permit",
+    c"subscriber_disposal",
 ];
 
 /// Whether a statement is one of those that [`before`] looks at.

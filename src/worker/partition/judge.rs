@@ -199,7 +199,7 @@ pub(super) fn published(family: &[pg_sys::Oid]) -> Result<bool> {
                         OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = ANY ($1))
                         OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid
                                    WHERE n.pnpubid = p.oid AND c.oid = ANY ($1)))
-                   AND NOT EXISTS (SELECT FROM custodian.subscriber_disposal d WHERE d.publication = p.pubname))
+                   AND NOT EXISTS (SELECT FROM ONLY custodian.subscriber_disposal d WHERE d.publication = p.pubname))
              OR EXISTS (SELECT FROM pg_replication_slots
                         WHERE slot_type = 'logical' AND database = current_database() AND plugin <> 'pgoutput')",
         &[family.to_vec().into()],

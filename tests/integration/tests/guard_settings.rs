@@ -393,6 +393,10 @@ fn nobody_outside_opens_a_column_by_its_tag_or_past_it_not_even_a_superuser() ->
             "to inherit from table \"custodian.publication_permit\"",
         ),
         (
+            "CREATE TABLE more () INHERITS (custodian.subscriber_disposal)",
+            "to inherit from table \"custodian.subscriber_disposal\"",
+        ),
+        (
             "CREATE TABLE more (LIKE custodian.purpose INCLUDING ALL); ALTER TABLE more INHERIT custodian.purpose",
             "to inherit from table \"custodian.purpose\"",
         ),
