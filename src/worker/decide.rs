@@ -306,6 +306,8 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
                     return Ok(Next::Sweep(run.id));
                 }
                 State::Waiting => waiting = Some(run),
+                // Its worker ended since this round began. The next one takes it up; a second run would do its work beside it.
+                State::Running => return Ok(Next::Nothing),
                 _ => {}
             }
         }

@@ -202,6 +202,22 @@ fn a_sweep_that_is_interrupted_goes_on_and_nothing_goes_twice() -> Result<()> {
     node.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_custodian scheduler'")?;
     let (_, batches) = mid_sweep(&node, batches);
 
+    // A worker that ends while a scheduler begins its first round: neither of the two begins another run.
+    let scheduler =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_custodian scheduler'";
+    let mut batches = batches;
+    for _ in 0..4 {
+        let (worker, _) = mid_sweep(&node, batches);
+        let before = node.text(scheduler)?;
+        node.exec(&format!("SELECT pg_terminate_backend({before})"))?;
+        wait_until("another scheduler is there", 60, || {
+            node.text(scheduler)
+                .is_ok_and(|pid| !pid.is_empty() && pid != before)
+        });
+        node.exec(&format!("SELECT pg_terminate_backend({worker})"))?;
+        (_, batches) = mid_sweep(&node, batches);
+    }
+
     let start = Instant::now();
     node.stop(Stop::Fast)?;
     assert!(start.elapsed() < Duration::from_secs(15));
