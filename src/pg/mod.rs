@@ -55,6 +55,7 @@ pub mod relation;
 pub mod replica;
 pub mod report;
 pub mod sandbox;
+pub mod setting;
 pub mod setting_check;
 pub mod shared;
 pub mod slot;

@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 
 use crate::error::Result;
 use crate::pg::relation;
+use crate::pg::setting::{self, For};
 
 /// Settings that both identities run under: names and operators resolve in pg_catalog alone, and neither what
 /// is seen nor text forms of values depend on the session.
@@ -73,23 +74,7 @@ impl Scope {
 
     /// Sets it until the scope's level of settings ends.
     fn set(&self, name: &CStr, value: &CStr) {
-        set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
-    }
-}
-
-fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
-    // SAFETY: both strings are NUL-terminated and outlive the call.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            action,
-            true,
-            0,
-            false,
-        );
+        setting::set(name, value, For::Level);
     }
 }
 
@@ -97,7 +82,7 @@ fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
 /// session. Each query costs less then.
 pub fn pin_settings(more: &[(&CStr, &CStr)]) {
     for (name, value) in PINNED.iter().chain(more) {
-        set(name, value, pg_sys::GucAction::GUC_ACTION_SET);
+        setting::set(name, value, For::Session);
     }
 }
 

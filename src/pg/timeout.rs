@@ -1,10 +1,12 @@
 //! Timeouts of background workers: SPI arms none.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
+
+use crate::pg::setting::{self, For};
 
 unsafe extern "C" {
     fn enable_timeout_after(id: c_int, delay_ms: c_int);
@@ -91,11 +93,7 @@ pub fn with_lock_timeout<T, E>(
 ) -> std::result::Result<T, E> {
     // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
-    set(
-        c"lock_timeout",
-        &limit.as_millis().to_string(),
-        pg_sys::GucAction::GUC_ACTION_SAVE,
-    );
+    setting::set_text(c"lock_timeout", limit.as_millis().to_string(), For::Level);
     let outcome = work();
     if outcome.is_ok() {
         // SAFETY: closes the level that was opened above.
@@ -106,10 +104,10 @@ pub fn with_lock_timeout<T, E>(
 
 /// Sets `lock_timeout` for the rest of the session of a worker: see [`brief`].
 pub fn set_lock_timeout(limit: Duration) {
-    set(
+    setting::set_text(
         c"lock_timeout",
-        &brief(limit, deadlock_timeout()).as_millis().to_string(),
-        pg_sys::GucAction::GUC_ACTION_SET,
+        brief(limit, deadlock_timeout()).as_millis().to_string(),
+        For::Session,
     );
 }
 
@@ -138,25 +136,6 @@ fn deadlock_timeout() -> Duration {
     Duration::from_millis(millis.unwrap_or(0))
 }
 
-fn set(name: &CStr, value: &str, action: pg_sys::GucAction::Type) {
-    let Ok(value) = CString::new(value) else {
-        return;
-    };
-    // SAFETY: both strings are NUL-terminated and outlive the call.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            action,
-            true,
-            0,
-            false,
-        );
-    }
-}
-
 /// Settings by which a worker is the one that gives way in a deadlock, whether it began to wait before the others (its
 /// `lock_timeout` ends first) or after them (it looks for the circle sooner). Nobody needs to hear of either wait.
 fn giving_way(limit: Duration) -> [(&'static CStr, String); 3] {
@@ -177,7 +156,7 @@ fn patience(limit: Duration, look: Duration) -> [(&'static CStr, String); 3] {
 /// that VACUUM conflicts with, see [`while_sparing_vacuum`].
 pub fn give_way(limit: Duration) {
     for (name, value) in giving_way(limit) {
-        set(name, &value, pg_sys::GucAction::GUC_ACTION_SET);
+        setting::set_text(name, value, For::Session);
     }
 }
 
@@ -186,7 +165,7 @@ pub fn give_way(limit: Duration) {
 /// before that.
 pub fn while_sparing_vacuum<T>(limit: Duration, work: impl FnOnce() -> T) -> T {
     for (name, value) in patience(limit, deadlock_timeout()) {
-        set(name, &value, pg_sys::GucAction::GUC_ACTION_SET);
+        setting::set_text(name, value, For::Session);
     }
     let outcome = work();
     give_way(limit);
@@ -202,7 +181,7 @@ pub fn while_giving_way<T, E>(
     // SAFETY: the nest level is closed below, or by the abort of the (sub)transaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     for (name, value) in giving_way(limit) {
-        set(name, &value, pg_sys::GucAction::GUC_ACTION_SAVE);
+        setting::set_text(name, value, For::Level);
     }
     let outcome = work();
     if outcome.is_ok() {

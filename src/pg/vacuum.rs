@@ -2,32 +2,16 @@
 //! transaction and sandbox. The server itself switches to the owner of the table, security-restricted, for what code of
 //! the owner runs in them.
 
-use std::ffi::CString;
-
 use pgrx::pg_sys;
 
 use crate::error::Error;
+use crate::pg::setting::{self, For};
 use crate::pg::subxact::Caught;
 use crate::pg::xact;
 
 /// Sets what a page costs this process to wait, in milliseconds, for the rest of its life.
 pub fn throttle(delay: f64) {
-    let Ok(value) = CString::new(format!("{delay}")) else {
-        return;
-    };
-    // SAFETY: both strings are NUL-terminated and outlive the call.
-    unsafe {
-        pg_sys::set_config_option(
-            c"vacuum_cost_delay".as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SET,
-            true,
-            0,
-            false,
-        );
-    }
+    setting::set_text(c"vacuum_cost_delay", delay.to_string(), For::Session);
 }
 
 /// `VACUUM (ANALYZE, SKIP_LOCKED)` of one table. No transaction is open before or after. A table that somebody has

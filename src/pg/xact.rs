@@ -8,6 +8,7 @@ use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 
 use crate::error::Result;
+use crate::pg::setting::{self, For};
 use crate::pg::subxact::{self, Caught};
 use crate::pg::{compat, executor, report};
 
@@ -132,19 +133,7 @@ pub fn wal_written() -> u64 {
 
 /// Has the commit of the current transaction return before its WAL is on disk.
 pub fn commit_asynchronously() {
-    // SAFETY: both strings are NUL-terminated; the setting is taken back when the transaction has ended.
-    unsafe {
-        pg_sys::set_config_option(
-            c"synchronous_commit".as_ptr(),
-            c"off".as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
+    setting::set(c"synchronous_commit", c"off", For::Transaction);
 }
 
 /// Where the WAL of the last commit of this process ends; 0 before the first.
