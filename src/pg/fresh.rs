@@ -61,7 +61,7 @@ pub fn repeated(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Res
 }
 
 /// The same for a query over catalogs and the extension's own tables, which are read by their keys whatever the arguments
-/// are: no plan is made for these.
+/// are: one plan serves all of them, where others are planned for the arguments again and again.
 pub fn looked_up(sql: &str, args: &[DatumWithOid], seen: Seen, limit: u32) -> Result<Vec<Row>> {
     sandbox::with_pinned_settings(|| {
         run(sql, args, Access::Read { seen, limit }, Keep::GenericPlan)

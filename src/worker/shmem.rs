@@ -363,17 +363,25 @@ pub fn release_sweep(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
-/// The worker that vacuums claims its place; as [`claim_sweep`].
-pub fn claim_vacuum(database: pg_sys::Oid, pid: i32) -> bool {
+/// A worker claims the place of its kind; as [`claim_sweep`].
+fn claim(database: pg_sys::Oid, pid: i32, place: fn(&mut Slot) -> &mut i32) -> bool {
     let now = xact::server_now();
-    write(|directory| match directory.find(database) {
-        Some(slot) if slot.vacuum == 0 && slot.barred_until <= now => {
-            slot.vacuum = pid;
-            true
+    write(|directory| {
+        let Some(slot) = directory.find(database) else {
+            return false;
+        };
+        let is_free = *place(slot) == 0 && slot.barred_until <= now;
+        if is_free {
+            *place(slot) = pid;
         }
-        _ => false,
+        is_free
     })
     .unwrap_or(false)
+}
+
+/// The worker that vacuums claims its place.
+pub fn claim_vacuum(database: pg_sys::Oid, pid: i32) -> bool {
+    claim(database, pid, |slot| &mut slot.vacuum)
 }
 
 /// The worker `pid` that vacuums ends; gives the scheduler.
@@ -388,17 +396,9 @@ pub fn release_vacuum(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
-/// The worker that looks after other tables claims its place; as [`claim_sweep`].
+/// The worker that looks after other tables claims its place.
 pub fn claim_watcher(database: pg_sys::Oid, pid: i32) -> bool {
-    let now = xact::server_now();
-    write(|directory| match directory.find(database) {
-        Some(slot) if slot.watcher == 0 && slot.barred_until <= now => {
-            slot.watcher = pid;
-            true
-        }
-        _ => false,
-    })
-    .unwrap_or(false)
+    claim(database, pid, |slot| &mut slot.watcher)
 }
 
 /// The worker `pid` that looks after other tables ends.
