@@ -1,25 +1,22 @@
-//! Where a node is, while its own addresses change or cannot be read.
+//! Where a node and its peers are by their addresses, also of version 6, and while those of the node change or cannot be read.
 
-use integration::{Cluster, LostAddresses, Net, Result, Sql, needs_net, wait_for, wait_until};
+use integration::{
+    Builder, Cluster, LostAddresses, Net, Place, Result, Sql, needs_net, wait_for, wait_until,
+};
 
 const CANARY: &str = "canary-4711";
 
-/// A primary in region cn by a `node` line alone, with a tagged table and a role that comes over the network.
-fn node(net: &Net, lost: &LostAddresses, late: &str) -> Result<Cluster> {
-    let rules = format!(
-        "region cn\nregion eu\nlocal postgres\nnode {} cn\nnode {late} eu\nnetwork {} cn\n",
-        net.at("cn-a").address(),
-        net.network("cn"),
-    );
-    let mut builder = Cluster::builder("node")
+/// A primary at `cn-a`, in region cn by a `node` line alone, with a tagged table and a role that comes over the network.
+fn node(net: &Net, rules: &str, change: impl FnOnce(Builder) -> Builder) -> Result<Cluster> {
+    let builder = Cluster::builder("node")
         .preload("pg_custodian")
         .place(net.at("cn-a"))
         .conf("custodian.disposal = off")
-        .file("custodian_regions.conf", &rules);
-    for (key, value) in lost.env() {
-        builder = builder.env(key, &value);
-    }
-    let node = builder.start()?;
+        .file(
+            "custodian_regions.conf",
+            &format!("region cn\nregion eu\nlocal postgres\n{rules}"),
+        );
+    let node = change(builder).start()?;
     node.exec(&format!(
         "CREATE EXTENSION pg_custodian; CREATE ROLE app LOGIN SUPERUSER REPLICATION;
          CREATE TABLE customer (id int PRIMARY KEY, email text);
@@ -38,7 +35,15 @@ fn a_node_that_cannot_read_its_addresses_keeps_its_place_and_lets_nobody_new_in_
     let net = Net::new(&["cn-a", "cn-b"])?;
     let lost = LostAddresses::new()?;
     let late = "10.33.9.9";
-    let node = node(&net, &lost, late)?;
+    let rules = format!(
+        "node {} cn\nnode {late} eu\nnetwork {} cn\n",
+        net.at("cn-a").address(),
+        net.network("cn"),
+    );
+    let node = node(&net, &rules, |builder| {
+        let set = lost.env().into_iter();
+        set.fold(builder, |builder, (key, value)| builder.env(key, &value))
+    })?;
     let near = net.at("cn-b");
     let read = "SELECT email FROM customer";
     let mut before = node.client_from(near, "app", "postgres")?;
@@ -117,5 +122,45 @@ fn a_node_that_cannot_read_its_addresses_keeps_its_place_and_lets_nobody_new_in_
         )?,
         "refused"
     );
+    Ok(())
+}
+
+/// The address of version 6 of `cn-a`.
+const NODE: &str = "fd86::1";
+
+/// What a peer gets to see by a program of PostgreSQL's, connected over version 6.
+fn run(node: &Cluster, from: &Place, program: &str, arguments: &[&str]) -> Result<(bool, String)> {
+    let run = node.program(program)?.role("app").from(from);
+    let output = run.args(["-h", NODE]).args(arguments).run()?;
+    Ok((output.success(), output.all()))
+}
+
+#[test]
+fn peers_over_ipv6_are_judged_by_their_networks() -> Result<()> {
+    needs_net!();
+    let net = Net::new(&["cn-a", "cn-b", "eu"])?;
+    let (near, far) = (net.at("cn-b"), net.at("eu"));
+    for (place, address) in [(net.at("cn-a"), NODE), (near, "fd86::2"), (far, "fd33::1")] {
+        place.add_address(address)?;
+    }
+    // No rule names an address of version 4, so all of it is told by those of version 6: also where the node is.
+    let rules = "node fd86::1 cn\nnetwork fd86::/32 cn\nnetwork fd33::/32 eu\n";
+    let node = node(&net, rules, |builder| {
+        builder.conf("listen_addresses = '*'")
+    })?;
+    let status = node.text("SELECT region FROM custodian.status")?;
+    assert_eq!(status, "cn");
+
+    let read: &[&str] = &["-d", "postgres", "-c", "SELECT email FROM customer"];
+    let copy: &[&str] = &["-D", "-", "-F", "tar", "-X", "fetch", "-c", "fast"];
+    for (program, arguments) in [("psql", read), ("pg_basebackup", copy)] {
+        let (lawful, seen) = run(&node, near, program, arguments)?;
+        assert!(lawful && seen.contains(CANARY), "{program}: {seen}");
+        let (lawful, seen) = run(&node, far, program, arguments)?;
+        assert!(!lawful && !seen.contains(CANARY), "{program}: {seen}");
+        assert!(seen.contains("fd33::1"), "{program}: {seen}");
+    }
+    let peer = node.text("SELECT verdict || ' ' || region FROM custodian.check_peer('fd86::7')")?;
+    assert_eq!(peer, "inside cn");
     Ok(())
 }
