@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use integration::{Cluster, Result, Sql, poll};
 use postgres::{Client, Statement};
 
-use crate::arena;
+use crate::arena::{self, Sizes};
 use crate::result::{Figure, Target, median};
 
 const ACCOUNTS: u32 = 10_000;
@@ -125,60 +125,77 @@ impl Work {
     }
 }
 
+/// Instructions of each work on a server of the kind that is made for it.
+fn instructions_of(kind: Kind) -> Result<Vec<f64>> {
+    let mut builder = Cluster::builder("callgrind")
+        .conf("autovacuum = off")
+        .conf("max_worker_processes = 8");
+    if kind != Kind::Without {
+        builder = builder
+            .preload("pg_custodian")
+            .conf("custodian.naptime = '1h'")
+            .conf("custodian.disposal = off");
+    }
+    let node = builder.start()?;
+    node.exec(SCHEMA)?;
+    node.exec("VACUUM ANALYZE account")?;
+    if kind.is_tagged() {
+        for statements in TAGS {
+            node.exec(statements)?;
+        }
+    }
+    if kind == Kind::Guarded {
+        guard(&node)?;
+    }
+    node.stop(integration::Stop::Fast)?;
+    let dir = node.dir().to_owned();
+    node.start_under(&[
+        "valgrind".to_owned(),
+        "--tool=callgrind".to_owned(),
+        "--trace-children=yes".to_owned(),
+        format!("--callgrind-out-file={}/cg.%p", dir.display()),
+        "--log-file=/dev/null".to_owned(),
+    ])?;
+    let counts = Work::ALL.map(|(_, work)| instructions(&node, &dir, work));
+    counts.into_iter().collect()
+}
+
 /// `hook_instructions`: per prepared point SELECT, UPDATE, INSERT and per row of COPY; with the library, with tags on other
-/// tables, and with all gates on as well.
+/// tables, and with all gates on as well. Where a server happens to have its memory decides about one in a hundred, so there are
+/// several.
 ///
 /// # Errors
 /// If a server does not start under callgrind, or a statement fails.
-pub fn instructions_per_statement() -> Result<Vec<Figure>> {
-    let mut counts = Vec::new();
-    for kind in [Kind::Without, Kind::Preloaded, Kind::Tagged, Kind::Guarded] {
-        let mut builder = Cluster::builder("callgrind")
-            .conf("autovacuum = off")
-            .conf("max_worker_processes = 8");
-        if kind != Kind::Without {
-            builder = builder
-                .preload("pg_custodian")
-                .conf("custodian.naptime = '1h'")
-                .conf("custodian.disposal = off");
+pub fn instructions_per_statement(sizes: Sizes) -> Result<Vec<Figure>> {
+    let kinds = [
+        ("preloaded", Kind::Preloaded),
+        ("tagged", Kind::Tagged),
+        ("guarded", Kind::Guarded),
+    ];
+    let mut figures: Vec<Figure> = kinds
+        .iter()
+        .flat_map(|(suffix, _)| {
+            Work::ALL.map(|(name, _)| format!("hook_instructions_{name}_{suffix}"))
+        })
+        .map(|name| Figure {
+            name,
+            unit: "instructions relative to a server without the library",
+            target: Target::AtMost(1.01),
+            values: Vec::new(),
+            baselines: Vec::new(),
+            note: String::new(),
+        })
+        .collect();
+    for _ in 0..sizes.pairs {
+        let without = instructions_of(Kind::Without)?;
+        let mut with = Vec::new();
+        for (_, kind) in kinds {
+            with.extend(instructions_of(kind)?);
         }
-        let node = builder.start()?;
-        node.exec(SCHEMA)?;
-        node.exec("VACUUM ANALYZE account")?;
-        if kind.is_tagged() {
-            for statements in TAGS {
-                node.exec(statements)?;
-            }
-        }
-        if kind == Kind::Guarded {
-            guard(&node)?;
-        }
-        node.stop(integration::Stop::Fast)?;
-        let dir = node.dir().to_owned();
-        node.start_under(&[
-            "valgrind".to_owned(),
-            "--tool=callgrind".to_owned(),
-            "--trace-children=yes".to_owned(),
-            format!("--callgrind-out-file={}/cg.%p", dir.display()),
-            "--log-file=/dev/null".to_owned(),
-        ])?;
-        let mut of_kind = Vec::new();
-        for (_, work) in Work::ALL {
-            of_kind.push(instructions(&node, &dir, work)?);
-        }
-        counts.push(of_kind);
-    }
-    let mut figures = Vec::new();
-    for (suffix, kind) in [("preloaded", 1), ("tagged", 2), ("guarded", 3)] {
-        for (at, (name, _)) in Work::ALL.iter().enumerate() {
-            figures.push(Figure {
-                name: format!("hook_instructions_{name}_{suffix}"),
-                unit: "instructions relative to a server without the library",
-                target: Target::AtMost(1.01),
-                values: vec![counts[kind][at] / counts[0][at]],
-                baselines: vec![counts[0][at]],
-                note: String::new(),
-            });
+        let without = without.into_iter().cycle();
+        for (figure, (with, without)) in figures.iter_mut().zip(with.into_iter().zip(without)) {
+            figure.values.push(with / without);
+            figure.baselines.push(without);
         }
     }
     Ok(figures)

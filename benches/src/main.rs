@@ -32,7 +32,7 @@ const MEASURES: &[(&str, Measure)] = &[
     ("sweep_nothing", steady::nothing),
     ("growth", steady::growth),
     ("foreground_p99", peers::foreground),
-    ("hook_instructions", |_| hooks::instructions_per_statement()),
+    ("hook_instructions", hooks::instructions_per_statement),
     ("hook_cpu", |sizes| hooks::cpu_per_transaction(sizes.pairs)),
     ("policy_many", steady::policy_many),
     ("vs_pg_cron", peers::cron),
