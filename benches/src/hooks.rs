@@ -161,8 +161,8 @@ fn instructions_of(kind: Kind) -> Result<Vec<f64>> {
 }
 
 /// `hook_instructions`: per prepared point SELECT, UPDATE, INSERT and per row of COPY; with the library, with tags on other
-/// tables, and with all gates on as well. Where a server happens to have its memory decides about one in a hundred, so there are
-/// several.
+/// tables, and with all gates on as well. The same work on another server has been seen
+/// to take one in a hundred more, so there are several.
 ///
 /// # Errors
 /// If a server does not start under callgrind, or a statement fails.
