@@ -17,7 +17,7 @@ use crate::policy::render::kept::kept;
 use crate::policy::render::{self, Due, Step};
 use crate::policy::{load, preview};
 use crate::report::since::since;
-use crate::worker::round;
+use crate::worker::decide;
 
 /// One disposal, or one reason to keep, that is overdue.
 struct Line {
@@ -191,7 +191,7 @@ fn overdue(rel: Option<pg_sys::Oid>) -> Result<Vec<Line>> {
             // A partition, or a part of the tree: only the leaves below it.
             plan.leaves.retain(|leaf| leaf.within.contains(&rel));
         }
-        let mode = round::mode(table.tag.as_ref().and_then(|tag| tag.disposal));
+        let mode = decide::mode(table.tag.as_ref().and_then(|tag| tag.disposal));
         let run = newest_run(pg_sys::Oid::from(id))?;
         let mut found = Table {
             plan: &plan,

@@ -7,7 +7,7 @@ use crate::guc::{self, Disposal};
 use crate::pg::{sandbox, spi};
 use crate::policy::load;
 use crate::policy::model::{Finding, RelId, Severity};
-use crate::worker::round;
+use crate::worker::decide;
 
 /// Leaves whose last pass over everything is older than twice `custodian.audit_interval`, with when that was: one interval
 /// until it is due, and one in which it may come round. Leaves that were never passed as a whole have no watermark yet, and
@@ -51,7 +51,7 @@ pub fn findings(findings: &mut Vec<Finding>) -> Result<()> {
     }
     for table in schema.tables.values() {
         let own = table.tag.as_ref().and_then(|tag| tag.disposal);
-        if !table.is_tagged() || round::mode(own) != Disposal::On {
+        if !table.is_tagged() || decide::mode(own) != Disposal::On {
             continue;
         }
         let Some((since, more)) = late_of.get(&table.id) else {

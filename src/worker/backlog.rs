@@ -213,8 +213,6 @@ struct Behind {
     relation: u32,
     name: String,
     since: String,
-    overdue_since: Instant,
-    measured_at: Instant,
     why: Option<String>,
 }
 
@@ -226,7 +224,7 @@ fn behind() -> Result<Vec<Behind>> {
     sandbox::as_extension_owner(|| {
         spi::select(
             "SELECT b.relation, concat(n.nspname, '.', c.relname), to_char(b.overdue_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI \"UTC\"'),
-                    (SELECT o.why FROM custodian.overdue o WHERE o.relation = b.relation), b.overdue_since, b.measured_at
+                    (SELECT o.why FROM custodian.overdue o WHERE o.relation = b.relation)
              FROM custodian.backlog b JOIN pg_class c ON c.oid = b.relation JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE b.overdue_since < $1 ORDER BY 2",
             &[time::timestamp(before).into()],
@@ -236,8 +234,6 @@ fn behind() -> Result<Vec<Behind>> {
                     name: row.must(2)?,
                     since: row.must(3)?,
                     why: row.get(4)?,
-                    overdue_since: time::instant(row.must::<TimestampWithTimeZone>(5)?),
-                    measured_at: time::instant(row.must::<TimestampWithTimeZone>(6)?),
                 })
             },
         )
@@ -254,38 +250,9 @@ thread_local! {
     static SAID: RefCell<Said> = const { RefCell::new(Said { looked_at: None, tables: Alarm::new() }) };
 }
 
-/// From when on something is news: to who begins to look while another process has said what was to be said before.
-#[derive(Clone, Copy)]
-pub struct News {
-    overdue: Option<Instant>,
-    measured: Instant,
-}
-
-impl News {
-    /// What turns up, or comes to be overdue for too long, after this moment of the server's clock, or from now on.
-    pub fn since(moment: i64) -> News {
-        News {
-            overdue: said_from(clock::wall()),
-            measured: time::instant_from_raw(moment),
-        }
-    }
-
-    fn is(self, table: &Behind) -> bool {
-        table.measured_at >= self.measured
-            || self
-                .overdue
-                .is_none_or(|before| table.overdue_since >= before)
-    }
-}
-
 /// Warns of tables that are behind: of each when it is found, and every hour while it stays so. To be called as often
 /// as it pleases: it looks once in a nap. No transaction is open.
 pub fn speak() {
-    speak_of(None);
-}
-
-/// The same, of nothing but `news` where that is asked.
-pub fn speak_of(news: Option<News>) {
     let nap = Duration::from_secs(u64::from(guc::naptime().unsigned_abs()));
     let looks = SAID.with_borrow_mut(|said| {
         let looks = said.looked_at.is_none_or(|at| at.elapsed() >= nap / 2);
@@ -310,9 +277,6 @@ pub fn speak_of(news: Option<News>) {
     let tables: BTreeSet<u32> = behind.iter().map(|table| table.relation).collect();
     SAID.with_borrow_mut(|said| said.tables.keep(|table| tables.contains(table)));
     for table in behind {
-        if news.is_some_and(|news| !news.is(&table)) {
-            continue;
-        }
         if !SAID.with_borrow_mut(|said| said.tables.says(table.relation, now)) {
             continue;
         }

@@ -8,13 +8,14 @@ use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
 use crate::error::Result;
-use crate::guc::{Disposal, pace};
+use crate::guc::{self, Disposal, pace};
 use crate::pg::subxact::Caught;
-use crate::pg::{clock, report, timeout, xact};
+use crate::pg::{bgworker, clock, report, timeout, xact};
 use crate::policy::compile::Connections;
-use crate::policy::model::{Leaf, Plan, Policy, Schema};
+use crate::policy::model::{Leaf, Plan, Policy, Schema, Table};
 use crate::policy::period::Instant;
 use crate::policy::{epoch, load};
+use crate::tag::grammar::DisposalMode;
 use crate::worker::fuse::Verdict;
 use crate::worker::mark::{self, Marks};
 use crate::worker::partition::store;
@@ -40,23 +41,12 @@ pub struct Overview {
 impl Overview {
     /// Reads the policy, after lowering the watermarks that were reopened.
     pub fn load() -> std::result::Result<Overview, Caught> {
-        Overview::read(|schema| {
-            reopen::apply_unless_busy(schema)?;
-            mark::forget_dropped()
-        })
-    }
-
-    /// Reads the policy, for who looks on: watermarks stay as they are.
-    pub fn look() -> std::result::Result<Overview, Caught> {
-        Overview::read(|_| Ok(()))
-    }
-
-    fn read(before: impl FnOnce(&Schema) -> Result<()>) -> std::result::Result<Overview, Caught> {
         let horizon = transaction(mark::horizon)?;
         transaction(|| {
             let epoch = epoch::current()?;
             let schema = load::schema(None)?;
-            before(&schema)?;
+            reopen::apply_unless_busy(&schema)?;
+            mark::forget_dropped()?;
             // A partition on its way out is finished by itself.
             let apart = store::set_apart()?;
             let mut order = load::order(&schema);
@@ -83,6 +73,15 @@ impl Overview {
         asked.unwrap_or(false)
     }
 
+    /// The mode in force for a table, by its tag and the settings, and as long as it is not paused.
+    pub fn mode(&self, table: &Table) -> Disposal {
+        let mode = mode(table.tag.as_ref().and_then(|tag| tag.disposal));
+        match pause::concerns(&self.paused, &table.family) {
+            true => mode.min(Disposal::Observe),
+            false => mode,
+        }
+    }
+
     /// What a table is called.
     pub fn name(&self, table: u32) -> String {
         let known = self.schema.tables.get(&table);
@@ -94,6 +93,16 @@ impl Overview {
         let policy = Rc::clone(&self.policy);
         work::compiled(self.epoch, &self.schema, &self.connections, policy, root)
     }
+}
+
+/// The mode in force for a table: the lower of the setting and its tag.
+pub fn mode(tag: Option<DisposalMode>) -> Disposal {
+    let own = match tag {
+        None | Some(DisposalMode::On) => Disposal::On,
+        Some(DisposalMode::Observe) => Disposal::Observe,
+        Some(DisposalMode::Off) => Disposal::Off,
+    };
+    own.min(guc::disposal())
 }
 
 /// How a table is to be looked at.
@@ -130,59 +139,113 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
     xact::transaction(|| xact::with_snapshot(work))
 }
 
-/// Marks those of the runs as interrupted that claim to be running and are not among the `executed` ones.
-pub fn interrupt(open: Vec<Run>, executed: &BTreeSet<i64>) -> Result<()> {
+/// Marks those of the runs as interrupted that claim to be running and are not being executed.
+pub fn interrupt(open: Vec<Run>, is_executed: impl Fn(&Run) -> bool) -> Result<()> {
     for run in open {
-        if run.state == State::Running && !executed.contains(&run.id) {
+        if run.state == State::Running && !is_executed(&run) {
             run::interrupt(run.id, "its worker ended")?;
         }
     }
     Ok(())
 }
 
-/// Plans one table as a round does whose disposal is `on`: what was stored as running is to be executed. For a worker
-/// that is in the place of the table's sweep: no other run of it is being executed.
-pub fn on_demand(table: u32) -> std::result::Result<Next, Caught> {
+/// How a worker that is in the place of a table's sweep looks at it, so that no other run of it is being executed.
+pub struct InPlace {
+    /// How many looks in a row have failed before this one.
+    pub failures: u32,
+    /// At most this mode, unless a person asked.
+    pub most: Disposal,
+    /// A person asked for the sweep: it goes ahead whatever the settings say.
+    pub asked: bool,
+    /// For what a sweep would wait.
+    pub deferred: Option<&'static str>,
+}
+
+/// Plans one table, as [`limited`], in the worker that would execute its run: what was stored as running is to be executed. It is
+/// looked at again where that failed and the table changed under it. A failure is logged, and stored, unless somebody had the
+/// table locked, or changed it, for the first time.
+pub fn in_place(
+    table: u32,
+    look: &InPlace,
+    noticed: &mut Noticed,
+) -> std::result::Result<Next, Caught> {
     transaction(|| {
         let mut open = run::open()?;
         open.retain(|run| run.relation == pg_sys::Oid::from(table));
-        interrupt(open, &BTreeSet::new())
+        interrupt(open, |_| false)
     })?;
     let mut overview = Overview::load()?;
-    let mut next = now(&mut overview, table);
+    let mut next = look.at(&mut overview, table, noticed);
     if next.is_err() && overview.is_outdated(table) {
         overview = Overview::load()?;
-        next = now(&mut overview, table);
+        next = look.at(&mut overview, table, noticed);
     }
     next.inspect_err(|caught| {
+        if look.asked || !overview.passes_by_itself(table, caught, look.failures) {
+            overview.report_failure(table, caught);
+        }
+    })
+}
+
+impl InPlace {
+    fn at(
+        &self,
+        overview: &mut Overview,
+        table: u32,
+        noticed: &mut Noticed,
+    ) -> std::result::Result<Next, Caught> {
+        let Some(known) = overview.schema.tables.get(&table) else {
+            return Ok(Next::Nothing);
+        };
+        let mode = match self.asked {
+            true => Disposal::On,
+            false => overview.mode(known).min(self.most),
+        };
+        if mode == Disposal::Off {
+            return Ok(Next::Nothing);
+        }
+        if self.asked {
+            overview.deferred = None;
+        } else if let Some(reason) = self.deferred {
+            overview.deferred.get_or_insert_with(|| reason.to_owned());
+        }
+        bgworker::report_activity(&format!("pg_custodian: counting {}", overview.name(table)));
+        let asked = Asked {
+            mode,
+            count: true,
+            cutoff: clock::wall(),
+        };
+        limited(overview, table, asked, noticed)
+    }
+}
+
+impl Overview {
+    /// Whether an error after so many others in a row is none of the table's: somebody holds it, or has changed it since it was
+    /// read. If that goes on it is one.
+    pub fn passes_by_itself(&self, table: u32, caught: &Caught, before: u32) -> bool {
+        before == 0 && (caught.sqlstate == LOCKED || self.is_outdated(table))
+    }
+
+    /// Logs that a table could not be planned, and stores it as a failed run.
+    pub fn report_failure(&self, table: u32, caught: &Caught) {
+        let name = self.name(table);
+        report::log(
+            PgLogLevel::WARNING,
+            caught.describe(&format!("pg_custodian could not work on {name}")),
+        );
         let root = pg_sys::Oid::from(table);
-        let name = overview.name(table);
-        let stored =
-            transaction(|| run::insert_failed(root, &name, overview.epoch, &caught.sqlstate));
+        let stored = transaction(|| run::insert_failed(root, &name, self.epoch, &caught.sqlstate));
         if let Err(caught) = stored {
             report::log(
                 PgLogLevel::WARNING,
                 caught.describe("the failure of a pg_custodian run was not stored"),
             );
         }
-    })
-}
-
-/// Plans a table whatever sweeps wait for that nobody asked for.
-fn now(overview: &mut Overview, table: u32) -> std::result::Result<Next, Caught> {
-    overview.deferred = None;
-    match overview.schema.tables.contains_key(&table) {
-        true => {
-            let asked = Asked {
-                mode: Disposal::On,
-                count: true,
-                cutoff: clock::wall(),
-            };
-            limited(overview, table, asked, &mut Noticed::default())
-        }
-        false => Ok(Next::Nothing),
     }
 }
+
+/// The SQLSTATE of a lock that could not be had, and of a table that was changed meanwhile.
+const LOCKED: &str = "55P03";
 
 /// How long planning waits for a lock: a table that somebody has locked must not keep the others waiting.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -231,32 +294,6 @@ pub fn limited(
         Some(limit) => timeout::within(limit, work),
         None => work(),
     }
-}
-
-/// Counts what is due in a table to note since when it has been, and does nothing about it: beside the scheduler. Gives up with
-/// SQLSTATE 57014 after `limit`.
-pub fn measure(
-    overview: &Overview,
-    table: u32,
-    limit: Duration,
-) -> std::result::Result<(), Caught> {
-    let work = || {
-        let work = overview.work(pg_sys::Oid::from(table));
-        // What is queued to be looked at again lies behind watermarks that only the scheduler lowers.
-        let horizon = match reopen::pending()? {
-            true => None,
-            false => overview.horizon,
-        };
-        let Work { plan, watch, .. } = &work;
-        let marks = mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, false)?;
-        let quarantine = quarantine::load(&plan.leaves)?;
-        let start = Moment::now();
-        let survey = survey::survey(&work, None, clock::wall(), &marks, &quarantine, true)?;
-        backlog::measure(&work, &survey, &marks, &quarantine, start.elapsed())
-    };
-    timeout::within(limit, || {
-        transaction(|| timeout::while_giving_way(LOCK_TIMEOUT, work))
-    })
 }
 
 /// Decides about one table, in one transaction.

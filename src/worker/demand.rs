@@ -8,11 +8,11 @@ use pgrx::prelude::*;
 
 use crate::error::{Error, Kind, Result};
 use crate::evidence::keys;
-use crate::guc;
+use crate::guc::{self, Disposal};
 use crate::pg::lock::{Lock, Mode};
 use crate::pg::{bgworker, latch, procedure, relation, report, xact};
 use crate::policy::load;
-use crate::worker::decide::{self, Next};
+use crate::worker::decide::{self, InPlace, Next, Noticed};
 use crate::worker::run::{self, Run, State};
 use crate::worker::shmem::{self, Answer, Demand, Seat};
 use crate::worker::{now, pause, sweep};
@@ -166,7 +166,16 @@ fn execute(table: pg_sys::Oid, name: &str, before: &BTreeSet<u32>) -> Result<Opt
     xact::forget_catalog_snapshot();
     let mut attempts = 0;
     let demand = loop {
-        while must_wait(&shmem::seats(database), table.to_u32(), before) {
+        loop {
+            let seats = shmem::seats(database);
+            if !must_wait(&seats, table.to_u32(), before) {
+                break;
+            }
+            // It is counted again, by the worker that is asked for now.
+            let counts = |seat: &&Seat| seat.table == table.to_u32() && seat.counts();
+            if let Some(seat) = seats.iter().find(counts) {
+                latch::terminate(seat.pid);
+            }
             latch::sleep(Duration::from_millis(100));
         }
         shmem::forget_demand(database);
@@ -242,7 +251,13 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
         );
     };
     tell(Answer::Planning, 0);
-    match decide::on_demand(table) {
+    let look = InPlace {
+        failures: 0,
+        most: Disposal::On,
+        asked: true,
+        deferred: None,
+    };
+    match decide::in_place(table, &look, &mut Noticed::default()) {
         Ok(Next::Nothing) => tell(Answer::Nothing, 0),
         Ok(Next::Waiting(id, _)) => tell(Answer::Waits, id),
         Ok(Next::Sweep(id)) => {
@@ -251,13 +266,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
             sweep::execute(id, true, None);
             tell(Answer::Ended, id);
         }
-        Err(caught) => {
-            report::log(
-                PgLogLevel::WARNING,
-                caught.describe("pg_custodian could not plan a sweep on demand"),
-            );
-            tell(Answer::Failed, 0);
-        }
+        Err(_) => tell(Answer::Failed, 0),
     }
     bgworker::report_idle();
 }

@@ -171,6 +171,14 @@ pub enum Prospect {
 }
 
 impl Prospect {
+    /// What a count found out.
+    pub fn of(would_begin: bool) -> Prospect {
+        match would_begin {
+            true => Prospect::Run,
+            false => Prospect::Nothing,
+        }
+    }
+
     /// Whether to start a worker before the table is counted. `is_large` is asked where nothing is known.
     pub fn is_good<E>(
         self,

@@ -1,11 +1,14 @@
 //! What the last round noted of the server's circumstances, and what they are now.
 
+use pgrx::PgLogLevel;
 use pgrx::datum::TimestampWithTimeZone;
 
-use crate::error::Result;
-use crate::pg::{host, sandbox, spi, time, xact};
+use crate::error::{Error, Kind, Result};
+use crate::pg::subxact::Caught;
+use crate::pg::{host, report, sandbox, spi, time, xact};
 use crate::policy::period::Instant;
 use crate::worker::circumstance::{self, Beat, Halt};
+use crate::worker::pause;
 
 /// An idle database writes no oftener than this, in microseconds.
 const LEAST: i64 = 600_000_000;
@@ -68,7 +71,7 @@ fn has(head: &(i64, Vec<u8>)) -> Result<bool> {
 
 /// Compares the circumstances with those of the last round, notes them for the next one, and says what a person
 /// must look at first. The first round ever has nothing to compare with.
-pub fn check() -> Result<Option<Halt>> {
+fn check() -> Result<Option<Halt>> {
     sandbox::as_extension_owner(|| {
         let now = now();
         let Some(Noted { beat, head: known }) = noted()? else {
@@ -95,6 +98,31 @@ pub fn check() -> Result<Option<Halt>> {
         }
         Ok(halt)
     })
+}
+
+/// Stops disposal where the clock jumped or the cluster was restored since the last round, and says so. No transaction is open.
+pub fn look() -> std::result::Result<(), Caught> {
+    let halt = xact::transaction(|| {
+        xact::with_snapshot(|| {
+            let halt = check()?;
+            if let Some(halt) = &halt {
+                pause::halt(halt)?;
+            }
+            Ok(halt)
+        })
+    })?;
+    if let Some(halt) = halt {
+        report::log(
+            PgLogLevel::WARNING,
+            Error::new(
+                Kind::NotInPrerequisiteState,
+                "disposal stops until a steward resumes it",
+            )
+            .detail(format!("The reason is: {}.", halt.reason))
+            .hint("Look at custodian.preview() and the clock; then call custodian.resume(reason)."),
+        );
+    }
+    Ok(())
 }
 
 fn note(beat: &Beat) -> Result<()> {

@@ -6,24 +6,28 @@ use std::time::{Duration, Instant as Moment};
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
-use crate::error::{Error, Kind, Result};
-use crate::evidence::{keys, sealer};
+use crate::error::Result;
+use crate::evidence::keys;
 use crate::guard::row;
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock, random, report, timeout, xact};
 use crate::policy::load;
-use crate::report::uptime;
-use crate::tag::grammar::DisposalMode;
+use crate::worker::counting::{self, Only, Order};
 use crate::worker::decide::{self, Asked, Next, Noticed, Overview};
 use crate::worker::early::{self, Offer, Prospect};
 use crate::worker::run::{self, State};
+use crate::worker::shmem::Count;
 use crate::worker::silence::Silence;
+use crate::worker::slot::Found;
 use crate::worker::sweeps::{Queue, Sweeps};
-use crate::worker::watcher::{self, Counting};
 use crate::worker::{
-    allowance, backlog, heartbeat, late, pacing, partition, pause, quarantine, reopen, shmem, sweep,
+    allowance, backlog, heartbeat, late, pacing, partition, quarantine, reopen, shmem, sweep,
 };
+
+mod evidence;
+
+use evidence::Evidence;
 
 /// What a scheduler remembers from round to round about one table.
 #[derive(Clone, Copy, Default)]
@@ -64,27 +68,11 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
     xact::transaction(|| xact::with_snapshot(work))
 }
 
-/// The mode in force for a table: the lower of the setting and its tag.
-pub fn mode(tag: Option<DisposalMode>) -> Disposal {
-    let own = match tag {
-        None | Some(DisposalMode::On) => Disposal::On,
-        Some(DisposalMode::Observe) => Disposal::Observe,
-        Some(DisposalMode::Off) => Disposal::Off,
-    };
-    own.min(guc::disposal())
-}
+/// The SQLSTATE of what a timeout ended.
+const CANCELED: &str = "57014";
 
 /// For what sweeps wait when no worker can be had.
 const NO_SLOT: &str = "a free slot of max_worker_processes";
-
-/// For what a sweep waits while as many others are at work as may be.
-const NO_ROOM: &str = "the end of another sweep: custodian.max_sweep_workers are at work";
-
-/// For what it waits while tables are on their way whose rows go before its own.
-const HELD_UP: &str = "sweeps of tables whose rows refer to its rows";
-
-/// The SQLSTATE of a lock that could not be had, and of a table that was changed meanwhile.
-const LOCKED: &str = "55P03";
 
 impl Rounds {
     /// Forgets the pace, after settings changed: everything is counted again.
@@ -116,15 +104,11 @@ impl Rounds {
         database: pg_sys::Oid,
         evidence: &mut Evidence,
     ) -> std::result::Result<(), Caught> {
-        // One on demand may be about to store its run: then it is looked again in the next round.
-        let executed = self.sweeps.runs(database);
-        if let Some(executed) = &executed {
-            transaction(|| decide::interrupt(run::open()?, executed))?;
-        }
-        circumstances()?;
-        if executed.is_some() {
-            partition::going::resume(&self.sweeps.tables(database))?;
-        }
+        let open = transaction(run::open)?;
+        let executed = self.sweeps.executed(database);
+        transaction(|| decide::interrupt(open, |run| executed.has(run)))?;
+        heartbeat::look()?;
+        partition::going::resume(&self.sweeps.tables(database))?;
         if let Err(caught) = transaction(row::maintain) {
             report::log(
                 PgLogLevel::WARNING,
@@ -214,19 +198,22 @@ impl Rounds {
                     // The others are planned, and do not try.
                     overview.deferred = Some(NO_SLOT.to_owned());
                 }
-                self.one(database, overview, table, armed, true)?;
+                self.one(database, overview, table, armed, None)?;
                 idle = Moment::now();
             } else if let Some(at) = only_counted {
                 let table = pending[at];
                 let held_up = !queue.is_free(table);
-                let reason = if held_up { HELD_UP } else { NO_ROOM };
+                let only = match held_up {
+                    true => Only::HeldUp,
+                    false => Only::NoRoom,
+                };
                 counted.insert(table);
-                let before = overview.deferred.replace(reason.to_owned());
+                let before = overview.deferred.replace(only.reason().to_owned());
                 let count_at = |tables: &BTreeMap<u32, Memory>| {
                     tables.get(&table).and_then(|memory| memory.count_at)
                 };
                 let last = count_at(&self.tables);
-                self.one(database, overview, table, armed, false)?;
+                self.one(database, overview, table, armed, Some(only))?;
                 overview.deferred = before;
                 // Rows that come free in the meantime were not seen by that count. Where its pace let it be counted no more, it
                 // is not counted sooner for having been held up, either.
@@ -251,38 +238,35 @@ impl Rounds {
         Ok(())
     }
 
-    /// Goes to one table, whose sweep may begin or not. An error of it is reported.
+    /// Goes to one table, whose sweep may begin unless it is `only` to be counted. An error of it is reported.
     fn one(
         &mut self,
         database: pg_sys::Oid,
         overview: &Overview,
         table: u32,
         armed: bool,
-        may_begin: bool,
+        only: Option<Only>,
     ) -> std::result::Result<(), Caught> {
-        let Err(caught) = self.table(database, overview, table, armed, may_begin) else {
-            return Ok(());
-        };
-        let before = self.failed(table);
-        // Somebody holds the table, or has changed it since it was read: that is no failure unless it goes on.
-        if before == 0 && (caught.sqlstate == LOCKED || overview.is_outdated(table)) {
-            return Ok(());
+        if let Err(caught) = self.table(database, overview, table, armed, only) {
+            let before = self.failed(table);
+            if !overview.passes_by_itself(table, &caught, before) {
+                overview.report_failure(table, &caught);
+            }
         }
-        let name = overview.name(table);
-        report::log(
-            PgLogLevel::WARNING,
-            caught.describe(&format!("pg_custodian could not work on {name}")),
-        );
-        transaction(|| {
-            let relation = pg_sys::Oid::from(table);
-            run::insert_failed(relation, &name, overview.epoch, &caught.sqlstate)
-        })
+        Ok(())
     }
 
-    /// Looks at the outcome of the sweeps that have ended since; whether there were any.
+    /// Looks at the outcome of the sweeps and counts that have ended since; whether there were any.
     fn reap(&mut self, database: pg_sys::Oid) -> std::result::Result<bool, Caught> {
-        let ended = self.sweeps.ended(database)?;
-        let any = !ended.is_empty();
+        // A worker says what it counted before it leaves.
+        let seats = shmem::seats(database);
+        let counts = shmem::take_counts(database);
+        let mut any = !counts.is_empty();
+        for count in counts {
+            self.counted(count)?;
+        }
+        let ended = self.sweeps.ended(&seats)?;
+        any |= !ended.is_empty();
         for (table, run) in ended {
             match run.as_ref().map(|run| (run.state, run.reason.as_deref())) {
                 // Nobody's fault: it goes on in the next round.
@@ -299,6 +283,60 @@ impl Rounds {
             }
         }
         Ok(any)
+    }
+
+    /// Takes note of what a worker counted by itself.
+    fn counted(&mut self, count: Count) -> std::result::Result<(), Caught> {
+        let Count { table, found, .. } = count;
+        let took = Duration::from_micros(count.took.unsigned_abs());
+        let memory = self.tables.entry(table).or_default();
+        memory.took = Some(took);
+        memory.count_at = Moment::now()
+            .checked_add(pacing::count_pause(took, backlog::limit()).saturating_sub(took));
+        let begins = matches!(found, Found::Run(_));
+        memory.prospect = Prospect::of(begins || count.waits || count.due);
+        memory.waits |= count.waits;
+        if count.unwatched {
+            memory.watched_at = None;
+        }
+        match found {
+            Found::Nothing => self.quiet(table),
+            Found::Waiting(id) => {
+                self.quiet(table);
+                if let Some(run) = transaction(|| run::get(id))? {
+                    let reason = run.reason.unwrap_or_default();
+                    self.announce(id, &run.relation_name, &reason);
+                }
+            }
+            Found::Run(_) => {}
+            Found::Failed => {
+                self.failed(table);
+            }
+        }
+        let run = match found {
+            Found::Run(run) => Some(run),
+            _ => None,
+        };
+        self.sweeps.counted(table, run);
+        Ok(())
+    }
+
+    /// Says once that a run waits for an approval.
+    fn announce(&mut self, id: i64, name: &str, reason: &str) {
+        if self.announced.insert(id) {
+            report::log(
+                PgLogLevel::WARNING,
+                sweep::waiting_message(id, name, reason),
+            );
+        }
+    }
+
+    /// There was nothing wrong with a table.
+    fn quiet(&mut self, table: u32) {
+        if let Some(memory) = self.tables.get_mut(&table) {
+            memory.failures = 0;
+            memory.retry_at = None;
+        }
     }
 
     fn went_well(&mut self, table: u32) {
@@ -326,13 +364,13 @@ impl Rounds {
         overview: &Overview,
         table: u32,
         armed: bool,
-        may_begin: bool,
+        only: Option<Only>,
     ) -> std::result::Result<(), Caught> {
         let Some(entry) = overview.schema.tables.get(&table) else {
             return Ok(());
         };
-        let mut mode = mode(entry.tag.as_ref().and_then(|tag| tag.disposal));
-        if !armed || pause::concerns(&overview.paused, &entry.family) {
+        let mut mode = overview.mode(entry);
+        if !armed {
             mode = mode.min(Disposal::Observe);
         }
         if mode == Disposal::Off {
@@ -347,17 +385,19 @@ impl Rounds {
             };
         }
         let now = Moment::now();
-        if may_begin {
+        let before = memory.looked_at;
+        if only.is_none() {
             memory.looked_at = Some(now);
         }
         let later = |at: Option<Moment>| at.is_some_and(|at| at > now);
         if later(memory.retry_at) {
             return Ok(());
         }
-        if may_begin && std::mem::take(&mut memory.waits) {
+        if only.is_none() && std::mem::take(&mut memory.waits) {
             memory.count_at = None;
         }
         let count = !later(memory.count_at);
+        let (took, failures) = (memory.took, memory.failures);
         if mode == Disposal::On && memory.watched_at != Some(overview.epoch) {
             // Without them every pass looks at everything.
             if let Err(caught) = watch(overview, table) {
@@ -372,6 +412,26 @@ impl Rounds {
                 memory.watched_at = Some(overview.epoch);
             }
         }
+        let is_long = count && !self.starved && counting::is_long(took, &entry.leaves)?;
+        if is_long {
+            let others = || mode != Disposal::On || overview.deferred.is_some();
+            let order = Order {
+                table,
+                only: only.or_else(|| others().then_some(Only::Other)),
+                most: mode,
+                failures,
+            };
+            if order.only.is_some() && self.sweeps.only_counts(database) {
+                // One at a time: its turn comes.
+                if let Some(memory) = self.tables.get_mut(&table) {
+                    memory.looked_at = before;
+                }
+                return Ok(());
+            }
+            if self.sweeps.count(database, order) {
+                return Ok(());
+            }
+        }
         bgworker::report_activity(&format!("pg_custodian: planning {}", entry.ident.name));
         let asked = Asked {
             mode,
@@ -380,46 +440,47 @@ impl Rounds {
         };
         let early = self.early(database, overview, table, asked)?;
         let mut noticed = Noticed::default();
-        let took = self.tables.get(&table).and_then(|memory| memory.took);
-        let counting = (count && watcher::is_long(took, &entry.leaves)?)
-            .then(|| Counting::begin(database, table));
         let start = Moment::now();
-        let next = decide::limited(overview, table, asked, &mut noticed);
-        drop(counting);
+        let mut look = || decide::limited(overview, table, asked, &mut noticed);
+        let limit = (count && !is_long && !self.starved).then(counting::patience);
+        let next = match limit {
+            Some(limit) => timeout::within(limit, look),
+            None => look(),
+        };
+        let took = start.elapsed();
+        // The timeout goes by another clock, in milliseconds.
+        let gave_up = limit.filter(|limit| took > *limit * 9 / 10);
         if let Some(memory) = self.tables.get_mut(&table).filter(|_| count) {
-            memory.took = Some(start.elapsed());
+            memory.took = Some(gave_up.map_or(took, |limit| limit.max(took)));
         }
-        let next = next?;
+        let next = match next {
+            // It takes long: in the next round a worker counts it.
+            Err(caught) if gave_up.is_some() && caught.sqlstate == CANCELED => return Ok(()),
+            next => next?,
+        };
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
                 memory.count_at =
                     now.checked_add(pacing::count_pause(now.elapsed(), backlog::limit()));
-                memory.prospect = match next {
-                    Next::Sweep(_) => Prospect::Run,
-                    Next::Nothing if noticed.waits => Prospect::Run,
-                    Next::Nothing if noticed.due && mode == Disposal::Observe => Prospect::Run,
-                    _ => Prospect::Nothing,
-                };
+                let would_begin = noticed.waits || noticed.due && mode == Disposal::Observe;
+                memory.prospect = Prospect::of(match next {
+                    Next::Sweep(_) => true,
+                    Next::Nothing => would_begin,
+                    Next::Waiting(..) => false,
+                });
             }
-            memory.waits |= noticed.waits && !may_begin;
+            memory.waits |= noticed.waits && only.is_some();
             if noticed.unwatched {
                 memory.watched_at = None;
             }
         }
         match next {
             Next::Nothing => {}
-            Next::Waiting(id, reason) => {
-                if self.announced.insert(id) {
-                    report::log(
-                        PgLogLevel::WARNING,
-                        sweep::waiting_message(id, &entry.ident.name, &reason),
-                    );
-                }
-            }
+            Next::Waiting(id, reason) => self.announce(id, &entry.ident.name, &reason),
             Next::Sweep(id) => {
                 // What is due was told by the clock, which may have jumped since the round began: then the sweep finds
                 // that it is paused.
-                circumstances()?;
+                heartbeat::look()?;
                 if self.sweeps.begin(database, table, id, early) {
                     return Ok(());
                 }
@@ -427,10 +488,7 @@ impl Rounds {
                 return transaction(|| run::interrupt(id, "no background worker could be started"));
             }
         }
-        if let Some(memory) = self.tables.get_mut(&table) {
-            memory.failures = 0;
-            memory.retry_at = None;
-        }
+        self.quiet(table);
         Ok(())
     }
 }
@@ -455,76 +513,6 @@ impl Rounds {
         Ok(wanted
             .then(|| Offer::make(database, table, asked.cutoff))
             .flatten())
-    }
-}
-
-/// Stops disposal when the clock jumped or the cluster was restored since the last round, and says so.
-fn circumstances() -> std::result::Result<(), Caught> {
-    let halt = transaction(|| {
-        let halt = heartbeat::check()?;
-        if let Some(halt) = &halt {
-            pause::halt(halt)?;
-        }
-        Ok(halt)
-    })?;
-    if let Some(halt) = halt {
-        report::log(
-            PgLogLevel::WARNING,
-            Error::new(
-                Kind::NotInPrerequisiteState,
-                "disposal stops until a steward resumes it",
-            )
-            .detail(format!("The reason is: {}.", halt.reason))
-            .hint("Look at custodian.preview() and the clock; then call custodian.resume(reason)."),
-        );
-    }
-    Ok(())
-}
-
-/// What a round has to do with the ledger. An error of it does not keep data from being disposed.
-struct Evidence {
-    outcome: std::result::Result<(), Caught>,
-    sealed: bool,
-}
-
-impl Evidence {
-    /// Moves the guard's events into the ledger, and notes what is in force. `also_unbound` says that this database collects what
-    /// belongs to none. What was refused is sealed at once: a round may count for long before it waits.
-    fn take(also_unbound: bool) -> Self {
-        let taken = transaction(|| {
-            // It is on disk before it is sealed, at the latest. If a crash takes it back, the next round notes the same.
-            xact::commit_asynchronously();
-            uptime::note()
-        })
-        .and_then(|()| transaction(|| sealer::drain_events(also_unbound, false)));
-        let moved = *taken.as_ref().unwrap_or(&0);
-        let mut evidence = Evidence {
-            outcome: taken.map(|_| ()),
-            sealed: false,
-        };
-        if moved > 0 {
-            evidence.seal_once();
-        }
-        evidence
-    }
-
-    /// Seals the ledger, unless something went wrong before: nobody waits for it any more whose rows are due.
-    fn seal_once(&mut self) {
-        if self.sealed || self.outcome.is_err() {
-            return;
-        }
-        self.sealed = true;
-        self.outcome = transaction(run::unsealed).and_then(|unsealed| match unsealed {
-            true => transaction(sealer::seal).map(|_| ()),
-            false => Ok(()),
-        });
-    }
-
-    /// Seals what is in the ledger by the end of the round, and says what went wrong.
-    fn seal(mut self) -> std::result::Result<(), Caught> {
-        self.sealed = false;
-        self.seal_once();
-        self.outcome
     }
 }
 

@@ -9,7 +9,7 @@ use crate::guc;
 use crate::pg::shared::{plain, shared};
 use crate::pg::{latch, xact};
 use crate::worker::slot::EMPTY;
-pub use crate::worker::slot::{Answer, Demand, SEATS, Seat, Slot, State};
+pub use crate::worker::slot::{Answer, Count, Demand, SEATS, Seat, Slot, State};
 use crate::worker::team;
 
 /// How many databases can have a scheduler at the same time.
@@ -363,25 +363,17 @@ pub fn release_sweep(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
-/// A worker claims the place of its kind; as [`claim_sweep`].
-fn claim(database: pg_sys::Oid, pid: i32, place: fn(&mut Slot) -> &mut i32) -> bool {
+/// The worker that vacuums claims its place; as [`claim_sweep`].
+pub fn claim_vacuum(database: pg_sys::Oid, pid: i32) -> bool {
     let now = xact::server_now();
-    write(|directory| {
-        let Some(slot) = directory.find(database) else {
-            return false;
-        };
-        let is_free = *place(slot) == 0 && slot.barred_until <= now;
+    with_slot(database, |slot| {
+        let is_free = slot.vacuum == 0 && slot.barred_until <= now;
         if is_free {
-            *place(slot) = pid;
+            slot.vacuum = pid;
         }
         is_free
     })
     .unwrap_or(false)
-}
-
-/// The worker that vacuums claims its place.
-pub fn claim_vacuum(database: pg_sys::Oid, pid: i32) -> bool {
-    claim(database, pid, |slot| &mut slot.vacuum)
 }
 
 /// The worker `pid` that vacuums ends; gives the scheduler.
@@ -396,19 +388,13 @@ pub fn release_vacuum(pid: i32) -> i32 {
     .unwrap_or(0)
 }
 
-/// The worker that looks after other tables claims its place.
-pub fn claim_watcher(database: pg_sys::Oid, pid: i32) -> bool {
-    claim(database, pid, |slot| &mut slot.watcher)
-}
-
-/// The worker `pid` that looks after other tables ends.
-pub fn release_watcher(pid: i32) {
-    write(|directory| {
-        let watched = directory.slots.iter_mut();
-        for slot in watched.filter(|slot| slot.watcher == pid) {
-            slot.watcher = 0;
-        }
+/// Takes what workers counted by themselves since this was last asked.
+pub fn take_counts(database: pg_sys::Oid) -> Vec<Count> {
+    let counts = with_slot(database, |slot| {
+        std::mem::replace(&mut slot.counts, Slot::FREE.counts)
     });
+    let counts = counts.into_iter().flatten();
+    counts.filter(|count| count.table != 0).collect()
 }
 
 /// Notes that the sweep worker `pid` begins a batch, or is through with it.
@@ -491,7 +477,7 @@ pub fn bar(database: pg_sys::Oid, until: i64) -> usize {
             // Whatever happens to the database, it is looked at again afterwards.
             slot.wake = true;
             let sweeps = slot.sweeps.iter().map(|seat| seat.pid);
-            let others = [slot.vacuum, slot.watcher, slot.scheduler];
+            let others = [slot.vacuum, slot.scheduler];
             sweeps.chain(others).collect::<Vec<i32>>()
         })
     })

@@ -21,8 +21,9 @@ pub enum State {
     Absent,
 }
 
-/// How many sweeps can be in a database at the same time.
-pub const SEATS: usize = 8;
+/// How many sweep workers can be in a database at the same time: as many as `custodian.max_sweep_workers` may be, one that gets
+/// ready, and one that only counts.
+pub const SEATS: usize = 10;
 
 /// A sweep worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,8 @@ pub struct Seat {
     pub pid: i32,
     /// The table, no other sweep of which is let in.
     pub table: u32,
-    /// The run; 0: it is being planned; [`EARLY`]: its worker waits until that is known.
+    /// The run; 0: it is being planned on demand; [`EARLY`]: its worker waits until that is known; [`COUNTING`] and
+    /// [`ONLY_COUNTING`]: its worker finds out by itself whether there is one.
     pub run: i64,
     /// When its present batch began; 0 is between batches.
     pub batch_since: i64,
@@ -39,6 +41,62 @@ pub struct Seat {
 
 /// The run of a worker that was started before it is known whether there is one.
 pub const EARLY: i64 = -1;
+
+/// The run of a worker that counts what is due in its table, and sweeps it if that is to be.
+pub const COUNTING: i64 = -2;
+
+/// The run of one that only counts: it has no part in `custodian.max_sweep_workers`.
+pub const ONLY_COUNTING: i64 = -3;
+
+impl Seat {
+    /// Whether its worker is about to find out whether there is a run, and stores it by itself.
+    pub fn plans(&self) -> bool {
+        self.run == 0 || self.counts()
+    }
+
+    /// The same of one that the scheduler started for that.
+    pub fn counts(&self) -> bool {
+        matches!(self.run, COUNTING | ONLY_COUNTING)
+    }
+}
+
+/// What a worker came to that counted its table by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// 0 is none.
+    pub table: u32,
+    /// How long it took, in microseconds.
+    pub took: i64,
+    pub found: Found,
+    /// A leaf lacks the triggers that notice late rows.
+    pub unwatched: bool,
+    /// Something is due that nobody has to approve, and disposal, or room for a sweep, is all that lacks.
+    pub due: bool,
+    /// A run would have begun, or gone on, but for what sweeps wait for.
+    pub waits: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// This run waits for an approval.
+    Waiting(i64),
+    /// The worker executes this run.
+    Run(i64),
+    /// It could not be counted; the worker has said why.
+    Failed,
+}
+
+impl Count {
+    pub const NONE: Count = Count {
+        table: 0,
+        took: 0,
+        found: Found::Nothing,
+        unwatched: false,
+        due: false,
+        waits: false,
+    };
+}
 
 /// A seat that is free.
 pub(super) const EMPTY: Seat = Seat {
@@ -96,10 +154,8 @@ pub struct Slot {
     pub scheduler: i32,
     pub sweeps: [Seat; SEATS],
     pub vacuum: i32,
-    /// Looks after the other tables while the scheduler counts one for long.
-    pub watcher: i32,
-    /// Since when the scheduler has been counting a table that takes long; 0 is not.
-    pub counting_since: i64,
+    /// What workers counted by themselves, and the scheduler has not heard yet.
+    pub counts: [Count; SEATS],
     /// Something changed that the scheduler, or the launcher, should look at now.
     pub wake: bool,
     /// When the state became `Starting`.
@@ -149,8 +205,7 @@ impl Slot {
         scheduler: 0,
         sweeps: [EMPTY; SEATS],
         vacuum: 0,
-        watcher: 0,
-        counting_since: 0,
+        counts: [Count::NONE; SEATS],
         wake: false,
         since: 0,
         barred_until: 0,
@@ -250,9 +305,19 @@ impl Slot {
         }
     }
 
+    /// Notes what a worker came to, in place of what was last noted of its table. Without room for it nobody hears of it: the
+    /// table is counted again.
+    pub fn note_count(&mut self, count: Count) {
+        let of = |table| move |noted: &Count| noted.table == table;
+        let at = self.counts.iter().position(of(count.table));
+        if let Some(at) = at.or_else(|| self.counts.iter().position(of(0))) {
+            self.counts[at] = count;
+        }
+    }
+
     /// Whether no worker of ours is there, but for helpers.
     pub fn is_left(&self) -> bool {
-        self.scheduler == 0 && self.vacuum == 0 && self.watcher == 0 && !self.is_swept()
+        self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()
     }
 
     /// Whether a sweep worker is there.
@@ -283,13 +348,20 @@ plain!(
         NotNeeded,
         Run(i64),
     }
+    enum Found {
+        Nothing,
+        Waiting(i64),
+        Run(i64),
+        Failed,
+    }
 );
 plain!(
+    struct Count { table, took, found, unwatched, due, waits }
     struct Seat { pid, table, run, batch_since }
     struct Demand { requester, answer, run }
     struct Early { number, table, cutoff, scheduler, since, pid, told }
     struct Slot {
-        database, state, scheduler, sweeps, vacuum, watcher, counting_since, wake, since, barred_until, last_success, starved_since, demand, early,
+        database, state, scheduler, sweeps, vacuum, counts, wake, since, barred_until, last_success, starved_since, demand, early,
     }
 );
 
@@ -384,6 +456,23 @@ mod tests {
         assert_eq!(slot.told_early(number, 7), Told::NotNeeded);
         assert_eq!(slot.early.number, next);
         assert_eq!(slot.answer_early(number, Told::Run(1), 0), None);
+    }
+
+    #[test]
+    fn the_last_count_of_each_table_is_heard_of_as_far_as_there_is_room() {
+        let mut slot = Slot::FREE;
+        let count = |table, took| Count {
+            table,
+            took,
+            ..Count::NONE
+        };
+        for table in (1..).take(SEATS + 1) {
+            slot.note_count(count(table, 1));
+        }
+        slot.note_count(count(2, 7));
+        let known: Vec<(u32, i64)> = slot.counts.map(|count| (count.table, count.took)).into();
+        assert_eq!(known[..3], [(1, 1), (2, 7), (3, 1)]);
+        assert_eq!(known.len(), SEATS);
     }
 
     #[test]

@@ -9,8 +9,11 @@ use crate::error::Result;
 use crate::guc::pace;
 use crate::pg::subxact::Caught;
 use crate::pg::{latch, xact};
+use crate::worker::counting::Order;
 use crate::worker::early::Offer;
 use crate::worker::run::{self, Run, State};
+use crate::worker::shmem::Seat;
+use crate::worker::slot::{EARLY, ONLY_COUNTING};
 use crate::worker::{shmem, sweep, team};
 
 /// How long a sweep worker may take until it claims its place.
@@ -22,10 +25,40 @@ const STUBBORN: i64 = 180_000_000;
 
 struct Begun {
     table: u32,
+    /// As in its seat: what it is to do, until it is known which run it is.
     run: i64,
     since: Moment,
     /// Its worker has claimed its place.
     seen: bool,
+}
+
+impl Begun {
+    fn new(table: u32, run: i64) -> Begun {
+        Begun {
+            table,
+            run,
+            since: Moment::now(),
+            seen: false,
+        }
+    }
+
+    fn is_in(&self, seat: &Seat) -> bool {
+        let has_run = seat.run == self.run || seat.plans() || self.run < 0;
+        seat.table == self.table && seat.run != EARLY && has_run
+    }
+}
+
+/// What is being executed.
+pub struct Executed {
+    runs: BTreeSet<i64>,
+    /// Workers in their place are about to store a run of these.
+    planned: BTreeSet<u32>,
+}
+
+impl Executed {
+    pub fn has(&self, run: &Run) -> bool {
+        self.runs.contains(&run.id) || self.planned.contains(&run.relation.to_u32())
+    }
 }
 
 /// The sweeps of one database.
@@ -50,30 +83,59 @@ impl Sweeps {
         let given = early.is_some_and(|offer| offer.give(run));
         let started = given || sweep::start(database, table, run);
         if started {
-            self.begun.push(Begun {
-                table,
-                run,
-                since: Moment::now(),
-                seen: false,
-            });
+            self.begun.push(Begun::new(table, run));
         }
         started
     }
 
+    /// Has a worker count a table, and sweep it if that is to be; `false` when none can be had.
+    pub fn count(&mut self, database: pg_sys::Oid, order: Order) -> bool {
+        let started = order.start(database);
+        if started {
+            self.begun.push(Begun::new(order.table, order.run()));
+        }
+        started
+    }
+
+    /// A worker has counted a table: it executes the `run`, or ends.
+    pub fn counted(&mut self, table: u32, run: Option<i64>) {
+        let of_it = |begun: &Begun| begun.table == table && begun.run < 0;
+        match run {
+            Some(run) => {
+                for begun in self.begun.iter_mut().filter(|begun| of_it(begun)) {
+                    (begun.run, begun.seen) = (run, true);
+                }
+            }
+            None => self.begun.retain(|begun| !of_it(begun)),
+        }
+    }
+
+    /// Whether a worker only counts.
+    pub fn only_counts(&self, database: pg_sys::Oid) -> bool {
+        let mut seats = shmem::seats(database).into_iter();
+        seats.any(|seat| seat.run == ONLY_COUNTING)
+            || self.begun.iter().any(|begun| begun.run == ONLY_COUNTING)
+    }
+
     /// The tables that are being swept, also those whose sweep was begun by a scheduler before this one, or on demand.
     pub fn tables(&self, database: pg_sys::Oid) -> BTreeSet<u32> {
+        self.tables_with(database, |_| true)
+    }
+
+    fn tables_with(&self, database: pg_sys::Oid, run: impl Fn(i64) -> bool) -> BTreeSet<u32> {
         let slot = shmem::slot(database);
         let seats = slot.iter().flat_map(|slot| slot.sweeping());
-        seats
-            .map(|seat| seat.table)
-            .chain(self.begun.iter().map(|begun| begun.table))
-            .collect()
+        let seats = seats.map(|seat| (seat.table, seat.run));
+        let begun = self.begun.iter().map(|begun| (begun.table, begun.run));
+        let those = seats.chain(begun).filter(|(_, of)| run(*of));
+        those.map(|(table, _)| table).collect()
     }
 
     /// Whether another sweep may be begun beside those that run.
     pub fn has_room(&self, database: pg_sys::Oid) -> bool {
         let most = usize::try_from(pace::max_sweep_workers()).unwrap_or(1);
-        self.tables(database).len() < most
+        let sweeps = self.tables_with(database, |run| run != ONLY_COUNTING);
+        sweeps.len() < most
     }
 
     /// Whether some sweep that was begun here has not been seen to end.
@@ -81,35 +143,36 @@ impl Sweeps {
         !self.begun.is_empty()
     }
 
-    /// The runs that are being executed; `None` where that cannot be told: a sweep on demand is being planned, which
-    /// takes its place before it stores its run.
-    pub fn runs(&self, database: pg_sys::Oid) -> Option<BTreeSet<i64>> {
-        let seats = shmem::seats(database);
-        if seats.iter().any(|seat| seat.run == 0) {
-            return None;
-        }
-        let seated = seats.into_iter().map(|seat| seat.run);
-        Some(
-            seated
-                .chain(self.begun.iter().map(|begun| begun.run))
+    /// What is being executed. A worker takes its place before it stores a run: to be asked after what is stored was read.
+    pub fn executed(&self, database: pg_sys::Oid) -> Executed {
+        let (planning, seated): (Vec<Seat>, Vec<Seat>) =
+            shmem::seats(database).into_iter().partition(Seat::plans);
+        let (known, unknown): (Vec<&Begun>, Vec<&Begun>) =
+            self.begun.iter().partition(|begun| begun.run > 0);
+        let runs = seated.iter().map(|seat| seat.run);
+        let planned = planning.iter().map(|seat| seat.table);
+        Executed {
+            runs: runs.chain(known.iter().map(|begun| begun.run)).collect(),
+            planned: planned
+                .chain(unknown.iter().map(|begun| begun.table))
                 .collect(),
-        )
+        }
     }
 
-    /// Takes out those that have ended, with the tables that they were about and the runs as they are then.
+    /// Takes out those that have ended, with the tables that they were about and the runs as they are then. `seats` were
+    /// read before what workers counted was asked for.
     pub fn ended(
         &mut self,
-        database: pg_sys::Oid,
+        seats: &[Seat],
     ) -> std::result::Result<Vec<(u32, Option<Run>)>, Caught> {
-        let seated: BTreeSet<i64> = shmem::seats(database)
-            .into_iter()
-            .map(|seat| seat.run)
-            .collect();
         let mut ended = Vec::new();
         let mut left = Vec::new();
         for mut begun in std::mem::take(&mut self.begun) {
-            if seated.contains(&begun.run) {
+            if let Some(seat) = seats.iter().find(|seat| begun.is_in(seat)) {
                 begun.seen = true;
+                if seat.run > 0 {
+                    begun.run = seat.run;
+                }
                 left.push(begun);
             } else if begun.seen || begun.since.elapsed() > START_LIMIT || is_over(begun.run) {
                 ended.push(begun);
@@ -147,6 +210,9 @@ impl Sweeps {
 
 /// Whether the run has ended before its worker was seen.
 fn is_over(run: i64) -> bool {
+    if run < 0 {
+        return false;
+    }
     let over = transaction(|| Ok(run::get(run)?.is_none_or(|run| run.state != State::Running)));
     // It is the worker's to claim its place before it changes the run: it may have been there in between.
     matches!(over, Ok(true))

@@ -23,7 +23,7 @@ use crate::policy::render::Step;
 use crate::tag::detach::{lacks_tags, restore_tags};
 use crate::tag::read;
 use crate::worker::work::{self, Work};
-use crate::worker::{batch, pause, round, run};
+use crate::worker::{batch, decide, pause, run};
 
 /// What became of a partition that a run was to drop.
 #[derive(Debug, PartialEq, Eq)]
@@ -447,7 +447,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Whether what is under way in this partition may still be dropped.
 fn allowed(entry: &Entry) -> Result<bool> {
     let mode = read::table_tag(entry.oid())?.and_then(|tag| tag.disposal);
-    Ok(guc::drop_partitions() && round::mode(mode) == Disposal::On)
+    Ok(guc::drop_partitions() && decide::mode(mode) == Disposal::On)
 }
 
 /// Finishes what an interrupted sweep has left, but of tables that are being swept: that is their sweeps' own. For the

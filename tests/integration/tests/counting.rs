@@ -1,0 +1,190 @@
+//! A table that takes long to count stops no other: a worker of its own counts it, and sweeps it then.
+
+use std::thread;
+
+use integration::{Cluster, Result, Sql, poll, wait_for_answer};
+
+/// Whatever looks for due rows of `large` asks its domain, which takes its time, and waits while the gate is there.
+const LARGE: &str = "
+    CREATE TABLE gate (shut int);
+    CREATE FUNCTION slowly() RETURNS bool LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(0.4); WHILE EXISTS (SELECT FROM public.gate) LOOP PERFORM pg_sleep(0.05); END LOOP; RETURN true; END';
+    CREATE DOMAIN slow AS text CHECK (slowly());
+    CREATE TABLE large (id int PRIMARY KEY, note slow, seen timestamptz NOT NULL);
+    INSERT INTO large SELECT n, 'x', now() - interval '60 days' FROM generate_series(1, 2) n";
+
+/// 60 rows, 10 of them past their time.
+const CUSTOMER: &str = "
+    CREATE TABLE customer (id bigint PRIMARY KEY, email text, seen timestamptz NOT NULL);
+    INSERT INTO customer SELECT n, n || '@example.com', now() - (n - 0.5) * interval '1 day' FROM generate_series(1, 60) n;
+    SELECT custodian.define_purpose('test.account', 'contract', '50 days');
+    SELECT custodian.tag_table('customer', clock => 'seen', on_expiry => 'delete');
+    SELECT custodian.tag_column('customer', 'email', 'user.contact.email', '{test.account}')";
+
+const TAG_LARGE: &str = "
+    SELECT custodian.tag_table('large', clock => 'seen');
+    SELECT custodian.tag_column('large', 'note', 'user.note', '{test.account}', on_expiry => '{\"constant\":\"gone\"}')";
+
+/// Workers that have been at a count for long.
+const STUCK: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'pg_custodian sweep' AND query = 'pg_custodian: counting public.large' AND now() - xact_start > interval '2 s'";
+
+/// A cluster that has counted both tables, so that it knows that one takes long, and then waits in the count of that one.
+fn stuck(name: &str, mode: &str, workers: u32) -> Result<Cluster> {
+    let node = Cluster::builder(name)
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_overdue = 30d")
+        .conf("custodian.max_disposal_fraction = 1")
+        .conf(&format!("custodian.max_sweep_workers = {workers}"))
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(LARGE)?;
+    node.exec(CUSTOMER)?;
+    node.exec(TAG_LARGE)?;
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.backlog", "2");
+    node.exec("INSERT INTO gate VALUES (1)")?;
+    // Everything is counted again.
+    node.alter_system("custodian.disposal", mode)?;
+    node.alter_system("custodian.max_overdue", "31d")?;
+    wait_for_answer(&node, STUCK, "1");
+    Ok(node)
+}
+
+const BEHIND: &str = "SELECT count(*) FROM custodian.check() WHERE code = 'disposal-behind'";
+const SAID: &str = "disposal of public.customer has fallen behind";
+
+#[test]
+fn others_are_swept_while_a_table_is_counted_for_long_which_is_swept_by_who_counted_it()
+-> Result<()> {
+    let node = stuck("counting", "on", 2)?;
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+    // Again and again.
+    for n in 0..2 {
+        node.exec("INSERT INTO customer VALUES (1000, 'x', now() - interval '100 days')")?;
+        wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+        assert_eq!(node.text(STUCK)?, "1", "in round {n}");
+    }
+    assert_eq!(
+        node.text("SELECT count(*) FROM large WHERE note::text = 'x'")?,
+        "2"
+    );
+    let counting = node.text("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_custodian sweep' AND query = 'pg_custodian: counting public.large'")?;
+    node.exec("DELETE FROM gate")?;
+    // Each look at a row takes its half second: the sweep can be seen at work.
+    let swept_by = poll(60, || {
+        let pid = node.text(
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE 'pg_custodian run %: public.large'",
+        );
+        pid.ok().filter(|pid| !pid.is_empty())
+    });
+    assert_eq!(swept_by, Some(counting));
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM large WHERE note::text = 'gone'",
+        "2",
+    );
+    wait_for_answer(
+        &node,
+        "SELECT state, rows_done FROM custodian.runs WHERE relation_name = 'public.large' AND state <> 'observed'",
+        "done|2",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM customer")?, "50");
+    Ok(())
+}
+
+#[test]
+fn a_table_that_is_only_counted_takes_no_place_of_a_sweep() -> Result<()> {
+    let node = stuck("onlycounting", "observe", 1)?;
+    assert!(!node.log().contains(SAID));
+    assert_eq!(node.text(BEHIND)?, "0");
+    node.exec("INSERT INTO customer VALUES (1000, 'x', now() - interval '100 days')")?;
+    node.wait_for_log(SAID, 60);
+    assert_eq!(node.text(BEHIND)?, "1");
+    assert_eq!(node.text(STUCK)?, "1");
+    // By its own tag the one is only counted; the others have all the room there is.
+    node.exec("SELECT custodian.tag_table('large', clock => 'seen', disposal => 'observe')")?;
+    node.alter_system("custodian.disposal", "on")?;
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+    wait_for_answer(&node, STUCK, "1");
+    node.exec("INSERT INTO customer VALUES (1000, 'x', now() - interval '100 days')")?;
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
+    assert_eq!(node.log().matches(SAID).count(), 1);
+    node.exec("DELETE FROM gate")?;
+    wait_for_answer(
+        &node,
+        "SELECT rows_planned FROM custodian.runs WHERE relation_name = 'public.large'",
+        "2",
+    );
+    assert_eq!(
+        node.text("SELECT count(*) FROM large WHERE note::text = 'x'")?,
+        "2"
+    );
+    Ok(())
+}
+
+#[test]
+fn without_a_slot_the_scheduler_counts_by_itself() -> Result<()> {
+    // The launcher and a scheduler take both slots.
+    let node = Cluster::builder("countalone")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.max_overdue = 30d")
+        .conf("max_worker_processes = 2")
+        .conf("max_logical_replication_workers = 0")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(LARGE)?;
+    node.exec(CUSTOMER)?;
+    node.exec(TAG_LARGE)?;
+    wait_for_answer(&node, "SELECT count(*) FROM custodian.backlog", "2");
+    node.exec("DELETE FROM large WHERE id = 2")?;
+    node.alter_system("custodian.max_overdue", "31d")?;
+    wait_for_answer(
+        &node,
+        "SELECT rows_planned FROM custodian.runs WHERE relation_name = 'public.large' AND state = 'observed'",
+        "1",
+    );
+    node.exec("INSERT INTO customer VALUES (1000, 'x', now() - interval '100 days')")?;
+    node.wait_for_log(SAID, 60);
+    Ok(())
+}
+
+#[test]
+fn a_count_that_is_killed_begins_anew_and_who_asks_for_a_sweep_does_not_wait_for_it() -> Result<()>
+{
+    let node = stuck("countkilled", "on", 2)?;
+    let pid = node.text(
+        "SELECT pid FROM pg_stat_activity WHERE query = 'pg_custodian: counting public.large'",
+    )?;
+    node.exec(&format!("SELECT pg_terminate_backend({pid})"))?;
+    wait_for_answer(
+        &node,
+        &format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE query = 'pg_custodian: counting public.large' AND pid <> {pid}"
+        ),
+        "1",
+    );
+    let counting = node.text(
+        "SELECT pid FROM pg_stat_activity WHERE query = 'pg_custodian: counting public.large'",
+    )?;
+    let mut session = node.client()?;
+    let caller = thread::spawn(move || session.batch_execute("CALL custodian.sweep('large')"));
+    // The worker that was asked for has its place.
+    wait_for_answer(
+        &node,
+        &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {counting}"),
+        "0",
+    );
+    node.exec("DELETE FROM gate")?;
+    caller.join().expect("the caller")?;
+    assert_eq!(
+        node.text("SELECT count(*) FROM large WHERE note::text = 'gone'")?,
+        "2"
+    );
+    assert_eq!(
+        node.text("SELECT count(*) FROM custodian.runs WHERE relation_name = 'public.large' AND state IN ('running', 'failed')")?,
+        "0"
+    );
+    Ok(())
+}
