@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use crate::guc::{self, Disposal};
 use crate::pg::subxact::Caught;
-use crate::pg::{bgworker, latch};
+use crate::pg::{bgworker, latch, report};
 use crate::policy::model::Leaf;
 use crate::worker::decide::{self, InPlace, Next, Noticed};
 use crate::worker::shmem::{self, Count};
@@ -168,8 +168,13 @@ pub extern "C-unwind" fn custodian_count_main(arg: pg_sys::Datum) {
         took: i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX),
         found,
         unwatched: noticed.unwatched,
-        due: noticed.due && order.most != Disposal::On,
-        waits: noticed.waits,
+        would_begin: noticed.waits || noticed.due && order.most != Disposal::On,
+        again: match order.only {
+            Some(Only::NoRoom) => noticed.waits,
+            // Rows that come free in the meantime were not seen.
+            Some(Only::HeldUp) => true,
+            Some(Only::Other) | None => false,
+        },
     };
     let scheduler = shmem::with_slot(database, |slot| {
         slot.note_count(count);
@@ -179,8 +184,12 @@ pub extern "C-unwind" fn custodian_count_main(arg: pg_sys::Datum) {
     if let Found::Run(id) = found {
         bgworker::reload_settings();
         // The clock may have jumped since: then the sweep finds that it is paused.
-        if heartbeat::look().is_ok() {
-            sweep::execute(id, false, None);
+        match heartbeat::look() {
+            Ok(()) => sweep::execute(id, false, None),
+            Err(caught) => report::log(
+                PgLogLevel::WARNING,
+                caught.describe(&format!("pg_custodian run {id} did not begin")),
+            ),
         }
     }
     bgworker::report_idle();

@@ -291,11 +291,13 @@ impl Rounds {
         let took = Duration::from_micros(count.took.unsigned_abs());
         let memory = self.tables.entry(table).or_default();
         memory.took = Some(took);
-        memory.count_at = Moment::now()
-            .checked_add(pacing::count_pause(took, backlog::limit()).saturating_sub(took));
-        let begins = matches!(found, Found::Run(_));
-        memory.prospect = Prospect::of(begins || count.waits || count.due);
-        memory.waits |= count.waits;
+        if found != Found::Failed {
+            let pause = pacing::count_pause(took, backlog::limit()).saturating_sub(took);
+            memory.count_at = Moment::now().checked_add(pause);
+            let begins = matches!(found, Found::Run(_));
+            memory.prospect = Prospect::of(begins || count.would_begin);
+            memory.waits |= count.again;
+        }
         if count.unwatched {
             memory.watched_at = None;
         }

@@ -70,10 +70,10 @@ pub struct Count {
     pub found: Found,
     /// A leaf lacks the triggers that notice late rows.
     pub unwatched: bool,
-    /// Something is due that nobody has to approve, and disposal, or room for a sweep, is all that lacks.
-    pub due: bool,
-    /// A run would have begun, or gone on, but for what sweeps wait for.
-    pub waits: bool,
+    /// A run would have begun, or gone on, but for what sweeps wait for, or had disposal been on.
+    pub would_begin: bool,
+    /// It is to be counted again as soon as a sweep of it may begin.
+    pub again: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +93,8 @@ impl Count {
         took: 0,
         found: Found::Nothing,
         unwatched: false,
-        due: false,
-        waits: false,
+        would_begin: false,
+        again: false,
     };
 }
 
@@ -356,7 +356,7 @@ plain!(
     }
 );
 plain!(
-    struct Count { table, took, found, unwatched, due, waits }
+    struct Count { table, took, found, unwatched, would_begin, again }
     struct Seat { pid, table, run, batch_since }
     struct Demand { requester, answer, run }
     struct Early { number, table, cutoff, scheduler, since, pid, told }

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use integration::{Cluster, Result, Sql, poll, wait_for_answer};
+use integration::{Cluster, Result, poll, wait_for_answer};
 
 /// Whatever looks for due rows of `large` asks its domain, which takes its time, and waits while the gate is there.
 const LARGE: &str = "

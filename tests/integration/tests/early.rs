@@ -69,14 +69,15 @@ fn the_worker_of_a_large_table_is_there_when_its_run_begins_and_disposes_of_noth
 
     // Where rows were observed that are due, a run is likely once disposal is on.
     node.alter_system("custodian.disposal", "observe")?;
-    node.exec(&table("seen", 400))?;
+    // Counting it takes longer than starting a process, and yet it is no large one.
+    node.exec(&table("seen", 4000))?;
     wait_for_answer(
         &node,
         "SELECT rows_planned FROM custodian.runs WHERE state = 'observed'",
-        "200",
+        "2000",
     );
     node.alter_system("custodian.disposal", "on")?;
     wait_for_answer(&node, &was_early("seen"), "t");
-    wait_for_answer(&node, "SELECT count(*) FROM seen", "200");
+    wait_for_answer(&node, "SELECT count(*) FROM seen", "2000");
     Ok(())
 }
