@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use retention_model::world::{self, Kind, Row, Value, World};
+use retention_model::world::{self, Row, Value, World};
 
+use super::columns::columns;
+use crate::anonymize::method::Method;
 use crate::policy::compile::compile_undigested;
 use crate::policy::evaluate::{Action, Facts, Verdict, evaluate};
 use crate::policy::fixture;
 use crate::policy::model::{
-    Clock, Column, Erasing, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum, Minimum,
-    OnDelete, Plan, Policy, Purpose, RelId, Schema, Span, Table, TypeClass,
+    Clock, Disposal, Erasing, ForeignKey, Hold, HoldScope, Hop, Ident, Leaf, Maximum, Minimum,
+    OnDelete, Plan, Policy, Purpose, RelId, Schema, Span, Table,
 };
 use crate::policy::period::{Instant, Period};
 use crate::policy::render::facts::{clocks, consents, match_columns};
@@ -77,37 +79,6 @@ fn period(period: retention_model::Period) -> Period {
         days: period.days,
         micros: period.micros,
     }
-}
-
-/// The columns as the server has them: the paths of a document are in one column.
-fn columns(table: &world::Table) -> Vec<Column> {
-    let mut columns: Vec<Column> = Vec::new();
-    for known in &table.columns {
-        let class = match known.kind {
-            Kind::Key => TypeClass::Integer,
-            Kind::Text => TypeClass::Text { max: None },
-            Kind::Path => TypeClass::Json,
-            Kind::Date => TypeClass::Date,
-            Kind::Timestamp => TypeClass::Timestamp,
-            Kind::TimestampTz => TypeClass::TimestampTz,
-        };
-        let name = match (known.kind, known.name.split_once('.')) {
-            (Kind::Path, Some((document, _))) => document,
-            _ => &known.name,
-        };
-        if columns.iter().any(|column| column.ident.name == name) {
-            continue;
-        }
-        let mut made = fixture::column(name, class);
-        if class == TypeClass::Json {
-            made.base = "jsonb".to_owned();
-            made.type_name = "jsonb".to_owned();
-        }
-        made.not_null = known.not_null;
-        made.in_unique = table.key.contains(&known.name);
-        columns.push(made);
-    }
-    columns
 }
 
 fn table_tag(table: &world::Table) -> Option<TableTag> {
@@ -197,7 +168,7 @@ fn schema(world: &World) -> Schema {
                 id: rel(at),
                 ident: relation(world, at),
                 owner: 10,
-                columns: columns(table),
+                columns: columns(world, at),
                 primary_key: table.key.clone(),
                 tag: table_tag(table),
                 column_tags: column_tags(table)
@@ -571,6 +542,17 @@ impl<'a> Adapter<'a> {
             && verdicts
                 .iter()
                 .all(|verdict| verdict.action == Action::DeleteRow)
+    }
+
+    /// What the plan's method leaves of a cell of the row, if it has one.
+    pub fn left(&self, row: &Row, cell: &str) -> Option<Value> {
+        let plan = self.plan(row.table);
+        let mut columns = plan.groups.iter().flat_map(|group| &group.columns);
+        match &columns.find(|column| column.cell() == cell)?.disposal {
+            Disposal::Anonymize(Method::SetNull) => Some(Value::Null),
+            Disposal::Anonymize(Method::Constant(text)) => Some(Value::Text(text.clone())),
+            Disposal::Anonymize(_) | Disposal::WithRow => None,
+        }
     }
 
     /// What the extension says of the row's cells.

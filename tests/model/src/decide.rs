@@ -154,6 +154,7 @@ impl World {
         };
         let method_fits = match &tag.method {
             None => Self::deletes(table),
+            Some(_) if self.is_clock(index, name) => false,
             Some(Value::Null) => table.column(name).is_some_and(|column| {
                 let is_key = column.kind == Kind::Key;
                 !column.not_null

@@ -44,6 +44,31 @@ impl World {
             })
     }
 
+    /// Whether the column is a clock of some tag: emptied, it would no more say what is due.
+    pub fn is_clock(&self, table: usize, column: &str) -> bool {
+        let governor = self.governor(table);
+        (0..self.tables.len())
+            .filter(|user| self.governor(*user) == *user)
+            .any(|user| {
+                clocks(&self.tables[user])
+                    .filter(|clock| clock.column == column && self.finds(user, clock))
+                    .any(|clock| match self.ends_in(user, clock) {
+                        Some(end) if clock.over.is_empty() => end == governor,
+                        Some(end) => self.is_family(end, governor),
+                        None => false,
+                    })
+            })
+    }
+
+    /// The table that has the column of a clock.
+    fn ends_in(&self, user: usize, clock: &Clock) -> Option<usize> {
+        let mut at = user;
+        for name in &clock.over {
+            at = self.key_of(at, name)?.parent;
+        }
+        Some(at)
+    }
+
     fn passes(&self, user: usize, clock: &Clock, table: usize, column: &str) -> bool {
         let mut at = user;
         let mut passed = false;

@@ -19,7 +19,7 @@ fn clock<'a>(table: &'a Table, tag: &'a CellTag, law: &'a Reference) -> Option<&
 
 impl World {
     /// Changes what the labels of a table itself say, and with it what is in force there and below.
-    fn relabel(&mut self, table: usize, edit: impl FnOnce(&mut Own)) {
+    pub(crate) fn relabel(&mut self, table: usize, edit: impl FnOnce(&mut Own)) {
         let changed = &mut self.tables[table];
         match &mut changed.own {
             Some(own) => edit(own),
@@ -57,7 +57,12 @@ impl World {
         }
     }
 
-    fn relabel_cell(&mut self, table: usize, cell: &str, edit: impl FnOnce(&mut CellTag)) {
+    pub(crate) fn relabel_cell(
+        &mut self,
+        table: usize,
+        cell: &str,
+        edit: impl FnOnce(&mut CellTag),
+    ) {
         self.relabel(table, |said| {
             if let Some(tag) = said.cells.get_mut(cell) {
                 edit(tag);

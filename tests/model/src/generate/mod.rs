@@ -4,6 +4,7 @@
 mod change;
 mod keys;
 mod policy;
+mod rare;
 mod relabel;
 mod rows;
 mod structure;
@@ -17,7 +18,8 @@ use crate::world::{Consent, Value, World};
 pub use change::change;
 pub use keys::tag_keys;
 use policy::{consent, erasure, hold, policy};
-pub use relabel::relabel;
+pub use rare::rare;
+pub use relabel::{raise, relabel};
 use rows::{alike, point, row};
 pub use structure::structure;
 use tables::{foreign_keys, table};

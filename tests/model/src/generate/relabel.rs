@@ -5,6 +5,7 @@ use super::values::period;
 use super::{Features, GONE, Tape};
 use crate::calendar::Period;
 use crate::change::Change;
+use crate::decide::State;
 use crate::world::{CellTag, Kind, Reference, Value, World};
 
 /// One of them; none where the tape asks for what cannot be, or for what a steward is refused.
@@ -36,6 +37,33 @@ pub fn relabel(tape: &mut Tape, world: &World, features: Features) -> Option<Cha
     let is_label =
         !matches!(change, Change::SetDelete(..)) || after.tables[table].label().is_some();
     (is_label && !world.moves_minimum(&change)).then_some(change)
+}
+
+/// A statutory minimum that keeps a cell at present, raised; none where there is none.
+pub fn raise(tape: &mut Tape, world: &World) -> Option<Change> {
+    let decision = world.decide();
+    let mut keeping: Vec<(usize, &String, &Reference)> = Vec::new();
+    for (row, states) in world.rows.iter().zip(&decision.states) {
+        let table = world.governor(row.table);
+        let labels = world.tables[table].own_cells();
+        let tags = &world.tables[table].cells;
+        let blocked = states.iter().filter(|(_, state)| **state == State::Blocked);
+        for (name, _) in blocked.filter(|(name, _)| labels.contains_key(*name)) {
+            let laws = labels[name].minimums.iter().filter(|law| {
+                let is_statutory = world.policy.minimums[&law.name].defence.is_none();
+                is_statutory && world.keeps(row, &tags[name], law)
+            });
+            for law in laws {
+                if !keeping.contains(&(table, name, law)) {
+                    keeping.push((table, name, law));
+                }
+            }
+        }
+    }
+    let (table, name, law) = *keeping.get(tape.pick(keeping.len()))?;
+    let longer = longer(tape, world.policy.minimums[&law.name].period);
+    let change = Change::RequireMinimum(table, name.clone(), law.clone(), longer);
+    on_resolved(world, table, name, change)
 }
 
 /// The table at the top.
@@ -81,14 +109,7 @@ fn require_minimum(tape: &mut Tape, world: &World, table: usize, name: &str) -> 
     let law = tape.one(&names);
     let length = match minimums.get(&law) {
         None => period(tape),
-        Some(known) if tape.chance(70) => {
-            let more = period(tape);
-            Period {
-                months: known.period.months + more.months,
-                days: known.period.days + more.days,
-                micros: known.period.micros + more.micros,
-            }
-        }
+        Some(known) if tape.chance(70) => longer(tape, known.period),
         Some(known) => known.period,
     };
     let known = &world.tables[table].own_cells()[name].minimums;
@@ -115,6 +136,15 @@ fn require_maximum(tape: &mut Tape, world: &World, table: usize, name: &str) -> 
     let reference = reference(tape, world, table, known, &law);
     let change = Change::RequireMaximum(table, name.to_owned(), reference, length);
     on_resolved(world, table, name, change)
+}
+
+fn longer(tape: &mut Tape, known: Period) -> Period {
+    let more = period(tape);
+    Period {
+        months: known.months + more.months,
+        days: known.days + more.days,
+        micros: known.micros + more.micros,
+    }
 }
 
 fn shorter(period: Period) -> Period {
