@@ -35,7 +35,7 @@ use story::{Story, Totals};
 
 /// What each must occur in some schemas, but for those of the worker. Rows that move to another partition of a partition
 /// are counted, but too rare to be asked for.
-const FEATURES: [&str; 30] = [
+const FEATURES: [&str; 32] = [
     "natural keys",
     "keys of two types",
     "generated clocks",
@@ -66,6 +66,8 @@ const FEATURES: [&str; 30] = [
     "tags of both levels",
     "a second level that deletes rows",
     "DETACH of a second level",
+    "a raised minimum that goes on keeping",
+    "time that passes up to where a change matters",
 ];
 
 /// How often a story that fails is told again to make it smaller.

@@ -90,17 +90,21 @@ pub fn compare_each(session: &mut Session, world: &World, totals: &mut Totals) -
 /// How many moments are tried.
 const TRIED: usize = 40;
 
-/// How long from the present a moment lies at which it matters that tags and policy are no more what they were: one at which the
-/// same rows would be decided otherwise. Without one, some days.
+/// How long from the present a moment lies at which it matters that tags and policy are no more what they were, or else some days.
 pub fn where_it_matters(before: &World, world: &World) -> Moment {
     let some_days = [31, 100, 400, 1200][world.rows.len() % 4] * DAY;
+    until_it_matters(before, world).unwrap_or(some_days)
+}
+
+/// How long from the present a moment lies at which the same rows would be decided otherwise.
+pub fn until_it_matters(before: &World, world: &World) -> Option<Moment> {
     let columns = |world: &World| -> Vec<usize> {
         let tables = world.tables.iter();
         tables.map(|table| table.columns.len()).collect()
     };
     // Tables came or went, or columns did.
     if columns(before) != columns(world) {
-        return some_days;
+        return None;
     }
     let mut then = before.clone();
     then.rows.clone_from(&world.rows);
@@ -129,7 +133,7 @@ pub fn where_it_matters(before: &World, world: &World) -> Moment {
             (then.now, now.now) = (*end, *end);
             then.decide() != now.decide()
         })
-        .map_or(some_days, |end| end - world.now + HOUR / 2)
+        .map(|end| end - world.now + HOUR / 2)
 }
 
 /// The table of the world that a relation is, or is a part of, or that governs it.

@@ -106,6 +106,8 @@ pub struct Story<'a> {
 /// Changes beside sweeps, and then one by itself.
 const BESIDE: usize = 3;
 const QUIET: usize = 1;
+/// What happens at the end.
+const AFTERWARDS: usize = 1;
 
 /// A change of the tables, now and then.
 pub fn step(tape: &mut Tape, world: &World) -> Option<Change> {
@@ -146,7 +148,7 @@ impl<'a> Story<'a> {
 
     /// What can be left out of it.
     pub fn parts(&self) -> Vec<Part> {
-        shrink::parts(&self.world, BESIDE + QUIET)
+        shrink::parts(&self.world, BESIDE + QUIET + AFTERWARDS)
     }
 
     pub fn tell(mut self, place: Place) -> Result<Totals> {
@@ -169,6 +171,7 @@ impl<'a> Story<'a> {
         for _ in 0..QUIET {
             self.quiet(&mut session, &mut holds, &mut totals)?;
         }
+        self.afterwards(&mut session, &mut holds, &mut totals)?;
         Ok(totals)
     }
 
@@ -303,6 +306,11 @@ impl<'a> Story<'a> {
         let later = preview::where_it_matters(&self.began, &self.world);
         preview::compare(session, &self.world, later, totals)?;
         preview::compare_each(session, &self.world, totals)?;
+        self.sweep_exactly(session, totals)
+    }
+
+    /// Sweeps until nothing more goes: what is left must be what the model leaves.
+    fn sweep_exactly(&mut self, session: &mut Session, totals: &mut Totals) -> Result<()> {
         let expected = rest(&self.world);
         let found = session.sweep_until_rest(&self.world)?;
         let wrong = differences(&expected, &found);
@@ -316,5 +324,42 @@ impl<'a> Story<'a> {
         totals.deleted += self.world.rows.len() - found.rows.len();
         self.world = found;
         Ok(())
+    }
+
+    /// A minimum that keeps something is raised, if one does, and time passes up to where that matters, or else to where it does
+    /// what happened before.
+    fn afterwards(
+        &mut self,
+        session: &mut Session,
+        holds: &mut Vec<i64>,
+        totals: &mut Totals,
+    ) -> Result<()> {
+        let part = Part::Label(self.changes);
+        self.changes += 1;
+        let mut before = self.began.clone();
+        let mut is_raised = false;
+        let raise = generate::raise(&mut self.labels, &self.world);
+        if let Some(change) = raise.filter(|_| !self.without.contains(&part)) {
+            let went = session.change(&self.world, holds, &change)?;
+            self.log.push(format!("{went:?}: {change:?}"));
+            if went != Went::Done {
+                return Err(Error::new("a minimum that keeps something was not raised"));
+            }
+            before.clone_from(&self.world);
+            is_raised = true;
+            self.world.apply(&change);
+        }
+        let Some(later) = preview::until_it_matters(&before, &self.world) else {
+            return Ok(());
+        };
+        totals.see(match is_raised {
+            true => "a raised minimum that goes on keeping",
+            false => "time that passes up to where a change matters",
+        });
+        let time = Change::Later(later);
+        session.change(&self.world, holds, &time)?;
+        self.log.push(format!("{time:?}"));
+        self.world.apply(&time);
+        self.sweep_exactly(session, totals)
     }
 }
