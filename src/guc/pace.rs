@@ -76,7 +76,7 @@ impl guc_hook::Checked for Windows {
     }
 }
 
-/// How long the scheduler may count what is due in one table; `None` is no limit.
+/// How long it may take to count what is due in one table; `None` is no limit.
 pub fn count_timeout() -> Option<Duration> {
     let seconds = u64::from(COUNT_TIMEOUT.get().unsigned_abs());
     (seconds > 0).then(|| Duration::from_secs(seconds))
@@ -136,8 +136,8 @@ pub fn init() {
     );
     GucRegistry::define_int_guc(
         c"custodian.count_timeout",
-        c"Time that a round may take to count what is due in one table.",
-        c"What takes longer is cancelled, the table is tried again later, and the round goes on to the others. 0 is no limit.",
+        c"Time that it may take to count what is due in one table.",
+        c"What takes longer is cancelled, and the table is tried again later. 0 is no limit.",
         &COUNT_TIMEOUT,
         0,
         i32::MAX / 1000,

@@ -28,9 +28,14 @@ fn half_a_nap() -> Duration {
 /// took before it was given up.
 pub fn is_long(took: Option<Duration>, leaves: &[Leaf]) -> std::result::Result<bool, Caught> {
     match took {
-        Some(took) => Ok(took >= half_a_nap()),
+        Some(took) => Ok(took_long(took)),
         None => Ok(early::blocks(leaves)? >= LARGE),
     }
+}
+
+/// Whether a count that took so long is one for a worker.
+pub fn took_long(took: Duration) -> bool {
+    took >= half_a_nap()
 }
 
 /// After how long the scheduler gives a count up, and leaves the table to a worker.
@@ -163,18 +168,18 @@ pub extern "C-unwind" fn custodian_count_main(arg: pg_sys::Datum) {
     if let Found::Run(id) = found {
         shmem::set_run(latch::my_pid(), id);
     }
+    let took = match noticed.counted {
+        true => i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX),
+        false => 0,
+    };
     let count = Count {
         table: order.table,
-        took: i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX),
+        took,
         found,
         unwatched: noticed.unwatched,
         would_begin: noticed.waits || noticed.due && order.most != Disposal::On,
-        again: match order.only {
-            Some(Only::NoRoom) => noticed.waits,
-            // Rows that come free in the meantime were not seen.
-            Some(Only::HeldUp) => true,
-            Some(Only::Other) | None => false,
-        },
+        // Rows that come free while others go first were not seen.
+        again: noticed.waits || order.only == Some(Only::HeldUp),
     };
     let scheduler = shmem::with_slot(database, |slot| {
         slot.note_count(count);

@@ -120,6 +120,8 @@ pub struct Asked {
 pub struct Noticed {
     /// A leaf lacks the triggers of [`late`](crate::worker::late).
     pub unwatched: bool,
+    /// What is due was counted, or was to be.
+    pub counted: bool,
     /// Something is due.
     pub due: bool,
     /// A run would have begun, or gone on, but for what sweeps wait for.
@@ -169,21 +171,35 @@ pub fn in_place(
     look: &InPlace,
     noticed: &mut Noticed,
 ) -> std::result::Result<Next, Caught> {
-    transaction(|| {
-        let mut open = run::open()?;
-        open.retain(|run| run.relation == pg_sys::Oid::from(table));
-        interrupt(open, |_| false)
-    })?;
-    let mut overview = Overview::load()?;
+    let mut overview = overview_in_place(table)?;
     let mut next = look.at(&mut overview, table, noticed);
-    if next.is_err() && overview.is_outdated(table) {
-        overview = Overview::load()?;
+    if let Err(caught) = &next
+        && caught.sqlstate != CANCELED
+        && overview.is_outdated(table)
+    {
+        overview = overview_in_place(table)?;
         next = look.at(&mut overview, table, noticed);
     }
     next.inspect_err(|caught| {
         if look.asked || !overview.passes_by_itself(table, caught, look.failures) {
             overview.report_failure(table, caught);
         }
+    })
+}
+
+/// What a worker goes by that is in the place of the table's sweep: what claims to be executed is not. Logs an error of it.
+fn overview_in_place(table: u32) -> std::result::Result<Overview, Caught> {
+    let interrupted = transaction(|| {
+        let mut open = run::open()?;
+        open.retain(|run| run.relation == pg_sys::Oid::from(table));
+        interrupt(open, |_| false)
+    });
+    let overview = interrupted.and_then(|()| Overview::load());
+    overview.inspect_err(|caught| {
+        report::log(
+            PgLogLevel::WARNING,
+            caught.describe("a pg_custodian sweep could not read the policy"),
+        );
     })
 }
 
@@ -223,7 +239,12 @@ impl Overview {
     /// Whether an error after so many others in a row is none of the table's: somebody holds it, or has changed it since it was
     /// read. If that goes on it is one.
     pub fn passes_by_itself(&self, table: u32, caught: &Caught, before: u32) -> bool {
-        before == 0 && (caught.sqlstate == LOCKED || self.is_outdated(table))
+        let passes = match caught.sqlstate.as_str() {
+            LOCKED => true,
+            CANCELED => false,
+            _ => self.is_outdated(table),
+        };
+        before == 0 && passes
     }
 
     /// Logs that a table could not be planned, and stores it as a failed run.
@@ -246,6 +267,9 @@ impl Overview {
 
 /// The SQLSTATE of a lock that could not be had, and of a table that was changed meanwhile.
 const LOCKED: &str = "55P03";
+
+/// The SQLSTATE of what a timeout ended.
+pub const CANCELED: &str = "57014";
 
 /// How long planning waits for a lock: a table that somebody has locked must not keep the others waiting.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -279,16 +303,24 @@ pub fn limited(
             }
         })?;
     }
-    let mut work = || {
+    let mut once = || {
         transaction(|| {
             let next =
                 timeout::while_giving_way(LOCK_TIMEOUT, || plan(overview, table, asked, noticed))?;
-            if matches!(next, Next::Sweep(_)) {
-                // Whatever the run does is on disk only behind this.
+            if matches!(next, None | Some(Next::Sweep(_))) {
+                // Whatever the run does, or raises a watermark, is on disk only behind this.
                 xact::commit_asynchronously();
             }
             Ok(next)
         })
+    };
+    let mut work = || {
+        for _ in 0..LOOKS {
+            if let Some(next) = once()? {
+                return Ok(next);
+            }
+        }
+        Ok(Next::Nothing)
     };
     match pace::count_timeout() {
         Some(limit) => timeout::within(limit, work),
@@ -296,8 +328,17 @@ pub fn limited(
     }
 }
 
-/// Decides about one table, in one transaction.
-fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) -> Result<Next> {
+/// How often a table is looked at whose watermarks are new each time.
+const LOOKS: u32 = 3;
+
+/// Decides about one table, in one transaction; `None` where its watermarks are new: they are to be there for everybody before
+/// anything is counted.
+fn plan(
+    overview: &Overview,
+    table: u32,
+    asked: Asked,
+    noticed: &mut Noticed,
+) -> Result<Option<Next>> {
     let Asked {
         mode,
         count,
@@ -336,21 +377,21 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
                 {
                     run::defer(root, deferred)?;
                     noticed.waits = true;
-                    return Ok(Next::Nothing);
+                    return Ok(Some(Next::Nothing));
                 }
                 State::Approved | State::Interrupted if mode == Disposal::On && !behind => {
                     run::begin(run.id)?;
-                    return Ok(Next::Sweep(run.id));
+                    return Ok(Some(Next::Sweep(run.id)));
                 }
                 State::Waiting => waiting = Some(run),
                 // Its worker ended since this round began. The next one takes it up; a second run would do its work beside it.
-                State::Running => return Ok(Next::Nothing),
+                State::Running => return Ok(Some(Next::Nothing)),
                 _ => {}
             }
         }
     }
     if !count {
-        return Ok(Next::Nothing);
+        return Ok(Some(Next::Nothing));
     }
     let marks = mark::load(
         &work.plan.leaves,
@@ -359,7 +400,11 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
         overview.horizon,
         mode == Disposal::On,
     )?;
+    if marks.are_new() {
+        return Ok(None);
+    }
     noticed.unwatched = marks.any_unwatched();
+    noticed.counted = true;
     let quarantine = quarantine::load(&work.plan.leaves)?;
     let start = Moment::now();
     let survey = survey::survey(&work, None, cutoff, &marks, &quarantine, true)?;
@@ -371,29 +416,29 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
     }
     noticed.due = !survey.items.is_empty();
     if survey.items.is_empty() {
-        return nothing_due(&work, &survey, mode, waiting, &marks);
+        return nothing_due(&work, &survey, mode, waiting, &marks).map(Some);
     }
     if mode == Disposal::Observe {
         observe(&work, &survey)?;
         run::defer(root, None)?;
-        return Ok(Next::Nothing);
+        return Ok(Some(Next::Nothing));
     }
     if deferred.is_none() {
         run::forget_observed(root)?;
     }
-    match (survey::verdict(&work, &survey)?, waiting) {
-        (Verdict::Wait { reason }, Some(run)) => Ok(Next::Waiting(run.id, reason)),
+    Ok(Some(match (survey::verdict(&work, &survey)?, waiting) {
+        (Verdict::Wait { reason }, Some(run)) => Next::Waiting(run.id, reason),
         (Verdict::Wait { reason }, None) => {
             let id = run::insert(&work, &survey, State::Waiting, Some(&reason))?;
-            Ok(Next::Waiting(id, reason))
+            Next::Waiting(id, reason)
         }
         (Verdict::Go, _) if deferred.is_some() => {
             observe(&work, &survey)?;
             run::defer(root, deferred)?;
             noticed.waits = true;
-            Ok(Next::Nothing)
+            Next::Nothing
         }
-        (Verdict::Go, _) if behind => Ok(Next::Nothing),
+        (Verdict::Go, _) if behind => Next::Nothing,
         (Verdict::Go, waiting) => {
             if let Some(run) = waiting {
                 let reason = "less is due now, and may go without approval";
@@ -401,9 +446,9 @@ fn plan(overview: &Overview, table: u32, asked: Asked, noticed: &mut Noticed) ->
             }
             run::forget_barren(root)?;
             let id = run::insert(&work, &survey, State::Running, None)?;
-            Ok(Next::Sweep(id))
+            Next::Sweep(id)
         }
-    }
+    }))
 }
 
 /// Stores what was counted as a run that is not executed, unless the same is on record.

@@ -14,7 +14,8 @@ use crate::pg::{bgworker, latch, procedure, relation, report, xact};
 use crate::policy::load;
 use crate::worker::decide::{self, InPlace, Next, Noticed};
 use crate::worker::run::{self, Run, State};
-use crate::worker::shmem::{self, Answer, Demand, Seat};
+use crate::worker::shmem::{self, Answer, Count, Demand, Seat};
+use crate::worker::slot::Found;
 use crate::worker::{now, pause, sweep};
 
 /// How often a worker is started that finds another sweep in its place.
@@ -102,9 +103,10 @@ fn referring_to(referring: &BTreeMap<u32, BTreeSet<u32>>, table: u32) -> BTreeSe
 }
 
 /// Whether a sweep of the table is to wait for those in the `seats`: there is no room, one of them sweeps the same
-/// table, or one that has rows which go `before`. Pure.
+/// table, or one that has rows which go `before`, rather than only counts them yet. Pure.
 fn must_wait(seats: &[Seat], table: u32, before: &BTreeSet<u32>) -> bool {
-    let in_the_way = |seat: &Seat| seat.table == table || before.contains(&seat.table);
+    let goes_before = |seat: &Seat| before.contains(&seat.table) && !seat.counts();
+    let in_the_way = |seat: &Seat| seat.table == table || goes_before(seat);
     seats.len() >= shmem::SEATS || seats.iter().any(in_the_way)
 }
 
@@ -174,6 +176,13 @@ fn execute(table: pg_sys::Oid, name: &str, before: &BTreeSet<u32>) -> Result<Opt
             // It is counted again, by the worker that is asked for now.
             let counts = |seat: &&Seat| seat.table == table.to_u32() && seat.counts();
             if let Some(seat) = seats.iter().find(counts) {
+                shmem::with_slot(database, |slot| {
+                    slot.note_count(Count {
+                        table: seat.table,
+                        found: Found::Ended,
+                        ..Count::NONE
+                    });
+                });
                 latch::terminate(seat.pid);
             }
             latch::sleep(Duration::from_millis(100));
@@ -274,6 +283,7 @@ pub extern "C-unwind" fn custodian_demand_main(arg: pg_sys::Datum) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::slot::COUNTING;
 
     #[test]
     fn what_is_wrong_with_one_table_stops_no_other() {
@@ -303,6 +313,10 @@ mod tests {
         assert!(must_wait(&seats(&[9, 3]), 1, &before));
         assert!(!must_wait(&seats(&[9]), 1, &before));
         assert!(!must_wait(&seats(&[1]), 9, &referring_to(&referring, 9)));
+        let mut counts = seats(&[3]);
+        counts[0].run = COUNTING;
+        assert!(!must_wait(&counts, 1, &before));
+        assert!(must_wait(&counts, 3, &before));
         let full: Vec<u32> = (10..).take(shmem::SEATS).collect();
         assert!(must_wait(&seats(&full), 1, &before));
     }

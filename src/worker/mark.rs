@@ -37,9 +37,17 @@ pub struct Marks {
     leaves: BTreeMap<u32, Mark>,
     horizon: Option<Instant>,
     referring: Referring,
+    /// Some leaf had no row before.
+    new: bool,
 }
 
 impl Marks {
+    /// Whether rows were written that nobody else sees before this transaction has committed: what reopens a leaf until then
+    /// would be lost.
+    pub fn are_new(&self) -> bool {
+        self.new
+    }
+
     /// Where the pass over the leaf begins: at an earlier pass's cutoff, or with everything.
     pub fn after(&self, leaf: &Leaf) -> Option<&Reach> {
         self.leaves
@@ -84,6 +92,7 @@ pub fn load(
         leaves: BTreeMap::new(),
         horizon,
         referring: watch.map(late::referring).unwrap_or_default(),
+        new: false,
     };
     let now = clock::wall();
     // The same for all leaves, and there may be many.
@@ -128,6 +137,7 @@ pub fn load(
                      VALUES ($1, $2, '-infinity', '-infinity') ON CONFLICT DO NOTHING",
                     &[oid.into(), mark.into()],
                 )?;
+                marks.new = true;
             }
             Ok(found.unwrap_or((0, None, Value::Null, "-infinity".to_owned())))
         })?;

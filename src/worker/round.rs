@@ -14,7 +14,7 @@ use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock, random, report, timeout, xact};
 use crate::policy::load;
 use crate::worker::counting::{self, Only, Order};
-use crate::worker::decide::{self, Asked, Next, Noticed, Overview};
+use crate::worker::decide::{self, Asked, CANCELED, Next, Noticed, Overview};
 use crate::worker::early::{self, Offer, Prospect};
 use crate::worker::run::{self, State};
 use crate::worker::shmem::Count;
@@ -42,6 +42,8 @@ struct Memory {
     epoch: i64,
     /// When it was last planned so that a sweep could begin.
     looked_at: Option<Moment>,
+    /// When it was last begun to be counted.
+    counted_at: Option<Moment>,
     /// It was counted since when no sweep of it could begin: once one can, it is counted again, whatever the pace.
     waits: bool,
     /// Whether a worker is likely to be needed.
@@ -68,9 +70,6 @@ fn transaction<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, Ca
     xact::transaction(|| xact::with_snapshot(work))
 }
 
-/// The SQLSTATE of what a timeout ended.
-const CANCELED: &str = "57014";
-
 /// For what sweeps wait when no worker can be had.
 const NO_SLOT: &str = "a free slot of max_worker_processes";
 
@@ -80,6 +79,10 @@ impl Rounds {
         for memory in self.tables.values_mut() {
             memory.count_at = None;
             memory.retry_at = None;
+        }
+        // What is being counted by the old ones is counted again, too.
+        for table in self.sweeps.counting() {
+            self.tables.entry(table).or_default().waits = true;
         }
     }
 
@@ -189,8 +192,12 @@ impl Rounds {
             let next = room.then(|| queue.next(looked_at)).flatten();
             // Those that are held up by sweeps that end soon are not counted twice.
             let counts = !room || idle.elapsed() >= patience() / 2;
+            let counted_at = |table| {
+                let memory: Option<&Memory> = self.tables.get(&table);
+                memory.and_then(|memory| memory.counted_at)
+            };
             let only_counted = counts
-                .then(|| queue.next_to_count(&counted, looked_at))
+                .then(|| queue.next_to_count(&counted, counted_at))
                 .flatten();
             if let Some(at) = next {
                 let table = pending.remove(at);
@@ -263,7 +270,7 @@ impl Rounds {
         let counts = shmem::take_counts(database);
         let mut any = !counts.is_empty();
         for count in counts {
-            self.counted(count)?;
+            self.counted(count);
         }
         let ended = self.sweeps.ended(&seats)?;
         any |= !ended.is_empty();
@@ -286,16 +293,22 @@ impl Rounds {
     }
 
     /// Takes note of what a worker counted by itself.
-    fn counted(&mut self, count: Count) -> std::result::Result<(), Caught> {
+    fn counted(&mut self, count: Count) {
         let Count { table, found, .. } = count;
+        let run = match found {
+            Found::Run(run) => Some(run),
+            _ => None,
+        };
+        self.sweeps.counted(table, run);
         let took = Duration::from_micros(count.took.unsigned_abs());
         let memory = self.tables.entry(table).or_default();
-        memory.took = Some(took);
-        if found != Found::Failed {
-            let pause = pacing::count_pause(took, backlog::limit()).saturating_sub(took);
-            memory.count_at = Moment::now().checked_add(pause);
-            let begins = matches!(found, Found::Run(_));
-            memory.prospect = Prospect::of(begins || count.would_begin);
+        if !took.is_zero() {
+            memory.took = Some(took);
+        }
+        if !matches!(found, Found::Failed | Found::Ended) {
+            memory.count_at =
+                Moment::now().checked_add(pacing::count_pause(took, backlog::limit()));
+            memory.prospect = Prospect::of(run.is_some() || count.would_begin);
             memory.waits |= count.again;
         }
         if count.unwatched {
@@ -305,22 +318,24 @@ impl Rounds {
             Found::Nothing => self.quiet(table),
             Found::Waiting(id) => {
                 self.quiet(table);
-                if let Some(run) = transaction(|| run::get(id))? {
-                    let reason = run.reason.unwrap_or_default();
-                    self.announce(id, &run.relation_name, &reason);
+                match transaction(|| run::get(id)) {
+                    Ok(Some(run)) => {
+                        let reason = run.reason.unwrap_or_default();
+                        self.announce(id, &run.relation_name, &reason);
+                    }
+                    Ok(None) => {}
+                    // custodian.runs says it, too.
+                    Err(caught) => report::log(
+                        PgLogLevel::WARNING,
+                        caught.describe("pg_custodian could not read for what a run waits"),
+                    ),
                 }
             }
-            Found::Run(_) => {}
+            Found::Run(_) | Found::Ended => {}
             Found::Failed => {
                 self.failed(table);
             }
         }
-        let run = match found {
-            Found::Run(run) => Some(run),
-            _ => None,
-        };
-        self.sweeps.counted(table, run);
-        Ok(())
     }
 
     /// Says once that a run waits for an approval.
@@ -345,7 +360,10 @@ impl Rounds {
         if let Some(memory) = self.tables.get_mut(&table) {
             memory.failures = 0;
             memory.retry_at = None;
-            memory.count_at = None;
+            // What is left, or came meanwhile, is seen soon, but for a table that would be counted all the time.
+            if !memory.took.is_some_and(counting::took_long) {
+                memory.count_at = None;
+            }
         }
     }
 
@@ -395,7 +413,8 @@ impl Rounds {
         if later(memory.retry_at) {
             return Ok(());
         }
-        if only.is_none() && std::mem::take(&mut memory.waits) {
+        let may_begin = only.is_none() && overview.deferred.is_none();
+        if may_begin && std::mem::take(&mut memory.waits) {
             memory.count_at = None;
         }
         let count = !later(memory.count_at);
@@ -431,6 +450,9 @@ impl Rounds {
                 return Ok(());
             }
             if self.sweeps.count(database, order) {
+                if let Some(memory) = self.tables.get_mut(&table) {
+                    memory.counted_at = Some(now);
+                }
                 return Ok(());
             }
         }
@@ -452,8 +474,13 @@ impl Rounds {
         let took = start.elapsed();
         // The timeout goes by another clock, in milliseconds.
         let gave_up = limit.filter(|limit| took > *limit * 9 / 10);
-        if let Some(memory) = self.tables.get_mut(&table).filter(|_| count) {
+        if let Some(memory) = self
+            .tables
+            .get_mut(&table)
+            .filter(|_| noticed.counted || gave_up.is_some())
+        {
             memory.took = Some(gave_up.map_or(took, |limit| limit.max(took)));
+            memory.counted_at = Some(now);
         }
         let next = match next {
             // It takes long: in the next round a worker counts it.
@@ -462,8 +489,8 @@ impl Rounds {
         };
         if let Some(memory) = self.tables.get_mut(&table) {
             if count {
-                memory.count_at =
-                    now.checked_add(pacing::count_pause(now.elapsed(), backlog::limit()));
+                let pause = pacing::count_pause(took, backlog::limit());
+                memory.count_at = Moment::now().checked_add(pause);
                 let would_begin = noticed.waits || noticed.due && mode == Disposal::Observe;
                 memory.prospect = Prospect::of(match next {
                     Next::Sweep(_) => true,
@@ -471,7 +498,8 @@ impl Rounds {
                     Next::Waiting(..) => false,
                 });
             }
-            memory.waits |= noticed.waits && only.is_some();
+            // Where no worker can be had it is counted at its pace.
+            memory.waits |= noticed.waits && !self.starved;
             if noticed.unwatched {
                 memory.watched_at = None;
             }

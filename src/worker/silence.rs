@@ -18,7 +18,7 @@ const LAUNCH: i64 = 10_000_000;
 
 /// What is to be done where a worker is wanting.
 pub const NEEDED: &str = "Raise max_worker_processes and restart: the launcher needs one, and each database with the extension \
-     one, another for VACUUM, and up to custodian.max_sweep_workers times custodian.max_sweep_workers_per_table.";
+     one, another for VACUUM, one for long counts, and up to custodian.max_sweep_workers times custodian.max_sweep_workers_per_table.";
 
 /// What a process has said.
 pub struct Silence {

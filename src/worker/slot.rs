@@ -65,7 +65,7 @@ impl Seat {
 pub struct Count {
     /// 0 is none.
     pub table: u32,
-    /// How long it took, in microseconds.
+    /// How long it took, in microseconds; 0 where nothing was counted.
     pub took: i64,
     pub found: Found,
     /// A leaf lacks the triggers that notice late rows.
@@ -85,6 +85,8 @@ pub enum Found {
     Run(i64),
     /// It could not be counted; the worker has said why.
     Failed,
+    /// It was not counted to the end, since somebody asked for a sweep, who has it counted.
+    Ended,
 }
 
 impl Count {
@@ -353,6 +355,7 @@ plain!(
         Waiting(i64),
         Run(i64),
         Failed,
+        Ended,
     }
 );
 plain!(

@@ -103,11 +103,17 @@ impl Sweeps {
         match run {
             Some(run) => {
                 for begun in self.begun.iter_mut().filter(|begun| of_it(begun)) {
-                    (begun.run, begun.seen) = (run, true);
+                    (begun.run, begun.since) = (run, Moment::now());
                 }
             }
             None => self.begun.retain(|begun| !of_it(begun)),
         }
+    }
+
+    /// The tables that are being counted by workers that were begun here.
+    pub fn counting(&self) -> impl Iterator<Item = u32> {
+        let counting = self.begun.iter().filter(|begun| begun.run < 0);
+        counting.map(|begun| begun.table)
     }
 
     /// Whether a worker only counts.
@@ -271,15 +277,15 @@ impl Queue<'_> {
             .min_by_key(|at| (looked_at(self.pending[*at]), *at))
     }
 
-    /// The next table that can only be counted, of those that were not in this round: that which was looked at longest ago.
+    /// The next table that can only be counted, of those that were not in this round: that which was counted longest ago.
     pub fn next_to_count(
         &self,
         counted: &BTreeSet<u32>,
-        looked_at: impl Fn(u32) -> Option<Moment>,
+        counted_at: impl Fn(u32) -> Option<Moment>,
     ) -> Option<usize> {
         (0..self.pending.len())
             .filter(|at| !counted.contains(&self.pending[*at]))
-            .min_by_key(|at| (looked_at(self.pending[*at]), *at))
+            .min_by_key(|at| (counted_at(self.pending[*at]), *at))
     }
 }
 
@@ -382,13 +388,13 @@ mod tests {
             order: &order,
         };
         let now = Moment::now();
-        let looked_at = |table| (table == 2).then_some(now);
+        let counted_at = |table| (table == 2).then_some(now);
         let mut counted = BTreeSet::new();
-        assert_eq!(queue.next_to_count(&counted, looked_at), Some(1));
+        assert_eq!(queue.next_to_count(&counted, counted_at), Some(1));
         counted.insert(3);
-        assert_eq!(queue.next_to_count(&counted, looked_at), Some(0));
+        assert_eq!(queue.next_to_count(&counted, counted_at), Some(0));
         assert!(!queue.is_free(2));
         counted.insert(2);
-        assert_eq!(queue.next_to_count(&counted, looked_at), None);
+        assert_eq!(queue.next_to_count(&counted, counted_at), None);
     }
 }
