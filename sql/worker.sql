@@ -55,7 +55,7 @@ SELECT w.leaf::pg_catalog.regclass AS leaf,
                   WHERE t.tgrelid = c.oid AND t.tgfoid = 'custodian.late_row()'::pg_catalog.regprocedure AND t.tgenabled = 'A') IS NOT TRUE
        ) AS watched
 FROM custodian.watermark w
-WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.leaf);
+WHERE (w.cutoff > '-infinity' OR w.audited_at > '-infinity') AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.leaf);
 COMMENT ON VIEW custodian.watermarks IS 'up to where each table or partition was swept, when everything in it was last looked at, and whether triggers watch for rows written behind that; leaves that have not been swept are not listed';
 
 CREATE VIEW custodian.quarantined_rows AS

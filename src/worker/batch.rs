@@ -142,10 +142,16 @@ fn to_lock(schema: &Schema, tables: &[pg_sys::Oid]) -> (Vec<pg_sys::Oid>, Vec<pg
         .map(|table| table.id)
         .chain(tagged.iter().copied())
         .collect();
+    // Holds have the locks of roots, also of those that a tagged partition is below.
+    let above = tagged
+        .iter()
+        .filter_map(|table| schema.tables.get(table))
+        .flat_map(|table| table.above.iter().copied());
+    let epochs: BTreeSet<RelId> = above.chain(tagged.iter().copied()).collect();
     let policy = std::iter::once(pg_sys::Oid::INVALID);
     (
         swept.into_iter().map(pg_sys::Oid::from).collect(),
-        tagged
+        epochs
             .into_iter()
             .map(pg_sys::Oid::from)
             .chain(policy)
@@ -202,6 +208,25 @@ pub fn fits(work: &Work, step: Step, leaf: &Leaf) -> Result<bool> {
     // Statements over a circle follow references into partitions that no plan knows.
     let in_circle = !work.plan.circle.is_empty();
     Ok(!in_circle || work.plan.together().all(has_its_members))
+}
+
+/// Whether policy and holds are those that the plan was compiled from, and nobody is about to change them; nobody does until the
+/// transaction ends. Waits for nobody.
+pub fn try_keep(work: &Work) -> Result<bool> {
+    let mut epochs = BTreeSet::new();
+    for plan in work.plan.together() {
+        // Holds have the locks of roots, also of those that a tagged partition is below.
+        let above = inherit::ancestors(pg_sys::Oid::from(plan.table)).into_iter();
+        epochs.extend(above.map(|above| above.to_u32()));
+        epochs.insert(plan.table);
+    }
+    let policy = pg_sys::Oid::INVALID;
+    for epoch in epochs.into_iter().map(pg_sys::Oid::from).chain([policy]) {
+        if !Lock::Epoch(epoch).try_take(Mode::Share)? {
+            return Ok(false);
+        }
+    }
+    Ok(epoch::at_this_moment()? == work.epoch)
 }
 
 /// Whether below the plan's table there is nothing that was not there when it was made.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as Moment};
 use pgrx::PgLogLevel;
 use pgrx::pg_sys;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::guc::{self, Disposal, pace};
 use crate::pg::subxact::Caught;
 use crate::pg::{bgworker, clock, report, timeout, xact};
@@ -22,7 +22,7 @@ use crate::worker::partition::store;
 use crate::worker::run::{self, Run, State};
 use crate::worker::survey::{self, Survey};
 use crate::worker::work::{self, Work};
-use crate::worker::{allowance, backlog, pause, quarantine, reopen, sweep};
+use crate::worker::{allowance, backlog, batch, pause, quarantine, reopen, sweep};
 
 /// What the round works on.
 pub struct Overview {
@@ -303,10 +303,19 @@ pub fn limited(
             }
         })?;
     }
+    let mut left = LOOKS;
     let mut once = || {
         transaction(|| {
             let next =
                 timeout::while_giving_way(LOCK_TIMEOUT, || plan(overview, table, asked, noticed))?;
+            left -= 1;
+            if next.is_none() && left == 0 {
+                return Err(Error::new(
+                    Kind::LockNotAvailable,
+                    "what was swept was forgotten each time that it was looked at",
+                )
+                .hint("Try again."));
+            }
             if matches!(next, None | Some(Next::Sweep(_))) {
                 // Whatever the run does, or raises a watermark, is on disk only behind this.
                 xact::commit_asynchronously();
@@ -315,12 +324,11 @@ pub fn limited(
         })
     };
     let mut work = || {
-        for _ in 0..LOOKS {
+        loop {
             if let Some(next) = once()? {
                 return Ok(next);
             }
         }
-        Ok(Next::Nothing)
     };
     match pace::count_timeout() {
         Some(limit) => timeout::within(limit, work),
@@ -502,9 +510,12 @@ fn nothing_due(
     if mode == Disposal::On {
         let Work { plan, watch, .. } = work;
         let lags = |leaf: &&Leaf| marks.lags(leaf, survey.cutoff, WATERMARK_LAG);
-        let lagging = plan.leaves.iter().filter(lags);
-        let free = mark::free(lagging)?.into_iter();
-        marks.advance_all(free, &plan.mark, watch.as_ref(), survey.cutoff)?;
+        let mut lagging = plan.leaves.iter().filter(lags).peekable();
+        // What was released, or resumed, since the policy was read has lowered watermarks, or is about to: nobody looked for that.
+        if lagging.peek().is_some() && batch::try_keep(work)? {
+            let free = mark::free(lagging)?.into_iter();
+            marks.advance_all(free, &plan.mark, watch.as_ref(), survey.cutoff)?;
+        }
     }
     Ok(Next::Nothing)
 }

@@ -14,8 +14,7 @@ use crate::pg::{bgworker, latch, procedure, relation, report, xact};
 use crate::policy::load;
 use crate::worker::decide::{self, InPlace, Next, Noticed};
 use crate::worker::run::{self, Run, State};
-use crate::worker::shmem::{self, Answer, Count, Demand, Seat};
-use crate::worker::slot::Found;
+use crate::worker::shmem::{self, Answer, Demand, Seat};
 use crate::worker::{now, pause, sweep};
 
 /// How often a worker is started that finds another sweep in its place.
@@ -71,8 +70,8 @@ pub fn call(only: Option<pg_sys::Oid>) -> Result<()> {
             told(alone, pause::refused(&name, &reason))?;
             continue;
         }
-        let before = referring_to(&referring, table.to_u32());
-        match execute(table, &name, &before) {
+        let others = Others::of(&referring, table.to_u32());
+        match execute(table, &name, &others) {
             Ok(Some(run)) if run.state == State::Waiting => {
                 let reason = run.reason.unwrap_or_default();
                 told(alone, sweep::waiting_message(run.id, &name, &reason))?;
@@ -103,11 +102,33 @@ fn referring_to(referring: &BTreeMap<u32, BTreeSet<u32>>, table: u32) -> BTreeSe
 }
 
 /// Whether a sweep of the table is to wait for those in the `seats`: there is no room, one of them sweeps the same
-/// table, or one that has rows which go `before`, rather than only counts them yet. Pure.
-fn must_wait(seats: &[Seat], table: u32, before: &BTreeSet<u32>) -> bool {
-    let goes_before = |seat: &Seat| before.contains(&seat.table) && !seat.counts();
-    let in_the_way = |seat: &Seat| seat.table == table || goes_before(seat);
+/// table, or one that has rows which go before. Pure.
+fn must_wait(seats: &[Seat], table: u32, others: &Others) -> bool {
+    let goes_before = |seat: &Seat| others.before.contains(&seat.table) && !seat.counts();
+    let in_the_way = |seat: &Seat| others.goes_with(table, seat.table) || goes_before(seat);
     seats.len() >= shmem::SEATS || seats.iter().any(in_the_way)
+}
+
+/// Tables that a sweep of one has to do with.
+struct Others {
+    /// Those whose rows go first. One that is only counted yet is not waited for.
+    before: BTreeSet<u32>,
+    /// Those of them that are in a circle with it: sweeps of two of these would meet in the same rows.
+    circle: BTreeSet<u32>,
+}
+
+impl Others {
+    fn of(referring: &BTreeMap<u32, BTreeSet<u32>>, table: u32) -> Others {
+        let before = referring_to(referring, table);
+        let mut circle = before.clone();
+        circle.retain(|other| referring_to(referring, *other).contains(&table));
+        Others { before, circle }
+    }
+
+    /// Whether no sweep of the other may begin beside one of the table.
+    fn goes_with(&self, table: u32, other: u32) -> bool {
+        other == table || self.circle.contains(&other)
+    }
 }
 
 /// What stops a sweep of one table `alone` is its error; one of several goes on with the others.
@@ -149,9 +170,8 @@ fn outcome(run: &Run) {
     );
 }
 
-/// Has a worker plan and sweep a table, and waits for it; the run as it is then, `None` when nothing is due. `before` are
-/// the tables whose rows go first.
-fn execute(table: pg_sys::Oid, name: &str, before: &BTreeSet<u32>) -> Result<Option<Run>> {
+/// Has a worker plan and sweep a table, and waits for it; the run as it is then, `None` when nothing is due.
+fn execute(table: pg_sys::Oid, name: &str, others: &Others) -> Result<Option<Run>> {
     let database = xact::database();
     let requester = latch::my_pid();
     let mut extra = [0; 8];
@@ -170,20 +190,16 @@ fn execute(table: pg_sys::Oid, name: &str, before: &BTreeSet<u32>) -> Result<Opt
     let demand = loop {
         loop {
             let seats = shmem::seats(database);
-            if !must_wait(&seats, table.to_u32(), before) {
+            if !must_wait(&seats, table.to_u32(), others) {
                 break;
             }
-            // It is counted again, by the worker that is asked for now.
-            let counts = |seat: &&Seat| seat.table == table.to_u32() && seat.counts();
-            if let Some(seat) = seats.iter().find(counts) {
-                shmem::with_slot(database, |slot| {
-                    slot.note_count(Count {
-                        table: seat.table,
-                        found: Found::Ended,
-                        ..Count::NONE
-                    });
-                });
-                latch::terminate(seat.pid);
+            // The table is counted again, by the worker that is asked for now; others of its circle, later.
+            let counts =
+                |seat: &&Seat| others.goes_with(table.to_u32(), seat.table) && seat.counts();
+            for seat in seats.iter().filter(counts) {
+                if shmem::with_slot(database, |slot| slot.end_count(seat.pid)) == Some(true) {
+                    latch::terminate(seat.pid);
+                }
             }
             latch::sleep(Duration::from_millis(100));
         }
@@ -308,16 +324,24 @@ mod tests {
         let referring: BTreeMap<u32, BTreeSet<u32>> = [(1, 2), (2, 3), (3, 1)]
             .map(|(table, other)| (table, BTreeSet::from([other])))
             .into();
-        let before = referring_to(&referring, 1);
-        assert!(must_wait(&seats(&[1]), 1, &before));
-        assert!(must_wait(&seats(&[9, 3]), 1, &before));
-        assert!(!must_wait(&seats(&[9]), 1, &before));
-        assert!(!must_wait(&seats(&[1]), 9, &referring_to(&referring, 9)));
-        let mut counts = seats(&[3]);
-        counts[0].run = COUNTING;
-        assert!(!must_wait(&counts, 1, &before));
-        assert!(must_wait(&counts, 3, &before));
+        let others = Others::of(&referring, 1);
+        assert!(must_wait(&seats(&[1]), 1, &others));
+        assert!(must_wait(&seats(&[9, 3]), 1, &others));
+        assert!(!must_wait(&seats(&[9]), 1, &others));
+        assert!(!must_wait(&seats(&[1]), 9, &Others::of(&referring, 9)));
+        // Who only counts is waited for where a sweep of it could follow that must not be beside.
+        let counting = |table| {
+            let mut seats = seats(&[table]);
+            seats[0].run = COUNTING;
+            seats
+        };
+        assert!(must_wait(&counting(1), 1, &others));
+        assert!(must_wait(&counting(3), 1, &others));
+        let above = BTreeMap::from([(5, BTreeSet::from([4]))]);
+        let others_of_above = Others::of(&above, 5);
+        assert!(must_wait(&seats(&[4]), 5, &others_of_above));
+        assert!(!must_wait(&counting(4), 5, &others_of_above));
         let full: Vec<u32> = (10..).take(shmem::SEATS).collect();
-        assert!(must_wait(&seats(&full), 1, &before));
+        assert!(must_wait(&seats(&full), 1, &others));
     }
 }

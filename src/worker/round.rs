@@ -46,6 +46,8 @@ struct Memory {
     counted_at: Option<Moment>,
     /// It was counted since when no sweep of it could begin: once one can, it is counted again, whatever the pace.
     waits: bool,
+    /// Settings changed while it was counted: it is counted again, whatever the pace.
+    anew: bool,
     /// Whether a worker is likely to be needed.
     prospect: Prospect,
     /// How long it took to count it last.
@@ -82,7 +84,7 @@ impl Rounds {
         }
         // What is being counted by the old ones is counted again, too.
         for table in self.sweeps.counting() {
-            self.tables.entry(table).or_default().waits = true;
+            self.tables.entry(table).or_default().anew = true;
         }
     }
 
@@ -306,6 +308,8 @@ impl Rounds {
             memory.took = Some(took);
         }
         if !matches!(found, Found::Failed | Found::Ended) {
+            // One that found what is to be done without a count has the pace of the last one.
+            let took = memory.took.unwrap_or_default();
             memory.count_at =
                 Moment::now().checked_add(pacing::count_pause(took, backlog::limit()));
             memory.prospect = Prospect::of(run.is_some() || count.would_begin);
@@ -408,6 +412,9 @@ impl Rounds {
         let before = memory.looked_at;
         if only.is_none() {
             memory.looked_at = Some(now);
+        }
+        if std::mem::take(&mut memory.anew) {
+            (memory.retry_at, memory.count_at) = (None, None);
         }
         let later = |at: Option<Moment>| at.is_some_and(|at| at > now);
         if later(memory.retry_at) {

@@ -317,6 +317,20 @@ impl Slot {
         }
     }
 
+    /// Has it heard of that the count by the worker `pid` is ended; `false` where that counts no more.
+    pub fn end_count(&mut self, pid: i32) -> bool {
+        let mut seats = self.sweeps.into_iter();
+        let Some(seat) = seats.find(|seat| seat.pid == pid && seat.counts()) else {
+            return false;
+        };
+        self.note_count(Count {
+            table: seat.table,
+            found: Found::Ended,
+            ..Count::NONE
+        });
+        true
+    }
+
     /// Whether no worker of ours is there, but for helpers.
     pub fn is_left(&self) -> bool {
         self.scheduler == 0 && self.vacuum == 0 && !self.is_swept()

@@ -247,10 +247,20 @@ impl Sweep {
             }
             None => transaction(mark::horizon)?,
         };
-        let marks = transaction(|| {
-            let Work { plan, watch, .. } = &sweep.work;
-            mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, true)
-        })?;
+        let marks = loop {
+            let (marks, is_current) = transaction(|| {
+                let Work { plan, watch, .. } = &sweep.work;
+                let marks = mark::load(&plan.leaves, &plan.mark, watch.as_ref(), horizon, true)?;
+                Ok((marks, epoch::current()? == sweep.work.epoch))
+            })?;
+            if is_current {
+                break marks;
+            }
+            // What was released since the plan was made has lowered them.
+            if let Some(end) = sweep.reload()? {
+                return sweep.finish(end, &marks);
+            }
+        };
         let end = match sweep.all(&marks) {
             Ok(end) => end,
             // Between batches, too: what a batch finds locked ends it by itself.

@@ -4,6 +4,7 @@ use super::{End, PAUSED, POLICY_CHANGED, ROWS_LEFT, Sweep, TABLE_LOCKED, TRIPPED
 use crate::pg::subxact::Caught;
 use crate::pg::xact;
 use crate::policy::model::Leaf;
+use crate::worker::batch;
 use crate::worker::mark::{self, Marks};
 use crate::worker::run::{self, State};
 use crate::worker::work::Work;
@@ -41,9 +42,12 @@ impl Sweep {
             End::Through => {
                 let seen = |leaf: &&Leaf| !self.moving && !self.unseen.contains(&leaf.id);
                 let Work { plan, watch, .. } = &self.work;
-                let leaves = plan.leaves.iter().filter(seen);
-                let free = mark::free(leaves)?.into_iter();
-                marks.advance_all(free, &plan.mark, watch.as_ref(), self.run.cutoff)?;
+                // Otherwise the next count does it.
+                if batch::try_keep(&self.work)? {
+                    let leaves = plan.leaves.iter().filter(seen);
+                    let free = mark::free(leaves)?.into_iter();
+                    marks.advance_all(free, &plan.mark, watch.as_ref(), self.run.cutoff)?;
+                }
                 if self.obstacles > 0 {
                     let reason = format!("{}{ROWS_LEFT}", self.obstacles);
                     return run::set_state(id, State::Failed, Some(&reason), sqlstate);

@@ -151,7 +151,7 @@ fn a_row_that_comes_behind_a_first_count_is_noticed() -> Result<()> {
     node.exec("DELETE FROM gate")?;
     wait_for_answer(
         &node,
-        "SELECT count(*) FROM custodian.watermarks WHERE leaf = 'large'::regclass",
+        "SELECT count(*) FROM custodian.watermarks WHERE leaf = 'large'::regclass AND swept_until IS NOT NULL",
         "1",
     );
     // It is counted again, whatever the pace of counts.
@@ -270,5 +270,35 @@ fn a_count_that_is_killed_begins_anew_and_who_asks_for_a_sweep_does_not_wait_for
         node.text("SELECT count(*) FROM custodian.runs WHERE relation_name = 'public.large' AND state IN ('running', 'failed')")?,
         "0"
     );
+    Ok(())
+}
+
+/// What a round goes by is as old as the round.
+#[test]
+fn a_hold_that_is_released_while_a_round_goes_on_keeps_nothing_from_the_next_one() -> Result<()> {
+    let node = Cluster::builder("countreleased")
+        .preload("pg_custodian")
+        .conf("custodian.naptime = 1s")
+        .conf("custodian.disposal = off")
+        .conf("custodian.max_disposal_fraction = 1")
+        .start()?;
+    node.exec("CREATE EXTENSION pg_custodian")?;
+    node.exec(LARGE)?;
+    node.exec(CUSTOMER)?;
+    node.exec(TAG_LARGE)?;
+    let hold = node.text("SELECT custodian.place_hold('2026-1', 'counsel', current_date + 30, 'lawsuit', rel => 'customer')")?;
+    node.exec("INSERT INTO gate VALUES (1)")?;
+    node.alter_system("custodian.disposal", "on")?;
+    // Before the others the round counts the one, until it gives that up.
+    wait_for_answer(
+        &node,
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_custodian scheduler' AND wait_event = 'PgSleep'",
+        "1",
+    );
+    assert_eq!(node.text("SELECT count(*) FROM custodian.watermark")?, "1");
+    node.exec(&format!(
+        "SELECT custodian.release_hold({hold}, 'counsel', 'settled')"
+    ))?;
+    wait_for_answer(&node, "SELECT count(*) FROM customer", "50");
     Ok(())
 }
