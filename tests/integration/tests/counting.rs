@@ -286,6 +286,7 @@ fn a_hold_that_is_released_while_a_round_goes_on_keeps_nothing_from_the_next_one
     node.exec(LARGE)?;
     node.exec(CUSTOMER)?;
     node.exec(TAG_LARGE)?;
+    node.exec("CREATE ROLE counsel")?;
     let hold = node.text("SELECT custodian.place_hold('2026-1', 'counsel', current_date + 30, 'lawsuit', rel => 'customer')")?;
     node.exec("INSERT INTO gate VALUES (1)")?;
     node.alter_system("custodian.disposal", "on")?;
