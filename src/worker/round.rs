@@ -26,8 +26,10 @@ use crate::worker::{
 };
 
 mod evidence;
+mod watching;
 
 use evidence::Evidence;
+use watching::watch;
 
 /// What a scheduler remembers from round to round about one table.
 #[derive(Clone, Copy, Default)]
@@ -566,39 +568,4 @@ fn supersede_orphans(governed: &BTreeSet<u32>) -> Result<()> {
         }
     }
     run::forget_observed_but(governed)
-}
-
-/// How long those who write to a table queue behind the triggers that are put on it.
-const WATCH_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Makes sure that what is written behind the table's watermarks is noticed.
-fn watch(overview: &Overview, table: u32) -> std::result::Result<(), Caught> {
-    let work = overview.work(pg_sys::Oid::from(table));
-    let Some(watch) = &work.watch else {
-        return Ok(());
-    };
-    for leaf in &work.plan.leaves {
-        transaction(|| {
-            if late::is_watched(leaf, watch)? {
-                return Ok(());
-            }
-            // An error rolls the setting back with the transaction.
-            timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
-            // No watermark that counts on them is on disk before them.
-            xact::commit_asynchronously();
-            late::watch_leaf(leaf, watch)?;
-            timeout::set_lock_timeout(Duration::ZERO);
-            Ok(())
-        })?;
-    }
-    for (relation, rows) in transaction(|| Ok(late::beyond(watch)))? {
-        transaction(|| {
-            timeout::set_lock_timeout(WATCH_LOCK_TIMEOUT);
-            xact::commit_asynchronously();
-            late::watch_beyond(relation, rows)?;
-            timeout::set_lock_timeout(Duration::ZERO);
-            Ok(())
-        })?;
-    }
-    Ok(())
 }
