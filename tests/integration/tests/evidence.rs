@@ -67,7 +67,7 @@ fn tampering_is_found_against_an_exported_head() -> Result<()> {
     // What a superuser does, and what of it must be named.
     let cases = [
         (
-            format!("UPDATE custodian.ledger_entry SET body = replace(body, 'exported', 'imported') WHERE entry = {first}"),
+            format!("UPDATE custodian.ledger_entry SET body = body || ' ' WHERE entry = {first}"),
             format!("{block}|{first}|the entry was edited"),
         ),
         (
@@ -103,7 +103,7 @@ fn tampering_is_found_against_an_exported_head() -> Result<()> {
         ),
         (
             format!(
-                "UPDATE custodian.ledger_entry SET body = replace(body, 'exported', 'imported') WHERE entry = {first};
+                "UPDATE custodian.ledger_entry SET body = body || ' ' WHERE entry = {first};
                  INSERT INTO custodian.ledger_tail SELECT entry FROM custodian.ledger_leaf WHERE block = {block};
                  DELETE FROM custodian.ledger_leaf WHERE block = {block};
                  DELETE FROM custodian.ledger_block WHERE block = {block};
