@@ -63,7 +63,7 @@ pub fn raise(tape: &mut Tape, world: &World) -> Option<Change> {
     let (table, name, law) = *keeping.get(tape.pick(keeping.len()))?;
     let longer = longer(tape, world.policy.minimums[&law.name].period);
     let change = Change::RequireMinimum(table, name.clone(), law.clone(), longer);
-    on_resolved(world, table, name, change)
+    on_resolved(world, table, name, change).filter(|change| !world.moves_minimum(change))
 }
 
 /// The table at the top.
