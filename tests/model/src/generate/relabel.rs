@@ -39,7 +39,7 @@ pub fn relabel(tape: &mut Tape, world: &World, features: Features) -> Option<Cha
     (is_label && !world.moves_minimum(&change)).then_some(change)
 }
 
-/// A statutory minimum that keeps a cell at present, raised; none where there is none.
+/// A statutory minimum without a clock of its own that keeps a cell at present, raised; none where there is none.
 pub fn raise(tape: &mut Tape, world: &World) -> Option<Change> {
     let decision = world.decide();
     let mut keeping: Vec<(usize, &String, &Reference)> = Vec::new();
@@ -51,7 +51,8 @@ pub fn raise(tape: &mut Tape, world: &World) -> Option<Change> {
         for (name, _) in blocked.filter(|(name, _)| labels.contains_key(*name)) {
             let laws = labels[name].minimums.iter().filter(|law| {
                 let is_statutory = world.policy.minimums[&law.name].defence.is_none();
-                is_statutory && world.keeps(row, &tags[name], law)
+                // With a clock of its own it may run from another one where tags of several levels meet.
+                is_statutory && law.clock.is_none() && world.keeps(row, &tags[name], law)
             });
             for law in laws {
                 if !keeping.contains(&(table, name, law)) {
